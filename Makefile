@@ -1,0 +1,48 @@
+# `make demo` and `make test` need nothing but Python (>= 3.10) and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+VENV_ADDONS := .venv-addons
+# tensorflow-addons has wheels for Python 3.9 to 3.11 only.
+PYTHON_ADDONS ?= $(shell for p in $(PYTHON) python3.11 python3.10; do \
+  $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 11))' 2>/dev/null \
+  && echo $$p && break; done)
+PIP_FLAGS := --quiet --disable-pip-version-check
+
+.PHONY: demo test test-addons lint clean
+
+$(VENV)/.installed: pyproject.toml
+	@echo "== installing into $(VENV) (a few minutes the first time) =="
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(PIP_FLAGS) --upgrade pip
+	$(BIN)/python -m pip install $(PIP_FLAGS) -e '.[dev,pretrained]' 'tensorflow==2.20.*' 'tf-keras==2.20.*' 'tf-models-official==2.20.*'
+	@touch $@
+
+$(VENV_ADDONS)/.installed: pyproject.toml
+	@echo "== installing into $(VENV_ADDONS) =="
+	$(PYTHON_ADDONS) -m venv $(VENV_ADDONS)
+	$(VENV_ADDONS)/bin/python -m pip install $(PIP_FLAGS) --upgrade pip
+	$(VENV_ADDONS)/bin/python -m pip install $(PIP_FLAGS) -e '.[addons,dev,pretrained]'
+	@touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/python experiments/demo.py --output_dir=demo_output
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+test: $(VENV)/.installed lint
+	TFSEG_EXPECT_TENSORFLOW=2.20 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+ifeq ($(strip $(PYTHON_ADDONS)),)
+test-addons:
+	@echo "make test-addons needs Python 3.10 or 3.11 (tensorflow-addons has no wheel for newer ones); none was found, so these tests did not run."
+else
+test-addons: $(VENV_ADDONS)/.installed
+	TFSEG_EXPECT_TENSORFLOW=2.15 $(VENV_ADDONS)/bin/python -m pytest -m "not slow"
+endif
+
+clean:
+	rm -rf $(VENV) $(VENV_ADDONS) demo_output

@@ -1,0 +1,54 @@
+import os
+import subprocess
+import sys
+
+import pytest
+import tensorflow as tf
+
+
+def test_the_expected_tensorflow_is_tested():
+    expected = os.environ.get("TFSEG_EXPECT_TENSORFLOW")
+    if expected is None:
+        expected = tf.__version__[:4]  # Run by hand: any supported version.
+    assert tf.__version__.startswith(expected)
+    assert tf.__version__.startswith(("2.20.", "2.15."))
+
+
+def test_keras_is_keras_2():
+    assert not hasattr(tf.keras, "ops"), "tf.keras is Keras 3"
+
+
+def _python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def test_importing_prints_nothing():
+    result = _python("import tfseg.cli, tfseg.models, tfseg.training.trainer, tfseg.evaluation")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_help_does_not_import_heavy_modules():
+    code = (
+        "import sys; sys.argv = ['train_sup.py', '--help']\n"
+        "import atexit\n"
+        "heavy = lambda: [m for m in ('tensorflow', 'official', 'keras_cv') if m in sys.modules]\n"
+        "atexit.register(lambda: print('HEAVY', heavy()))\n"
+        "from tfseg import cli; cli.train(default_method='supervised')\n"
+    )
+    result = _python(code)
+    assert result.stdout.rstrip().endswith("HEAVY []"), result.stdout[-500:] + result.stderr
+    assert "--train_crop_size" in result.stdout
+
+
+@pytest.mark.skipif(
+    tf.__version__.startswith("2.15"), reason="TensorFlow 2.15 has Keras 2 by default"
+)
+def test_importing_after_keras_3_says_what_to_do():
+    code = "import os; os.environ.pop('TF_USE_LEGACY_KERAS', None)\nimport tensorflow\nimport tfseg"
+    result = _python(code, TF_USE_LEGACY_KERAS="0")
+    assert "Import tfseg first" in result.stderr

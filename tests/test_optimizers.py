@@ -1,0 +1,109 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfseg.config import TrainConfig
+from tfseg.errors import UserError
+from tfseg.training import optimizers
+from tfseg.training.optimizers import Momentum, learning_rate, make_optimizer
+
+
+def published_momentum(weights, gradients, rates, momentum, nesterov=False):
+    """v := m v + g; w := w - rate v, in NumPy."""
+    velocity = np.zeros_like(weights)
+    for gradient, rate in zip(gradients, rates):
+        velocity = momentum * velocity + gradient
+        step = gradient + momentum * velocity if nesterov else velocity
+        weights = weights - rate * step
+    return weights
+
+
+class StepRate(tf.keras.optimizers.schedules.LearningRateSchedule):
+    def __init__(self, rates):
+        self.rates = tf.constant(rates, tf.float32)
+
+    def __call__(self, step):
+        return tf.gather(self.rates, tf.cast(step, tf.int32))
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_momentum_keeps_the_rate_outside_the_velocity(nesterov):
+    rates = [0.1, 0.01, 1.0, 0.3]
+    gradients = [np.array([1.0, -2.0]), np.array([0.5, 0.5]), np.zeros(2), np.array([3.0, 1.0])]
+    start = np.array([1.0, 2.0])
+    variable = tf.Variable(start, dtype=tf.float32)
+    optimizer = Momentum(StepRate(rates), momentum=0.9, nesterov=nesterov)
+    for gradient in gradients:
+        optimizer.apply_gradients([(tf.constant(gradient, tf.float32), variable)])
+    expected = published_momentum(start, gradients, rates, 0.9, nesterov)
+    np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-6)
+    keras_sgd = tf.Variable(start, dtype=tf.float32)
+    sgd = tf.keras.optimizers.SGD(StepRate(rates), momentum=0.9, nesterov=nesterov)
+    for gradient in gradients:
+        sgd.apply_gradients([(tf.constant(gradient, tf.float32), keras_sgd)])
+    assert np.abs(keras_sgd.numpy() - expected).max() > 0.01, "the test must tell the two apart"
+
+
+def test_momentum_on_two_replicas_sums_their_gradients(two_replicas):
+    with two_replicas.scope():
+        variable = tf.Variable([1.0, 2.0])
+        optimizer = Momentum(0.1, momentum=0.9)
+        optimizer.build([variable])
+
+    @tf.function
+    def step():
+        def replica():
+            context = tf.distribute.get_replica_context()
+            gradient = tf.cast(context.replica_id_in_sync_group + 1, tf.float32) * tf.ones(2)
+            optimizer.apply_gradients([(gradient, variable)])
+
+        two_replicas.run(replica)
+
+    step()
+    step()
+    expected = published_momentum(np.array([1.0, 2.0]), [np.full(2, 3.0)] * 2, [0.1] * 2, 0.9)
+    np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-6)
+
+
+def test_slow_start_is_constant_and_then_counts_from_its_end():
+    config = TrainConfig(training_number_of_steps=110, slow_start_step=10)
+    rate = learning_rate(config)
+    assert float(rate(tf.constant(9))) == pytest.approx(1e-4)
+    assert float(rate(tf.constant(10))) == pytest.approx(0.007)
+    assert float(rate(tf.constant(60))) == pytest.approx(0.007 * 0.5**0.9)
+    assert float(rate(tf.constant(110))) == 0.0
+
+
+def test_adam_ignores_the_schedule_as_published():
+    config = TrainConfig(optimizer="adam", adam_learning_rate=0.25)
+    assert float(make_optimizer(config).learning_rate) == pytest.approx(0.25)
+
+
+def test_lr_multiplier_scales_the_schedule():
+    config = TrainConfig(training_number_of_steps=100)
+    variable = tf.Variable([0.0])
+    make_optimizer(config, lr_multiplier=10.0).apply_gradients([(tf.constant([1.0]), variable)])
+    assert variable.numpy()[0] == pytest.approx(-0.07)
+
+
+def test_unknown_optimizer_names_the_known():
+    with pytest.raises(UserError, match="momentum, adam"):
+        make_optimizer(dataclasses.replace(TrainConfig(), optimizer="sgdd"))
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in optimizers.OPTIMIZERS if n not in ("momentum", "adam")]
+)
+def test_addons_optimizers_work_or_name_the_install_command(name):
+    config = TrainConfig(optimizer=name, training_number_of_steps=10)
+    if tf.__version__.startswith("2.15"):
+        variable = tf.Variable([1.0, -1.0])
+        optimizer = make_optimizer(config)
+        for _ in range(3):
+            optimizer.apply_gradients([(tf.constant([1.0, 1.0]), variable)])
+        assert np.all(variable.numpy() < [1.0, -1.0])
+    else:
+        with pytest.raises(UserError, match=r"pip install 'tfseg\[addons\]'"):
+            make_optimizer(config)

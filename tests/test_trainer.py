@@ -1,0 +1,192 @@
+import dataclasses
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.toy import ToyMethod, ToyNetwork, batches
+from tfseg import checkpoint
+from tfseg.config import TrainConfig
+from tfseg.training.interruption import Interruption
+from tfseg.training.trainer import NonFiniteLoss, Trainer, run
+
+
+def make_trainer(tmp_path, strategy=None, interruption=None, ema=False, **options):
+    defaults = dict(
+        train_logdir=str(tmp_path),
+        training_number_of_steps=6,
+        train_batch_size=4,
+        base_learning_rate=0.1,
+        log_steps=2,
+        save_interval_secs=1000,
+    )
+    config = dataclasses.replace(TrainConfig(), **{**defaults, **options})
+    strategy = strategy or tf.distribute.OneDeviceStrategy("/cpu:0")
+    with strategy.scope():
+        method = ToyMethod(build_model=ToyNetwork, spec=None, config=config)
+        average = ToyNetwork() if ema else None
+    trainer = Trainer(
+        method=method,
+        strategy=strategy,
+        config=config,
+        iterator=None,
+        interruption=interruption,
+        ema=average,
+    )
+    per_replica = config.train_batch_size // strategy.num_replicas_in_sync
+    make = batches(per_replica)
+
+    def start_at(step):
+        trainer.iterator = iter(strategy.distribute_datasets_from_function(lambda c: make(step)))
+
+    return trainer, config, start_at
+
+
+def train(trainer, config, start_at, **options):
+    return run(
+        trainer=trainer,
+        config=config,
+        interruption=None,
+        images_per_step=4,
+        describe_batch=lambda step: f"images of step {step}",
+        start_at=start_at,
+        **options,
+    )
+
+
+def weights(trainer):
+    return [v.numpy() for v in trainer.method.model.variables]
+
+
+def log_of(folder):
+    with open(os.path.join(folder, "train_log.jsonl")) as file:
+        return [json.loads(line) for line in file]
+
+
+def test_loss_falls_and_log_and_checkpoint_are_written(tmp_path):
+    parts = make_trainer(tmp_path, training_number_of_steps=20)
+    assert train(*parts) == 0
+    log = log_of(tmp_path)
+    assert [entry["step"] for entry in log] == list(range(2, 21, 2))
+    assert log[-1]["segmentation"] < log[0]["segmentation"]
+    assert checkpoint.newest(str(tmp_path)).endswith("model.ckpt-20")
+
+
+def test_one_step_is_the_published_update(tmp_path):
+    trainer, config, start_at = make_trainer(tmp_path, weight_decay=0.1, log_steps=1)
+    kernel, bias = trainer.method.model.kernel.numpy(), trainer.method.model.bias.numpy()
+    batch = next(iter(batches(4)(0)))
+    start_at(0)
+    with tf.GradientTape() as tape:
+        seed = tf.random.experimental.stateless_fold_in(
+            tf.random.experimental.stateless_fold_in(tf.constant([0, 0]), tf.constant(0, tf.int64)),
+            tf.constant(0),
+        )
+        losses = trainer.method.losses(batch, tf.constant(0, tf.int64), seed)
+    model = trainer.method.model
+    to_kernel, to_bias = tape.gradient(losses["segmentation"], [model.kernel, model.bias])
+    trainer.train(tf.constant(1))
+    expected_kernel = kernel - 0.1 * (to_kernel.numpy() + 0.1 * kernel)
+    np.testing.assert_allclose(model.kernel.numpy(), expected_kernel, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(model.bias.numpy(), bias - 0.1 * 2 * to_bias.numpy(), rtol=1e-5)
+
+
+def test_resumed_run_equals_uninterrupted_run(tmp_path):
+    whole, config, start_at = make_trainer(tmp_path / "whole", training_number_of_steps=9)
+    train(whole, config, start_at)
+    first = make_trainer(tmp_path / "parts", training_number_of_steps=9)
+    first[2](0)
+    store = checkpoint.Store(
+        str(tmp_path / "parts"), first[0].method.networks(), first[0].state()
+    )
+    first[0].train(tf.constant(5))
+    store.save(5)
+    second = make_trainer(tmp_path / "parts", training_number_of_steps=9)
+    assert train(*second) == 0
+    for a, b in zip(weights(whole), weights(second[0])):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_sigterm_saves_within_the_step_and_says_how_to_go_on(tmp_path, capsys):
+    with Interruption() as interruption:
+        trainer, config, start_at = make_trainer(
+            tmp_path, interruption=interruption, training_number_of_steps=1000, log_steps=500
+        )
+        step_function, calls = trainer.step_function, []
+
+        def step(iterator):
+            calls.append(1)
+            if len(calls) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step_function(iterator)
+
+        step.get_concrete_function = step_function.get_concrete_function
+        trainer.step_function = step
+        assert train(trainer, config, start_at) == 128 + signal.SIGTERM
+    assert checkpoint.newest(str(tmp_path)).endswith("model.ckpt-3")
+    assert "run the same command again" in capsys.readouterr().out
+
+
+def test_a_non_finite_loss_stops_with_losses_step_and_images(tmp_path):
+    trainer, config, start_at = make_trainer(tmp_path, save_interval_steps=2)
+    trainer.method.poison_step = 3
+    with pytest.raises(NonFiniteLoss, match=r"step 4, images images of step 3(.|\n)*nan"):
+        train(trainer, config, start_at)
+    assert checkpoint.newest(str(tmp_path)).endswith("model.ckpt-2")
+
+
+def test_gradient_accumulation_equals_the_whole_batch(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        ToyNetwork, "call", lambda self, image, training=False, dropout_seed=None: {
+            "logits": tf.nn.conv2d(image / 255.0, self.kernel, 1, "SAME") + self.bias
+        }
+    )
+    results = []
+    for parts in (1, 2, 4):
+        pieces = make_trainer(tmp_path / str(parts), gradient_accumulation_steps=parts)
+        train(*pieces)
+        results.append(weights(pieces[0]))
+    for other in results[1:]:
+        for a, b in zip(results[0], other):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_two_replicas_take_the_mean_of_their_losses(tmp_path, two_replicas):
+    pieces = make_trainer(tmp_path, strategy=two_replicas, ema=True, ema_decay=0.5)
+    assert train(*pieces) == 0
+    trainer = pieces[0]
+    assert log_of(tmp_path)[-1]["segmentation"] > 0
+    stored = checkpoint.stored_variables(checkpoint.newest(str(tmp_path)))
+    assert set(stored) == {"model", "ema"}
+    assert not np.allclose(trainer.ema.kernel.numpy(), trainer.method.model.kernel.numpy())
+
+
+def test_ema_follows_the_weights(tmp_path):
+    trainer, config, start_at = make_trainer(tmp_path, ema=True, ema_decay=0.9)
+    start_at(0)
+    before = trainer.ema.kernel.numpy()
+    trainer.train(tf.constant(1))
+    decay = min(0.9, 1 / 10)
+    expected = decay * before + (1 - decay) * trainer.method.model.kernel.numpy()
+    np.testing.assert_allclose(trainer.ema.kernel.numpy(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_checkpoints_come_at_the_asked_steps(tmp_path):
+    pieces = make_trainer(
+        tmp_path, training_number_of_steps=7, save_interval_steps=3, log_steps=5
+    )
+    train(*pieces)
+    steps = [checkpoint.step_of(p) for p in checkpoint.written(str(tmp_path))]
+    assert steps == [3, 6, 7]
+
+
+def test_log_forgets_steps_that_were_not_saved(tmp_path):
+    pieces = make_trainer(tmp_path, training_number_of_steps=4)
+    train(*pieces)
+    with open(tmp_path / "train_log.jsonl", "a") as file:
+        file.write(json.dumps({"step": 6, "loss": 1.0}) + "\n" + '{"step": 8, "lo')
+    train(*make_trainer(tmp_path, training_number_of_steps=8))
+    assert [entry["step"] for entry in log_of(tmp_path)] == [2, 4, 6, 8]

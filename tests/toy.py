@@ -1,0 +1,68 @@
+"""A network and a method small enough to train in milliseconds, for tests of the loop."""
+
+import numpy as np
+import tensorflow as tf
+
+from tfseg.data.pipeline import Stream
+from tfseg.methods.base import Method, ParamGroup
+
+CLASSES = 3
+
+
+class ToyNetwork(tf.keras.Model):
+    """One 3x3 convolution and a bias, with the model's interface."""
+
+    mean_pixel = (127.5, 127.5, 127.5)
+
+    def __init__(self, seed=0):
+        super().__init__(name="toy")
+        kernel = np.random.default_rng(seed).normal(0, 0.1, [3, 3, 3, CLASSES]).astype("float32")
+        self.kernel = tf.Variable(kernel, name="toy/weights")
+        self.bias = tf.Variable(tf.zeros(CLASSES), name="toy/biases")
+
+    def call(self, image, training=False, dropout_seed=None):
+        x = image / 127.5 - 1.0
+        if training and dropout_seed is not None:
+            keep = tf.random.stateless_uniform(tf.shape(x), dropout_seed) > 0.1
+            x = tf.where(keep, x, 0.0)
+        return {"logits": tf.nn.conv2d(x, self.kernel, 1, "SAME") + self.bias}
+
+
+class ToyMethod(Method):
+    """Cross entropy of the toy network; `poison_step` makes the loss NaN at that step."""
+
+    poison_step = -1
+
+    def build(self, build_model):
+        return build_model()
+
+    @classmethod
+    def streams(cls, data, train):
+        return {"labelled": Stream(split="train", batch_size=train.train_batch_size)}
+
+    def losses(self, batch, step, seed):
+        logits = self.model(batch["image"], training=True, dropout_seed=seed)["logits"]
+        loss = tf.reduce_mean(
+            tf.nn.sparse_softmax_cross_entropy_with_logits(labels=batch["label"], logits=logits)
+        )
+        poison = tf.where(tf.equal(step, self.poison_step), np.nan, 1.0)
+        return {"segmentation": loss * tf.cast(poison, tf.float32)}
+
+    def param_groups(self):
+        return [
+            ParamGroup("kernels", [self.model.kernel], weight_decay=self.config.weight_decay),
+            ParamGroup("biases", [self.model.bias], gradient_multiplier=2.0),
+        ]
+
+
+def batches(batch_size, size=8):
+    """Endless batches; batch i depends on i alone."""
+
+    def make(i):
+        image = tf.random.stateless_uniform([batch_size, size, size, 3], [1, i]) * 255.0
+        label = tf.cast(tf.argmax(image, -1), tf.int32)
+        return {"image": image, "label": label}
+
+    return lambda start: tf.data.Dataset.range(start, 1 << 30).map(
+        lambda i: make(tf.cast(i, tf.int32))
+    )

@@ -1,0 +1,1 @@
+"""Programs that make TFRecords from images on disk, and the one that checks them."""

@@ -1,0 +1,299 @@
+"""Makes TFRecords of anyone's images: a folder of images, one of masks, one of lists.
+
+python tfrecords_tools/build_folder.py --images_dir=images --masks_dir=masks --splits_dir=lists \
+    --class_names=classes.txt --output_dir=records
+
+* --splits_dir holds one <split>.txt per split with one id a line, without extension.
+* --class_names is a text file with one name a line; its line number, from 0, is the class id, and
+  the first is background (--has_background=false where there is none).
+* Masks are one-channel images of class ids, or palette PNGs, whose indices are the ids. Every id of
+  a split needs one, unless the split stands in --unlabelled_splits.
+* --image_labels is a CSV `id,name name ...` of the classes in each image (separated by ';' where
+  names hold spaces); without it they are those of the mask, and unknown without a mask.
+* --label_map is a JSON file {"from": to} of mask ids; to the ignore label what shall not count.
+
+Images keep their JPEG or PNG bytes; what is neither, or not RGB, becomes RGB PNG.
+"""
+
+import csv
+import dataclasses
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from absl import flags
+
+from tfrecords_tools import common
+from tfseg.data import colormap, writing
+from tfseg.data.specs import DatasetSpec
+from tfseg.errors import UserError
+
+FLAGS = flags.FLAGS
+# First cells that make a CSV's first line a header.
+_ID_HEADERS = frozenset({"id", "ids", "image", "image_id", "filename", "file", "name"})
+
+
+def define_flags() -> None:
+    """Defines the program's flags."""
+    flags.DEFINE_string("images_dir", None, "Folder of images.")
+    flags.DEFINE_string("masks_dir", None, "Folder of masks; without it all splits are unlabelled.")
+    flags.DEFINE_string("splits_dir", None, "Folder of <split>.txt, one id a line.")
+    flags.DEFINE_string("class_names", None, "Text file, one class name a line, in id order.")
+    flags.DEFINE_string("image_labels", None, "CSV: id,name name ...")
+    flags.DEFINE_string(
+        "image_labels_column", None, "Header of that CSV's column; needed if it has more than two."
+    )
+    flags.DEFINE_bool(
+        "ignore_unknown_labels", False, "Count names that are no class instead of stopping."
+    )
+    flags.DEFINE_string("label_map", None, 'JSON file {"from": to} of mask ids.')
+    flags.DEFINE_integer("ignore_label", 255, "Mask id (after --label_map) that counts nowhere.")
+    flags.DEFINE_bool("has_background", True, "The first class is background.")
+    flags.DEFINE_string("name", "folder", "Name of the data set in dataset.json.")
+    common.define_output_flags()
+    common.define_image_flags()
+
+
+def read_class_names(path: str) -> tuple[str, ...]:
+    """Reads one class name a line.
+
+    Raises:
+      UserError: no names, more than 256, or one of them twice.
+    """
+    names = tuple(line.strip() for line in common.read_text(path).splitlines() if line.strip())
+    if not 1 < len(names) <= 256:
+        raise UserError(
+            "--class_names needs 2 to 256 names.", where=path, received=f"{len(names)} names"
+        )
+    twice = sorted(n for n, k in Counter(names).items() if k > 1)
+    if twice:
+        raise UserError("A class name stands there twice.", where=path, received=", ".join(twice))
+    return names
+
+
+def read_label_map(path: str, spec: DatasetSpec) -> dict[int, int]:
+    """Reads {"from": to}.
+
+    Raises:
+      UserError: not such an object, or a target that is no class.
+    """
+    try:
+        content = json.loads(common.read_text(path))
+        if not isinstance(content, dict):
+            raise ValueError("not an object")
+        if any(isinstance(v, bool) or not isinstance(v, int) for v in content.values()):
+            raise ValueError("a target is not an integer")
+        label_map = {int(key): value for key, value in content.items()}
+    except ValueError as error:
+        raise UserError(
+            "--label_map is not a JSON object of integers.",
+            where=path,
+            received=str(error),
+            accepted='{"0": 0, "8": 1, "255": 255}',
+        ) from None
+    wrong = sorted(
+        {v for v in label_map.values() if v != spec.ignore_label and not 0 <= v < spec.num_classes}
+    )
+    if wrong:
+        raise UserError(
+            "--label_map maps to ids that are no class.",
+            where=path,
+            received=", ".join(map(str, wrong)),
+            accepted=f"0 to {spec.num_classes - 1}, and {spec.ignore_label} (ignore)",
+        )
+    return label_map
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageLabels:
+    """Image-level labels of a CSV: class ids by image id; names that are no class, counted."""
+
+    ids: Mapping[str, tuple[int, ...]]
+    unknown: Mapping[str, int]
+
+
+def _pick_columns(rows: list[list[str]], column: str | None, path: str) -> tuple[int, int, bool]:
+    """Returns (column of ids, column of names, whether there is a header)."""
+    header = [cell.strip() for cell in rows[0]]
+    if column is not None:
+        if column not in header:
+            raise UserError(
+                "--image_labels_column is not in the CSV's first line.",
+                where=path,
+                received=column,
+                accepted=", ".join(header),
+            )
+        lower = [cell.lower() for cell in header]
+        return (lower.index("id") if "id" in lower else 0), header.index(column), True
+    if len(header) != 2:
+        raise UserError(
+            "The CSV of image-level labels does not have two columns.",
+            where=path,
+            received=f"{len(header)} columns: {', '.join(header)}",
+            accepted="id,name name ...",
+            fix="name the column with --image_labels_column",
+        )
+    return 0, 1, header[0].lower() in _ID_HEADERS
+
+
+def read_image_labels(
+    path: str, spec: DatasetSpec, *, column: str | None = None, ignore_unknown: bool = False
+) -> ImageLabels:
+    """Reads image-level labels.
+
+    Args:
+      path: CSV; the first line is a header if `column` is given or its first cell says so ('id').
+      spec: the classes; background cannot be named.
+      column: header of the column of names.
+      ignore_unknown: count names that are no class.
+
+    Raises:
+      UserError: malformed, an id twice, or unknown names.
+    """
+    rows = [row for row in csv.reader(common.read_text(path).splitlines()) if row]
+    if not rows:
+        raise UserError("The CSV of image-level labels is empty.", where=path)
+    id_column, name_column, has_header = _pick_columns(rows, column, path)
+    class_id = {n: k for k, n in enumerate(spec.class_names) if k >= spec.first_image_class}
+    labels: dict[str, tuple[int, ...]] = {}
+    unknown: Counter = Counter()
+    for number, row in enumerate(rows[has_header:], start=1 + has_header):
+        if len(row) != len(rows[0]):
+            raise UserError(
+                "A line of the CSV has another number of columns.",
+                where=f"{path}, line {number}",
+                received=len(row),
+                accepted=len(rows[0]),
+            )
+        cell = row[name_column]
+        names = [n.strip() for n in cell.split(";")] if ";" in cell else cell.split()
+        names = [n for n in names if n]
+        image_id = row[id_column].strip()
+        if image_id in labels:
+            raise UserError(
+                "The CSV holds an id twice.", where=f"{path}, line {number}", received=image_id
+            )
+        unknown.update(n for n in names if n not in class_id)
+        labels[image_id] = tuple(sorted({class_id[n] for n in names if n in class_id}))
+    if unknown and not ignore_unknown:
+        raise UserError(
+            "The CSV of image-level labels names unknown classes.",
+            where=path,
+            received=", ".join(f"{n} ({k} x)" for n, k in unknown.most_common(20)),
+            accepted=", ".join(class_id),
+            fix="correct the names, or give --ignore_unknown_labels to leave them out",
+        )
+    return ImageLabels(labels, unknown)
+
+
+def make_sources(
+    splits: Mapping[str, Sequence[str]],
+    images: common.FileFinder,
+    masks: common.FileFinder | None,
+    image_labels: ImageLabels | None,
+    *,
+    unlabelled_splits: Sequence[str] = (),
+    allow_missing_masks: bool = False,
+) -> dict[str, list[common.Source]]:
+    """Joins lists, images, masks and image-level labels.
+
+    Raises:
+      UserError: an image or a mask is missing, or the CSV has none of the ids.
+    """
+    common.check_unlabelled(unlabelled_splits, splits)
+    tasks: dict[str, list[common.Source]] = {}
+    for split, ids in splits.items():
+        image_paths = common.find_all(ids, images, split=split, what="image")
+        unlabelled = split in unlabelled_splits or masks is None
+        mask_paths = common.mask_paths(
+            split, ids, masks, unlabelled=unlabelled, allow_missing=allow_missing_masks
+        )
+        tasks[split] = []
+        for i, image, mask in zip(ids, image_paths, mask_paths):
+            notes = []
+            if mask is None and not unlabelled:
+                notes.append("image without a mask (--allow_missing_masks)")
+            labels = None if image_labels is None else image_labels.ids.get(i)
+            if image_labels is not None and labels is None:
+                notes.append("image without a line in the CSV: its image-level labels are unknown")
+            tasks[split].append(
+                common.Source(
+                    i,
+                    image,
+                    mask,
+                    image_labels=labels,
+                    image_labels_unknown=image_labels is not None,
+                    notes=tuple(notes),
+                )
+            )
+    if image_labels is not None and not any(
+        s.image_labels is not None for sources in tasks.values() for s in sources
+    ):
+        raise UserError(
+            "The CSV of image-level labels has a line for none of the images.",
+            received=", ".join(list(image_labels.ids)[:3]),
+            accepted="ids as in the lists, such as " + next(iter(tasks.values()))[0].id,
+        )
+    return tasks
+
+
+def main(argv: list[str]) -> None:
+    started = time.monotonic()
+    common.require("images_dir", "splits_dir", "class_names", "output_dir")
+    common.check_folder(FLAGS.images_dir, "images_dir")
+    if FLAGS.masks_dir:
+        common.check_folder(FLAGS.masks_dir, "masks_dir")
+    if not 0 <= FLAGS.ignore_label <= 255:
+        raise UserError(
+            "--ignore_label must lie within 0 and 255.", received=FLAGS.ignore_label
+        )
+    if FLAGS.image_labels_column and not FLAGS.image_labels:
+        raise UserError("--image_labels_column needs --image_labels.")
+    names = read_class_names(FLAGS.class_names)
+    spec = DatasetSpec(
+        name=FLAGS.name,
+        class_names=names,
+        ignore_label=FLAGS.ignore_label,
+        has_background=FLAGS.has_background,
+        palette=colormap.as_palette(colormap.pascal(len(names))),
+    )
+    label_map = read_label_map(FLAGS.label_map, spec) if FLAGS.label_map else None
+    image_labels = None
+    if FLAGS.image_labels:
+        image_labels = read_image_labels(
+            FLAGS.image_labels,
+            spec,
+            column=FLAGS.image_labels_column,
+            ignore_unknown=FLAGS.ignore_unknown_labels,
+        )
+        if image_labels.unknown:
+            listed = ", ".join(f"{n} ({k} x)" for n, k in sorted(image_labels.unknown.items()))
+            print(f"ignored image-level names that are no class: {listed}", flush=True)
+    tasks = make_sources(
+        common.read_splits(FLAGS.splits_dir, FLAGS.splits),
+        common.FileFinder(FLAGS.images_dir),
+        common.FileFinder(FLAGS.masks_dir) if FLAGS.masks_dir else None,
+        image_labels,
+        unlabelled_splits=FLAGS.unlabelled_splits,
+        allow_missing_masks=FLAGS.allow_missing_masks,
+    )
+    reports = writing.write_splits(
+        FLAGS.output_dir,
+        spec,
+        tasks,
+        common.Encoder(
+            spec,
+            label_map=label_map,
+            max_megapixels=FLAGS.max_image_megapixels,
+            exif_orientation=FLAGS.exif_orientation,
+        ),
+        num_shards=FLAGS.num_shards,
+        num_workers=FLAGS.num_workers,
+    )
+    common.finish(reports, spec, FLAGS.output_dir, started)
+
+
+if __name__ == "__main__":
+    define_flags()
+    common.run(main)

@@ -1,0 +1,635 @@
+"""What the converters share: lists of ids, image and mask files, and the step to one record."""
+
+import collections
+import dataclasses
+import io
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags
+from PIL import Image, ImageOps
+
+from tfseg import command_line
+from tfseg.data import colormap, records, tfexample, writing
+from tfseg.data.specs import DatasetSpec
+from tfseg.errors import UserError
+
+FLAGS = flags.FLAGS
+# The size is checked from the header before decoding, with a message of our own.
+Image.MAX_IMAGE_PIXELS = None
+
+IMAGE_EXTENSIONS = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".webp",
+    ".gif",
+    ".ppm",
+)
+_EXIF_ORIENTATION = 0x0112
+_TRANSPOSED = frozenset({5, 6, 7, 8})
+
+
+# Flags and the frame ----------------------------------------------------------------------------
+
+
+def define_output_flags(*, num_shards: int = 4) -> None:
+    """Defines the flags that every converter has."""
+    flags.DEFINE_string("output_dir", None, "Folder for the shards, indices and dataset.json.")
+    flags.DEFINE_integer("num_shards", num_shards, "Files per split.")
+    flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "Processes.")
+
+
+def define_image_flags() -> None:
+    """Defines the flags of converters that read image files."""
+    flags.DEFINE_float(
+        "max_image_megapixels", 64.0, "Refuse images with more than this many megapixels."
+    )
+    flags.DEFINE_enum(
+        "exif_orientation",
+        "auto",
+        ("auto", "apply", "ignore"),
+        "What an EXIF orientation tag does. Records carry no such tag, so the pixels must lie as "
+        "the mask's do. auto: turn the image where only the turned image has the mask's size, "
+        "else keep it as it is stored; apply: always turn; ignore: never. Tagged images are counted.",
+    )
+    flags.DEFINE_list("splits", None, "Convert these lists only; by default all of --splits_dir.")
+    flags.DEFINE_list(
+        "unlabelled_splits", [], "Splits written without masks, whether or not there are any."
+    )
+    flags.DEFINE_bool(
+        "allow_missing_masks", False, "Write images without a mask file without one, and count them."
+    )
+
+
+def require(*names: str) -> None:
+    """Insists on flags without a default.
+
+    Raises:
+      UserError: one is missing.
+    """
+    for name in names:
+        if not FLAGS[name].value:
+            raise UserError(
+                f"--{name} is required.", where=f"--{name}", accepted=FLAGS[name].help
+            )
+
+
+def run(main: Callable[[list[str]], Any]) -> None:
+    """Runs a converter; a termination request cleans up as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    command_line.run(main)
+
+
+# Files ------------------------------------------------------------------------------------------
+
+
+def read_text(path: str) -> str:
+    """Reads a UTF-8 file, with or without a byte-order mark.
+
+    Raises:
+      UserError: there is no such file, or it is not UTF-8.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise UserError("No such file.", where=path) from None
+    except IsADirectoryError:
+        raise UserError("A file is needed here, not a folder.", where=path) from None
+    except UnicodeDecodeError as error:
+        raise UserError("A text file is not UTF-8.", where=path, received=str(error)) from None
+
+
+def check_folder(path: str, flag: str) -> None:
+    """Insists that a flag names a folder.
+
+    Raises:
+      UserError: it does not.
+    """
+    if not os.path.isdir(path):
+        raise UserError(
+            f"--{flag} must be a folder that exists.", where=f"--{flag}", received=path
+        )
+
+
+def read_ids(path: str) -> list[str]:
+    """Reads a list of ids, one a line; blank lines do not count.
+
+    Raises:
+      UserError: an id stands there twice, or points out of the folder.
+    """
+    ids = [line.strip() for line in read_text(path).splitlines()]
+    ids = [i for i in ids if i]
+    twice = [i for i, n in collections.Counter(ids).items() if n > 1]
+    if twice:
+        raise UserError(
+            "A list holds an id more than once.",
+            where=path,
+            received=f"{len(twice)} such ids: {', '.join(twice[:5])}",
+            fix="remove the repetitions",
+        )
+    for i in ids:
+        if os.path.isabs(i) or ".." in i.replace("\\", "/").split("/"):
+            raise UserError(
+                "An id must be a name below the image folder.", where=path, received=i
+            )
+    return ids
+
+
+def read_splits(splits_dir: str, wanted: Sequence[str] | None = None) -> dict[str, list[str]]:
+    """Reads `<split>.txt` of a folder.
+
+    Args:
+      splits_dir: folder of lists.
+      wanted: names of the splits, in the order in which to convert; None: all, sorted.
+
+    Raises:
+      UserError: no lists, a wanted one is missing (names those present), or a bad or empty list.
+    """
+    check_folder(splits_dir, "splits_dir")
+    present = sorted(n[: -len(".txt")] for n in os.listdir(splits_dir) if n.endswith(".txt"))
+    if not present:
+        raise UserError("The folder holds no <split>.txt.", where=splits_dir)
+    missing = [name for name in wanted or [] if name not in present]
+    if missing:
+        raise UserError(
+            "There is no such list.",
+            where=splits_dir,
+            received=", ".join(missing),
+            accepted=", ".join(present),
+        )
+    splits = {}
+    for name in dict.fromkeys(wanted or present):
+        splits[name] = read_ids(os.path.join(splits_dir, f"{name}.txt"))
+        if not splits[name]:
+            raise UserError(
+                f"The list of split '{name}' is empty.",
+                where=os.path.join(splits_dir, f"{name}.txt"),
+            )
+    return splits
+
+
+class FileFinder:
+    """Finds the file of an id: folder/id plus one of the known extensions, in any case."""
+
+    def __init__(self, folder: str, extensions: Iterable[str] = IMAGE_EXTENSIONS):
+        self.folder, self._extensions = folder, frozenset(extensions)
+        self._stems: dict[str, dict[str, list[str]]] = {}
+
+    def _in(self, folder: str) -> dict[str, list[str]]:
+        if folder not in self._stems:
+            stems: dict[str, list[str]] = {}
+            path = os.path.join(self.folder, folder)
+            for name in sorted(os.listdir(path)) if os.path.isdir(path) else ():
+                stem, extension = os.path.splitext(name)
+                if extension.lower() in self._extensions:
+                    stems.setdefault(stem, []).append(name)
+            self._stems[folder] = stems
+        return self._stems[folder]
+
+    def find(self, i: str) -> str | None:
+        """Returns the path of an id's file, None if there is none.
+
+        Raises:
+          UserError: several files fit.
+        """
+        folder, stem = os.path.split(i)
+        names = self._in(folder).get(stem, [])
+        if len(names) > 1:
+            raise UserError(
+                f"Several files fit id '{i}'.",
+                where=os.path.join(self.folder, folder),
+                received=", ".join(names),
+                fix="keep one of them",
+            )
+        return os.path.join(self.folder, folder, names[0]) if names else None
+
+
+def find_all(ids: Sequence[str], finder: FileFinder, *, split: str, what: str) -> list[str]:
+    """Returns the file of every id.
+
+    Raises:
+      UserError: some have none; names how many and the first ones.
+    """
+    paths = [finder.find(i) for i in ids]
+    missing = [i for i, path in zip(ids, paths) if path is None]
+    if missing:
+        extension = os.path.splitext(missing[0])[1].lower()
+        fix = "check the list and the folder"
+        if extension in IMAGE_EXTENSIONS:
+            fix = f"ids stand in the lists without '{extension}'"
+        elif what == "mask":
+            fix = (
+                "add the masks, list the split in --unlabelled_splits if it is used without them, "
+                "or give --allow_missing_masks"
+            )
+        raise UserError(
+            f"{len(missing)} of {len(ids)} ids of split '{split}' have no {what}.",
+            where=finder.folder,
+            received=", ".join(missing[:5]) + (" ..." if len(missing) > 5 else ""),
+            accepted="<id> plus one of " + " ".join(sorted(IMAGE_EXTENSIONS)),
+            fix=fix,
+        )
+    return paths
+
+
+# Images -----------------------------------------------------------------------------------------
+
+
+def read_image(path: str, *, max_megapixels: float) -> tuple[bytes, Image.Image, list[str]]:
+    """Reads an image and decodes it completely, as a check.
+
+    JPEG and PNG with three colour channels keep their bytes; everything else is converted to a
+    PNG with three channels (grey repeated, palettes looked up, transparency dropped).
+
+    Args:
+      path: the file.
+      max_megapixels: cap, from the header.
+
+    Returns:
+      (encoded JPEG or PNG, the decoded image in RGB, notes).
+
+    Raises:
+      UserError: too big or undecodable; names the file.
+    """
+    with open(path, "rb") as file:
+        data = file.read()
+    try:
+        image = Image.open(io.BytesIO(data))
+        check_megapixels(path, image.height, image.width, max_megapixels)
+        image.load()
+    except UserError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many kinds, struct.error among them
+        raise UserError(
+            "An image cannot be decoded.",
+            where=path,
+            received=f"{type(error).__name__}: {error}",
+            fix="replace the file or remove its id from the lists",
+        ) from None
+    # MPO is a JPEG with further pictures behind the first (phones).
+    keeps = image.mode == "RGB" and image.format in ("JPEG", "MPO", "PNG")
+    if keeps:
+        return data, image, []
+    note = f"{image.format} image of mode {image.mode} converted to RGB PNG"
+    if image.mode.startswith("I"):
+        # Pillow clips 16-bit grey to 255; TensorFlow keeps the high byte, and so do we.
+        grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+        rgb = Image.fromarray(grey).convert("RGB")
+    else:
+        rgb = image.convert("RGB")
+    if image.getexif().get(_EXIF_ORIENTATION):
+        rgb.getexif()[_EXIF_ORIENTATION] = image.getexif()[_EXIF_ORIENTATION]
+    return encode_png(rgb), rgb, [note]
+
+
+def check_megapixels(where: str, height: int, width: int, max_megapixels: float) -> None:
+    """Refuses an image by its declared size.
+
+    Raises:
+      UserError: it has more than `max_megapixels` million pixels.
+    """
+    if height * width > max_megapixels * 1e6:
+        raise UserError(
+            "An image declares more pixels than are allowed.",
+            where=where,
+            received=f"{height}x{width}, {height * width / 1e6:.1f} megapixels",
+            accepted=f"at most {max_megapixels:g} megapixels",
+            fix="shrink it, remove its id from the lists, or raise --max_image_megapixels",
+        )
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """Returns the image as PNG without metadata."""
+    buffer = io.BytesIO()
+    Image.frombytes(image.mode, image.size, image.tobytes()).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _orient(
+    data: bytes, image: Image.Image, mask_shape: tuple[int, int] | None, mode: str
+) -> tuple[bytes, Image.Image, list[str]]:
+    """Decides what an EXIF orientation tag does; see --exif_orientation."""
+    tag = image.getexif().get(_EXIF_ORIENTATION, 1)
+    if tag not in range(2, 9):
+        return data, image, []
+    stored = (image.height, image.width)
+    turned = stored[::-1] if tag in _TRANSPOSED else stored
+    apply = mode == "apply" or (
+        mode == "auto" and mask_shape is not None and mask_shape == turned != stored
+    )
+    if apply:
+        upright = ImageOps.exif_transpose(image)
+        return encode_png(upright), upright, ["image turned by its EXIF orientation tag"]
+    return data, image, ["EXIF orientation tag ignored: pixels kept as they are stored (check them)"]
+
+
+# Masks ------------------------------------------------------------------------------------------
+
+
+def read_mask(path: str, *, max_megapixels: float) -> tuple[np.ndarray, list[str]]:
+    """Reads a mask of class ids: one channel, or a palette, whose indices are the ids.
+
+    Args:
+      path: a lossless image file.
+      max_megapixels: cap, from the header.
+
+    Returns:
+      ([H, W] integer array, notes).
+
+    Raises:
+      UserError: undecodable, lossy, too big, or in colours.
+    """
+    try:
+        image = Image.open(path)
+        check_megapixels(path, image.height, image.width, max_megapixels)
+        if image.format in ("JPEG", "MPO"):
+            raise UserError(
+                "A mask is a JPEG: its compression changes class ids.",
+                where=path,
+                accepted="PNG (or another lossless format) of class ids",
+                fix="make the mask again without JPEG",
+            )
+        image.load()
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise UserError(
+            "A mask cannot be decoded.",
+            where=path,
+            received=f"{type(error).__name__}: {error}",
+            fix="replace the file",
+        ) from None
+    if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
+        raise UserError(
+            "A mask has colours, not class ids.",
+            where=path,
+            received=f"mode {image.mode}, {len(image.getbands())} channels",
+            accepted="one channel of class ids, or a palette PNG whose indices are the class ids",
+            fix="save the class ids; RGB renderings of masks cannot be read",
+        )
+    ids = np.array(image)
+    if ids.dtype == bool:
+        ids = ids.astype(np.uint8)
+    if image.mode == "L" and image.format == "PNG":
+        ids = ids // _png_grey_step(path)
+    return ids, _palette_notes(image, ids)
+
+
+def _png_grey_step(path: str) -> int:
+    """Returns the factor by which Pillow spreads grey values of fewer than 8 bits."""
+    with open(path, "rb") as file:
+        header = file.read(26)
+    bits, color_type = header[24], header[25]
+    return 255 // (2**bits - 1) if color_type == 0 and bits < 8 else 1
+
+
+def _palette_notes(image: Image.Image, ids: np.ndarray) -> list[str]:
+    """Notices a palette with VOC's colours in another order than VOC's."""
+    if image.mode != "P":
+        return []
+    used = np.flatnonzero(np.bincount(ids.reshape(-1), minlength=256))
+    palette = np.array(image.getpalette("RGB"), np.int64).reshape(-1, 3)
+    voc = {tuple(c): i for i, c in enumerate(colormap.pascal().tolist())}
+    by_color = [voc.get(tuple(palette[i].tolist())) for i in used if i < len(palette)]
+    if None not in by_color and by_color != used.tolist():
+        return ["palette mask whose VOC colours stand at other indices; indices were taken as ids"]
+    return []
+
+
+def encode_mask(ids: np.ndarray) -> bytes:
+    """Returns [H, W] uint8 class ids as a one-channel PNG without colours."""
+    return encode_png(Image.fromarray(np.ascontiguousarray(ids, np.uint8)))
+
+
+def map_ids(
+    ids: np.ndarray, label_map: Mapping[int, int] | None, spec: DatasetSpec, *, where: str
+) -> np.ndarray:
+    """Maps class ids and checks that the result is one.
+
+    Args:
+      ids: [H, W] integers.
+      label_map: from -> to, or None.
+      spec: the classes.
+      where: the mask's file.
+
+    Returns:
+      [H, W] uint8, class ids below `spec.num_classes` or the ignore label.
+
+    Raises:
+      UserError: an id that the map lacks, or that is no class; names the file and the ids.
+    """
+    values = np.unique(ids)
+    if label_map is not None:
+        absent = [int(v) for v in values if int(v) not in label_map]
+        if absent:
+            raise UserError(
+                "A mask holds ids that --label_map lacks.",
+                where=where,
+                received=", ".join(map(str, absent[:20])),
+                accepted=", ".join(map(str, sorted(label_map)[:300])),
+                fix="add them to the map; map what shall not count to the ignore label",
+            )
+        mapped = np.array([label_map[int(v)] for v in values], np.int64)
+        ids = mapped[np.searchsorted(values, ids)]
+        values = np.unique(mapped)
+    wrong = values[((values < 0) | (values >= spec.num_classes)) & (values != spec.ignore_label)]
+    if len(wrong):
+        raise UserError(
+            "A mask holds ids beyond the classes.",
+            where=where,
+            received=", ".join(map(str, wrong[:20])),
+            accepted=f"0 to {spec.num_classes - 1}, and {spec.ignore_label} (ignore)",
+            fix="check the class names and --ignore_label, or map the ids with --label_map",
+        )
+    return ids.astype(np.uint8)
+
+
+# One record -------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where one record comes from.
+
+    Attributes:
+      id: `image/filename`.
+      image: path.
+      mask: path, or whatever the converter's mask reader takes; None: written without a mask.
+      image_labels: class ids known from elsewhere; None: take those of the mask, if there is one.
+      image_labels_unknown: do not take them from the mask either.
+      notes: counted over the split.
+    """
+
+    id: str
+    image: str
+    mask: Any = None
+    image_labels: tuple[int, ...] | None = None
+    image_labels_unknown: bool = False
+    notes: tuple[str, ...] = ()
+
+
+MaskReader = Callable[[Any, tuple[int, int]], tuple[np.ndarray, list[str]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """Turns a `Source` into a record; sent to the worker processes.
+
+    Attributes:
+      spec: the classes.
+      label_map: from -> to of mask ids, or None.
+      max_megapixels: cap for images and masks.
+      exif_orientation: auto, apply or ignore.
+      mask_reader: (mask of a `Source`, (height, width) of the stored image) -> ids and notes;
+        None: `read_mask` of a path.
+    """
+
+    spec: DatasetSpec
+    label_map: Mapping[int, int] | None = None
+    max_megapixels: float = 64.0
+    exif_orientation: str = "auto"
+    mask_reader: MaskReader | None = None
+
+    def __call__(self, source: Source) -> writing.Encoded:
+        data, image, notes = read_image(source.image, max_megapixels=self.max_megapixels)
+        ids = None
+        if source.mask is not None:
+            where = source.mask if isinstance(source.mask, str) else f"annotations of {source.id}"
+            ids, mask_notes = self._read_mask(source.mask, (image.height, image.width))
+            ids = map_ids(ids, self.label_map, self.spec, where=where)
+            notes += mask_notes
+        data, image, orientation_notes = _orient(
+            data, image, None if ids is None else ids.shape, self.exif_orientation
+        )
+        if ids is not None and ids.shape != (image.height, image.width):
+            raise UserError(
+                f"Image and mask of '{source.id}' differ in size.",
+                where=f"{source.image}, {where}",
+                received=f"mask {ids.shape[0]}x{ids.shape[1]} (height x width)",
+                accepted=f"{image.height}x{image.width}, the image's",
+                fix="make the mask again at the image's size",
+            )
+        return make_record(
+            source.id,
+            data,
+            (image.height, image.width),
+            ids,
+            image_labels=self._image_labels(source, ids),
+            spec=self.spec,
+            notes=(*source.notes, *notes, *orientation_notes),
+        )
+
+    def _read_mask(self, mask: Any, size: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
+        if self.mask_reader is not None:
+            return self.mask_reader(mask, size)
+        return read_mask(mask, max_megapixels=self.max_megapixels)
+
+    def _image_labels(self, source: Source, ids: np.ndarray | None) -> tuple[int, ...] | None:
+        if source.image_labels is not None:
+            return source.image_labels
+        if ids is None or source.image_labels_unknown:
+            return None
+        return classes_in(ids, self.spec)
+
+
+def classes_in(ids: np.ndarray, spec: DatasetSpec) -> tuple[int, ...]:
+    """Returns the image-level classes of a mask: what is in it, but background and ignored."""
+    return tuple(
+        int(v)
+        for v in np.unique(ids)
+        if v != spec.ignore_label and spec.first_image_class <= v < spec.num_classes
+    )
+
+
+def make_record(
+    record_id: str,
+    image: bytes,
+    size: tuple[int, int],
+    ids: np.ndarray | None,
+    *,
+    image_labels: tuple[int, ...] | None,
+    spec: DatasetSpec,
+    notes: tuple[str, ...] = (),
+) -> writing.Encoded:
+    """Assembles one record.
+
+    Args:
+      record_id: `image/filename`.
+      image: JPEG or PNG.
+      size: (height, width), pixels.
+      ids: [H, W] uint8 class ids, or None.
+      image_labels: class ids, or None if unknown.
+      spec: the classes.
+      notes: counted over the split.
+    """
+    data = tfexample.encode(
+        image=image,
+        filename=record_id,
+        height=size[0],
+        width=size[1],
+        label=None if ids is None else encode_mask(ids),
+        image_labels=image_labels,
+    )
+    return writing.Encoded(
+        data=data,
+        row=records.Row(record_id, size[0], size[1], image_labels, ids is not None),
+        pixels=None if ids is None else writing.count_pixels(ids, spec),
+        notes=notes,
+    )
+
+
+def mask_paths(
+    split: str,
+    ids: Sequence[str],
+    finder: FileFinder | None,
+    *,
+    unlabelled: bool,
+    allow_missing: bool,
+) -> list[str | None]:
+    """Returns the mask file of every id of a split, None where it is written without.
+
+    Raises:
+      UserError: masks are missing and the split may not do without.
+    """
+    if unlabelled or finder is None:
+        return [None] * len(ids)
+    if allow_missing:
+        return [finder.find(i) for i in ids]
+    return find_all(ids, finder, split=split, what="mask")
+
+
+def check_unlabelled(unlabelled: Sequence[str], splits: Mapping[str, Any]) -> None:
+    """Insists that --unlabelled_splits names splits that are converted.
+
+    Raises:
+      UserError: it does not.
+    """
+    wrong = [name for name in unlabelled if name not in splits]
+    if wrong:
+        raise UserError(
+            "--unlabelled_splits names splits that are not converted.",
+            where="--unlabelled_splits",
+            received=", ".join(wrong),
+            accepted=", ".join(splits),
+        )
+
+
+def finish(
+    reports: Sequence[writing.SplitReport], spec: DatasetSpec, output_dir: str, started: float
+) -> None:
+    """Prints what was written."""
+    print(writing.describe(reports, spec))
+    count = sum(r.count for r in reports)
+    print(f"{count} records in {time.monotonic() - started:.1f} s: {output_dir}", flush=True)

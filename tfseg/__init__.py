@@ -1,0 +1,50 @@
+"""tfseg: label-efficient semantic segmentation with TensorFlow 2 and Keras.
+
+A map of the package, in the order in which a command meets it:
+
+* `config` holds every setting: frozen dataclasses, one field = one flag + its help.
+* `flags` turns those dataclasses into absl flags and back; `cli` composes the programs.
+* `data` reads TFRecords (`records`, `tfexample`), knows data sets and splits (`specs`),
+  augments (`augment`) and makes batches (`pipeline`, which documents the batch vocabulary).
+* `models` turns images into logits: `backbones/`, `deeplab`, `heads`, `layers`.
+* `ops` are pure functions: losses, resizing.
+* `methods` turn batches into named scalar losses; a method is one file.
+* `training` turns losses into updates: the loop, the optimisers, learning-rate schedules.
+* `checkpoint` saves and restores by variable name, TF1 model-zoo checkpoints included.
+* `predict`, `metrics`, `evaluation`, `visualization` are what `eval.py` and `vis.py` run.
+* `errors` has the one exception that a user ever sees.
+
+Importing this package selects Keras 2 (`tf_keras`), because tf-models-official is built on
+it and Keras 3 objects cannot be mixed with it. That only works before TensorFlow is
+imported, hence the check below.
+"""
+
+import os
+import sys
+import warnings
+
+__version__ = "0.1.0"
+
+
+def _select_keras_2() -> None:
+    """Makes `tf.keras` mean Keras 2, or says why it cannot."""
+    already_imported = sys.modules.get("tensorflow")
+    if already_imported is not None and os.environ.get("TF_USE_LEGACY_KERAS") != "1":
+        major, minor = (int(x) for x in already_imported.__version__.split(".")[:2])
+        if (major, minor) >= (2, 16):
+            raise ImportError(
+                "TensorFlow was imported before tfseg, so tf.keras is already Keras 3, which "
+                "tf-models-official cannot use. Import tfseg first, or set the environment "
+                "variable TF_USE_LEGACY_KERAS=1 before the program starts."
+            )
+    os.environ["TF_USE_LEGACY_KERAS"] = "1"
+    # TensorFlow's C++ start-up notes (oneDNN, CPU features, a missing GPU) are lines, some of them
+    # logged as errors,
+    # that a user can do nothing about. A value that the user has chosen stays.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Deprecation notes of third-party modules, addressed to their authors.
+    for module in (r"tensorflow.*", r"tf_keras.*", r"keras.*", r"official.*", r"google\..*"):
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=module)
+
+
+_select_keras_2()

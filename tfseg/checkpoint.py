@@ -1,0 +1,377 @@
+"""Checkpoints by variable name: written atomically, verified, with a way back.
+
+A checkpoint holds flat dictionaries, `networks/<network>/<variable name>` and
+`state/<name>` (step, optimiser slots, counters), so that a file depends on names and not on how
+Python objects are nested. On disk it is an ordinary TensorFlow checkpoint
+`model.ckpt-<step>.{index,data-...}` beside a manifest with the size and CRC32C of each file.
+The manifest is renamed into place last: a checkpoint without one is not ours to trust, and one
+whose files do not agree with it is damaged, in which case the previous one is taken.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import tensorflow as tf
+
+from tfseg.errors import UserError, from_os_error
+
+log = logging.getLogger(__name__)
+
+_MANIFEST = ".manifest.json"
+_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+_TF_NAME = re.compile(r"^model\.ckpt-(\d+)$")
+
+
+def variable_name(variable: tf.Variable) -> str:
+    """Returns the variable's checkpoint name: its TF1 scope and leaf, without ':0'."""
+    return variable.name.split(":")[0]
+
+
+def by_name(variables: Any) -> dict[str, tf.Variable]:
+    """Maps variables by name; two of the same name are a defect of the network."""
+    result: dict[str, tf.Variable] = {}
+    for variable in variables:
+        name = variable_name(variable)
+        if name in result:
+            raise ValueError(f"two variables are called {name!r}")
+        result[name] = variable
+    return result
+
+
+def _crc32c(path: str) -> str:
+    checksum = google_crc32c.Checksum()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 24):
+            checksum.update(chunk)
+    return checksum.hexdigest().decode()
+
+
+def _fsync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _files(prefix: str) -> list[str]:
+    """Returns the files of a checkpoint, the index last."""
+    folder, base = os.path.split(prefix)
+    names = [n for n in os.listdir(folder or ".") if n.startswith(base + ".")]
+    data = sorted(n for n in names if n.startswith(base + ".data-"))
+    return [os.path.join(folder, n) for n in data] + [prefix + ".index"]
+
+
+def step_of(prefix: str) -> int | None:
+    """Returns the step in a checkpoint's name `...-<step>`, or None."""
+    match = re.search(r"-(\d+)$", prefix)
+    return int(match.group(1)) if match else None
+
+
+def damage(prefix: str) -> str | None:
+    """Says what is wrong with a checkpoint of ours, or None where its manifest agrees."""
+    try:
+        with open(prefix + _MANIFEST) as file:
+            manifest = json.load(file)
+        for name, expected in manifest["files"].items():
+            path = os.path.join(os.path.dirname(prefix), name)
+            size = os.path.getsize(path)
+            if size != expected["bytes"]:
+                return f"{name} has {size} bytes, not {expected['bytes']}"
+            if _crc32c(path) != expected["crc32c"]:
+                return f"the checksum of {name} is wrong"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def written(folder: str) -> list[str]:
+    """Returns the prefixes of the checkpoints with a manifest in a folder, oldest first."""
+    if not os.path.isdir(folder):
+        return []
+    steps = []
+    for name in os.listdir(folder):
+        if name.endswith(_MANIFEST) and (match := _TF_NAME.match(name[: -len(_MANIFEST)])):
+            steps.append(int(match.group(1)))
+    return [os.path.join(folder, f"model.ckpt-{step}") for step in sorted(steps)]
+
+
+def newest(path: str) -> str | None:
+    """Returns the newest whole checkpoint of a directory, or the prefix itself.
+
+    Args:
+      path: a training directory, or a checkpoint prefix such as `/run/model.ckpt-30000`.
+
+    Returns:
+      A prefix, or None where the directory holds no checkpoint (yet).
+
+    Raises:
+      UserError: a prefix was given and there is no such checkpoint, or it is damaged.
+    """
+    if os.path.isdir(path):
+        for prefix in reversed(written(path)):
+            reason = damage(prefix)
+            if reason is None:
+                return prefix
+            log.warning("%s is damaged (%s); trying the one before it", prefix, reason)
+        # Written by another program (TF1 or Keras): TensorFlow's own state file names it.
+        latest = tf.train.latest_checkpoint(path)
+        return latest if latest and not os.path.exists(latest + _MANIFEST) else None
+    if not os.path.exists(path + ".index"):
+        folder = os.path.dirname(path) or "."
+        present = [os.path.basename(p) for p in written(folder)]
+        raise UserError(
+            "There is no such checkpoint.",
+            where=path,
+            accepted=", ".join(present) if present else None,
+            fix="give a training directory, or a prefix without .index or .data",
+        )
+    if os.path.exists(path + _MANIFEST):
+        reason = damage(path)
+        if reason is not None:
+            raise UserError(
+                f"The checkpoint is damaged: {reason}.",
+                where=path,
+                fix="give the directory to use the newest whole checkpoint",
+            )
+    return path
+
+
+def open_reader(prefix: str) -> Any:
+    """Returns TensorFlow's reader of a checkpoint.
+
+    Raises:
+      UserError: the file cannot be read as a checkpoint.
+    """
+    try:
+        return tf.train.load_checkpoint(prefix)
+    except (tf.errors.OpError, ValueError) as error:
+        raise UserError(
+            f"The checkpoint cannot be read: {getattr(error, 'message', error)}",
+            where=prefix,
+            fix="check that both its .index and .data files are there and complete",
+        ) from None
+
+
+def _tree(networks: Mapping[str, Any], state: Mapping[str, tf.Variable]) -> tf.train.Checkpoint:
+    groups = {name: by_name(model.variables) for name, model in networks.items()}
+    return tf.train.Checkpoint(networks=groups, state=dict(state))
+
+
+def stored_variables(prefix: str) -> dict[str, dict[str, str]]:
+    """Lists what one of our checkpoints holds.
+
+    Returns:
+      `{network: {variable name: key in the file}}`; empty for checkpoints of other programs.
+    """
+    result: dict[str, dict[str, str]] = {}
+    for key in open_reader(prefix).get_variable_to_shape_map():
+        if key.startswith("networks/") and key.endswith(_SUFFIX):
+            _, network, name = key[: -len(_SUFFIX)].split("/", 2)
+            # TensorFlow escapes '/' as '.S' and '.' as '..' inside one component of a path.
+            plain = re.sub(r"\.(.)", lambda m: {"S": "/", ".": "."}[m.group(1)], name)
+            result.setdefault(network, {})[plain] = key
+    return result
+
+
+def load_network(model: Any, prefix: str, network: str | None = None) -> int:
+    """Gives a network the weights stored in one of our checkpoints.
+
+    Args:
+      model: a network with the same variable names.
+      prefix: the checkpoint.
+      network: which network of the checkpoint; None: 'model', or the only one there is.
+
+    Returns:
+      The step at which it was saved, or -1 where its name tells none.
+
+    Raises:
+      UserError: it holds no such network, a variable is missing, or a shape differs (for the
+        logits the message says that the class counts differ).
+    """
+    reader = open_reader(prefix)
+    stored = stored_variables(prefix)
+    if not stored:
+        raise UserError(
+            "The checkpoint was not written by tfseg.",
+            where=prefix,
+            fix="use it as --tf_initial_checkpoint of a training run, then evaluate that run",
+        )
+    name = network or ("model" if "model" in stored else next(iter(stored)))
+    if name not in stored:
+        raise UserError(
+            "The checkpoint holds no such network.",
+            where=f"{prefix}, --network",
+            received=name,
+            accepted=", ".join(sorted(stored)),
+        )
+    shapes = reader.get_variable_to_shape_map()
+    for variable_key, variable in by_name(model.variables).items():
+        if variable_key not in stored[name]:
+            raise UserError(
+                "The checkpoint lacks a variable of the network.",
+                where=prefix,
+                received=variable_key,
+                fix="give the model flags with which the checkpoint was trained",
+            )
+        key = stored[name][variable_key]
+        if list(shapes[key]) != variable.shape.as_list():
+            is_logits = "logits" in variable_key
+            raise UserError(
+                "The checkpoint and the data have different numbers of classes."
+                if is_logits
+                else "A variable of the checkpoint has another shape than the network's.",
+                where=f"{prefix}, {variable_key}",
+                received=f"shape {shapes[key]} in the checkpoint",
+                accepted=f"shape {variable.shape.as_list()} for this network and data set",
+                fix="evaluate with the data set and the model flags of the training run",
+            )
+        variable.assign(reader.get_tensor(key))
+    step = step_of(prefix)
+    return -1 if step is None else step
+
+
+@dataclasses.dataclass
+class Store:
+    """Saves and restores the state of one run in its directory.
+
+    Attributes:
+      folder: the run's directory.
+      networks: networks by name.
+      state: everything else that an exact resume needs, by name.
+      max_to_keep: older checkpoints are deleted.
+      is_chief: only the chief's files are kept; the other workers take part in the reads.
+    """
+
+    folder: str
+    networks: Mapping[str, Any]
+    state: Mapping[str, tf.Variable]
+    max_to_keep: int = 5
+    is_chief: bool = True
+
+    def save(self, step: int) -> str:
+        """Writes a checkpoint so that it is either whole or absent; returns its prefix.
+
+        Raises:
+          UserError: the disk is full or not writable; the previous checkpoints are intact.
+        """
+        suffix = "" if self.is_chief else f"-worker{os.getpid()}"
+        staging = os.path.join(self.folder, f".writing{suffix}")
+        try:
+            shutil.rmtree(staging, ignore_errors=True)
+            os.makedirs(staging)
+            name = f"model.ckpt-{step}"
+            _tree(self.networks, self.state).write(os.path.join(staging, name))
+            if self.is_chief:
+                self._publish(staging, name)
+        except OSError as error:
+            raise from_os_error(error) or error from None
+        except tf.errors.OpError as error:
+            raise UserError(
+                f"The checkpoint could not be written: {error.message}",
+                where=self.folder,
+                fix="free some space and run the same command again: it resumes from the "
+                "previous checkpoint",
+            ) from None
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        return os.path.join(self.folder, name)
+
+    def _publish(self, staging: str, name: str) -> None:
+        """Moves the staged files into place, the manifest last, then drops old checkpoints."""
+        staged = _files(os.path.join(staging, name))
+        manifest = {
+            "files": {
+                os.path.basename(p): {"bytes": os.path.getsize(p), "crc32c": _crc32c(p)}
+                for p in staged
+            }
+        }
+        manifest_path = os.path.join(staging, name + _MANIFEST)
+        with open(manifest_path, "w") as file:
+            json.dump(manifest, file, indent=1)
+        for path in (*staged, manifest_path):
+            _fsync(path)
+        target_manifest = os.path.join(self.folder, name + _MANIFEST)
+        if os.path.exists(target_manifest):
+            os.remove(target_manifest)
+        for path in (*staged, manifest_path):
+            os.replace(path, os.path.join(self.folder, os.path.basename(path)))
+        _fsync(self.folder)
+        prefixes = written(self.folder)
+        for old in prefixes[: max(0, len(prefixes) - self.max_to_keep)]:
+            os.remove(old + _MANIFEST)
+            for path in _files(old):
+                os.remove(path)
+        # TensorFlow's own state file, for tools that look for it.
+        tf.compat.v1.train.update_checkpoint_state(
+            self.folder, name, [os.path.basename(p) for p in written(self.folder)]
+        )
+
+    def restore(self) -> str | None:
+        """Restores the newest whole checkpoint; returns its prefix, or None where there is none.
+
+        Raises:
+          UserError: checkpoints are there but none is whole, or it belongs to another network.
+        """
+        prefix = newest(self.folder)
+        if prefix is None:
+            if written(self.folder):
+                raise UserError(
+                    "Every checkpoint of the run is damaged.",
+                    where=self.folder,
+                    fix="choose another --train_logdir, or delete them to start afresh",
+                )
+            return None
+        for name, model in self.networks.items():
+            self._check_shapes(prefix, name, model)
+        status = _tree(self.networks, self.state).read(prefix)
+        try:
+            status.assert_existing_objects_matched().expect_partial()
+        except AssertionError:
+            missing = self._missing(prefix)
+            raise UserError(
+                "The checkpoint in the training directory belongs to another kind of run.",
+                where=prefix,
+                received=f"lacks {', '.join(missing[:3])}" + (" ..." if len(missing) > 3 else ""),
+                fix="choose another --train_logdir, or repeat the flags of the first run",
+            ) from None
+        return prefix
+
+    def _missing(self, prefix: str) -> list[str]:
+        present = set(open_reader(prefix).get_variable_to_shape_map())
+        return [
+            name
+            for name in self.state
+            if "state/" + name.replace(".", "..").replace("/", ".S") + _SUFFIX not in present
+        ]
+
+    def _check_shapes(self, prefix: str, name: str, model: Any) -> None:
+        stored = stored_variables(prefix).get(name, {})
+        shapes = open_reader(prefix).get_variable_to_shape_map()
+        for variable_key, variable in by_name(model.variables).items():
+            key = stored.get(variable_key)
+            shape = None if key is None else list(shapes[key])
+            if shape != variable.shape.as_list():
+                raise UserError(
+                    "The checkpoint in the training directory is of another network.",
+                    where=f"{prefix}, {variable_key}",
+                    received="no such variable" if shape is None else f"shape {shape}",
+                    accepted=f"shape {variable.shape.as_list()}",
+                    fix="choose another --train_logdir, or repeat the model flags and data set of "
+                    "the first run",
+                )
+
+
+def values(prefix: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (key, value) of everything in a checkpoint, in key order."""
+    reader = open_reader(prefix)
+    for key in sorted(reader.get_variable_to_shape_map()):
+        yield key, reader.get_tensor(key)

@@ -1,0 +1,293 @@
+"""The programs: flags to settings, settings to objects, objects to work. No logic of their own.
+
+Everything heavy is imported inside the functions, so that `--help` answers at once.
+"""
+
+import dataclasses
+import os
+import sys
+from typing import Any
+
+from tfseg import command_line, flags, run_record
+from tfseg.config import DataConfig, EvalConfig, ModelConfig, TrainConfig, VisConfig
+from tfseg.errors import UserError
+
+# Where the published programs differ from each other (PseudoSeg specification 1.3).
+_PROGRAM_DEFAULTS = {
+    "supervised": {
+        "base_learning_rate": 0.0001,
+        "initialize_last_layer": True,
+        "last_layers_contain_logits_only": False,
+        "save_summaries_secs": 600,
+        "save_summaries_images": False,
+    },
+}
+
+
+def train(*, default_method: str) -> None:
+    """Entry point of the training programs.
+
+    Args:
+      default_method: value of --method where the flag is absent.
+    """
+    defaults = {"method": default_method, **_PROGRAM_DEFAULTS.get(default_method, {})}
+    flags.define(ModelConfig, DataConfig, TrainConfig, defaults=defaults)
+    command_line.run(_train)
+
+
+def evaluate() -> None:
+    """Entry point of eval.py."""
+    flags.define(ModelConfig, DataConfig, EvalConfig)
+    command_line.run(_evaluate)
+
+
+def visualize() -> None:
+    """Entry point of vis.py."""
+    flags.define(ModelConfig, DataConfig, VisConfig)
+    command_line.run(_visualize)
+
+
+def check_crop_size(name: str, crop_size: tuple[int, ...] | None, output_stride: int) -> None:
+    """Insists on two sides that are a multiple of the output stride, plus one.
+
+    Only then do the corners of the feature map fall on the corners of the image, on which the
+    align-corners resizing of the decoder relies.
+
+    Raises:
+      UserError: another size.
+    """
+    if crop_size is None or len(crop_size) != 2 or min(crop_size) < 1:
+        raise UserError(
+            f"--{name} needs two positive sides.",
+            where=f"--{name}",
+            received=crop_size,
+            accepted="height,width, for example 513,513",
+        )
+    if any((side - 1) % output_stride for side in crop_size):
+        near = [max(1, round((side - 1) / output_stride)) * output_stride + 1 for side in crop_size]
+        raise UserError(
+            f"The sides of --{name} must be a multiple of --output_stride={output_stride}, plus 1.",
+            where=f"--{name}",
+            received=",".join(map(str, crop_size)),
+            accepted=f"for example {near[0]},{near[1]}",
+        )
+
+
+def _check_output_stride(config: ModelConfig) -> None:
+    if config.output_stride not in (8, 16, 32):
+        raise UserError(
+            "Unknown output stride.",
+            where="--output_stride",
+            received=config.output_stride,
+            accepted="8, 16, 32",
+        )
+
+
+# Training ---------------------------------------------------------------------------------------
+
+
+def _prepare_logdir(path: str) -> None:
+    try:
+        os.makedirs(path, exist_ok=True)
+    except FileExistsError:
+        raise UserError("--train_logdir is a file.", where=path, fix="choose a directory") from None
+
+
+def _model_builder(model_config, spec, crop_size, seed):
+    """Returns the closure that methods call for their networks."""
+    from tfseg.models import build_model
+
+    def build(name: str = "model", *, with_classifier: bool = False):
+        return build_model(
+            model_config,
+            num_classes=spec.num_classes,
+            num_image_classes=spec.num_image_classes,
+            crop_size=crop_size,
+            name=name,
+            seed=seed,
+            with_classifier=with_classifier,
+        )
+
+    return build
+
+
+def _initialise(model, config: TrainConfig) -> None:
+    """Gives a fresh network its initial weights and says what matched."""
+    from tfseg import initial_weights
+
+    if config.pretrained_weights:
+        print(initial_weights.load_pretrained(model, config.pretrained_weights), flush=True)
+    if config.tf_initial_checkpoint:
+        coverage = initial_weights.load_initial_weights(
+            model,
+            config.tf_initial_checkpoint,
+            initialize_last_layer=config.initialize_last_layer,
+            last_layers_contain_logits_only=config.last_layers_contain_logits_only,
+        )
+        print(coverage, flush=True)
+
+
+def _train(argv: list[str]) -> int:
+    model_config = flags.read(ModelConfig)
+    data_config = flags.read(DataConfig)
+    config = flags.read(TrainConfig)
+    _check_output_stride(model_config)
+    check_crop_size("train_crop_size", data_config.train_crop_size, model_config.output_stride)
+    if config.gradient_accumulation_steps < 1:
+        raise UserError(
+            "--gradient_accumulation_steps must be at least 1.",
+            where="--gradient_accumulation_steps",
+            received=config.gradient_accumulation_steps,
+        )
+
+    import tensorflow as tf
+
+    from tfseg.data.specs import load_spec
+    from tfseg.methods import METHODS
+    from tfseg.training import devices
+    from tfseg.training.interruption import Interruption
+    from tfseg.training.trainer import Trainer, run
+
+    if config.method not in METHODS:
+        raise UserError(
+            "Unknown method.",
+            where="--method",
+            received=config.method,
+            accepted=", ".join(METHODS),
+        )
+    strategy = devices.make_strategy(config)
+    replicas = strategy.num_replicas_in_sync
+    if config.jit_compile and model_config.sync_batch_norm and replicas > 1:
+        raise UserError(
+            "--jit_compile and --sync_batch_norm cannot be used together on several replicas.",
+            where="--jit_compile, --sync_batch_norm",
+            fix="leave out one of them",
+        )
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    tf.keras.utils.set_random_seed(config.seed)
+
+    spec = load_spec(data_config.dataset_dir, data_config.dataset)
+    if config.label_weights is not None and len(config.label_weights) != spec.num_classes:
+        raise UserError(
+            "--label_weights needs one weight per class.",
+            where="--label_weights",
+            received=f"{len(config.label_weights)} weights",
+            accepted=f"{spec.num_classes} weights, in the order of {spec.name}'s classes",
+        )
+    streams = METHODS[config.method].streams(data_config, config)
+    _prepare_logdir(config.train_logdir)
+    with Interruption() as interruption:
+        with strategy.scope():
+            build = _model_builder(model_config, spec, data_config.train_crop_size, config.seed)
+            method = METHODS[config.method](
+                build_model=build,
+                spec=spec,
+                config=config,
+                over_replicas=model_config.sync_batch_norm and replicas > 1,
+            )
+            _initialise_networks(method, config)
+            ema = _ema(method, build, config)
+        data = TrainingData(streams, spec, data_config, config, strategy, method.model.mean_pixel)
+        print(devices.describe(strategy), flush=True)
+        parameters = sum(v.shape.num_elements() for v in method.model.trainable_variables)
+        print(
+            f"network: {model_config.model_variant}, {parameters / 1e6:.2f} million trainable "
+            f"parameters; method: {config.method}",
+            flush=True,
+        )
+        print(data.describe(), flush=True)
+        is_chief = _is_chief(strategy)
+        if is_chief:
+            run_record.write(
+                config.train_logdir,
+                model=model_config,
+                data=data_config,
+                train=config,
+                spec=spec,
+                extra={"num_replicas": replicas},
+            )
+        trainer = Trainer(
+            method=method,
+            strategy=strategy,
+            config=config,
+            iterator=None,
+            interruption=interruption,
+            mixed_precision=model_config.mixed_precision,
+            ema=ema,
+        )
+
+        def start_at(step: int) -> None:
+            trainer.iterator = data.iterator(step)
+
+        try:
+            return run(
+                trainer=trainer,
+                config=config,
+                interruption=interruption,
+                images_per_step=config.train_batch_size * len(streams),
+                describe_batch=data.describe_batch,
+                write_panels=data.panel_writer(method) if config.save_summaries_images else None,
+                start_at=start_at,
+                is_chief=is_chief,
+            )
+        except tf.errors.OpError as error:
+            data.explain(error)
+            raise
+        finally:
+            data.write_bad_records()
+
+
+def _initialise_networks(method: Any, config: TrainConfig) -> None:
+    """Initialises every network of the method; a run that resumes overwrites this."""
+    from tfseg import checkpoint
+
+    if checkpoint.written(config.train_logdir):
+        return
+    for network in method.networks().values():
+        _initialise(network, config)
+
+
+def _ema(method: Any, build: Any, config: TrainConfig) -> Any:
+    """Returns the network of averaged weights, equal to the model at the start; or None."""
+    if not config.ema_decay:
+        return None
+    ema = method.build(build)
+    for target, source in zip(ema.variables, method.model.variables):
+        target.assign(source)
+    return ema
+
+
+def _is_chief(strategy: Any) -> bool:
+    resolver = strategy.cluster_resolver
+    return resolver is None or not resolver.task_type or resolver.task_id in (0, None)
+
+
+class TrainingData:
+    """A run's streams: positioned, described, and able to say what went wrong in them."""
+
+    def __init__(self, streams, spec, data_config, config, strategy, mean_pixel):
+        from tfseg.data import records
+
+        self._streams, self._spec, self._data = streams, spec, data_config
+        self._config, self._strategy, self._mean_pixel = config, strategy, mean_pixel
+        self._indices = {
+            name: records.load_index(data_config.dataset_dir, stream.split, spec)
+            for name, stream in streams.items()
+        }
+
+
+# Evaluation and pictures ------------------------------------------------------------------------
+
+
+def _saved_model_flags(path: str) -> dict | None:
+    record = run_record.read(path)
+    return None if record is None else record["model"]
+
+
+def _evaluate(argv: list[str]) -> int:
+    raise NotImplementedError
+
+
+def _visualize(argv: list[str]) -> int:
+    raise NotImplementedError

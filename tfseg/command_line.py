@@ -1,0 +1,82 @@
+"""The frame of every command line: parse flags, run, one message and exit code 2 on mistakes.
+
+`absl.app.run` prints a usage page and leaves with code 1 where a flag is wrong, and lets errors
+escape as tracebacks. Here a wrong flag is a `UserError` like any other.
+"""
+
+import difflib
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from absl import flags
+
+from tfseg.errors import UserError, exit_code
+
+_HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
+# The shell's convention for a process that SIGINT ended.
+_INTERRUPTED_EXIT_CODE = 130
+
+
+def help_text() -> str:
+    """Returns the program's docstring and its flags with help and default, by module."""
+    parts = [(sys.modules["__main__"].__doc__ or "").strip()]
+    for module in sorted(flags.FLAGS.flags_by_module_dict()):
+        if module.split(".")[0] != "absl":
+            parts.append(flags.FLAGS.module_help(module).strip())
+    parts.append("--flagfile=PATH reads flags from a file, one a line.")
+    return "\n\n".join(part for part in parts if part)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Parses the flags; what is neither a flag nor the program's name is a mistake.
+
+    Raises:
+      UserError: an unknown flag, a malformed value, a stray word.
+    """
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        # absl's own suggestions look at the first letters only.
+        near = difflib.get_close_matches(error.flagname, list(flags.FLAGS), n=3)
+        raise UserError(
+            "Unknown flag.",
+            where=f"--{error.flagname}",
+            accepted=" or ".join(f"--{name}" for name in near) or None,
+            fix="run the program with --help for all its flags",
+        ) from None
+    except flags.Error as error:
+        raise UserError(
+            f"A flag is wrong: {error}", fix="run the program with --help for all its flags"
+        ) from None
+    if len(rest) > 1:
+        raise UserError(
+            "These words are not flags.",
+            received=" ".join(rest[1:]),
+            accepted="--name=value, without spaces around '='",
+        )
+    return rest
+
+
+def run(main: Callable[[list[str]], Any], argv: list[str] | None = None) -> NoReturn:
+    """Parses the command line, runs `main` and leaves the process.
+
+    Args:
+      main: takes the remaining command line (the program's name); returns an exit code or None.
+      argv: the command line, `sys.argv` by default.
+
+    Raises:
+      SystemExit: always. 0 when all is well and for --help, 2 for mistakes of the user (with one
+        message on stderr), 130 after Ctrl-C. Other exceptions are defects and keep their
+        traceback.
+    """
+    argv = sys.argv if argv is None else argv
+    if any(word in _HELP for word in argv[1:]):
+        print(help_text())
+        sys.exit(0)
+    try:
+        code = exit_code(lambda: main(_parse(argv)))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        code = _INTERRUPTED_EXIT_CODE
+    sys.exit(code)

@@ -1,0 +1,362 @@
+"""Every setting of the programs: frozen dataclasses, one field = one flag with its help.
+
+`flags.define(cls)` makes the absl flags, `flags.read(cls)` builds the object. Nothing here
+imports TensorFlow, so that `--help` is instant.
+
+Fields marked `dead=True` are flags of the published PseudoSeg programs that had no effect
+there either; they are accepted, so that old command lines keep working, and warn once.
+Fields with `unsupported=...` are published flags whose network tfseg does not have; their
+default is accepted and any other value is an error that says so.
+
+Source: the flag names and defaults are those of PseudoSeg's programs (specification 1.1-1.5).
+"""
+
+import dataclasses
+from typing import Any
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] | None = None,
+    multi: bool = False,
+    required: bool = False,
+    dead: bool = False,
+    unsupported: str | None = None,
+) -> Any:
+    """A dataclass field that is also a flag.
+
+    Args:
+      default: the value when the flag is absent.
+      help: the flag's help, one or two sentences, with units.
+      choices: accepted values of a string flag.
+      multi: a tuple given by repeating the flag (`--atrous_rates=6 --atrous_rates=12`);
+        tuples are otherwise one comma-separated value (`--train_crop_size=513,513`).
+      required: the program cannot run without it.
+      dead: accepted for old command lines, without effect.
+      unsupported: why any value other than the default is refused.
+    """
+    return dataclasses.field(
+        default=default,
+        metadata={
+            "help": help,
+            "choices": choices,
+            "multi": multi,
+            "required": required,
+            "dead": dead,
+            "unsupported": unsupported,
+        },
+    )
+
+
+_NAS = "NAS networks are not part of tfseg; choose one of the backbones of --model_variant"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The network: what `build_model` needs, shared by training, evaluation and pictures."""
+
+    model_variant: str = option("mobilenet_v2", "Backbone; the README uses xception_65.")
+    output_stride: int = option(16, "Ratio of input to backbone output resolution: 8, 16 or 32.")
+    atrous_rates: tuple[int, ...] | None = option(
+        None,
+        "Atrous rates of the ASPP branches, strictly increasing; repeat the flag "
+        "(6, 12, 18 at output stride 16). None: no atrous branches.",
+        multi=True,
+    )
+    decoder_output_stride: tuple[int, ...] | None = option(
+        None, "Strides at which the decoder merges low-level features, descending; README: 4."
+    )
+    multi_grid: tuple[int, ...] | None = option(
+        None,
+        "Unit rates of the last backbone block; 1, 2, 4 for the *_beta ResNet checkpoints.",
+        multi=True,
+    )
+    logits_kernel_size: int = option(1, "Kernel of the logits convolution; 1 with ASPP batch norm.")
+    image_pyramid: tuple[float, ...] | None = option(
+        None, "Input scales merged inside the network; None means 1.0 only.", multi=True
+    )
+    merge_method: str = option(
+        "max", "How logits of --image_pyramid are merged.", choices=("max", "avg")
+    )
+    add_image_level_feature: bool = option(True, "Image-pooling branch of the ASPP.")
+    image_pooling_crop_size: tuple[int, ...] | None = option(
+        None, "Pooling window of the image-pooling branch in input pixels; None: the crop size."
+    )
+    image_pooling_stride: tuple[int, ...] = option(
+        (1, 1), "Stride of the image pooling, in feature cells."
+    )
+    aspp_with_batch_norm: bool = option(True, "ASPP module; false: sum of atrous logits instead.")
+    aspp_with_separable_conv: bool = option(True, "Separable 3x3 convolutions in the ASPP.")
+    aspp_with_concat_projection: bool = option(True, "1x1 projection after the ASPP's concatenation.")
+    aspp_convs_filters: int = option(256, "Channels of each ASPP branch.")
+    aspp_with_squeeze_and_excitation: bool = option(
+        False,
+        "Squeeze-and-excitation in the ASPP (MobileNetV3).",
+        unsupported="it belongs to the MobileNetV3 variants, which tfseg does not have",
+    )
+    image_se_uses_qsigmoid: bool = option(
+        False,
+        "Quantised sigmoid in that squeeze-and-excitation.",
+        unsupported="it belongs to the MobileNetV3 variants, which tfseg does not have",
+    )
+    decoder_use_separable_conv: bool = option(True, "Separable 3x3 convolutions in the decoder.")
+    decoder_use_sum_merge: bool = option(False, "Merge decoder features by sum, not concatenation.")
+    decoder_filters: int = option(256, "Channels of the decoder.")
+    decoder_output_is_logits: bool = option(
+        False, "The decoder's last convolution gives the logits."
+    )
+    use_bounded_activation: bool = option(
+        False, "relu6 in place of relu, for quantisation-friendly networks."
+    )
+    depth_multiplier: float = option(1.0, "Channel multiplier (MobileNet only).")
+    divisible_by: int | None = option(
+        None, "Round channel counts to multiples of this (MobileNet only); None: 8."
+    )
+    dense_prediction_cell_json: str = option(
+        "",
+        "JSON file of a searched ASPP replacement.",
+        unsupported="dense prediction cells are not part of tfseg; the ASPP flags describe the head",
+    )
+    nas_stem_output_num_conv_filters: int = option(20, "NAS stem filters.", unsupported=_NAS)
+    nas_use_classification_head: bool = option(False, "NAS classification head.", unsupported=_NAS)
+    nas_remove_os32_stride: bool = option(False, "NAS stride removal.", unsupported=_NAS)
+    prediction_with_upsampled_logits: bool = option(
+        True, "Upsample logits and then take the arg max (true), or the reverse (eval and vis)."
+    )
+    batch_norm_decay: float = option(
+        0.9997, "The published code uses the literal 0.9997 instead.", dead=True
+    )
+    fine_tune_batch_norm: bool = option(
+        True, "Batch norm uses batch statistics in training; false keeps the stored ones."
+    )
+    sync_batch_norm: bool = option(
+        False,
+        "Take every batch statistic and loss denominator over the global batch instead of the "
+        "replica's (published: false).",
+    )
+    aspp_dropout_rate: float = option(0.1, "Dropout after the ASPP projection, in training; 0: off.")
+    classifier_dropout_rate: float | None = option(
+        None,
+        "Dropout before the image-level classifier, in training; None: the backbone's own "
+        "(0.5 for Xception, 0 for ResNet).",
+    )
+    mixed_precision: str = option(
+        "float32",
+        "Arithmetic of the convolutions; weights, batch-norm statistics and losses stay float32.",
+        choices=("float32", "bfloat16", "float16"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the records are, how they are augmented, and what happens to damaged ones."""
+
+    dataset_dir: str | None = option(
+        None, "Directory with <split>-*.tfrecord shards.", required=True
+    )
+    dataset: str = option(
+        "pascal_voc_seg",
+        "Description of the classes for records that carry no dataset.json: pascal_voc_seg, "
+        "coco, cityscapes, ade20k. Records with a dataset.json describe themselves.",
+    )
+    train_split: str = option("train", "Split with pixel labels.")
+    train_split_cls: str = option("train_aug", "Second split: unlabelled or image-level labels.")
+    train_crop_size: tuple[int, ...] = option((513, 513), "Crop height,width in pixels.")
+    min_resize_value: int | None = option(
+        None, "Resize the shorter side to this many pixels before augmentation; None: off."
+    )
+    max_resize_value: int | None = option(
+        None, "Cap of the longer side in that resize, in pixels."
+    )
+    resize_factor: int | None = option(
+        None, "Make resized sides a multiple of this, plus one; None: off."
+    )
+    keep_aspect_ratio: bool = option(
+        True, "The published preprocessing always keeps the aspect ratio.", dead=True
+    )
+    min_scale_factor: float = option(0.5, "Smallest random scale.")
+    max_scale_factor: float = option(2.0, "Largest random scale.")
+    scale_factor_step_size: float = option(
+        0.25, "Distance between the random scales; 0: continuous."
+    )
+    skip_bad_records: bool = option(
+        False,
+        "Replace damaged records by the next good one, list them in "
+        "<train_logdir>/bad_records.txt and go on; false: stop with a message.",
+    )
+    max_bad_record_fraction: float = option(
+        0.01, "With --skip_bad_records: stop when more than this share of a split is damaged."
+    )
+    max_image_megapixels: float = option(
+        64.0, "Refuse to decode images whose header declares more than this many megapixels."
+    )
+    data_threads: int = option(
+        0, "Parallel calls of the input pipeline; 0: as many as there are cores."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The loop, the optimiser, the devices. Defaults are those of `train_wss.py`."""
+
+    method: str = option("pseudoseg", "Training method.")
+    train_logdir: str | None = option(
+        None, "Directory for checkpoints, logs and config.json.", required=True
+    )
+    training_number_of_steps: int = option(30000, "Optimiser steps in all.")
+    train_batch_size: int = option(64, "Images per stream and step, over all replicas.")
+    gradient_accumulation_steps: int = option(
+        1, "Split each replica's batch into this many parts, to save memory."
+    )
+    seed: int = option(0, "Seed of initial weights, data order, augmentation and dropout.")
+    deterministic: bool = option(
+        False, "Deterministic kernels (tf.config op determinism); on CPU runs repeat without it."
+    )
+
+    strategy: str = option(
+        "auto",
+        "Distribution: auto takes every GPU, else one CPU device.",
+        choices=("auto", "one_device", "mirrored", "multi_worker", "tpu"),
+    )
+    num_clones: int = option(
+        16, "Replicas; where fewer devices exist those are used and the global batch is kept."
+    )
+    clone_on_cpu: bool = option(False, "Use CPU devices even where GPUs exist.")
+    tpu: str = option("", "TPU name or address for --strategy=tpu; empty: the local one.")
+    jit_compile: bool = option(False, "Compile the forward and backward pass with XLA.")
+
+    optimizer: str = option(
+        "momentum",
+        "Optimiser: momentum, adam, or (with the extra [addons]) lamb, sgdw, novograd, "
+        "rectified_adam, lookahead, swa.",
+    )
+    learning_policy: str = option("poly", "Learning-rate schedule.", choices=("poly", "step"))
+    base_learning_rate: float = option(0.007, "Learning rate at the start of the schedule.")
+    decay_steps: float = option(
+        0.0, "Length of the poly decay in steps; 0: all steps after the slow start."
+    )
+    end_learning_rate: float = option(0.0, "Learning rate at the end of the poly decay.")
+    learning_rate_decay_factor: float = option(0.1, "Factor of the step policy.")
+    learning_rate_decay_step: int = option(2000, "Period of the step policy, in steps.")
+    learning_power: float = option(0.9, "Power of the poly decay.")
+    slow_start_step: int = option(0, "Steps at the constant slow-start rate.")
+    slow_start_learning_rate: float = option(1e-4, "Rate of the slow start.")
+    momentum: float = option(0.9, "Momentum (v := momentum v + g; w := w - rate v).")
+    adam_learning_rate: float = option(0.001, "Constant rate of --optimizer=adam.")
+    adam_epsilon: float = option(1e-8, "Epsilon of --optimizer=adam.")
+    weight_decay: float = option(4e-5, "L2 factor on convolution kernels; 1e-4 for ResNets.")
+    last_layer_gradient_multiplier: float = option(
+        1.0, "Gradient multiplier of the last layers."
+    )
+    ema_decay: float = option(
+        0.0, "Keep an exponential moving average of the weights (network 'ema'); 0: off."
+    )
+
+    tf_initial_checkpoint: str | None = option(
+        None, "Checkpoint to initialise from: TF1 model zoo, or ours; a prefix or a directory."
+    )
+    pretrained_weights: str | None = option(
+        None,
+        "ImageNet weights from an installed package: 'imagenet' for efficientnet_lite0 "
+        "(extra [pretrained]); or the path of its .pth or .npz file.",
+    )
+    initialize_last_layer: bool = option(False, "Take the last layers from the checkpoint too.")
+    last_layers_contain_logits_only: bool = option(
+        True, "The last layers are the logits only; false: ASPP and decoder too."
+    )
+
+    upsample_logits: bool = option(
+        True, "Loss at label resolution; false: labels are reduced to the logits' resolution."
+    )
+    label_weights: tuple[float, ...] | None = option(
+        None, "Weight of each class in the cross entropy; None: 1.", multi=True
+    )
+    hard_example_mining_step: int = option(
+        0, "Steps over which the share of mined pixels falls from 1 to --top_k_percent_pixels."
+    )
+    top_k_percent_pixels: float = option(1.0, "Share of hardest pixels that make the loss; 1: all.")
+    weakly: bool = option(False, "The second split has image-level labels; use them.")
+
+    log_steps: int = option(10, "Steps between log lines and scalar summaries.")
+    save_interval_secs: int = option(1200, "Seconds between checkpoints.")
+    save_interval_steps: int = option(
+        0, "Steps between checkpoints, besides --save_interval_secs; 0: none."
+    )
+    max_to_keep: int = option(5, "Checkpoints kept.")
+    save_summaries_secs: int = option(180, "Seconds between image summaries.")
+    save_summaries_images: bool = option(True, "Write image panels to TensorBoard.")
+    profile_logdir: str | None = option(
+        None, "Write a TensorFlow profile of steps 10 to 20 there; None: off."
+    )
+
+    drop_path_keep_prob: float = option(
+        1.0, "Drop path of NAS networks.", unsupported=_NAS
+    )
+    num_replicas: int = option(1, "Parameter-server machinery.", dead=True)
+    task: int = option(0, "Parameter-server machinery.", dead=True)
+    num_ps_tasks: int = option(0, "Parameter-server machinery.", dead=True)
+    master: str = option("", "Parameter-server machinery.", dead=True)
+    startup_delay_steps: int = option(15, "Parameter-server machinery.", dead=True)
+    quantize_delay_step: int = option(-1, "Dead in the published programs.", dead=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """What `eval.py` measures, of which checkpoint, and where it writes."""
+
+    eval_logdir: str | None = option(
+        None, "Directory for metrics.json and TensorBoard.", required=True
+    )
+    checkpoint_dir: str | None = option(
+        None, "Training directory (newest checkpoint) or a checkpoint prefix.", required=True
+    )
+    eval_split: str = option("val", "Split to evaluate.")
+    eval_batch_size: int = option(1, "Images per step, over all replicas.")
+    eval_crop_size: tuple[int, ...] = option(
+        (513, 513), "Images are padded to this height,width; larger ones are taken whole."
+    )
+    eval_scales: tuple[float, ...] = option((1.0,), "Input scales; repeat the flag.", multi=True)
+    add_flipped_images: bool = option(False, "Average with the mirrored image.")
+    eval_interval_secs: int = option(300, "Seconds between looks for a new checkpoint.")
+    max_number_of_evaluations: int = option(0, "Stop after so many evaluations; 0: never.")
+    network: str | None = option(
+        None, "Which network of the checkpoint (for example ema); None: the deployable one."
+    )
+    weakly: bool = option(False, "Also report image-level classification metrics.")
+    num_clones: int = option(1, "Replicas for evaluation.")
+    master: str = option("", "Unused.", dead=True)
+    quantize_delay_step: int = option(-1, "Unused.", dead=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class VisConfig:
+    """Which predictions `vis.py` draws, and where."""
+
+    vis_logdir: str | None = option(None, "Directory for the pictures.", required=True)
+    checkpoint_dir: str | None = option(
+        None, "Training directory (newest checkpoint) or a checkpoint prefix.", required=True
+    )
+    vis_split: str = option("val", "Split to draw.")
+    vis_batch_size: int = option(1, "Images per step.")
+    vis_crop_size: tuple[int, ...] = option(
+        (513, 513), "Images are padded to this height,width; larger ones are taken whole."
+    )
+    eval_scales: tuple[float, ...] = option((1.0,), "Input scales; repeat the flag.", multi=True)
+    add_flipped_images: bool = option(False, "Average with the mirrored image.")
+    colormap_type: str | None = option(
+        None,
+        "Colours; None: the palette of the records' dataset.json, else the data set's own.",
+        choices=("pascal", "cityscapes", "ade20k"),
+    )
+    also_save_raw_predictions: bool = option(
+        False, "Also write class-id PNGs at the original size."
+    )
+    network: str | None = option(
+        None, "Which network of the checkpoint (for example ema); None: the deployable one."
+    )
+    max_number_of_iterations: int = option(0, "One pass is always made.", dead=True)
+    eval_interval_secs: int = option(300, "One pass is always made.", dead=True)
+    master: str = option("", "Unused.", dead=True)
+    quantize_delay_step: int = option(-1, "Unused.", dead=True)

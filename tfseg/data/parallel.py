@@ -1,0 +1,72 @@
+"""Maps a function over many tasks in worker processes, in order, with bounded memory."""
+
+import collections
+import itertools
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from tfseg.errors import UserError
+
+_CHUNK = 8
+_function: Callable[[Any], Any] | None = None
+
+
+def _start_worker(function: Callable[[Any], Any]) -> None:
+    global _function
+    # Ctrl-C reaches the whole process group; the parent alone decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _function = function
+
+
+def _run_chunk(tasks: list[Any]) -> list[Any]:
+    return [_function(task) for task in tasks]
+
+
+def parallel_map(
+    function: Callable[[Any], Any], tasks: Iterable[Any], *, num_workers: int
+) -> Iterator[Any]:
+    """Yields `function(task)` in the order of the tasks.
+
+    Args:
+      function: picklable; sent to each worker once.
+      tasks: picklable each; taken as they are needed.
+      num_workers: processes; 1 works in this process.
+
+    Raises:
+      UserError: a worker process died.
+      Exception: the first error of `function`, in the order of the tasks.
+    """
+    if num_workers <= 1:
+        yield from map(function, tasks)
+        return
+    # Spawned, not forked: TensorFlow's threads (in programs that loaded it) do not survive a fork.
+    pool = ProcessPoolExecutor(
+        num_workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(function,),
+    )
+    tasks = iter(tasks)
+    running: collections.deque = collections.deque()
+    try:
+        while True:
+            while len(running) < 4 * num_workers:
+                chunk = list(itertools.islice(tasks, _CHUNK))
+                if not chunk:
+                    break
+                running.append(pool.submit(_run_chunk, chunk))
+            if not running:
+                return
+            yield from running.popleft().result()
+    except BrokenProcessPool:
+        raise UserError(
+            "A worker process ended unexpectedly, most likely for lack of memory.",
+            received=f"--num_workers={num_workers}",
+            fix="run again with a smaller --num_workers",
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,235 @@
+"""What a data set is: class names, ignore label, colours.
+
+Converters write a `dataset.json` beside the shards, so a folder of records describes itself; the
+DATASETS dict serves published records, which carry none.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from tfseg.data import colormap
+from tfseg.errors import UserError
+
+DATASET_FILE = "dataset.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSpec:
+    """The classes of a data set.
+
+    Args:
+      name: of the data set.
+      class_names: index = class id.
+      ignore_label: id of pixels that count nowhere.
+      has_background: class 0 is background, which is no image-level class.
+      palette: RGB per class id, or None for `colormap.pascal`.
+      eval_ids: id in which predictions are handed in, by class id (Cityscapes), or None.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    ignore_label: int = 255
+    has_background: bool = True
+    palette: tuple[tuple[int, int, int], ...] | None = None
+    eval_ids: tuple[int, ...] | None = None
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def num_image_classes(self) -> int:
+        """Classes that an image-level label may name: all but background."""
+        return self.num_classes - self.has_background
+
+    @property
+    def first_image_class(self) -> int:
+        """Class id of the first image-level class; multi-hot column = id minus this."""
+        return int(self.has_background)
+
+    def colors(self) -> Any:
+        """Returns the colour of every id, [256, 3] uint8."""
+        return colormap.table(self.palette)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the description as JSON's own types."""
+        content = {
+            "name": self.name,
+            "class_names": list(self.class_names),
+            "ignore_label": self.ignore_label,
+            "has_background": self.has_background,
+            "palette": None if self.palette is None else [list(c) for c in self.palette],
+        }
+        if self.eval_ids is not None:
+            content["eval_ids"] = list(self.eval_ids)
+        return content
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], *, where: str = DATASET_FILE) -> "DatasetSpec":
+        """Builds a description from the content of a dataset.json.
+
+        Raises:
+          UserError: a field is missing or malformed.
+        """
+
+        def bad(what: str, received: Any = None) -> UserError:
+            return UserError(
+                what,
+                where=where,
+                received=received,
+                fix="make the records again with one of tfrecords_tools, or mend the file",
+            )
+
+        try:
+            names = tuple(content["class_names"])
+            palette, eval_ids = content.get("palette"), content.get("eval_ids")
+            spec = cls(
+                name=str(content["name"]),
+                class_names=names,
+                ignore_label=int(content["ignore_label"]),
+                has_background=bool(content["has_background"]),
+                palette=None if palette is None else tuple(tuple(map(int, c)) for c in palette),
+                eval_ids=None if eval_ids is None else tuple(map(int, eval_ids)),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise bad(f"A data set's description is malformed ({error!r}).") from None
+        if not names or not all(isinstance(n, str) and n for n in names):
+            raise bad("class_names must be a list of names.", content["class_names"])
+        if len(set(names)) != len(names):
+            twice = sorted({n for n in names if names.count(n) > 1})
+            raise bad("class_names holds a name twice.", ", ".join(twice))
+        if not 0 <= spec.ignore_label <= 255:
+            raise bad("ignore_label must lie within 0 and 255.", spec.ignore_label)
+        if spec.palette is not None and not all(
+            len(c) == 3 and all(0 <= x <= 255 for x in c) for c in spec.palette
+        ):
+            raise bad("palette must hold triples within 0 and 255.")
+        return spec
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
+
+
+_VOC = _names(
+    "background,aeroplane,bicycle,bird,boat,bottle,bus,car,cat,chair,cow,diningtable,dog,horse,"
+    "motorbike,person,pottedplant,sheep,sofa,train,tvmonitor"
+)
+
+_COCO = _names(
+    "background,person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,"
+    "fire hydrant,stop sign,parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,"
+    "giraffe,backpack,umbrella,handbag,tie,suitcase,frisbee,skis,snowboard,sports ball,kite,"
+    "baseball bat,baseball glove,skateboard,surfboard,tennis racket,bottle,wine glass,cup,fork,"
+    "knife,spoon,bowl,banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,"
+    "couch,potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,cell phone,"
+    "microwave,oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,hair drier,"
+    "toothbrush"
+)
+
+_CITYSCAPES = _names(
+    "road,sidewalk,building,wall,fence,pole,traffic light,traffic sign,vegetation,terrain,sky,"
+    "person,rider,car,truck,bus,train,motorcycle,bicycle"
+)
+
+_ADE20K = _names(
+    "other,wall,building,sky,floor,tree,ceiling,road,bed,windowpane,grass,cabinet,sidewalk,person,"
+    "earth,door,table,mountain,plant,curtain,chair,car,water,painting,sofa,shelf,house,sea,mirror,"
+    "rug,field,armchair,seat,fence,desk,rock,wardrobe,lamp,bathtub,railing,cushion,base,box,column,"
+    "signboard,chest of drawers,counter,sand,sink,skyscraper,fireplace,refrigerator,grandstand,"
+    "path,stairs,runway,case,pool table,pillow,screen door,stairway,river,bridge,bookcase,blind,"
+    "coffee table,toilet,flower,book,hill,bench,countertop,stove,palm,kitchen island,computer,"
+    "swivel chair,boat,bar,arcade machine,hovel,bus,towel,light,truck,tower,chandelier,awning,"
+    "streetlight,booth,television receiver,airplane,dirt track,apparel,pole,land,bannister,"
+    "escalator,ottoman,bottle,buffet,poster,stage,van,ship,fountain,conveyer belt,canopy,washer,"
+    "plaything,swimming pool,stool,barrel,basket,waterfall,tent,bag,minibike,cradle,oven,ball,food,"
+    "step,tank,trade name,microwave,pot,animal,bicycle,lake,dishwasher,screen,blanket,sculpture,"
+    "hood,sconce,vase,traffic light,tray,ashcan,fan,pier,crt screen,plate,monitor,bulletin board,"
+    "shower,radiator,glass,clock,flag"
+)
+
+
+def _unique(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Numbers repeated names, so that a name says which class is meant."""
+    return tuple(
+        name if names.count(name) == 1 else f"{name} ({names[: i + 1].count(name)})"
+        for i, name in enumerate(names)
+    )
+
+
+DATASETS: dict[str, DatasetSpec] = {
+    "pascal_voc_seg": DatasetSpec("pascal_voc_seg", _VOC),
+    "coco": DatasetSpec("coco", _COCO),
+    "cityscapes": DatasetSpec(
+        "cityscapes",
+        _CITYSCAPES,
+        has_background=False,
+        palette=colormap.as_palette(colormap.cityscapes()),
+        # Ids of the official labels, in which the benchmark takes predictions.
+        eval_ids=(7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33),
+    ),
+    # Class 0 ("other") is both the ignore label and the slot of background, as published.
+    "ade20k": DatasetSpec(
+        "ade20k",
+        _unique(_ADE20K),
+        ignore_label=0,
+        palette=colormap.as_palette(colormap.ade20k()),
+    ),
+}
+
+
+def read_dataset_json(dataset_dir: str) -> dict[str, Any] | None:
+    """Returns the content of dataset.json, None where there is none.
+
+    Raises:
+      UserError: the file is not a JSON object.
+    """
+    path = os.path.join(dataset_dir, DATASET_FILE)
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except FileNotFoundError:
+        return None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(
+            "dataset.json is not valid JSON.",
+            where=path,
+            received=str(error),
+            fix="make the records again",
+        ) from None
+    if not isinstance(content, dict) or not isinstance(content.get("splits", {}), dict):
+        raise UserError("dataset.json has another structure.", where=path, accepted="an object")
+    return content
+
+
+def load_spec(dataset_dir: str, name: str) -> DatasetSpec:
+    """Returns the description of a folder of records.
+
+    Args:
+      dataset_dir: folder of the shards; its dataset.json wins.
+      name: entry of DATASETS that describes records without a dataset.json.
+
+    Raises:
+      UserError: no such folder, a malformed dataset.json, or an unknown name.
+    """
+    if not os.path.isdir(dataset_dir):
+        raise UserError(
+            "The folder of records does not exist.",
+            where=dataset_dir,
+            fix="make it with one of tfrecords_tools/build_*.py",
+        )
+    content = read_dataset_json(dataset_dir)
+    if content is not None:
+        return DatasetSpec.from_json(content, where=os.path.join(dataset_dir, DATASET_FILE))
+    if name not in DATASETS:
+        raise UserError(
+            "The folder has no dataset.json and the data set is not a known one.",
+            where=dataset_dir,
+            received=f"--dataset={name}",
+            accepted=", ".join(sorted(DATASETS)),
+            fix="make the records with tfrecords_tools, which write dataset.json",
+        )
+    return DATASETS[name]

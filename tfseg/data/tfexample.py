@@ -1,0 +1,318 @@
+"""What one record holds: the keys, the writer and the reader, in one file so they cannot drift.
+
+| key | type | meaning |
+|---|---|---|
+| image/encoded | bytes | JPEG or PNG, RGB |
+| image/filename | bytes | id |
+| image/format | bytes | 'jpeg' or 'png' |
+| image/height, image/width, image/channels | int64 | pixels; 3 |
+| image/segmentation/class/encoded | bytes | PNG, one channel, class ids; absent without a mask |
+| image/segmentation/class/format | bytes | 'png'; absent without a mask |
+| image/class/label | int64 list | classes in the image, ids as in the mask; absent if unknown |
+
+An image that is known to hold no class has `image/class/label` present and empty.
+
+The messages are built from their description with the protobuf library alone, because importing
+TensorFlow takes seconds, which converters and their worker processes would pay for nothing. They
+are `tf.train.Example` on the wire, which a test checks in both directions.
+
+Source: keys of the published PseudoSeg / DeepLab records (specification 2.3), plus
+image/class/label; a dummy label map on unlabelled images is not needed.
+"""
+
+import dataclasses
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+
+from tfseg.data.framing import Location, RecordError
+
+IMAGE = "image/encoded"
+FILENAME = "image/filename"
+FORMAT = "image/format"
+HEIGHT = "image/height"
+WIDTH = "image/width"
+CHANNELS = "image/channels"
+LABEL = "image/segmentation/class/encoded"
+LABEL_FORMAT = "image/segmentation/class/format"
+IMAGE_LABELS = "image/class/label"
+
+_KINDS = ("bytes_list", "float_list", "int64_list")
+
+
+def _example_class() -> type[message.Message]:
+    """Builds the message class of `tf.train.Example`."""
+    field_type = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(
+        name="tfseg/example.proto", package="tfseg", syntax="proto3"
+    )
+
+    def add_field(parent, name, number, kind, *, repeated=False, packed=None, of=None):
+        field = parent.field.add(name=name, number=number, type=kind)
+        field.label = field_type.LABEL_REPEATED if repeated else field_type.LABEL_OPTIONAL
+        if packed is not None:
+            field.options.packed = packed
+        if of is not None:
+            field.type_name = f".tfseg.{of}"
+        return field
+
+    lists = (
+        ("BytesList", field_type.TYPE_BYTES, None),
+        ("FloatList", field_type.TYPE_FLOAT, True),
+        ("Int64List", field_type.TYPE_INT64, True),
+    )
+    for name, kind, packed in lists:
+        values = file.message_type.add(name=name)
+        add_field(values, "value", 1, kind, repeated=True, packed=packed)
+    feature = file.message_type.add(name="Feature")
+    feature.oneof_decl.add(name="kind")
+    for number, (field_name, (list_name, _, _)) in enumerate(zip(_KINDS, lists), start=1):
+        field = add_field(feature, field_name, number, field_type.TYPE_MESSAGE, of=list_name)
+        field.oneof_index = 0
+    features = file.message_type.add(name="Features")
+    entry = features.nested_type.add(name="FeatureEntry")
+    entry.options.map_entry = True
+    add_field(entry, "key", 1, field_type.TYPE_STRING)
+    add_field(entry, "value", 2, field_type.TYPE_MESSAGE, of="Feature")
+    add_field(
+        features, "feature", 1, field_type.TYPE_MESSAGE, repeated=True, of="Features.FeatureEntry"
+    )
+    example = file.message_type.add(name="Example")
+    add_field(example, "features", 1, field_type.TYPE_MESSAGE, of="Features")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tfseg.Example"))
+
+
+ExampleProto = _example_class()
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One record: encoded image, encoded mask or None, id, size in pixels, image-level labels.
+
+    `image_labels` is int64 [n], class ids in ascending order as in the mask; None if unknown.
+    """
+
+    image: bytes
+    label: bytes | None
+    filename: str
+    height: int
+    width: int
+    image_labels: np.ndarray | None
+
+
+def encode(
+    *,
+    image: bytes,
+    filename: str,
+    height: int,
+    width: int,
+    label: bytes | None = None,
+    image_labels: Sequence[int] | None = None,
+) -> bytes:
+    """Serialises one record; the same arguments always give the same bytes.
+
+    Args:
+      image: JPEG or PNG.
+      filename: the id.
+      height, width: pixels.
+      label: PNG of class ids with one channel, or None.
+      image_labels: class ids of the classes in the image, or None if they are not known.
+    """
+    example = ExampleProto()
+    feature = example.features.feature
+
+    def put(key: str, value: Any) -> None:
+        if isinstance(value, bytes):
+            feature[key].bytes_list.value.append(value)
+        else:
+            feature[key].int64_list.value.append(value)
+
+    put(IMAGE, image)
+    put(FILENAME, filename.encode())
+    put(FORMAT, image_size(image)[0].encode())
+    put(HEIGHT, height)
+    put(WIDTH, width)
+    put(CHANNELS, 3)
+    if label is not None:
+        put(LABEL, label)
+        put(LABEL_FORMAT, b"png")
+    if image_labels is not None:
+        # SetInParent keeps an empty list apart from an absent one.
+        feature[IMAGE_LABELS].int64_list.SetInParent()
+        feature[IMAGE_LABELS].int64_list.value.extend(sorted({int(i) for i in image_labels}))
+    return example.SerializeToString(deterministic=True)
+
+
+def _values(example: Any, key: str, kind: str, location: Location) -> Sequence[Any] | None:
+    """Returns the values of a feature, None if it is absent."""
+    if key not in example.features.feature:
+        return None
+    feature = example.features.feature[key]
+    found = feature.WhichOneof("kind")
+    if found not in (kind, None):
+        raise RecordError(
+            "A feature has the wrong type.",
+            location=location,
+            key=key,
+            received=found,
+            accepted=kind,
+        )
+    return getattr(feature, kind).value
+
+
+def _one(example: Any, key: str, kind: str, location: Location) -> Any:
+    """Returns the single value of a required feature."""
+    values = _values(example, key, kind, location)
+    if not values or values[0] in (b"", 0):
+        raise RecordError(
+            "A feature is missing or empty.",
+            location=location,
+            key=key,
+            fix="the record cannot be used without it: make the shard again",
+        )
+    return values[0]
+
+
+def decode(serialized: bytes, where: Location | str | None = None) -> Example:
+    """Parses one record and checks that its parts agree; decodes no pixels.
+
+    Args:
+      serialized: a `tf.train.Example`.
+      where: what errors call the record.
+
+    Raises:
+      RecordError: not an Example; a feature missing, empty or of the wrong type; image or mask
+        neither JPEG nor PNG, or of another size than the record declares.
+    """
+    location = where if isinstance(where, Location) else Location(str(where or "record"))
+    try:
+        example = ExampleProto.FromString(serialized)
+    except message.DecodeError as error:
+        raise RecordError(
+            "A record is not a tf.train.Example.", location=location, received=str(error)[:200]
+        ) from None
+    image = _one(example, IMAGE, "bytes_list", location)
+    filename = _one(example, FILENAME, "bytes_list", location)
+    try:
+        filename = filename.decode()
+    except UnicodeDecodeError:
+        raise RecordError(
+            "An id is not UTF-8.", location=location, key=FILENAME, received=filename[:80]
+        ) from None
+    height = _one(example, HEIGHT, "int64_list", location)
+    width = _one(example, WIDTH, "int64_list", location)
+    label = None
+    if LABEL in example.features.feature:
+        label = _one(example, LABEL, "bytes_list", location)
+    for key, data in ((IMAGE, image), (LABEL, label)):
+        if data is not None:
+            _check_size(data, height, width, location, key)
+    image_labels = _values(example, IMAGE_LABELS, "int64_list", location)
+    return Example(
+        image=image,
+        label=label,
+        filename=filename,
+        height=height,
+        width=width,
+        image_labels=None if image_labels is None else np.array(image_labels, np.int64),
+    )
+
+
+def _check_size(data: bytes, height: int, width: int, location: Location, key: str) -> None:
+    try:
+        _, actual_height, actual_width = image_size(data)
+    except ValueError as error:
+        raise RecordError(
+            f"An encoded image cannot be read: {error}.", location=location, key=key
+        ) from None
+    if (actual_height, actual_width) != (height, width):
+        raise RecordError(
+            "An encoded image has another size than its record declares.",
+            location=location,
+            key=key,
+            received=f"{actual_height}x{actual_width} (height x width)",
+            accepted=f"{height}x{width}",
+        )
+
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# Start-of-frame markers; C4, C8 and CC in their range mean something else.
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_STANDALONE = frozenset({0x01, *range(0xD0, 0xD8)})
+
+
+def image_size(data: bytes) -> tuple[str, int, int]:
+    """Reads format and size from the header alone, so that size is known before decoding.
+
+    Args:
+      data: an encoded image, or at least its beginning up to the frame header.
+
+    Returns:
+      ('jpeg' or 'png', height, width), in pixels.
+
+    Raises:
+      ValueError: neither JPEG nor PNG, or the header is broken.
+    """
+    if data[:8] == _PNG_SIGNATURE:
+        if len(data) < 24 or data[12:16] != b"IHDR":
+            raise ValueError("the PNG header is broken")
+        width, height = struct.unpack(">II", data[16:24])
+        return _positive("png", height, width)
+    if data[:2] == b"\xff\xd8":
+        return _positive("jpeg", *_jpeg_size(data))
+    raise ValueError("neither JPEG nor PNG")
+
+
+def _positive(name: str, height: int, width: int) -> tuple[str, int, int]:
+    if height < 1 or width < 1:
+        raise ValueError(f"its header declares {height}x{width} pixels")
+    return name, height, width
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    position = 2
+    while position + 9 <= len(data):
+        if data[position] != 0xFF:
+            break
+        marker = data[position + 1]
+        if marker == 0xFF:  # padding
+            position += 1
+        elif marker in _JPEG_STANDALONE:
+            position += 2
+        elif marker in _JPEG_FRAMES:
+            return struct.unpack(">HH", data[position + 5 : position + 9])
+        elif marker == 0xDA:
+            break
+        else:
+            position += 2 + struct.unpack(">H", data[position + 2 : position + 4])[0]
+    raise ValueError("the JPEG header is broken")
+
+
+def check_pixels(
+    data: bytes, *, max_megapixels: float, location: Location, key: str = IMAGE
+) -> None:
+    """Refuses an image that would be too big to decode, going by its header.
+
+    Raises:
+      RecordError: more than `max_megapixels` million pixels, or an unreadable header.
+    """
+    try:
+        _, height, width = image_size(data)
+    except ValueError as error:
+        raise RecordError(
+            f"An encoded image cannot be read: {error}.", location=location, key=key
+        ) from None
+    if height * width > max_megapixels * 1e6:
+        raise RecordError(
+            "An image declares more pixels than are allowed.",
+            location=location,
+            key=key,
+            received=f"{height}x{width}, {height * width / 1e6:.1f} megapixels",
+            accepted=f"at most {max_megapixels:g} megapixels",
+            fix="raise --max_image_megapixels if the image is meant to be that big",
+        )

@@ -1,0 +1,287 @@
+"""Writes splits: shards, index and dataset.json, so that half a split never reads as a whole one.
+
+All shards of a split are written under temporary names. Then, in this order: dataset.json forgets
+the split, its old files go, the new shards and the index get their names, dataset.json lists the
+split. `records.load_index` refuses splits that dataset.json does not list, so whatever moment a
+run is interrupted at, a split is either the old one, the new one, or one clear message. Bytes
+depend on the input alone, so running again gives the same files.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from tfseg.data import framing, records
+from tfseg.data.parallel import parallel_map
+from tfseg.data.specs import DATASET_FILE, DatasetSpec, read_dataset_json
+from tfseg.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """One record, ready to be written.
+
+    Attributes:
+      data: a serialised `tf.train.Example`.
+      row: what the index keeps about it.
+      pixels: [C + 1] int64, pixels per class and, last, ignored ones; None without a mask.
+      notes: what was done to the image or should be looked at; counted over the split.
+    """
+
+    data: bytes
+    row: records.Row
+    pixels: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass
+class SplitReport:
+    """What was written for a split: counts, pixels per class, notes with their counts."""
+
+    split: str
+    count: int = 0
+    num_masks: int = 0
+    num_image_labels: int = 0
+    pixels: np.ndarray | None = None
+    images_per_class: np.ndarray | None = None
+    notes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+
+
+def count_pixels(label: np.ndarray, spec: DatasetSpec) -> np.ndarray:
+    """Returns pixels per class id and, last, those with the ignore label; [C + 1] int64.
+
+    A class that is the ignore label too (ADE20K's 0) counts as ignored.
+    """
+    counts = np.bincount(label.reshape(-1), minlength=256).astype(np.int64)
+    ignored = counts[spec.ignore_label]
+    counts[spec.ignore_label] = 0
+    return np.append(counts[: spec.num_classes], ignored)
+
+
+def write_splits(
+    output_dir: str,
+    spec: DatasetSpec,
+    splits: Mapping[str, Sequence[Any]],
+    encode: Callable[[Any], Encoded],
+    *,
+    num_shards: int,
+    num_workers: int,
+) -> list[SplitReport]:
+    """Converts every task of every split and writes the splits one after the other.
+
+    Args:
+      output_dir: made if it is missing.
+      spec: the classes; must be those of splits already there.
+      splits: name -> tasks in record order; a task is whatever `encode` takes.
+      encode: picklable; task -> `Encoded`.
+      num_shards: per split; fewer where a split has fewer records.
+      num_workers: processes.
+
+    Raises:
+      UserError: a bad name or count, an empty split, other classes already there, or whatever
+        `encode` raises. Nothing of the split at hand is kept then.
+    """
+    _check_request(splits, num_shards, num_workers)
+    try:
+        os.makedirs(output_dir, exist_ok=True)
+    except FileExistsError:
+        raise UserError("The output directory is a file.", where=output_dir) from None
+    _remove_leftovers(output_dir)
+    _check_same_classes(output_dir, spec, splits)
+    return [
+        _write_split(output_dir, spec, split, tasks, encode, num_shards, num_workers)
+        for split, tasks in splits.items()
+    ]
+
+
+def _check_request(splits: Mapping[str, Sequence[Any]], num_shards: int, num_workers: int) -> None:
+    for flag, value in (("num_shards", num_shards), ("num_workers", num_workers)):
+        if value < 1:
+            raise UserError(
+                f"--{flag} must be at least 1.", where=f"--{flag}", received=value
+            )
+    if not splits:
+        raise UserError("There is no split to write.")
+    for split, tasks in splits.items():
+        if not re.fullmatch(r"\w[\w.-]*", split):
+            raise UserError(
+                "A split's name is part of file names and must be made of letters, digits, "
+                "'_', '-' and '.'.",
+                received=split,
+            )
+        if not tasks:
+            raise UserError(f"Split '{split}' is empty.", where=split, fix="check its list of ids")
+
+
+def _remove_leftovers(output_dir: str) -> None:
+    """Removes temporary files of runs that were killed."""
+    for name in os.listdir(output_dir):
+        if not name.startswith(framing.TEMPORARY_PREFIX):
+            continue
+        owner = name.rpartition(".")[2]
+        if not (owner.isdigit() and _is_running(int(owner))):
+            os.remove(os.path.join(output_dir, name))
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _check_same_classes(output_dir: str, spec: DatasetSpec, splits: Mapping[str, Any]) -> None:
+    content = read_dataset_json(output_dir)
+    if content is None:
+        return
+    staying = sorted(set(content.get("splits", {})) - set(splits))
+    if staying and any(content.get(k) != v for k, v in spec.to_json().items()):
+        raise UserError(
+            "The output directory holds splits with other classes.",
+            where=output_dir,
+            received=", ".join(staying),
+            fix="choose another --output_dir, or remove the files that are there",
+        )
+
+
+def _write_dataset_json(
+    output_dir: str, spec: DatasetSpec, split: str, entry: dict[str, Any] | None
+) -> None:
+    """Writes dataset.json with the split's new entry, or without one."""
+    splits = (read_dataset_json(output_dir) or {}).get("splits", {})
+    splits = {name: value for name, value in splits.items() if name != split}
+    if entry is not None:
+        splits[split] = entry
+    content = {**spec.to_json(), "splits": dict(sorted(splits.items()))}
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    framing.write_atomically(os.path.join(output_dir, DATASET_FILE), text.encode())
+
+
+def _write_split(
+    output_dir: str,
+    spec: DatasetSpec,
+    split: str,
+    tasks: Sequence[Any],
+    encode: Callable[[Any], Encoded],
+    num_shards: int,
+    num_workers: int,
+) -> SplitReport:
+    num_shards = min(num_shards, len(tasks))
+    bounds = [len(tasks) * k // num_shards for k in range(num_shards + 1)]
+    report = SplitReport(
+        split,
+        pixels=np.zeros(spec.num_classes + 1, np.int64),
+        images_per_class=np.zeros(spec.num_image_classes, np.int64),
+    )
+    builder = records.IndexBuilder(spec)
+    names = [records.shard_name(split, k, num_shards) for k in range(num_shards)]
+    shards: list[dict[str, Any]] = []
+    with contextlib.ExitStack() as undo:
+        writers = []
+        encoded = parallel_map(encode, tasks, num_workers=num_workers)
+        undo.callback(encoded.close)
+        progress = tqdm.tqdm(
+            total=len(tasks), unit="image", desc=split, disable=not sys.stderr.isatty()
+        )
+        undo.callback(progress.close)
+        for k, name in enumerate(names):
+            writer = framing.ShardWriter(os.path.join(output_dir, name))
+            undo.callback(writer.discard)
+            writers.append(writer)
+            for _ in range(bounds[k], bounds[k + 1]):
+                item = next(encoded)
+                writer.write(item.data)
+                builder.add(k, writer.offsets[-1], writer.lengths[-1], item.row)
+                _count(report, item, spec)
+                progress.update()
+            writer.finish()
+            shards.append(
+                {
+                    "file": name,
+                    "records": len(writer.offsets),
+                    "sha256": writer.sha256,
+                    "bytes": writer.num_bytes,
+                }
+            )
+        _publish(output_dir, spec, split, writers, builder.build(names, _sizes(shards)))
+    _write_dataset_json(output_dir, spec, split, {**_summary(report, spec), "shards": shards})
+    return report
+
+
+def _sizes(shards: list[dict[str, Any]]) -> list[int]:
+    return [shard["bytes"] for shard in shards]
+
+
+def _publish(
+    output_dir: str,
+    spec: DatasetSpec,
+    split: str,
+    writers: list[framing.ShardWriter],
+    index: records.Index,
+) -> None:
+    """Puts finished shards and their index in the place of what was there."""
+    _write_dataset_json(output_dir, spec, split, None)
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(records.index_path(output_dir, split))
+    for name in records.files_of(output_dir, split):
+        os.remove(os.path.join(output_dir, name))
+    for writer in writers:
+        writer.publish()
+    records.save_index(records.index_path(output_dir, split), index)
+
+
+def _count(report: SplitReport, item: Encoded, spec: DatasetSpec) -> None:
+    report.count += 1
+    report.notes.update(item.notes)
+    if item.row.has_mask:
+        report.num_masks += 1
+        report.pixels += item.pixels
+    if item.row.image_labels is not None:
+        report.num_image_labels += 1
+        columns = [i - spec.first_image_class for i in item.row.image_labels]
+        report.images_per_class[columns] += 1
+
+
+def _summary(report: SplitReport, spec: DatasetSpec) -> dict[str, Any]:
+    return {
+        "count": report.count,
+        "num_masks": report.num_masks,
+        "num_image_labels": report.num_image_labels,
+        "pixels": dict(zip((*spec.class_names, "(ignored)"), report.pixels.tolist())),
+    }
+
+
+def describe(reports: Sequence[SplitReport], spec: DatasetSpec) -> str:
+    """Returns a table of what was written, for people."""
+    lines = [f"{'split':<20} {'images':>7} {'masks':>7} {'image labels':>13}"]
+    for r in reports:
+        lines.append(f"{r.split:<20} {r.count:>7} {r.num_masks:>7} {r.num_image_labels:>13}")
+    lines += ["", "share of labelled pixels, and images by image-level label:"]
+    width = max(len(name) for name in (*spec.class_names, "(ignored)"))
+    lines.append(" " * (width + 2) + "".join(f"{r.split[:17]:>18}" for r in reports))
+    for k, name in enumerate((*spec.class_names, "(ignored)")):
+        cells = []
+        for r in reports:
+            share = f"{r.pixels[k] / r.pixels.sum():.2%}" if r.pixels.sum() else "-"
+            column = k - spec.first_image_class
+            images = ""
+            if column >= 0 and k < spec.num_classes and r.num_image_labels:
+                images = f" {r.images_per_class[column]:>7}"
+            cells.append(f"{share + (images or ' ' * 8):>18}")
+        lines.append(f"  {name:<{width}}" + "".join(cells))
+    for r in reports:
+        for note, count in sorted(r.notes.items()):
+            lines.append(f"note: {r.split}: {count} x {note}")
+    return "\n".join(lines)

@@ -1,0 +1,81 @@
+"""The one exception that a user sees, and the frame that turns it into exit code 2.
+
+A `UserError` says what is wrong, where, what was received, what is accepted and what to do
+next. Everything else that escapes is a defect of tfseg and keeps its traceback.
+"""
+
+import errno
+import sys
+from collections.abc import Callable
+from typing import Any
+
+USER_ERROR_EXIT_CODE = 2
+
+
+class UserError(Exception):
+    """A mistake that the person at the keyboard can mend.
+
+    Args:
+      what: one sentence on what is wrong.
+      where: the file, record, key or flag concerned, or None.
+      received: the value that was found, or None.
+      accepted: what would have been right, or None.
+      fix: the next thing to do, or None.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: Any = None,
+        received: Any = None,
+        accepted: Any = None,
+        fix: str | None = None,
+    ):
+        self.what, self.where, self.received = what, where, received
+        self.accepted, self.fix = accepted, fix
+        parts = [what]
+        for name, value in (
+            ("where", where),
+            ("received", received),
+            ("accepted", accepted),
+            ("next step", fix),
+        ):
+            if value is not None:
+                parts.append(f"  {name}: {value}")
+        super().__init__("\n".join(parts))
+
+
+def from_os_error(error: OSError) -> UserError | None:
+    """Returns the user's view of an operating-system error, or None if it is not one."""
+    where = error.filename
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            "No space is left on the device.",
+            where=where,
+            fix="free some space or choose another output directory; nothing half-written was kept",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError(f"Permission denied ({error.strerror}).", where=where)
+    if error.errno == errno.ENOENT and where is not None:
+        return UserError("No such file or directory.", where=where)
+    return None
+
+
+def report(error: UserError) -> int:
+    """Prints one message to stderr and returns the exit code for user errors."""
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    return USER_ERROR_EXIT_CODE
+
+
+def exit_code(main: Callable[..., Any], *args: Any) -> int:
+    """Runs `main` and returns its exit code; user errors become one message and code 2."""
+    try:
+        return main(*args) or 0
+    except UserError as error:
+        return report(error)
+    except OSError as error:
+        as_user_error = from_os_error(error)
+        if as_user_error is None:
+            raise
+        return report(as_user_error)

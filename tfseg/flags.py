@@ -1,0 +1,142 @@
+"""Flags from dataclasses and dataclasses from flags: the only module that imports absl.flags.
+
+`define(cls)` makes one absl flag per field of a settings class of `config`; `read(cls)` builds
+the frozen object from the parsed command line. A program may set its own defaults, because the
+published programs differ in some (`train_sup` and `train_wss` start from other learning rates).
+"""
+
+import dataclasses
+import typing
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from absl import flags
+
+from tfseg.errors import UserError
+
+FLAGS = flags.FLAGS
+
+
+def _element_type(annotation: Any) -> tuple[type, bool]:
+    """Returns (scalar type, is a tuple) of a field annotation such as `tuple[int, ...] | None`."""
+    options = [a for a in typing.get_args(annotation) if a is not type(None)]
+    if type(None) in typing.get_args(annotation):
+        annotation = options[0]
+    if typing.get_origin(annotation) is tuple:
+        return typing.get_args(annotation)[0], True
+    return annotation, False
+
+
+def _define_field(field: dataclasses.Field, annotation: Any, default: Any) -> None:
+    name, meta = field.name, field.metadata
+    scalar, is_tuple = _element_type(annotation)
+    help_text = meta["help"] + (" (Accepted, without effect.)" if meta["dead"] else "")
+    if is_tuple and meta["multi"]:
+        multi = {int: flags.DEFINE_multi_integer, float: flags.DEFINE_multi_float}[scalar]
+        multi(name, None if default is None else list(default), help_text)
+    elif is_tuple:
+        as_text = None if default is None else [str(x) for x in default]
+        flags.DEFINE_list(name, as_text, help_text)
+    elif meta["choices"]:
+        flags.DEFINE_enum(name, default, meta["choices"], help_text)
+    else:
+        {
+            bool: flags.DEFINE_boolean,
+            int: flags.DEFINE_integer,
+            float: flags.DEFINE_float,
+            str: flags.DEFINE_string,
+        }[scalar](name, default, help_text)
+
+
+def define(*classes: type, defaults: Mapping[str, Any] | None = None) -> None:
+    """Makes one flag per field; a field that several classes share is one flag.
+
+    Args:
+      *classes: settings dataclasses made of `config.option` fields.
+      defaults: this program's own defaults by field name.
+    """
+    defaults = defaults or {}
+    for cls in classes:
+        annotations = typing.get_type_hints(cls)
+        for field in dataclasses.fields(cls):
+            if field.name not in FLAGS:
+                default = defaults.get(field.name, field.default)
+                _define_field(field, annotations[field.name], default)
+
+
+def _parse(field: dataclasses.Field, annotation: Any) -> Any:
+    """Returns the flag's value in the field's type."""
+    value = FLAGS[field.name].value
+    scalar, is_tuple = _element_type(annotation)
+    if not is_tuple or value is None:
+        return value
+    try:
+        return tuple(scalar(x) for x in value) or None
+    except ValueError:
+        raise UserError(
+            f"--{field.name} is not a list of {scalar.__name__} values.",
+            where=f"--{field.name}",
+            received=",".join(str(x) for x in value),
+            accepted="comma-separated numbers, for example 513,513",
+        ) from None
+
+
+def _check(field: dataclasses.Field, value: Any, default: Any) -> None:
+    meta = field.metadata
+    given = FLAGS[field.name].present
+    if meta["required"] and not value:
+        raise UserError(
+            f"--{field.name} is required.", where=f"--{field.name}", accepted=meta["help"]
+        )
+    if meta["dead"] and given:
+        warnings.warn(
+            f"--{field.name} is accepted for old command lines and has no effect: {meta['help']}",
+            stacklevel=2,
+        )
+    if meta["unsupported"] and value != default:
+        raise UserError(
+            f"--{field.name} is not supported: {meta['unsupported']}.",
+            where=f"--{field.name}",
+            received=value,
+            accepted=default,
+        )
+
+
+def read(cls: type, *, saved: Mapping[str, Any] | None = None, may_differ: tuple = ()) -> Any:
+    """Builds the frozen settings object of a class from the parsed flags.
+
+    Args:
+      cls: a settings dataclass that was passed to `define`.
+      saved: values of an earlier run (its config.json). They fill in flags that were not given.
+      may_differ: fields for which a given flag may contradict the saved value.
+
+    Raises:
+      UserError: a required flag is missing, a value is malformed or not supported, or a flag
+        contradicts the saved value.
+    """
+    annotations = typing.get_type_hints(cls)
+    values = {}
+    for field in dataclasses.fields(cls):
+        value = _parse(field, annotations[field.name])
+        if saved is not None and field.name in saved:
+            before = saved[field.name]
+            before = tuple(before) if isinstance(before, list) else before
+            if not FLAGS[field.name].present:
+                value = before
+            elif value != before and field.name not in may_differ:
+                raise UserError(
+                    f"--{field.name} contradicts the run that made the checkpoint.",
+                    where=f"--{field.name}",
+                    received=value,
+                    accepted=f"{before} (from its config.json)",
+                    fix=f"leave out --{field.name}: its value is read from config.json",
+                )
+        _check(field, value, field.default)
+        values[field.name] = value
+    return cls(**values)
+
+
+def is_given(name: str) -> bool:
+    """Whether the flag was set on the command line or in a flagfile."""
+    return name in FLAGS and FLAGS[name].present > 0

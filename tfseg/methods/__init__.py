@@ -1,0 +1,7 @@
+"""The methods by name. A literal dict: grep finds everything."""
+
+from tfseg.methods.supervised import Supervised
+
+METHODS = {
+    "supervised": Supervised,
+}

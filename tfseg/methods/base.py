@@ -1,0 +1,159 @@
+"""The contract between a method and the trainer.
+
+A method turns batches into named scalar losses. It declares which streams of data it wants, which
+networks it owns and how their variables are grouped for the optimiser; the trainer does the rest.
+A method file reads top to bottom in its paper's order and contains no loop, no gradient, no
+distribution and no flag.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfseg.config import DataConfig, TrainConfig
+from tfseg.data.pipeline import Stream
+from tfseg.data.specs import DatasetSpec
+from tfseg.models import decayed_variables
+
+Batch = Mapping[str, Mapping[str, tf.Tensor]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ParamGroup:
+    """Variables that are updated alike.
+
+    Attributes:
+      name: unique within the method; names the optimiser's state in the checkpoint.
+      variables: the trainable variables of this group.
+      lr_multiplier: factor on the learning rate.
+      gradient_multiplier: factor on the gradient, weight decay included.
+      weight_decay: L2 factor; adds weight_decay * w to the gradient.
+      optimizer: name of the optimiser; None: the run's.
+      schedule: learning rate or schedule; None: the run's.
+      momentum: momentum; None: the run's.
+      nesterov: Nesterov's form of momentum.
+    """
+
+    name: str
+    variables: Sequence[tf.Variable]
+    lr_multiplier: float = 1.0
+    gradient_multiplier: float = 1.0
+    weight_decay: float = 0.0
+    optimizer: str | None = None
+    schedule: Any = None
+    momentum: float | None = None
+    nesterov: bool = False
+
+
+# Substrings that mark "last layers", for the gradient multiplier and for what is left out of an
+# initial checkpoint (specification 4.7).
+LOGITS_SCOPE = "logits"
+LAST_LAYER_SCOPES = (
+    LOGITS_SCOPE,
+    "image_pooling",
+    "aspp",
+    "concat_projection",
+    "decoder",
+    "meta_architecture",
+)
+
+
+def default_param_groups(
+    variables: Sequence[tf.Variable], decayed: Sequence[tf.Variable], config: TrainConfig
+) -> list[ParamGroup]:
+    """Groups variables as the DeepLab family does: biases learn twice as fast, kernels decay.
+
+    Args:
+      variables: trainable variables.
+      decayed: those of them with an L2 term.
+      config: `weight_decay`, `last_layer_gradient_multiplier` and
+        `last_layers_contain_logits_only` are used.
+
+    Returns:
+      Groups that hold every variable exactly once.
+
+    Source: PseudoSeg specification 4.7: factor 2 where the name contains `biases`, times the
+    last-layer multiplier where a last-layer string occurs anywhere in the name.
+    """
+    scopes = (LOGITS_SCOPE,) if config.last_layers_contain_logits_only else LAST_LAYER_SCOPES
+    decayed_ids = {id(v) for v in decayed}
+    members: dict[tuple[float, float], list[tf.Variable]] = {}
+    for variable in variables:
+        multiplier = 2.0 if "biases" in variable.name else 1.0
+        if any(scope in variable.name for scope in scopes):
+            multiplier *= config.last_layer_gradient_multiplier
+        decay = config.weight_decay if id(variable) in decayed_ids else 0.0
+        members.setdefault((multiplier, decay), []).append(variable)
+    return [
+        ParamGroup(
+            name=f"group{i}",
+            variables=group,
+            gradient_multiplier=multiplier,
+            weight_decay=decay,
+        )
+        for i, ((multiplier, decay), group) in enumerate(members.items())
+    ]
+
+
+class Method(tf.Module):
+    """Base of all methods.
+
+    Args:
+      build_model: `build_model(name='model', with_classifier=False)` returns a new network; a
+        method with several networks calls it once for each, with different names.
+      spec: the data set's classes.
+      config: the run's settings.
+      over_replicas: loss denominators are those of the global batch (`--sync_batch_norm`).
+    """
+
+    def __init__(
+        self,
+        *,
+        build_model: Callable[..., Any],
+        spec: DatasetSpec,
+        config: TrainConfig,
+        over_replicas: bool = False,
+    ):
+        super().__init__(name="method")
+        self.spec = spec
+        self.config = config
+        self.over_replicas = over_replicas
+        self.model = self.build(build_model)
+
+    def build(self, build_model: Callable[..., Any]) -> Any:
+        """Makes the networks and returns the deployable one."""
+        return build_model()
+
+    def networks(self) -> dict[str, Any]:
+        """Returns every network by its name in the checkpoint; the first is the deployable one."""
+        return {"model": self.model}
+
+    @classmethod
+    def streams(cls, data: DataConfig, train: TrainConfig) -> dict[str, Stream]:
+        """Declares the data: one `Stream` per key of the batch."""
+        raise NotImplementedError(f"{cls.__name__} declares no streams")
+
+    def losses(self, batch: Batch, step: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns named, already weighted scalars; their sum is minimised.
+
+        Args:
+          batch: one replica's batch, `batch[stream][key]` (vocabulary in `data.pipeline`).
+          step: int64 scalar, optimiser steps done so far.
+          seed: int32 [2], unique to run, step, replica and part of the batch; for dropout.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no losses")
+
+    def param_groups(self) -> list[ParamGroup]:
+        """Returns the groups for the optimiser; every trainable variable is in exactly one."""
+        return default_param_groups(
+            self.model.trainable_variables, decayed_variables(self.model), self.config
+        )
+
+    def after_step(self, step: tf.Tensor) -> None:
+        """Runs in the replica after the update; the default does nothing."""
+
+    def panels(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """Returns tensors for image summaries by name: 'image', 'label', 'prediction', ..."""
+        return {}

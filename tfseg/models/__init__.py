@@ -1,0 +1,54 @@
+"""Networks: images in, logits out."""
+
+from tfseg.config import ModelConfig
+from tfseg.models.backbones import BACKBONES
+from tfseg.models.deeplab import DeepLab
+from tfseg.models.layers import decayed_variables
+
+__all__ = ["BACKBONES", "DeepLab", "build_model", "decayed_variables"]
+
+
+def build_model(
+    config: ModelConfig,
+    *,
+    num_classes: int,
+    num_image_classes: int,
+    crop_size: tuple[int, int],
+    name: str = "model",
+    seed: int = 0,
+    with_classifier: bool = False,
+) -> DeepLab:
+    """Builds a network with all its variables.
+
+    Args:
+      config: architecture and arithmetic.
+      num_classes: channels of the segmentation logits.
+      num_image_classes: outputs of the image-level classifier.
+      crop_size: training crop (height, width) in pixels; inputs of other sizes are accepted.
+      name: of the network; networks of different names start with different values.
+      seed: of the initial values.
+      with_classifier: add the image-level classifier.
+
+    Returns:
+      `model(image, training=False, dropout_seed=None)` gives a dictionary with 'logits' and
+      'features' (and 'image_logits' with a classifier); `encode`, `decode` and `classify` are its
+      parts. Variables carry their TF1 checkpoint names, the same for every `name`.
+
+    Raises:
+      UserError: a setting is unknown or contradicts another.
+
+    Example:
+      >>> model = build_model(ModelConfig(), num_classes=21, num_image_classes=20,
+      ...                     crop_size=(65, 65))
+      >>> model(tf.zeros([1, 65, 65, 3]))["logits"].shape
+      TensorShape([1, 5, 5, 21])
+    """
+    return DeepLab(
+        config,
+        num_classes=num_classes,
+        num_image_classes=num_image_classes,
+        crop_size=crop_size,
+        name=name,
+        seed=seed,
+        with_classifier=with_classifier,
+    )

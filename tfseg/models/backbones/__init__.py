@@ -1,0 +1,74 @@
+"""Backbones by the name that --model_variant takes."""
+
+from collections.abc import Callable, Sequence
+
+from tfseg.config import ModelConfig
+from tfseg.errors import UserError
+from tfseg.models.backbones.base import Backbone
+from tfseg.models.backbones.efficientnet_lite import EfficientNetLite
+from tfseg.models.backbones.mobilenet_v2 import MobileNetV2
+from tfseg.models.backbones.resnet import ResNet
+from tfseg.models.backbones.xception import Xception
+from tfseg.models.layers import Settings
+
+Maker = Callable[[Settings, ModelConfig], Backbone]
+
+
+def _xception(variant: str) -> Maker:
+    return lambda settings, config: Xception(
+        settings,
+        variant,
+        output_stride=config.output_stride,
+        multi_grid=_multi_grid(config),
+        bounded=config.use_bounded_activation,
+    )
+
+
+def _resnet(variant: str) -> Maker:
+    return lambda settings, config: ResNet(
+        settings,
+        variant,
+        output_stride=config.output_stride,
+        multi_grid=_multi_grid(config),
+        bounded=config.use_bounded_activation,
+    )
+
+
+def _mobilenet_v2(settings: Settings, config: ModelConfig) -> Backbone:
+    return MobileNetV2(
+        settings,
+        output_stride=config.output_stride,
+        depth_multiplier=config.depth_multiplier,
+        divisible_by=config.divisible_by,
+    )
+
+
+def _efficientnet_lite(variant: str) -> Maker:
+    return lambda settings, config: EfficientNetLite(
+        settings, variant, output_stride=config.output_stride
+    )
+
+
+def _multi_grid(config: ModelConfig) -> Sequence[int] | None:
+    if config.multi_grid is not None and (len(config.multi_grid) != 3 or min(config.multi_grid) < 1):
+        raise UserError(
+            "--multi_grid needs three positive rates, one for each part of the last block.",
+            where="--multi_grid",
+            received=config.multi_grid,
+            accepted="1,1,1 or 1,2,4 (given as --multi_grid=1 --multi_grid=2 --multi_grid=4)",
+            fix="repeated flags accumulate: give each rate once, in one place",
+        )
+    return config.multi_grid
+
+
+BACKBONES: dict[str, Maker] = {
+    "xception_41": _xception("xception_41"),
+    "xception_65": _xception("xception_65"),
+    "xception_71": _xception("xception_71"),
+    "resnet_v1_50": _resnet("resnet_v1_50"),
+    "resnet_v1_101": _resnet("resnet_v1_101"),
+    "resnet_v1_50_beta": _resnet("resnet_v1_50_beta"),
+    "resnet_v1_101_beta": _resnet("resnet_v1_101_beta"),
+    "mobilenet_v2": _mobilenet_v2,
+    "efficientnet_lite0": _efficientnet_lite("efficientnet_lite0"),
+}

@@ -1,0 +1,63 @@
+"""What every backbone tells about itself."""
+
+import dataclasses
+
+import tensorflow as tf
+
+from tfseg.models.layers import Layer
+
+EndPoints = dict[str, tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """Constants of a backbone, before it is built.
+
+    Attributes:
+      mean_pixel: RGB 0-255 that the scaling maps to about 0; what images are padded with.
+      scale: network input = (image - offset) / scale.
+      offset: see `scale`.
+      classifier_dropout_rate: dropout before the image-level classifier.
+      kernel_name, bias_name: leaf names of the classifier's variables.
+    """
+
+    mean_pixel: tuple[float, float, float]
+    scale: float
+    offset: tuple[float, float, float]
+    classifier_dropout_rate: float = 0.0
+    kernel_name: str = "weights"
+    bias_name: str = "biases"
+
+
+# Network input = image * 2 / 255 - 1.
+CENTRED = Facts(
+    mean_pixel=(127.5, 127.5, 127.5), scale=127.5, offset=(127.5, 127.5, 127.5)
+)
+
+
+class Backbone(Layer):
+    """Base of the backbones: `call(image, training)` returns a dictionary of end points.
+
+    Attributes, set by each backbone:
+      facts: constants.
+      scope: first component of its variables' names.
+      last: name of the deepest end point.
+      channels: channels of every end point, by name.
+      low_level: by stride, the end point that a decoder at that stride merges.
+      hypercolumn: by stride code, the end points that PseudoSeg's attention may use (spec 5.3).
+    """
+
+    facts: Facts
+    scope: str
+    last: str
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.channels: dict[str, int] = {}
+        self.low_level: dict[int, str] = {}
+        self.hypercolumn: dict[int, str] = {}
+
+    def normalise(self, image: tf.Tensor) -> tf.Tensor:
+        """Maps RGB 0..255 [N, h, w, 3] to the float32 network input."""
+        offset = tf.constant(self.facts.offset, tf.float32)
+        return (tf.cast(image, tf.float32) - offset) * (1.0 / self.facts.scale)

@@ -1,0 +1,493 @@
+"""Convolution, batch norm and dropout whose variables carry their TF1 checkpoint names.
+
+Every variable is made in its layer's constructor, under its full name
+(`xception_65/entry_flow/conv1_1/weights`), with a value that depends on nothing but the seed, the
+network's name and the variable's name. So a network is complete before it sees an image, two
+networks of different names start differently, and the order of construction does not matter.
+
+Source: PseudoSeg specification 4.2-4.5 for padding, initial values, decay and epsilon.
+"""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfseg.errors import UserError
+
+Initializer = Callable[[np.random.Generator, Sequence[int]], np.ndarray]
+Activation = Callable[[tf.Tensor], tf.Tensor]
+
+
+# Initial values ---------------------------------------------------------------------------------
+
+
+def truncated_normal(stddev: float) -> Initializer:
+    """Normal values of the given deviation; those beyond two deviations are drawn again."""
+
+    def draw(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
+        values = rng.standard_normal(shape, dtype=np.float32)
+        outside = np.abs(values) > 2.0
+        while count := int(outside.sum()):
+            values[outside] = rng.standard_normal(count, dtype=np.float32)
+            outside = np.abs(values) > 2.0
+        return values * np.float32(stddev)
+
+    return draw
+
+
+def he_truncated_normal(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
+    """Variance 2 / fan-in; 1.3 makes up for the truncation, as TF1's initialiser does."""
+    return truncated_normal(math.sqrt(1.3 * 2.0 / math.prod(shape[:-1])))(rng, shape)
+
+
+def xavier_uniform(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
+    """Uniform values of variance 2 / (fan-in + fan-out)."""
+    area = math.prod(shape[:-2])
+    limit = math.sqrt(6.0 / (area * (shape[-2] + shape[-1])))
+    return rng.uniform(-limit, limit, shape).astype(np.float32)
+
+
+def _constant(value: float) -> Initializer:
+    return lambda rng, shape: np.full(shape, value, np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the layers of one network, or one part of it, have in common.
+
+    Attributes:
+      network: name of the network; part of every variable's seed, not of its name.
+      seed: the run's seed.
+      compute_dtype: type of activations; variables and statistics are float32 always.
+      fine_tune_batch_norm: training uses batch statistics and updates the moving ones.
+      sync_batch_norm: those statistics are taken over all replicas.
+      decay: of the moving statistics.
+      epsilon: added to the variance.
+      kernel_init: initial values of convolution kernels.
+      depthwise_init: initial values of depthwise kernels.
+      activation: what "ReLU" means in this network.
+    """
+
+    network: str = "model"
+    seed: int = 0
+    compute_dtype: str = "float32"
+    fine_tune_batch_norm: bool = True
+    sync_batch_norm: bool = False
+    decay: float = 0.9997
+    epsilon: float = 1e-3
+    kernel_init: Initializer = truncated_normal(0.09)
+    depthwise_init: Initializer = truncated_normal(0.09)
+    activation: Activation = tf.nn.relu
+
+    def replace(self, **changes: Any) -> "Settings":
+        """Returns a copy with some attributes changed."""
+        return dataclasses.replace(self, **changes)
+
+    def variable(
+        self, name: str, shape: Sequence[int], init: Initializer, *, trainable: bool = True
+    ) -> tf.Variable:
+        """Makes a float32 variable with a value drawn from (seed, network, name)."""
+        text = f"{self.seed}/{self.network}/{name}".encode()
+        rng = np.random.Generator(np.random.Philox(int.from_bytes(hashlib.sha256(text).digest()[:8], "big")))
+        # Moving statistics differ between replicas until they are read: then they are averaged.
+        placement: dict[str, Any] = (
+            {}
+            if trainable
+            else {
+                "synchronization": tf.VariableSynchronization.ON_READ,
+                "aggregation": tf.VariableAggregation.MEAN,
+            }
+        )
+        return tf.Variable(init(rng, shape), trainable=trainable, name=name, **placement)
+
+
+class Layer(tf.keras.layers.Layer):
+    """Base of the layers: a Keras layer that leaves types to itself."""
+
+    def __init__(self, name: str):
+        super().__init__(name=name, autocast=False)
+
+
+# Convolutions -----------------------------------------------------------------------------------
+
+
+def _padding(kernel_size: int, stride: int, rate: int, fixed: bool) -> str | list[list[int]]:
+    """SAME, or for strides the padding that does not depend on the input's size.
+
+    SAME puts the odd pixel at the end, so that for even inputs a strided convolution would sample
+    other positions than the same network at a finer output stride.
+    """
+    if stride == 1 or not fixed:
+        return "SAME"
+    total = (kernel_size - 1) * rate
+    begin = total // 2
+    return [[0, 0], [begin, total - begin], [begin, total - begin], [0, 0]]
+
+
+class Conv2D(Layer):
+    """Convolution, NHWC.
+
+    Args:
+      settings: types and initial values.
+      name: TF1 scope; the kernel is `<name>/<kernel_name>`, the bias `<name>/<bias_name>`.
+      in_channels: channels of the input.
+      filters: channels of the output.
+      kernel_size: side of the kernel.
+      stride: stride in both directions.
+      rate: atrous rate.
+      use_bias: add a bias, zero at first.
+      fixed_padding: see `_padding`; False is TensorFlow's SAME throughout.
+      init: initial values; None: the settings'.
+      decayed: whether the kernel is part of the weight decay.
+      compute_dtype: type of the output; None: the settings'.
+      kernel_name: leaf name of the kernel.
+      bias_name: leaf name of the bias.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        name: str,
+        in_channels: int,
+        filters: int,
+        kernel_size: int = 1,
+        *,
+        stride: int = 1,
+        rate: int = 1,
+        use_bias: bool = False,
+        fixed_padding: bool = True,
+        init: Initializer | None = None,
+        decayed: bool = True,
+        compute_dtype: str | None = None,
+        kernel_name: str = "weights",
+        bias_name: str = "biases",
+    ):
+        super().__init__(name)
+        self.out_channels, self.decayed = filters, decayed
+        self._kernel_size, self._stride, self._rate = kernel_size, stride, rate
+        self._padding = _padding(kernel_size, stride, rate, fixed_padding)
+        self._type = tf.as_dtype(compute_dtype or settings.compute_dtype)
+        shape = [kernel_size, kernel_size, in_channels, filters]
+        init = init or settings.kernel_init
+        self.kernel = settings.variable(f"{name}/{kernel_name}", shape, init)
+        self.bias = None
+        if use_bias:
+            self.bias = settings.variable(f"{name}/{bias_name}", [filters], _constant(0.0))
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Maps [N, h, w, in_channels] to [N, h', w', filters] in the compute type."""
+        x, kernel = tf.cast(x, self._type), tf.cast(self.kernel, self._type)
+        if self._kernel_size == 1 and self._stride == 1 and self._type == tf.bfloat16:
+            # On CPUs only the matrix product has an accelerated bfloat16 kernel gradient.
+            x = _pointwise_product(x, kernel)
+        else:
+            x = tf.nn.conv2d(x, kernel, self._stride, self._padding, dilations=self._rate)
+        return x if self.bias is None else x + tf.cast(self.bias, self._type)
+
+
+def _pointwise_product(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    in_channels, filters = kernel.shape[2:]
+    flat = tf.matmul(tf.reshape(x, [-1, in_channels]), tf.reshape(kernel, [in_channels, filters]))
+    dynamic = tf.shape(x)
+    sides = [dynamic[i] if side is None else side for i, side in enumerate(x.shape[:3])]
+    return tf.reshape(flat, [*sides, filters])
+
+
+class DepthwiseConv2D(Layer):
+    """Depthwise convolution, NHWC; its kernel is not part of the weight decay.
+
+    Args: as for `Conv2D`; the kernel is `<name>/<kernel_name>`, [k, k, channels, 1].
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        name: str,
+        channels: int,
+        kernel_size: int = 3,
+        *,
+        stride: int = 1,
+        rate: int = 1,
+        fixed_padding: bool = True,
+        kernel_name: str = "depthwise_weights",
+    ):
+        super().__init__(name)
+        if stride > 1 and rate > 1:
+            raise ValueError(f"{name}: stride {stride} and rate {rate} together")
+        self.out_channels = channels
+        self._stride, self._rate = stride, rate
+        self._padding = _padding(kernel_size, stride, rate, fixed_padding)
+        self._type = tf.as_dtype(settings.compute_dtype)
+        shape = [kernel_size, kernel_size, channels, 1]
+        self.kernel = settings.variable(f"{name}/{kernel_name}", shape, settings.depthwise_init)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Maps [N, h, w, channels] to [N, h', w', channels] in the compute type."""
+        x, kernel = tf.cast(x, self._type), tf.cast(self.kernel, self._type)
+        strides = [1, self._stride, self._stride, 1]
+        dilations = [self._rate, self._rate]
+        return tf.nn.depthwise_conv2d(x, kernel, strides, self._padding, dilations=dilations)
+
+
+# Batch norm -------------------------------------------------------------------------------------
+
+
+class BatchNorm(Layer):
+    """Batch norm over N, h, w with float32 parameters and statistics.
+
+    In training the batch is normalised with its biased variance, and the moving variance follows
+    the unbiased one, n / (n - 1), as the fused kernel of TF1 does: m := d m + (1 - d) batch.
+
+    Args:
+      settings: decay, epsilon, whether and over what batch statistics are taken.
+      name: scope of `gamma`, `beta`, `moving_mean`, `moving_variance`.
+      channels: channels of the input.
+      use_gamma: scale after normalising; without it there is no variable.
+      decay: of the moving statistics; None: the settings'.
+      epsilon: added to the variance; None: the settings'.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        name: str,
+        channels: int,
+        *,
+        use_gamma: bool = True,
+        decay: float | None = None,
+        epsilon: float | None = None,
+    ):
+        super().__init__(name)
+        self._decay = settings.decay if decay is None else decay
+        self._epsilon = settings.epsilon if epsilon is None else epsilon
+        self._fine_tune = settings.fine_tune_batch_norm
+        self._sync = settings.sync_batch_norm
+        ones, zeros = _constant(1.0), _constant(0.0)
+        shape = [channels]
+        self._channels = channels
+        self.gamma = settings.variable(f"{name}/gamma", shape, ones) if use_gamma else None
+        self.beta = settings.variable(f"{name}/beta", shape, zeros)
+        moving = {"trainable": False}
+        self.moving_mean = settings.variable(f"{name}/moving_mean", shape, zeros, **moving)
+        self.moving_variance = settings.variable(f"{name}/moving_variance", shape, ones, **moving)
+        # On CPUs the bfloat16 kernel is several times slower than the float32 one.
+        self._widen = settings.compute_dtype == "bfloat16" and not tf.config.list_physical_devices(
+            "GPU"
+        )
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Normalises [N, h, w, channels]; the result has the type of `x`.
+
+        Args:
+          x: float tensor.
+          training: use and record batch statistics (where the settings fine-tune batch norm).
+        """
+        gamma = tf.ones([self._channels]) if self.gamma is None else self.gamma
+        wide = tf.cast(x, tf.float32) if self._widen else x
+        if not (training and self._fine_tune):
+            result = self._fused(wide, gamma, self.moving_mean, self.moving_variance, False)[0]
+        elif self._sync and _replicas() > 1:
+            result = self._synchronised(wide, gamma)
+        else:
+            # The moving statistics that the training kernel takes are not used by it.
+            none = tf.zeros([0])
+            result, mean, variance = self._fused(wide, gamma, none, none, True)
+            self._record(mean, variance)
+        return tf.cast(result, x.dtype)
+
+    def _fused(self, x, gamma, mean, variance, is_training):
+        return tf.raw_ops.FusedBatchNormV3(
+            x=x,
+            scale=gamma,
+            offset=self.beta,
+            mean=mean,
+            variance=variance,
+            epsilon=self._epsilon,
+            is_training=is_training,
+        )[:3]
+
+    def _synchronised(self, x: tf.Tensor, gamma: tf.Tensor) -> tf.Tensor:
+        """The same over all replicas, whose parts of the batch may differ in size."""
+        wide = tf.cast(x, tf.float32)
+        axes = [0, 1, 2]
+        local = tf.cast(tf.reduce_prod(tf.shape(x)[:3]), tf.float32)
+        total = _sum_over_replicas(tf.concat([tf.reduce_sum(wide, axes), [local]], 0))
+        count = tf.stop_gradient(total[-1])
+        mean = total[:-1] / count
+        # A second pass about the mean: E[x^2] - E[x]^2 would cancel where the mean is large.
+        variance = _sum_over_replicas(tf.reduce_sum(tf.square(wide - mean), axes)) / count
+        self._record(mean, variance * (count / tf.maximum(count - 1.0, 1.0)))
+        scale = gamma * tf.math.rsqrt(variance + self._epsilon)
+        return tf.cast((wide - mean) * scale + self.beta, x.dtype)
+
+    def _record(self, mean: tf.Tensor, unbiased_variance: tf.Tensor) -> None:
+        rate = 1.0 - self._decay
+        self.moving_mean.assign_sub((self.moving_mean - tf.stop_gradient(mean)) * rate)
+        difference = self.moving_variance - tf.stop_gradient(unbiased_variance)
+        self.moving_variance.assign_sub(difference * rate)
+
+
+def _replicas() -> int:
+    context = tf.distribute.get_replica_context()
+    return 1 if context is None else context.num_replicas_in_sync
+
+
+def _sum_over_replicas(x: tf.Tensor) -> tf.Tensor:
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, x)
+
+
+# Dropout ----------------------------------------------------------------------------------------
+
+
+class Dropout(Layer):
+    """Dropout that is a function of its seed.
+
+    Args:
+      name: unique in the network; two layers drop different entries for the same seed.
+      rate: share of entries that become 0, in [0, 1).
+    """
+
+    def __init__(self, name: str, rate: float):
+        super().__init__(name)
+        if not 0.0 <= rate < 1.0:
+            raise UserError("A dropout rate is in [0, 1).", where=name, received=rate)
+        self._rate = rate
+        self._key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") >> 1
+
+    def call(
+        self, x: tf.Tensor, training: bool = False, dropout_seed: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Drops entries in training and scales the others by 1 / (1 - rate).
+
+        Args:
+          x: float tensor.
+          training: False, or a rate of 0, returns `x`.
+          dropout_seed: int32 [2]; the same seed drops the same entries, on any device.
+
+        Raises:
+          ValueError: training with a rate above 0 and no seed.
+        """
+        if not training or self._rate == 0.0:
+            return x
+        if dropout_seed is None:
+            raise ValueError(f"{self.name}: dropout in training needs dropout_seed (int32 [2])")
+        seed = tf.random.experimental.stateless_fold_in(dropout_seed, self._key)
+        # Philox by name: the automatic choice differs between devices.
+        draw = tf.random.stateless_uniform(tf.shape(x), seed, alg="philox")
+        scale = tf.cast(1.0 / (1.0 - self._rate), x.dtype)
+        return tf.where(draw >= self._rate, x * scale, tf.zeros_like(x))
+
+
+# Combinations -----------------------------------------------------------------------------------
+
+
+class ConvBatchNorm(Layer):
+    """A convolution (or a depthwise one), batch norm, and an activation where asked.
+
+    Args:
+      convolution: `Conv2D` or `DepthwiseConv2D`, without bias.
+      settings: of the batch norm.
+      activation: applied last; None: nothing.
+      norm_name: scope of the batch norm; None: `<convolution's name>/BatchNorm`.
+    """
+
+    def __init__(
+        self,
+        convolution: Conv2D | DepthwiseConv2D,
+        settings: Settings,
+        *,
+        activation: Activation | None = None,
+        norm_name: str | None = None,
+    ):
+        super().__init__(convolution.name + "_unit")
+        self.out_channels = convolution.out_channels
+        self.convolution = convolution
+        self.norm = BatchNorm(
+            settings, norm_name or f"{convolution.name}/BatchNorm", self.out_channels
+        )
+        self._activation = activation
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Maps [N, h, w, C] to [N, h', w', out_channels]."""
+        x = self.norm(self.convolution(x), training=training)
+        return x if self._activation is None else self._activation(x)
+
+
+class SeparableConv(Layer):
+    """Depthwise convolution and pointwise convolution, each with batch norm.
+
+    Args:
+      settings: of all parts.
+      name: scopes are `<name>_depthwise` and `<name>_pointwise`.
+      in_channels: channels of the input.
+      filters: channels of the output.
+      stride: of the depthwise convolution.
+      rate: of the depthwise convolution.
+      activation: applied after both batch norms; None: after neither.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        name: str,
+        in_channels: int,
+        filters: int,
+        *,
+        stride: int = 1,
+        rate: int = 1,
+        activation: Activation | None = None,
+    ):
+        super().__init__(name)
+        self.out_channels = filters
+        depthwise = DepthwiseConv2D(
+            settings, f"{name}_depthwise", in_channels, stride=stride, rate=rate
+        )
+        pointwise = Conv2D(settings, f"{name}_pointwise", in_channels, filters)
+        self.depthwise = ConvBatchNorm(depthwise, settings, activation=activation)
+        self.pointwise = ConvBatchNorm(pointwise, settings, activation=activation)
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Maps [N, h, w, in_channels] to [N, h', w', filters]."""
+        return self.pointwise(self.depthwise(x, training=training), training=training)
+
+
+class AtrousRate:
+    """Turns strides into atrous rates once the wanted output stride is reached.
+
+    Args:
+      output_stride: no stride goes beyond it.
+      current: stride of what comes before.
+
+    Source: PseudoSeg specification 4.2: a stride that is dropped multiplies the rate of the units
+    that follow, not of the unit that had it.
+    """
+
+    def __init__(self, output_stride: int, current: int = 1):
+        self._output_stride, self.current, self.rate = output_stride, current, 1
+
+    def next(self, stride: int) -> tuple[int, int]:
+        """Returns (stride, rate) for a unit that would have `stride`."""
+        rate = self.rate
+        if stride > 1 and self.current == self._output_stride:
+            self.rate *= stride
+            return 1, rate
+        self.current *= stride
+        return stride, rate
+
+
+def decayed_variables(model: tf.Module) -> list[tf.Variable]:
+    """Returns the kernels of the weight decay: plain and pointwise convolutions' (spec 4.2-4.5).
+
+    Depthwise kernels, batch norm, biases and kernels declared otherwise are not among them.
+    """
+    kernels = {
+        id(layer.kernel)
+        for layer in model.submodules
+        if isinstance(layer, Conv2D) and layer.decayed
+    }
+    return [v for v in model.trainable_variables if id(v) in kernels]

@@ -1,0 +1,169 @@
+"""Resizing, with the two grids of the field.
+
+`tf.image.resize` samples at half-pixel centres; the DeepLab family aligns the corner pixels of
+input and output. Both are linear and separable, so bilinear resizing is two small matrix products
+here: exact, differentiable by two more products, and faster on a CPU than TensorFlow's resize
+kernels, whose gradients are single-threaded.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+Size = Sequence[int] | tf.Tensor
+
+
+def _static_size(size: Size) -> tuple[int | None, int | None]:
+    """Returns (height, width) as far as they are known while a graph is built."""
+    if isinstance(size, tf.Tensor):
+        value = tf.get_static_value(size, partial=True)
+        return (None, None) if value is None else tuple(None if v is None else int(v) for v in value)
+    return tuple(
+        int(value) if (value := tf.get_static_value(side)) is not None else None for side in size
+    )
+
+
+def _sizes(x: tf.Tensor, size: Size) -> list[tuple[int | tf.Tensor, int | tf.Tensor]]:
+    """Returns (input, output) sizes of axes 1 and 2: Python ints where known, else tensors."""
+    dynamic, result = None, []
+    for axis, out in enumerate(_static_size(size)):
+        side = x.shape[axis + 1]
+        if side is None:
+            dynamic = tf.shape(x) if dynamic is None else dynamic
+            side = dynamic[axis + 1]
+        result.append((side, size[axis] if out is None else out))
+    return result
+
+
+def _is_static(*sides: int | tf.Tensor) -> bool:
+    return not any(isinstance(side, tf.Tensor) for side in sides)
+
+
+def interpolation_matrix(
+    in_size: int | tf.Tensor, out_size: int | tf.Tensor, *, align_corners: bool
+) -> np.ndarray | tf.Tensor:
+    """Returns the matrix of 1-D linear interpolation.
+
+    Args:
+      in_size: number of samples, an int or an int32 scalar tensor.
+      out_size: number of interpolated values, likewise.
+      align_corners: source coordinate i (in - 1) / (out - 1); False: half-pixel centres,
+        (i + 0.5) in / out - 0.5, clipped to the samples.
+
+    Returns:
+      float32 [out_size, in_size], rows sum to 1; a NumPy array where both sizes are ints.
+    """
+    if _is_static(in_size, out_size):
+        xp, cast = np, lambda value: np.asarray(value, np.float64)
+    else:
+        xp, cast = tf, lambda value: tf.cast(value, tf.float64)
+    n, m = cast(in_size), cast(out_size)
+    i = cast(np.arange(out_size) if xp is np else tf.range(out_size))
+    if align_corners:
+        coordinate = i * (n - 1) / xp.maximum(m - 1, cast(1))
+    else:
+        coordinate = xp.maximum(xp.minimum((i + 0.5) * n / m - 0.5, n - 1), cast(0))
+    j = cast(np.arange(in_size) if xp is np else tf.range(in_size))
+    # A triangle of half-width 1 around the coordinate.
+    weights = xp.maximum(1.0 - xp.abs(coordinate[:, None] - j[None, :]), cast(0))
+    return weights.astype(np.float32) if xp is np else tf.cast(weights, tf.float32)
+
+
+def separable_linear(
+    x: tf.Tensor, rows: np.ndarray | tf.Tensor, columns: np.ndarray | tf.Tensor
+) -> tf.Tensor:
+    """Applies one matrix along the height and another along the width.
+
+    Args:
+      x: float [N, h, w, C].
+      rows: float [H, h].
+      columns: float [W, w].
+
+    Returns:
+      [N, H, W, C] in the type of `x`.
+    """
+    rows, columns = tf.cast(rows, x.dtype), tf.cast(columns, x.dtype)
+    shape = tf.shape(x)
+    channels = x.shape[3] if x.shape[3] is not None else shape[3]
+    height, width = x.shape[1], x.shape[2]
+    out_height, out_width = rows.shape[0], columns.shape[0]
+    width_now = shape[2] if width is None else width
+    height_now = tf.shape(rows)[0] if out_height is None else out_height
+    # Height: [H, h] x [N, h, w C]; width: [W, w] x [N H, w, C]. Only reshapes, no transposes.
+    x = tf.reshape(x, [shape[0], shape[1] if height is None else height, width_now * channels])
+    x = tf.matmul(rows, x)
+    x = tf.reshape(x, [shape[0] * height_now, width_now, channels])
+    x = tf.matmul(columns, x)
+    width_out = tf.shape(columns)[0] if out_width is None else out_width
+    return tf.reshape(x, [shape[0], height_now, width_out, channels])
+
+
+def resize_bilinear(x: tf.Tensor, size: Size, *, align_corners: bool = True) -> tf.Tensor:
+    """Resizes bilinearly, without antialiasing.
+
+    Args:
+      x: any float type, [N, h, w, C].
+      size: (height, width) of the result: ints, or an int32 tensor.
+      align_corners: align corner pixels as DeepLab does; False: half-pixel centres.
+
+    Returns:
+      [N, height, width, C] in the type of `x`; `x` itself where the size is the same.
+
+    Source: PseudoSeg specification, notation "AC-bilinear".
+    """
+    (in_height, out_height), (in_width, out_width) = _sizes(x, size)
+    batch, _, _, channels = x.shape
+    if _is_static(in_height, out_height, in_width, out_width):
+        if (in_height, in_width) == (out_height, out_width):
+            return x
+        if (in_height, in_width) == (1, 1):
+            shape = [tf.shape(x)[0] if batch is None else batch, out_height, out_width, channels]
+            return tf.broadcast_to(x, shape)
+    rows = interpolation_matrix(in_height, out_height, align_corners=align_corners)
+    columns = interpolation_matrix(in_width, out_width, align_corners=align_corners)
+    result = separable_linear(x, rows, columns)
+    return tf.ensure_shape(result, [batch, *_static_size(size), channels])
+
+
+def _nearest(x: tf.Tensor, size: Size, *, align_corners: bool) -> tf.Tensor:
+    for axis, (in_size, out_size) in enumerate(_sizes(x, size), start=1):
+        i = np.arange(out_size) if _is_static(out_size) else tf.range(out_size)
+        if not align_corners:
+            index = i * in_size // out_size
+        else:
+            # floor(i (in - 1) / (out - 1) + 1/2) in integers, where no rounding can go wrong.
+            last = max(out_size - 1, 1) if _is_static(out_size) else tf.maximum(out_size - 1, 1)
+            index = (2 * i * (in_size - 1) + last) // (2 * last)
+        x = tf.gather(x, tf.cast(index, tf.int32), axis=axis)
+    return x
+
+
+def resize_nearest(x: tf.Tensor, size: Size) -> tf.Tensor:
+    """Resizes by taking the nearest pixel, source index floor(i in / out).
+
+    Args:
+      x: any type, [N, h, w] or [N, h, w, C].
+      size: (height, width) of the result: ints, or an int32 tensor.
+
+    Returns:
+      [N, height, width] or [N, height, width, C] with values of `x` only.
+
+    Source: PseudoSeg specification, notation "NN".
+    """
+    return _nearest(x, size, align_corners=False)
+
+
+def resize_nearest_align_corners(label: tf.Tensor, size: Size) -> tf.Tensor:
+    """Resizes by taking the nearest pixel, source index floor(i (in - 1) / (out - 1) + 1/2).
+
+    Args:
+      label: any type, [N, h, w] or [N, h, w, C].
+      size: (height, width) of the result: ints, or an int32 tensor.
+
+    Returns:
+      [N, height, width] or [N, height, width, C] with values of `label` only.
+
+    Source: PseudoSeg specification, notation "NN-AC".
+    """
+    return _nearest(label, size, align_corners=True)

@@ -1,0 +1,109 @@
+"""config.json: what a run was, so that eval and vis need not be told and a reader can repeat it."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from typing import Any
+
+from tfseg.errors import UserError
+
+NAME = "config.json"
+
+# Model flags that change how a network is run, not what it is: they may differ after training.
+MAY_DIFFER = (
+    "fine_tune_batch_norm",
+    "sync_batch_norm",
+    "aspp_dropout_rate",
+    "classifier_dropout_rate",
+    "mixed_precision",
+    "prediction_with_upsampled_logits",
+    "image_pooling_crop_size",
+    "output_stride",
+    "atrous_rates",
+    "image_pyramid",
+    "merge_method",
+)
+
+_PACKAGES = ("tensorflow", "tf-keras", "tf-models-official", "keras-cv", "numpy", "pillow", "tfseg")
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _git_revision() -> str | None:
+    """Returns the revision of the source tree, marked where it has changes; None outside git."""
+    folder = os.path.dirname(os.path.abspath(__file__))
+    try:
+        revision = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return revision.stdout.strip()
+
+
+def write(folder: str, *, model: Any, data: Any, train: Any, spec: Any, extra: dict) -> None:
+    """Writes `<folder>/config.json` atomically.
+
+    Args:
+      folder: the training directory.
+      model, data, train: the settings objects.
+      spec: the data set's classes (an object with `to_json`).
+      extra: further facts, such as the streams and the number of replicas.
+    """
+    record = {
+        "command": sys.argv,
+        "seed": train.seed,
+        "git_revision": _git_revision(),
+        "versions": _versions(),
+        "model": dataclasses.asdict(model),
+        "data": dataclasses.asdict(data),
+        "train": dataclasses.asdict(train),
+        "dataset": spec.to_json(),
+        **extra,
+    }
+    path = os.path.join(folder, NAME)
+    with open(path + ".new", "w") as file:
+        json.dump(record, file, indent=2)
+        file.write("\n")
+    os.replace(path + ".new", path)
+
+
+def read(path: str) -> dict[str, Any] | None:
+    """Returns the record of the run that made a checkpoint, or None where there is none.
+
+    Args:
+      path: a training directory or a checkpoint prefix inside one.
+
+    Raises:
+      UserError: the file is there and is not JSON.
+    """
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    name = os.path.join(folder, NAME)
+    if not os.path.exists(name):
+        return None
+    try:
+        with open(name) as file:
+            return json.load(file)
+    except ValueError as error:
+        raise UserError(
+            f"config.json cannot be read: {error}",
+            where=name,
+            fix="delete it and give the model flags on the command line",
+        ) from None

@@ -1,0 +1,140 @@
+"""Devices: which `tf.distribute` strategy a run gets, and how its batch is divided."""
+
+import glob
+import os
+import warnings
+
+import tensorflow as tf
+
+from tfseg.config import TrainConfig
+from tfseg.errors import UserError
+
+_INSTALL_CUDA = (
+    "install the CUDA libraries beside TensorFlow (pip install 'tensorflow[and-cuda]') and check "
+    "the driver with nvidia-smi; or run on the CPU: --clone_on_cpu"
+)
+
+
+def _gpus(config: TrainConfig) -> list[str]:
+    if config.clone_on_cpu:
+        return []
+    names = [device.name for device in tf.config.list_logical_devices("GPU")]
+    if not names and glob.glob("/dev/nvidia[0-9]*"):
+        warnings.warn(
+            f"This machine has an NVIDIA GPU that TensorFlow cannot use; running on the CPU. To use "
+            f"it, {_INSTALL_CUDA}.",
+            stacklevel=2,
+        )
+    return names
+
+
+def _virtual_cpus(count: int) -> list[str]:
+    """Splits the CPU into logical devices; they must be made before TensorFlow starts."""
+    physical = tf.config.list_physical_devices("CPU")[0]
+    try:
+        tf.config.set_logical_device_configuration(
+            physical, [tf.config.LogicalDeviceConfiguration()] * count
+        )
+    except RuntimeError:
+        pass  # Already started (in a test session): use the devices that there are.
+    return [device.name for device in tf.config.list_logical_devices("CPU")][:count]
+
+
+def _mirrored(config: TrainConfig, gpus: list[str]) -> tf.distribute.Strategy:
+    devices = gpus
+    if not devices:
+        if not config.clone_on_cpu:
+            raise UserError(
+                "--strategy=mirrored needs GPUs and TensorFlow sees none.",
+                where="--strategy",
+                received="mirrored",
+                accepted="auto, one_device, or mirrored with --clone_on_cpu",
+                fix=_INSTALL_CUDA,
+            )
+        devices = _virtual_cpus(min(config.num_clones, os.cpu_count() or 1))
+    return tf.distribute.MirroredStrategy(devices[: config.num_clones])
+
+
+def _tpu(config: TrainConfig) -> tf.distribute.Strategy:
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=config.tpu)
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, tf.errors.OpError) as error:
+        raise UserError(
+            f"No TPU could be reached: {error}",
+            where="--tpu",
+            received=config.tpu or "(local)",
+            fix="give the TPU's name with --tpu, or choose another --strategy",
+        ) from None
+    return tf.distribute.TPUStrategy(resolver)
+
+
+def make_strategy(config: TrainConfig) -> tf.distribute.Strategy:
+    """Makes the distribution strategy of a run.
+
+    Args:
+      config: `strategy`, `num_clones`, `clone_on_cpu`, `tpu`, `train_batch_size` are used.
+
+    Returns:
+      The strategy; 'auto' takes every GPU up to `num_clones`, else one device.
+
+    Raises:
+      UserError: devices are asked for that are not there, or the batch cannot be divided.
+    """
+    if config.num_clones < 1:
+        raise UserError(
+            "--num_clones must be at least 1.", where="--num_clones", received=config.num_clones
+        )
+    if config.strategy == "multi_worker":
+        if "TF_CONFIG" not in os.environ:
+            raise UserError(
+                "--strategy=multi_worker needs the cluster in the environment variable TF_CONFIG.",
+                where="TF_CONFIG",
+                accepted='{"cluster": {"worker": ["host1:port", "host2:port"]}, '
+                '"task": {"type": "worker", "index": 0}}',
+            )
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    elif config.strategy == "tpu":
+        strategy = _tpu(config)
+    else:
+        gpus = _gpus(config)
+        wanted = min(len(gpus), config.num_clones)
+        if config.strategy == "mirrored" or (config.strategy == "auto" and wanted > 1):
+            strategy = _mirrored(config, gpus)
+        else:
+            strategy = tf.distribute.OneDeviceStrategy(gpus[0] if gpus else "/cpu:0")
+    _check_batch(config, strategy.num_replicas_in_sync)
+    return strategy
+
+
+def _check_batch(config: TrainConfig, replicas: int) -> None:
+    parts = replicas * config.gradient_accumulation_steps
+    if config.train_batch_size < 1 or config.train_batch_size % parts:
+        raise UserError(
+            "The batch cannot be divided among the replicas"
+            + (" and accumulation steps." if config.gradient_accumulation_steps > 1 else "."),
+            where="--train_batch_size",
+            received=f"{config.train_batch_size} for {replicas} replica(s) x "
+            f"{config.gradient_accumulation_steps} accumulation step(s)",
+            accepted=f"a multiple of {parts}, for example "
+            f"{max(1, round(config.train_batch_size / parts)) * parts}",
+        )
+    if replicas != config.num_clones and config.train_batch_size > replicas:
+        print(
+            f"note: {replicas} replica(s) are used, not --num_clones={config.num_clones}; the "
+            f"global batch stays {config.train_batch_size}. Batch-norm statistics are per "
+            f"replica, so each is taken over {config.train_batch_size // replicas} images "
+            f"instead of {max(1, config.train_batch_size // config.num_clones)}.",
+            flush=True,
+        )
+
+
+def describe(strategy: tf.distribute.Strategy) -> str:
+    """Returns one line on the devices in use."""
+    workers = strategy.extended.worker_devices
+    kinds = sorted({device.split(":")[-2].upper() for device in workers})
+    return (
+        f"devices: {strategy.num_replicas_in_sync} replica(s) on {'/'.join(kinds)} "
+        f"({type(strategy).__name__})"
+    )

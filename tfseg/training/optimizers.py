@@ -1,0 +1,230 @@
+"""Optimisers and learning-rate schedules of the published systems, as Keras objects."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tfseg.config import TrainConfig
+from tfseg.errors import UserError
+
+
+class Momentum(tf.keras.optimizers.Optimizer):
+    """Momentum with the learning rate outside the velocity: v := m v + g; w := w - rate v.
+
+    Keras's SGD keeps rate * v in its slot. Under a constant rate the two agree; under a schedule
+    Keras goes on applying the old rate to old gradients.
+
+    Args:
+      learning_rate: float or schedule.
+      momentum: factor on the velocity.
+      nesterov: w := w - rate (g + m v).
+
+    Source: PseudoSeg specification, section 6; TF1's MomentumOptimizer.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any,
+        *,
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        name: str = "Momentum",
+    ):
+        super().__init__(name=name, jit_compile=False)
+        self._learning_rate = self._build_learning_rate(learning_rate)
+        self.momentum = momentum
+        self.nesterov = nesterov
+
+    def build(self, var_list):
+        super().build(var_list)
+        if getattr(self, "_slots", None) is None:
+            self._slots = [
+                self.add_variable_from_reference(model_variable=v, variable_name="Momentum")
+                for v in var_list
+            ]
+        self._built = True
+
+    def update_step(self, gradient, variable):
+        slot = self._slots[self._index_dict[self._var_key(variable)]]
+        rate = tf.cast(self.learning_rate, variable.dtype)
+        if isinstance(gradient, tf.IndexedSlices):
+            gradient = tf.convert_to_tensor(gradient)
+        tf.raw_ops.ResourceApplyMomentum(
+            var=variable.handle,
+            accum=slot.handle,
+            lr=rate,
+            grad=gradient,
+            momentum=tf.cast(self.momentum, variable.dtype),
+            use_nesterov=self.nesterov,
+        )
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            learning_rate=self._serialize_hyperparameter(self._learning_rate),
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+        )
+        return config
+
+
+class SlowStart(tf.keras.optimizers.schedules.LearningRateSchedule):
+    """A constant rate for the first steps, then another schedule.
+
+    Args:
+      schedule: called with the steps since the slow start.
+      steps: length of the slow start.
+      rate: its rate.
+      offset: whether `schedule` counts from the end of the slow start (poly) or from 0 (step).
+
+    Source: PseudoSeg specification, section 6.
+    """
+
+    def __init__(self, schedule: Any, *, steps: int, rate: float, offset: bool = True):
+        self.schedule, self.steps, self.rate, self.offset = schedule, steps, rate, offset
+
+    def __call__(self, step):
+        step = tf.cast(step, tf.float32)
+        after = tf.maximum(step - self.steps, 0.0) if self.offset else step
+        return tf.where(step < self.steps, self.rate, self.schedule(after))
+
+    def get_config(self):
+        return dict(
+            schedule=self.schedule, steps=self.steps, rate=self.rate, offset=self.offset
+        )
+
+
+def learning_rate(config: TrainConfig) -> Any:
+    """Returns the run's schedule: steps done -> float32 rate.
+
+    poly: (base - end) (1 - min(t, D) / D)^power + end with t = steps after the slow start and
+    D = decay_steps, or all steps after the slow start; step: base * factor^floor(t / period).
+
+    Source: PseudoSeg specification, section 6.
+    """
+    schedules = tf.keras.optimizers.schedules
+    if config.learning_policy == "poly":
+        length = config.decay_steps or (config.training_number_of_steps - config.slow_start_step)
+        schedule = schedules.PolynomialDecay(
+            config.base_learning_rate,
+            decay_steps=max(length, 1),
+            end_learning_rate=config.end_learning_rate,
+            power=config.learning_power,
+        )
+    else:
+        schedule = schedules.ExponentialDecay(
+            config.base_learning_rate,
+            decay_steps=config.learning_rate_decay_step,
+            decay_rate=config.learning_rate_decay_factor,
+            staircase=True,
+        )
+    if not config.slow_start_step:
+        return schedule
+    return SlowStart(
+        schedule,
+        steps=config.slow_start_step,
+        rate=config.slow_start_learning_rate,
+        offset=config.learning_policy == "poly",
+    )
+
+
+def _addons() -> Any:
+    """Imports tensorflow-addons, or says how to get it."""
+    try:
+        import tensorflow_addons as tfa
+    except Exception as error:  # It fails with several exception types on TensorFlow >= 2.16.
+        raise UserError(
+            "This optimiser needs tensorflow-addons, which cannot be imported here.",
+            where="--optimizer",
+            received=f"Python {sys.version_info.major}.{sys.version_info.minor}, "
+            f"TensorFlow {tf.__version__}: {type(error).__name__}",
+            accepted="momentum, adam",
+            fix="in a fresh environment with Python <= 3.11: pip install 'tfseg[addons]'",
+        ) from None
+    return tfa
+
+
+def _sgd(rate: Any, config: TrainConfig, momentum: float, nesterov: bool) -> Any:
+    return Momentum(rate, momentum=momentum, nesterov=nesterov)
+
+
+def _adam(rate: Any, config: TrainConfig, momentum: float, nesterov: bool) -> Any:
+    return tf.keras.optimizers.Adam(rate, epsilon=config.adam_epsilon, jit_compile=False)
+
+
+def _from_addons(make: Callable[[Any, Any, float], Any]) -> Callable[..., Any]:
+    return lambda rate, config, momentum, nesterov: make(_addons(), rate, momentum)
+
+
+OPTIMIZERS: dict[str, Callable[..., Any]] = {
+    "momentum": _sgd,
+    "adam": _adam,
+    # Weight decay stays in the gradient for all of them, so the decoupled factors are 0 here.
+    "lamb": _from_addons(lambda tfa, rate, m: tfa.optimizers.LAMB(rate)),
+    "sgdw": _from_addons(lambda tfa, rate, m: tfa.optimizers.SGDW(0.0, rate, momentum=m)),
+    "novograd": _from_addons(lambda tfa, rate, m: tfa.optimizers.NovoGrad(rate)),
+    "rectified_adam": _from_addons(lambda tfa, rate, m: tfa.optimizers.RectifiedAdam(rate)),
+    "lookahead": _from_addons(
+        lambda tfa, rate, m: tfa.optimizers.Lookahead(
+            tf.keras.optimizers.legacy.SGD(rate, momentum=m)
+        )
+    ),
+    "swa": _from_addons(
+        lambda tfa, rate, m: tfa.optimizers.SWA(tf.keras.optimizers.legacy.SGD(rate, momentum=m))
+    ),
+}
+
+
+def make_optimizer(
+    config: TrainConfig,
+    *,
+    name: str | None = None,
+    schedule: Any = None,
+    lr_multiplier: float = 1.0,
+    momentum: float | None = None,
+    nesterov: bool = False,
+) -> Any:
+    """Makes one parameter group's optimiser.
+
+    Args:
+      config: the run's settings; what the other arguments leave out is taken from it.
+      name: a key of `OPTIMIZERS`.
+      schedule: learning rate or schedule.
+      lr_multiplier: factor on the rate.
+      momentum: momentum of the SGD family.
+      nesterov: Nesterov's form.
+
+    Raises:
+      UserError: unknown name, or tensorflow-addons is needed and cannot be imported.
+    """
+    name = name or config.optimizer
+    if name not in OPTIMIZERS:
+        raise UserError(
+            "Unknown optimiser.",
+            where="--optimizer",
+            received=name,
+            accepted=", ".join(OPTIMIZERS),
+        )
+    if schedule is None:
+        # The published programs ignore the schedule under adam.
+        schedule = config.adam_learning_rate if name == "adam" else learning_rate(config)
+    if lr_multiplier != 1.0:
+        schedule = Scaled(schedule, lr_multiplier)
+    rate_momentum = config.momentum if momentum is None else momentum
+    return OPTIMIZERS[name](schedule, config, rate_momentum, nesterov)
+
+
+class Scaled(tf.keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule or constant times a factor."""
+
+    def __init__(self, schedule: Any, factor: float):
+        self.schedule, self.factor = schedule, factor
+
+    def __call__(self, step):
+        rate = self.schedule(step) if callable(self.schedule) else self.schedule
+        return rate * self.factor
+
+    def get_config(self):
+        return dict(schedule=self.schedule, factor=self.factor)

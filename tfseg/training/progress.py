@@ -1,0 +1,89 @@
+"""What a person sees of a training run: a bar on a terminal, plain lines elsewhere, a log file."""
+
+import datetime
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+
+from tqdm import tqdm
+
+
+def _duration(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=int(seconds)))
+
+
+def _forget_after(log_path: str, step: int) -> None:
+    """Drops log entries of steps that a killed run did but could not save."""
+    with open(log_path) as file:
+        kept = [line for line in file if line.endswith("\n") and json.loads(line)["step"] <= step]
+    with open(log_path + ".new", "w") as file:
+        file.writelines(kept)
+    os.replace(log_path + ".new", log_path)
+
+
+class Progress:
+    """Reports steps, losses, rate and time left.
+
+    Args:
+      total_steps: steps of the whole run.
+      start_step: steps that an earlier run has done.
+      images_per_step: images of all streams in one step.
+      log_path: JSON-lines file; one object per report, appended to.
+    """
+
+    def __init__(
+        self, *, total_steps: int, start_step: int, images_per_step: int, log_path: str | None
+    ):
+        self.total_steps = total_steps
+        self.images_per_step = images_per_step
+        self._log_path = log_path
+        if log_path and os.path.exists(log_path):
+            _forget_after(log_path, start_step)
+        self._last = (time.monotonic(), start_step)
+        self._seconds_per_step: float | None = None
+        self._bar = (
+            tqdm(total=total_steps, initial=start_step, unit="step", dynamic_ncols=True)
+            if sys.stderr.isatty()
+            else None
+        )
+
+    def report(self, step: int, losses: Mapping[str, float], rate: float) -> float:
+        """Shows one interval; returns its images per second.
+
+        Args:
+          step: steps done so far.
+          losses: mean of each loss over the interval.
+          rate: current learning rate.
+        """
+        now = time.monotonic()
+        then, step_then = self._last
+        self._last = (now, step)
+        seconds = (now - then) / max(1, step - step_then)
+        # The first interval holds tracing and compilation; later ones are averaged smoothly.
+        previous = self._seconds_per_step
+        self._seconds_per_step = seconds if previous is None else 0.7 * previous + 0.3 * seconds
+        images = self.images_per_step / max(seconds, 1e-9)
+        left = _duration(self._seconds_per_step * (self.total_steps - step))
+        total = sum(losses.values())
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+            self._bar.set_postfix_str(f"loss {total:.4f}, {images:.1f} images/s, left {left}")
+        else:
+            parts = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
+            print(
+                f"step {step}/{self.total_steps}: loss {total:.4f} ({parts}), rate {rate:.3g}, "
+                f"{images:.1f} images/s, {left} left",
+                flush=True,
+            )
+        if self._log_path:
+            entry = {"step": step, "loss": total, **losses, "learning_rate": rate}
+            entry["images_per_second"] = round(images, 3)
+            with open(self._log_path, "a") as file:
+                file.write(json.dumps(entry) + "\n")
+        return images
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,410 @@
+"""The training loop: from a method's losses to updates, summaries and checkpoints.
+
+`Trainer` is one step and its state, `run` the whole: restore, loop, report, save. The outer loop
+is orbit's Controller; between two steps the host looks for signals, so that SIGTERM saves within
+a step.
+
+Source: PseudoSeg specification, section 6; orbit for the shape of the loop.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import orbit
+import tensorflow as tf
+
+from tfseg import checkpoint
+from tfseg.config import TrainConfig
+from tfseg.errors import UserError
+from tfseg.methods.base import Method, ParamGroup
+from tfseg.training import memory
+from tfseg.training.interruption import Interruption, Stopped
+from tfseg.training.optimizers import make_optimizer
+from tfseg.training.progress import Progress
+
+DescribeBatch = Callable[[int], str]
+
+
+class NonFiniteLoss(UserError):
+    """A loss became NaN or infinite; says which, when, and on which images."""
+
+
+def _part(batch: Any, index: tf.Tensor, parts: int) -> Any:
+    """Returns part `index` of `parts` equal parts of every tensor in a nested batch."""
+    return tf.nest.map_structure(
+        lambda x: tf.reshape(x, [parts, x.shape[0] // parts, *x.shape[1:]])[index], batch
+    )
+
+
+class Trainer(orbit.AbstractTrainer):
+    """Applies a method's losses to its variables, step by step.
+
+    Args:
+      method: losses, networks and parameter groups.
+      strategy: where the replicas run.
+      config: the run's settings.
+      iterator: distributed iterator of batches.
+      interruption: looked at after every step.
+      mixed_precision: 'float16' adds dynamic loss scaling.
+    """
+
+    def __init__(
+        self,
+        *,
+        method: Method,
+        strategy: tf.distribute.Strategy,
+        config: TrainConfig,
+        iterator: Any,
+        interruption: Interruption | None = None,
+        mixed_precision: str = "float32",
+        ema: Any = None,
+    ):
+        self.method, self.strategy, self.config = method, strategy, config
+        self.iterator = iterator
+        self.ema = ema
+        self._interruption = interruption
+        self._scaled = mixed_precision == "float16"
+        with strategy.scope():
+            self.global_step = orbit.utils.create_global_step()
+            self.groups = method.param_groups()
+            self.optimizers = [self._make_optimizer(group) for group in self.groups]
+        gradients = self._losses_and_gradients
+        self._forward_backward = (
+            tf.function(gradients, jit_compile=True) if config.jit_compile else gradients
+        )
+        self.step_function = tf.function(self._step)
+        self._pending: list[dict[str, tf.Tensor]] = []
+
+    def _make_optimizer(self, group: ParamGroup) -> Any:
+        optimizer = make_optimizer(
+            self.config,
+            name=group.optimizer,
+            schedule=group.schedule,
+            lr_multiplier=group.lr_multiplier,
+            momentum=group.momentum,
+            nesterov=group.nesterov,
+        )
+        if self._scaled:
+            optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
+        if hasattr(optimizer, "build"):
+            optimizer.build(list(group.variables))
+        else:  # Optimisers of tensorflow-addons have Keras's older interface.
+            optimizer._create_all_weights(list(group.variables))
+        return optimizer
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps done."""
+        return int(self.global_step.numpy())
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """All trained variables, in the order of the groups."""
+        return [v for group in self.groups for v in group.variables]
+
+    def state(self) -> dict[str, tf.Variable]:
+        """Returns what a resume needs besides the networks, by name."""
+        state = {"global_step": self.global_step}
+        for group, optimizer in zip(self.groups, self.optimizers):
+            variables = optimizer.variables
+            variables = variables() if callable(variables) else variables
+            for i, variable in enumerate(variables):
+                state[f"optimizer/{group.name}/{i}/{checkpoint.variable_name(variable)}"] = variable
+        for i, variable in enumerate(self.method.variables):
+            if not any(variable is v for n in self.method.networks().values() for v in n.variables):
+                state[f"method/{i}/{checkpoint.variable_name(variable)}"] = variable
+        return state
+
+    # One step -----------------------------------------------------------------------------------
+
+    def _seed(self, part: tf.Tensor) -> tf.Tensor:
+        """Returns the dropout seed of this step, replica and part."""
+        context = tf.distribute.get_replica_context()
+        fold_in = tf.random.experimental.stateless_fold_in
+        seed = fold_in(tf.constant([self.config.seed, 0], tf.int32), self.global_step)
+        replica = tf.cast(context.replica_id_in_sync_group, tf.int32)
+        return fold_in(seed, replica * self.config.gradient_accumulation_steps + part)
+
+    def _losses_and_gradients(
+        self, batch: Any, step: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
+        """Returns the losses and the gradient of their sum over the number of replicas."""
+        replicas = self.strategy.num_replicas_in_sync
+        with tf.GradientTape() as tape:
+            losses = self.method.losses(batch, step, seed)
+            total = tf.add_n(list(losses.values())) / replicas
+            if self._scaled:
+                total = self.optimizers[0].get_scaled_loss(total)
+        gradients = tape.gradient(
+            total, self.variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        return losses, [tf.convert_to_tensor(g) for g in gradients]
+
+    def _accumulate(self, batch: Any) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
+        """Means of losses and gradients over the parts of the replica's batch."""
+        parts = self.config.gradient_accumulation_steps
+        step = tf.identity(self.global_step)
+        if parts == 1:
+            return self._forward_backward(batch, step, self._seed(tf.constant(0)))
+
+        def one(i, losses, gradients):
+            more = self._forward_backward(_part(batch, i, parts), step, self._seed(i))
+            return i + 1, *tf.nest.map_structure(
+                lambda a, b: a + b / parts, (losses, gradients), more
+            )
+
+        # The first part gives the names of the losses; the others follow in a loop.
+        zero = tf.constant(0)
+        first = self._forward_backward(_part(batch, zero, parts), step, self._seed(zero))
+        start = tf.nest.map_structure(lambda x: x / parts, first)
+        _, losses, gradients = tf.while_loop(
+            lambda i, *_: i < parts, one, (zero + 1, *start), parallel_iterations=1
+        )
+        return losses, gradients
+
+    def _apply(self, gradients: list[tf.Tensor]) -> None:
+        """One optimiser application per group; weight decay is part of the gradient."""
+        replicas = self.strategy.num_replicas_in_sync
+        if self._scaled:
+            gradients = self.optimizers[0].get_unscaled_gradients(gradients)
+            # All groups must agree on skipping the step, so one overflow is everyone's.
+            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
+            gradients = [tf.where(finite, g, np.nan) for g in gradients]
+        remaining = iter(gradients)
+        for group, optimizer in zip(self.groups, self.optimizers):
+            pairs = []
+            for variable in group.variables:
+                gradient = next(remaining)
+                if group.weight_decay:
+                    gradient += (group.weight_decay / replicas) * variable
+                if group.gradient_multiplier != 1.0:
+                    gradient *= group.gradient_multiplier
+                pairs.append((gradient, variable))
+            optimizer.apply_gradients(pairs)
+
+    def _replica_step(self, batch: Any) -> dict[str, tf.Tensor]:
+        losses, gradients = self._accumulate(batch)
+        self._apply(gradients)
+        self.method.after_step(self.global_step)
+        return losses
+
+    def _step(self, iterator: Any) -> dict[str, tf.Tensor]:
+        """One optimiser step on all replicas; returns the mean of each loss over them."""
+        per_replica = self.strategy.run(self._replica_step, args=(next(iterator),))
+        losses = {
+            name: self.strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None)
+            for name, value in per_replica.items()
+        }
+        self._update_ema()
+        self.global_step.assign_add(1)
+        return losses
+
+    def _update_ema(self) -> None:
+        """ema := d ema + (1 - d) w with the usual warm-up d = min(decay, (1 + t) / (10 + t))."""
+        if self.ema is None:
+            return
+        step = tf.cast(self.global_step, tf.float32)
+        decay = tf.minimum(self.config.ema_decay, (1.0 + step) / (10.0 + step))
+        source = checkpoint.by_name(self.method.model.variables)
+        for name, target in checkpoint.by_name(self.ema.variables).items():
+            value = tf.convert_to_tensor(source[name])
+            target.assign(decay * target + (1.0 - decay) * value)
+
+    # The inner loop -----------------------------------------------------------------------------
+
+    def train(self, num_steps: tf.Tensor) -> dict[str, float]:
+        """Runs some steps; returns the mean of each loss over them.
+
+        Raises:
+          Stopped: a signal came; the step in which it came is complete.
+          NonFiniteLoss: see `losses_since_last_look`.
+        """
+        for _ in range(int(num_steps)):
+            self._pending.append(self.step_function(self.iterator))
+            if self._interruption is not None:
+                self._interruption.check()
+        return self.losses_since_last_look()
+
+    def losses_since_last_look(self) -> dict[str, float]:
+        """Fetches the losses of the steps since the last call and returns their means.
+
+        The host does not wait for each step's losses, so that devices never idle; a bad value is
+        noticed here, at the latest before the next report or checkpoint, and traced to its step.
+
+        Raises:
+          NonFiniteLoss: with the step and all losses of that step.
+        """
+        pending, self._pending = self._pending, []
+        fetched = [{name: float(value) for name, value in losses.items()} for losses in pending]
+        first = self.step - len(fetched)
+        for i, losses in enumerate(fetched):
+            if not all(np.isfinite(value) for value in losses.values()):
+                raise NonFiniteLoss(
+                    "A loss is not finite; training stopped and the last checkpoint was kept.",
+                    where=f"step {first + i + 1}",
+                    received=", ".join(f"{name}={value}" for name, value in losses.items()),
+                    fix="lower --base_learning_rate, add --slow_start_step, or look at the images "
+                    "named here",
+                )
+        return {
+            name: float(np.mean([losses[name] for losses in fetched]))
+            for name in (fetched[0] if fetched else ())
+        }
+
+    def current_learning_rate(self) -> float:
+        """Returns the rate of the first group at the coming step."""
+        optimizer = self.optimizers[0]
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        rate = getattr(inner, "_learning_rate", None)
+        if rate is None:
+            rate = inner._get_hyper("learning_rate")
+        return float(rate(tf.cast(self.global_step, tf.float32)) if callable(rate) else rate)
+
+    def regularization_loss(self) -> float:
+        """Returns the sum of weight_decay * 1/2 w^2 over the decayed variables, for the log."""
+        return float(
+            sum(
+                group.weight_decay * tf.nn.l2_loss(tf.convert_to_tensor(v))
+                for group in self.groups
+                if group.weight_decay
+                for v in group.variables
+            )
+        )
+
+
+class _Saver:
+    """Decides when to save: by the clock, by the step, and at the end."""
+
+    def __init__(self, store: checkpoint.Store, config: TrainConfig):
+        self._store, self._config = store, config
+        self._last_time = time.monotonic()
+        self.last_step: int | None = None
+
+    def is_due(self, step: int) -> bool:
+        every = self._config.save_interval_steps
+        by_step = every > 0 and step % every == 0
+        by_clock = time.monotonic() - self._last_time >= self._config.save_interval_secs
+        return by_step or by_clock
+
+    def save(self, step: int) -> None:
+        if step != self.last_step:
+            self._store.save(step)
+            self._last_time, self.last_step = time.monotonic(), step
+
+
+def _steps_to_next_event(config: TrainConfig) -> Callable[[int], int]:
+    """Loop lengths that end at every report and every checkpoint by step."""
+    periods = [max(1, config.log_steps)]
+    if config.save_interval_steps > 0:
+        periods.append(config.save_interval_steps)
+    return lambda step: min(period - int(step) % period for period in periods)
+
+
+def run(
+    *,
+    trainer: Trainer,
+    config: TrainConfig,
+    interruption: Interruption,
+    images_per_step: int,
+    describe_batch: DescribeBatch,
+    write_panels: Callable[[int], None] | None = None,
+    start_at: Callable[[int], None],
+    is_chief: bool = True,
+) -> int:
+    """Trains to `training_number_of_steps`, resuming where an earlier run stopped.
+
+    Args:
+      trainer: one step and its state.
+      config: the run's settings.
+      interruption: entered by the caller around everything.
+      images_per_step: images of all streams in one step, for the rate.
+      describe_batch: names the images of a step's global batch, for error messages.
+      write_panels: writes image summaries at a step.
+      start_at: called with the first step before any batch is read; positions the data there.
+      is_chief: whether this worker keeps checkpoints and logs.
+
+    Returns:
+      Exit code: 0, or 128 + signal when a signal stopped the run after saving.
+    """
+    networks = dict(trainer.method.networks())
+    if trainer.ema is not None:
+        networks["ema"] = trainer.ema
+    store = checkpoint.Store(
+        config.train_logdir, networks, trainer.state(), config.max_to_keep, is_chief
+    )
+    os.makedirs(config.train_logdir, exist_ok=True)
+    restored = store.restore()
+    first_step = trainer.step
+    if restored:
+        print(f"resuming from {restored} (step {first_step})", flush=True)
+    start_at(first_step)
+    saver = _Saver(store, config)
+    saver.last_step = first_step if restored else None
+    progress = Progress(
+        total_steps=config.training_number_of_steps,
+        start_step=first_step,
+        images_per_step=images_per_step,
+        log_path=os.path.join(config.train_logdir, "train_log.jsonl") if is_chief else None,
+    )
+    last_panels = [0.0]
+
+    def after_loop(losses: Mapping[str, float]) -> None:
+        step = trainer.step
+        rate = trainer.current_learning_rate()
+        shown = {**losses, "l2": trainer.regularization_loss()}
+        progress.report(step, shown, rate)
+        if write_panels and time.monotonic() - last_panels[0] > config.save_summaries_secs:
+            write_panels(step)
+            last_panels[0] = time.monotonic()
+        if saver.is_due(step):
+            saver.save(step)
+
+    if first_step < config.training_number_of_steps:
+        print(memory.describe(trainer.step_function, trainer.iterator, trainer.variables), flush=True)
+    controller = orbit.Controller(
+        global_step=trainer.global_step,
+        trainer=trainer,
+        strategy=trainer.strategy,
+        steps_per_loop=_steps_to_next_event(config),
+        train_actions=[after_loop],
+        summary_dir=config.train_logdir if is_chief else None,
+    )
+    with Profile(config.profile_logdir):
+        try:
+            controller.train(config.training_number_of_steps, checkpoint_at_completion=False)
+        except Stopped as stopped:
+            trainer.losses_since_last_look()
+            step = trainer.step
+            saver.save(step)
+            print(f"saved at step {step}; run the same command again to go on", flush=True)
+            return stopped.exit_code
+        except NonFiniteLoss as error:
+            step = int(str(error.where).split()[-1])
+            raise NonFiniteLoss(
+                error.what,
+                where=f"{error.where}, images {describe_batch(step - 1)}",
+                received=error.received,
+                fix=error.fix,
+            ) from None
+        finally:
+            progress.close()
+    saver.save(trainer.step)
+    return 0
+
+
+class Profile:
+    """Writes a TensorFlow profile of the run where asked to."""
+
+    def __init__(self, logdir: str | None):
+        self._logdir = logdir
+
+    def __enter__(self):
+        if self._logdir:
+            tf.profiler.experimental.start(self._logdir)
+
+    def __exit__(self, *exception):
+        if self._logdir:
+            tf.profiler.experimental.stop()
