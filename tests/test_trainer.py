@@ -88,7 +88,7 @@ def test_one_step_is_the_published_update(tmp_path):
         losses = trainer.method.losses(batch, tf.constant(0, tf.int64), seed)
     model = trainer.method.model
     to_kernel, to_bias = tape.gradient(losses["segmentation"], [model.kernel, model.bias])
-    trainer.train(tf.constant(1))
+    trainer.train(1)
     expected_kernel = kernel - 0.1 * (to_kernel.numpy() + 0.1 * kernel)
     np.testing.assert_allclose(model.kernel.numpy(), expected_kernel, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(model.bias.numpy(), bias - 0.1 * 2 * to_bias.numpy(), rtol=1e-5)
@@ -102,7 +102,7 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path):
     store = checkpoint.Store(
         str(tmp_path / "parts"), first[0].method.networks(), first[0].state()
     )
-    first[0].train(tf.constant(5))
+    first[0].train(5)
     store.save(5)
     second = make_trainer(tmp_path / "parts", training_number_of_steps=9)
     assert train(*second) == 0
@@ -168,7 +168,7 @@ def test_ema_follows_the_weights(tmp_path):
     trainer, config, start_at = make_trainer(tmp_path, ema=True, ema_decay=0.9)
     start_at(0)
     before = trainer.ema.kernel.numpy()
-    trainer.train(tf.constant(1))
+    trainer.train(1)
     decay = min(0.9, 1 / 10)
     expected = decay * before + (1 - decay) * trainer.method.model.kernel.numpy()
     np.testing.assert_allclose(trainer.ema.kernel.numpy(), expected, rtol=1e-5, atol=1e-7)

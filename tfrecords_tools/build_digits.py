@@ -8,7 +8,7 @@ background and the digits 0 to 9. Every record has a mask and image-level labels
 * `train`: few scenes, the labelled ones;
 * `train_aug`: many, those of `train` first; to methods that learn without masks the rest is
   unlabelled;
-* `val`: scenes whose digits were written by other hands: no sample is used on both sides.
+* `val`: scenes of other digits: no sample is used on both sides.
 
 The digits are the 1,797 samples of 8x8 pixels that scikit-learn carries (UCI, Optical Recognition
 of Handwritten Digits). The same --seed gives the same bytes.
@@ -45,7 +45,9 @@ def define_flags() -> None:
     """Defines the program's flags."""
     flags.DEFINE_integer("image_size", 97, "Side of the square scenes, pixels.")
     flags.DEFINE_integer("num_train", 32, "Scenes of split train.")
-    flags.DEFINE_integer("num_train_aug", 512, "Scenes of split train_aug, those of train included.")
+    flags.DEFINE_integer(
+        "num_train_aug", 512, "Scenes of split train_aug, those of train included."
+    )
     flags.DEFINE_integer("num_val", 128, "Scenes of split val.")
     flags.DEFINE_integer("seed", 0, "Seed of the scenes.")
     common.define_output_flags(num_shards=2)
@@ -176,7 +178,7 @@ class Composer:
     def _free_place(
         self, rng: np.random.Generator, shape: tuple[int, int], taken: np.ndarray
     ) -> tuple[int, int] | None:
-        """Returns a corner at which a digit hides little of earlier ones; None if none was found."""
+        """Returns a corner where a digit hides little of earlier ones; None if none was found."""
         for _ in range(20):
             top = int(rng.integers(0, max(1, self.image_size - shape[0] + 1)))
             left = int(rng.integers(0, max(1, self.image_size - shape[1] + 1)))

@@ -137,6 +137,14 @@ def _pick_columns(rows: list[list[str]], column: str | None, path: str) -> tuple
     return 0, 1, header[0].lower() in _ID_HEADERS
 
 
+def _split_names(cell: str, class_id: Mapping[str, int]) -> list[str]:
+    """Splits "cat dog", "cat;traffic light" and "traffic light" where that is one class."""
+    if cell.strip() in class_id:
+        return [cell.strip()]
+    names = cell.split(";") if ";" in cell else cell.split()
+    return [name.strip() for name in names if name.strip()]
+
+
 def read_image_labels(
     path: str, spec: DatasetSpec, *, column: str | None = None, ignore_unknown: bool = False
 ) -> ImageLabels:
@@ -167,8 +175,7 @@ def read_image_labels(
                 accepted=len(rows[0]),
             )
         cell = row[name_column]
-        names = [n.strip() for n in cell.split(";")] if ";" in cell else cell.split()
-        names = [n for n in names if n]
+        names = _split_names(cell, class_id)
         image_id = row[id_column].strip()
         if image_id in labels:
             raise UserError(
@@ -245,9 +252,7 @@ def main(argv: list[str]) -> None:
     if FLAGS.masks_dir:
         common.check_folder(FLAGS.masks_dir, "masks_dir")
     if not 0 <= FLAGS.ignore_label <= 255:
-        raise UserError(
-            "--ignore_label must lie within 0 and 255.", received=FLAGS.ignore_label
-        )
+        raise UserError("--ignore_label must lie within 0 and 255.", received=FLAGS.ignore_label)
     if FLAGS.image_labels_column and not FLAGS.image_labels:
         raise UserError("--image_labels_column needs --image_labels.")
     names = read_class_names(FLAGS.class_names)

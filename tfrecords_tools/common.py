@@ -59,14 +59,16 @@ def define_image_flags() -> None:
         ("auto", "apply", "ignore"),
         "What an EXIF orientation tag does. Records carry no such tag, so the pixels must lie as "
         "the mask's do. auto: turn the image where only the turned image has the mask's size, "
-        "else keep it as it is stored; apply: always turn; ignore: never. Tagged images are counted.",
+        "else keep it as it is stored; apply: always turn; ignore: never. Tagged images count.",
     )
     flags.DEFINE_list("splits", None, "Convert these lists only; by default all of --splits_dir.")
     flags.DEFINE_list(
         "unlabelled_splits", [], "Splits written without masks, whether or not there are any."
     )
     flags.DEFINE_bool(
-        "allow_missing_masks", False, "Write images without a mask file without one, and count them."
+        "allow_missing_masks",
+        False,
+        "Write images without a mask file without one, and count them.",
     )
 
 
@@ -78,9 +80,7 @@ def require(*names: str) -> None:
     """
     for name in names:
         if not FLAGS[name].value:
-            raise UserError(
-                f"--{name} is required.", where=f"--{name}", accepted=FLAGS[name].help
-            )
+            raise UserError(f"--{name} is required.", where=f"--{name}", accepted=FLAGS[name].help)
 
 
 def run(main: Callable[[list[str]], Any]) -> None:
@@ -116,9 +116,7 @@ def check_folder(path: str, flag: str) -> None:
       UserError: it does not.
     """
     if not os.path.isdir(path):
-        raise UserError(
-            f"--{flag} must be a folder that exists.", where=f"--{flag}", received=path
-        )
+        raise UserError(f"--{flag} must be a folder that exists.", where=f"--{flag}", received=path)
 
 
 def read_ids(path: str) -> list[str]:
@@ -139,9 +137,7 @@ def read_ids(path: str) -> list[str]:
         )
     for i in ids:
         if os.path.isabs(i) or ".." in i.replace("\\", "/").split("/"):
-            raise UserError(
-                "An id must be a name below the image folder.", where=path, received=i
-            )
+            raise UserError("An id must be a name below the image folder.", where=path, received=i)
     return ids
 
 
@@ -330,7 +326,11 @@ def _orient(
     if apply:
         upright = ImageOps.exif_transpose(image)
         return encode_png(upright), upright, ["image turned by its EXIF orientation tag"]
-    return data, image, ["EXIF orientation tag ignored: pixels kept as they are stored (check them)"]
+    return (
+        data,
+        image,
+        ["EXIF orientation tag ignored: pixels kept as they are stored (check them)"],
+    )
 
 
 # Masks ------------------------------------------------------------------------------------------

@@ -310,10 +310,17 @@ class Store:
             os.remove(old + _MANIFEST)
             for path in _files(old):
                 os.remove(path)
-        # TensorFlow's own state file, for tools that look for it.
-        tf.compat.v1.train.update_checkpoint_state(
-            self.folder, name, [os.path.basename(p) for p in written(self.folder)]
-        )
+        self._write_state_file(name)
+
+    def _write_state_file(self, name: str) -> None:
+        """Writes TensorFlow's own `checkpoint` file, for tools that look for it."""
+        names = [os.path.basename(p) for p in written(self.folder)]
+        lines = [f'model_checkpoint_path: "{name}"']
+        lines += [f'all_model_checkpoint_paths: "{n}"' for n in names]
+        path = os.path.join(self.folder, "checkpoint")
+        with open(path + ".new", "w") as file:
+            file.write("\n".join(lines) + "\n")
+        os.replace(path + ".new", path)
 
     def restore(self) -> str | None:
         """Restores the newest whole checkpoint; returns its prefix, or None where there is none.

@@ -3,9 +3,7 @@
 Everything heavy is imported inside the functions, so that `--help` answers at once.
 """
 
-import dataclasses
 import os
-import sys
 from typing import Any
 
 from tfseg import command_line, flags, run_record
@@ -227,12 +225,14 @@ def _train(argv: list[str]) -> int:
                 interruption=interruption,
                 images_per_step=config.train_batch_size * len(streams),
                 describe_batch=data.describe_batch,
-                write_panels=data.panel_writer(method) if config.save_summaries_images else None,
+                write_panels=(
+                    data.panel_writer(method, spec) if config.save_summaries_images else None
+                ),
                 start_at=start_at,
                 is_chief=is_chief,
             )
         except tf.errors.OpError as error:
-            data.explain(error)
+            data.explain()
             raise
         finally:
             data.write_bad_records()
@@ -267,27 +267,203 @@ class TrainingData:
     """A run's streams: positioned, described, and able to say what went wrong in them."""
 
     def __init__(self, streams, spec, data_config, config, strategy, mean_pixel):
-        from tfseg.data import records
+        from tfseg.data import pipeline
 
-        self._streams, self._spec, self._data = streams, spec, data_config
-        self._config, self._strategy, self._mean_pixel = config, strategy, mean_pixel
-        self._indices = {
-            name: records.load_index(data_config.dataset_dir, stream.split, spec)
-            for name, stream in streams.items()
-        }
+        self._streams, self._data, self._config = streams, data_config, config
+        self._strategy, self._mean_pixel = strategy, mean_pixel
+        self._sources = pipeline.make_sources(streams, spec, data_config)
+
+    def describe(self) -> str:
+        """Returns one line on the data that was found."""
+        parts = [
+            f"{name}: split {source.split}, {source.index.size} images, "
+            f"{int(source.index.has_mask.sum())} with masks"
+            for name, source in self._sources.items()
+        ]
+        return "data: " + "; ".join(parts)
+
+    def _dataset(self, start_step: int, part: Any) -> Any:
+        from tfseg.data import pipeline
+
+        return pipeline.make_train_dataset(
+            self._streams,
+            self._sources,
+            self._data,
+            mean_pixel=self._mean_pixel,
+            seed=self._config.seed,
+            start_step=start_step,
+            part=part,
+        )
+
+    def iterator(self, start_step: int) -> Any:
+        """Returns the distributed iterator of batches from a step on."""
+        from tfseg.data import pipeline
+
+        def of_worker(context):
+            part = pipeline.Slice(
+                pipeline=context.input_pipeline_id,
+                num_pipelines=context.num_input_pipelines,
+                replicas=context.num_replicas_in_sync // context.num_input_pipelines,
+            )
+            return self._dataset(start_step, part)
+
+        return iter(self._strategy.distribute_datasets_from_function(of_worker))
+
+    def describe_batch(self, step: int) -> str:
+        """Names the images of a step's global batch, by stream."""
+        from tfseg.data import pipeline
+
+        parts = []
+        for name, source in self._sources.items():
+            numbers = pipeline.step_records(
+                self._streams[name], source.index.size, seed=self._config.seed, step=step
+            )
+            parts.append(f"{name}: {', '.join(source.index.ids[numbers])}")
+        return "; ".join(parts)
+
+    def panel_writer(self, method: Any, spec: Any, max_images: int = 4) -> Any:
+        """Returns a function that writes image panels of always the same batch at a step."""
+        import tensorflow as tf
+
+        from tfseg import visualization
+        from tfseg.data import pipeline
+
+        batch = next(iter(self._dataset(0, pipeline.Slice())))
+        batch = tf.nest.map_structure(lambda x: x[:max_images], batch)
+        predict = tf.function(method.panels)
+        writer = tf.summary.create_file_writer(self._config.train_logdir)
+
+        def write(step: int) -> None:
+            panels = {name: value.numpy() for name, value in predict(batch).items()}
+            if not panels:
+                return
+            rows = [
+                visualization.panel(image, label, prediction, spec)
+                for image, label, prediction in zip(
+                    panels["image"], panels["label"], panels["prediction"]
+                )
+            ]
+            with writer.as_default(step=step):
+                tf.summary.image("image, label, prediction", rows, max_outputs=max_images)
+            writer.flush()
+
+        return write
+
+    def explain(self) -> None:
+        """Raises the user's error behind a failed pipeline, if there is one."""
+        for source in self._sources.values():
+            source.explain()
+
+    def write_bad_records(self) -> None:
+        """Lists the records that --skip_bad_records replaced."""
+        lines = [line for source in self._sources.values() for line in source.bad_records()]
+        if lines:
+            path = os.path.join(self._config.train_logdir, "bad_records.txt")
+            with open(path, "w") as file:
+                file.write("\n".join(lines) + "\n")
+            print(f"{len(lines)} damaged records were replaced by others: {path}", flush=True)
 
 
 # Evaluation and pictures ------------------------------------------------------------------------
 
 
-def _saved_model_flags(path: str) -> dict | None:
-    record = run_record.read(path)
-    return None if record is None else record["model"]
+def _wait_for_first_checkpoint(config: EvalConfig) -> None:
+    """Returns once there is a checkpoint, so that its run's config.json can be read."""
+    from tfseg import evaluation
+
+    watch = evaluation.watch_checkpoints(config.checkpoint_dir, config.eval_interval_secs, 1)
+    with evaluation.exiting_on_sigterm():
+        next(watch)
+
+
+def _network_and_spec(data_config, checkpoint_dir, crop_flag, crop_size, *, with_classifier=False):
+    """Builds the network that a checkpoint needs.
+
+    Returns:
+      (network, spec of the data, model settings).
+
+    Raises:
+      UserError: a flag contradicts the training run, or it had other classes than the data.
+    """
+    from tfseg.data.specs import load_spec
+
+    record = run_record.read(checkpoint_dir)
+    model_config = flags.read(
+        ModelConfig,
+        saved=None if record is None else record["model"],
+        may_differ=run_record.MAY_DIFFER,
+    )
+    _check_output_stride(model_config)
+    check_crop_size(crop_flag, crop_size, model_config.output_stride)
+    spec = load_spec(data_config.dataset_dir, data_config.dataset)
+    if record is not None and list(record["dataset"]["class_names"]) != list(spec.class_names):
+        raise UserError(
+            "The checkpoint was trained on other classes than this data set has.",
+            where=f"--checkpoint_dir={checkpoint_dir}, --dataset_dir={data_config.dataset_dir}",
+            received=f"{len(spec.class_names)} classes: {', '.join(spec.class_names[:8])} ...",
+            accepted=f"{len(record['dataset']['class_names'])} classes: "
+            f"{', '.join(record['dataset']['class_names'][:8])} ...",
+            fix="evaluate on records made with the class names of the training records",
+        )
+    build = _model_builder(model_config, spec, tuple(crop_size), seed=0)
+    return build(with_classifier=with_classifier), spec, model_config
 
 
 def _evaluate(argv: list[str]) -> int:
-    raise NotImplementedError
+    config = flags.read(EvalConfig)
+    data_config = flags.read(DataConfig)
+
+    from tfseg import evaluation
+    from tfseg.training import devices
+
+    strategy = devices.make_evaluation_strategy(config.num_clones)
+    _wait_for_first_checkpoint(config)
+    with strategy.scope():
+        model, spec, model_config = _network_and_spec(
+            data_config,
+            config.checkpoint_dir,
+            "eval_crop_size",
+            config.eval_crop_size,
+            with_classifier=config.weakly,
+        )
+    print(devices.describe(strategy), flush=True)
+    evaluation.evaluate_repeatedly(
+        model,
+        strategy,
+        spec,
+        data_config,
+        config,
+        prediction_with_upsampled_logits=model_config.prediction_with_upsampled_logits,
+    )
+    return 0
 
 
 def _visualize(argv: list[str]) -> int:
-    raise NotImplementedError
+    config = flags.read(VisConfig)
+    data_config = flags.read(DataConfig)
+
+    from tfseg import checkpoint, visualization
+
+    prefix = checkpoint.newest(config.checkpoint_dir)
+    if prefix is None:
+        raise UserError(
+            "The directory holds no checkpoint.",
+            where="--checkpoint_dir",
+            received=config.checkpoint_dir,
+            fix="train first, or give the directory of a training run",
+        )
+    model, spec, model_config = _network_and_spec(
+        data_config, prefix, "vis_crop_size", config.vis_crop_size
+    )
+    step = checkpoint.load_network(model, prefix, config.network)
+    print(f"checkpoint: {prefix}", flush=True)
+    visualization.draw(
+        model,
+        spec,
+        data_config,
+        config,
+        prefix=prefix,
+        step=step,
+        prediction_with_upsampled_logits=model_config.prediction_with_upsampled_logits,
+    )
+    return 0

@@ -24,6 +24,7 @@ def predict(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     prediction_with_upsampled_logits: bool = True,
+    weight: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Returns the class of every pixel.
 
@@ -34,6 +35,8 @@ def predict(
       flip: each is also seen mirrored.
       prediction_with_upsampled_logits: upsample the logits and take the arg max; False: the
         reverse. With several scales or `flip` it is always the former.
+      weight: [N]; rows of weight 0 at the end only fill the batch up, and their result is
+        undefined: no work need be done for them.
 
     Returns:
       int32 [N, H, W].
@@ -43,7 +46,7 @@ def predict(
         "flip": flip,
         "prediction_with_upsampled_logits": prediction_with_upsampled_logits,
     }
-    return _one_by_one(lambda one: _labels(model, one, **options)[0], image, tf.int32)
+    return _one_by_one(lambda one: _labels(model, one, **options)[0], image, tf.int32, weight)
 
 
 def predict_with_image_logits(
@@ -53,12 +56,13 @@ def predict_with_image_logits(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     prediction_with_upsampled_logits: bool = True,
+    weight: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the class of every pixel and the image-level logits of the unscaled image.
 
     Args:
       model: network with a classifier.
-      image, scales, flip, prediction_with_upsampled_logits: see `predict`.
+      image, scales, flip, prediction_with_upsampled_logits, weight: see `predict`.
 
     Returns:
       int32 [N, H, W] and float32 [N, K].
@@ -76,7 +80,7 @@ def predict_with_image_logits(
             image_logits = model(one, training=False)["image_logits"]
         return labels, image_logits
 
-    return _one_by_one(function, image, (tf.int32, tf.float32))
+    return _one_by_one(function, image, (tf.int32, tf.float32), weight)
 
 
 def predict_probabilities(
@@ -92,12 +96,12 @@ def predict_probabilities(
       a probability; its arg max is the same.)
     """
     return _one_by_one(
-        lambda one: _mean_probability(model, one, scales, flip)[0], image, tf.float32
+        lambda one: _mean_probability(model, one, scales, flip)[0], image, tf.float32, None
     )
 
 
 def _one_by_one(
-    function: Callable[[tf.Tensor], Any], image: tf.Tensor, dtypes: Any
+    function: Callable[[tf.Tensor], Any], image: tf.Tensor, dtypes: Any, weight: tf.Tensor | None
 ) -> Any:
     """Applies a function of batches to each image alone where there are only CPUs.
 
@@ -112,7 +116,17 @@ def _one_by_one(
     def of_one(one: tf.Tensor) -> Any:
         return tf.nest.map_structure(lambda x: tf.squeeze(x, 0), function(one[tf.newaxis]))
 
-    return tf.map_fn(of_one, image, parallel_iterations=1, fn_output_signature=dtypes)
+    size = tf.shape(image)[0]
+    count = size
+    if weight is not None:
+        # At least one, because the shape of no results is not known.
+        count = tf.reduce_max(tf.where(tf.not_equal(weight, 0), tf.range(1, size + 1), 1))
+    results = tf.map_fn(of_one, image[:count], parallel_iterations=1, fn_output_signature=dtypes)
+
+    def filled_up(x: tf.Tensor) -> tf.Tensor:
+        return tf.pad(x, [[0, size - count], *[[0, 0]] * (x.shape.rank - 1)])
+
+    return tf.nest.map_structure(filled_up, results)
 
 
 def _labels(

@@ -49,7 +49,8 @@ def _schedule(name: str) -> TrainConfig:
 def _check_schedule(arrays, name):
     schedule = learning_rate(_schedule(name))
     actual = [float(schedule(tf.constant(step))) for step in arrays["lr_steps"]]
-    np.testing.assert_allclose(actual, arrays[name], rtol=1e-6, atol=1e-9)
+    # Ten times the difference observed: near the end of a decay 1 - t / D has few digits left.
+    np.testing.assert_allclose(actual, arrays[name], rtol=1e-6, atol=1e-8)
 
 
 def _cross_entropy(arrays, name):

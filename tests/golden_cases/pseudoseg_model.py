@@ -117,16 +117,13 @@ def _inference(path) -> dict[str, np.ndarray]:
         with_classifier=with_classifier,
     )
 
-    @tf.function
-    def run(image):
-        ends = model.encode(image)
-        outputs = {**ends, **model.decode(ends)}
-        outputs["logits_full"] = resize_bilinear(outputs["logits"], image.shape[1:3])
-        if with_classifier:
-            outputs["logits_cls"] = model.classify(ends)
-        return outputs
-
-    return {name: value.numpy() for name, value in run(tf.constant(arrays["image"])).items()}
+    image = tf.constant(arrays["image"])
+    ends = model.encode(image)
+    outputs = {**ends, **model.decode(ends)}
+    outputs["logits_full"] = resize_bilinear(outputs["logits"], image.shape[1:3])
+    if with_classifier:
+        outputs["logits_cls"] = model.classify(ends)
+    return {name: value.numpy() for name, value in outputs.items()}
 
 
 def _check_logits(path, name):
@@ -149,9 +146,7 @@ def _check_logits(path, name):
 def _training(path) -> dict[str, np.ndarray]:
     """Runs the backbone once in training mode; returns end points and the updated variables."""
     model = filled_model("xception_65")
-    ends = tf.function(lambda image: model.encode(image, training=True))(
-        tf.constant(_load(path)["in_image"])
-    )
+    ends = model.encode(tf.constant(_load(path)["in_image"]), training=True)
     result = {f"out_{name}": ends[end].numpy() for name, end in _XCEPTION_ENDS.items()}
     for variable in model.variables:
         key = _UPDATED + variable_name(variable).replace("/", "|")

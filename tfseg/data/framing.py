@@ -273,9 +273,7 @@ def scan(path: str, *, with_data: bool = False) -> Iterator[Any]:
         offset = 0
         while offset < file_bytes:
             try:
-                data = read_at(
-                    descriptor, Location(str(path), None, offset), file_bytes=file_bytes
-                )
+                data = read_at(descriptor, Location(str(path), None, offset), file_bytes=file_bytes)
             except RecordError as error:
                 following = _after_damage(descriptor, offset, file_bytes)
                 yield Damage(offset, error.what, following - offset)

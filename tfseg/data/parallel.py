@@ -3,7 +3,10 @@
 import collections
 import itertools
 import multiprocessing
+import multiprocessing.connection
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -17,9 +20,16 @@ _function: Callable[[Any], Any] | None = None
 
 def _start_worker(function: Callable[[Any], Any]) -> None:
     global _function
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     # Ctrl-C reaches the whole process group; the parent alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _function = function
+
+
+def _leave_with_parent() -> None:
+    """Ends this worker when the parent is gone; a killed parent tells nobody."""
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
 
 
 def _run_chunk(tasks: list[Any]) -> list[Any]:

@@ -36,6 +36,7 @@ __all__ = [
     "files_of",
     "index_path",
     "load_index",
+    "read_index",
     "read_record",
     "save_index",
     "scan",
@@ -270,7 +271,12 @@ def save_index(path: str, index: Index) -> None:
     framing.write_atomically(path, buffer.getvalue())
 
 
-def _read_index(path: str, spec: DatasetSpec) -> Index:
+def read_index(path: str, spec: DatasetSpec) -> Index:
+    """Reads an index file.
+
+    Raises:
+      UserError: unreadable, contradictory, or for another number of classes.
+    """
     fix = "delete it: it is made again from the shards"
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -286,7 +292,9 @@ def _read_index(path: str, spec: DatasetSpec) -> Index:
         raise UserError("An index has another version.", where=path, received=version, fix=fix)
     n = len(arrays["shard"])
     per_record = [a for k, a in arrays.items() if k not in ("shards", "shard_bytes")]
-    if any(len(a) != n for a in per_record) or (n and arrays["shard"].max() >= len(arrays["shards"])):
+    if any(len(a) != n for a in per_record) or (
+        n and arrays["shard"].max() >= len(arrays["shards"])
+    ):
         raise UserError("An index contradicts itself.", where=path, fix=fix)
     if arrays["image_labels"].shape != (n, spec.num_image_classes):
         raise UserError(
@@ -328,11 +336,12 @@ def load_index(
       RecordError: a damaged record, without `on_damage`.
     """
     on_damage = on_damage or _raise
+    # First, because "the conversion did not finish" says more than "a shard is missing".
+    promised = _promised_shards(dataset_dir, split) if files_of(dataset_dir, split) else None
     shards = shards_of(dataset_dir, split)
     sizes = [os.path.getsize(os.path.join(dataset_dir, name)) for name in shards]
-    promised = _promised_shards(dataset_dir, split)
     path = index_path(dataset_dir, split)
-    index = _read_index(path, spec) if os.path.exists(path) else None
+    index = read_index(path, spec) if os.path.exists(path) else None
     truncated: set[str] = set()
     for source, expected in (
         (os.path.join(dataset_dir, DATASET_FILE), promised),
@@ -396,7 +405,8 @@ def _compare_sizes(
         raise UserError(
             "The shards are not those that were written.",
             where=dataset_dir,
-            received=f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(extra) or 'none'}",
+            received=f"missing: {', '.join(missing) or 'none'}; "
+            f"unknown: {', '.join(extra) or 'none'}",
             accepted=f"those listed in {source}",
             fix="make the split again",
         )

@@ -106,9 +106,7 @@ def write_splits(
 def _check_request(splits: Mapping[str, Sequence[Any]], num_shards: int, num_workers: int) -> None:
     for flag, value in (("num_shards", num_shards), ("num_workers", num_workers)):
         if value < 1:
-            raise UserError(
-                f"--{flag} must be at least 1.", where=f"--{flag}", received=value
-            )
+            raise UserError(f"--{flag} must be at least 1.", where=f"--{flag}", received=value)
     if not splits:
         raise UserError("There is no split to write.")
     for split, tasks in splits.items():

@@ -19,9 +19,8 @@ def _static_size(size: Size) -> tuple[int | None, int | None]:
     if isinstance(size, tf.Tensor):
         value = tf.get_static_value(size, partial=True)
         return (None, None) if value is None else tuple(None if v is None else int(v) for v in value)
-    return tuple(
-        int(value) if (value := tf.get_static_value(side)) is not None else None for side in size
-    )
+    values = [tf.get_static_value(side) for side in size]
+    return tuple(None if value is None else int(value) for value in values)
 
 
 def _sizes(x: tf.Tensor, size: Size) -> list[tuple[int | tf.Tensor, int | tf.Tensor]]:

@@ -18,7 +18,9 @@ _INSTALL_CUDA = (
 def _gpus(config: TrainConfig) -> list[str]:
     if config.clone_on_cpu:
         return []
-    names = [device.name for device in tf.config.list_logical_devices("GPU")]
+    # Listing logical devices would start TensorFlow, after which the CPU cannot be split.
+    count = len(tf.config.list_physical_devices("GPU"))
+    names = [f"GPU:{i}" for i in range(count)]
     if not names and glob.glob("/dev/nvidia[0-9]*"):
         warnings.warn(
             f"This machine has an NVIDIA GPU that TensorFlow cannot use; running on the CPU. To use "
@@ -106,6 +108,18 @@ def make_strategy(config: TrainConfig) -> tf.distribute.Strategy:
             strategy = tf.distribute.OneDeviceStrategy(gpus[0] if gpus else "/cpu:0")
     _check_batch(config, strategy.num_replicas_in_sync)
     return strategy
+
+
+def make_evaluation_strategy(replicas: int) -> tf.distribute.Strategy:
+    """Makes the strategy of an evaluation: that many GPUs, or parts of the CPU where there is none.
+
+    Args:
+      replicas: wanted; with GPUs no more than there are.
+    """
+    gpus = _gpus(TrainConfig())
+    if replicas <= 1:
+        return tf.distribute.OneDeviceStrategy(gpus[0] if gpus else "/cpu:0")
+    return tf.distribute.MirroredStrategy(gpus[:replicas] or _virtual_cpus(replicas))
 
 
 def _check_batch(config: TrainConfig, replicas: int) -> None:

@@ -1,19 +1,21 @@
 """The training loop: from a method's losses to updates, summaries and checkpoints.
 
-`Trainer` is one step and its state, `run` the whole: restore, loop, report, save. The outer loop
-is orbit's Controller; between two steps the host looks for signals, so that SIGTERM saves within
-a step.
+`Trainer` is one step and its state, `run` the whole: restore, loop, report, save. Between two
+steps the host looks for signals, so that SIGTERM saves within a step.
 
-Source: PseudoSeg specification, section 6; orbit for the shape of the loop.
+The loop is written out here and not orbit's Controller: that one prints lines of its own beside
+the progress bar, saves through a CheckpointManager that neither verifies nor falls back, and
+looks at nothing between the steps of an interval.
+
+Source: PseudoSeg specification, section 6.
 """
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import orbit
 import tensorflow as tf
 
 from tfseg import checkpoint
@@ -31,6 +33,10 @@ DescribeBatch = Callable[[int], str]
 class NonFiniteLoss(UserError):
     """A loss became NaN or infinite; says which, when, and on which images."""
 
+    def __init__(self, what: str, *, step: int, **details: Any):
+        super().__init__(what, **details)
+        self.step = step
+
 
 def _part(batch: Any, index: tf.Tensor, parts: int) -> Any:
     """Returns part `index` of `parts` equal parts of every tensor in a nested batch."""
@@ -39,7 +45,7 @@ def _part(batch: Any, index: tf.Tensor, parts: int) -> Any:
     )
 
 
-class Trainer(orbit.AbstractTrainer):
+class Trainer:
     """Applies a method's losses to its variables, step by step.
 
     Args:
@@ -68,14 +74,20 @@ class Trainer(orbit.AbstractTrainer):
         self._interruption = interruption
         self._scaled = mixed_precision == "float16"
         with strategy.scope():
-            self.global_step = orbit.utils.create_global_step()
+            self.global_step = tf.Variable(
+                0,
+                trainable=False,
+                dtype=tf.int64,
+                name="global_step",
+                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            )
             self.groups = method.param_groups()
             self.optimizers = [self._make_optimizer(group) for group in self.groups]
         gradients = self._losses_and_gradients
         self._forward_backward = (
-            tf.function(gradients, jit_compile=True) if config.jit_compile else gradients
+            tf.function(gradients, jit_compile=True, autograph=False) if config.jit_compile else gradients
         )
-        self.step_function = tf.function(self._step)
+        self.step_function = tf.function(self._step, autograph=False)
         self._pending: list[dict[str, tf.Tensor]] = []
 
     def _make_optimizer(self, group: ParamGroup) -> Any:
@@ -215,14 +227,14 @@ class Trainer(orbit.AbstractTrainer):
 
     # The inner loop -----------------------------------------------------------------------------
 
-    def train(self, num_steps: tf.Tensor) -> dict[str, float]:
+    def train(self, num_steps: int) -> dict[str, float]:
         """Runs some steps; returns the mean of each loss over them.
 
         Raises:
           Stopped: a signal came; the step in which it came is complete.
           NonFiniteLoss: see `losses_since_last_look`.
         """
-        for _ in range(int(num_steps)):
+        for _ in range(num_steps):
             self._pending.append(self.step_function(self.iterator))
             if self._interruption is not None:
                 self._interruption.check()
@@ -244,6 +256,7 @@ class Trainer(orbit.AbstractTrainer):
             if not all(np.isfinite(value) for value in losses.values()):
                 raise NonFiniteLoss(
                     "A loss is not finite; training stopped and the last checkpoint was kept.",
+                    step=first + i + 1,
                     where=f"step {first + i + 1}",
                     received=", ".join(f"{name}={value}" for name, value in losses.items()),
                     fix="lower --base_learning_rate, add --slow_start_step, or look at the images "
@@ -295,12 +308,13 @@ class _Saver:
             self._last_time, self.last_step = time.monotonic(), step
 
 
-def _steps_to_next_event(config: TrainConfig) -> Callable[[int], int]:
-    """Loop lengths that end at every report and every checkpoint by step."""
+def _steps_to_next_event(config: TrainConfig, step: int) -> int:
+    """Steps up to the next report, checkpoint by step, or end."""
     periods = [max(1, config.log_steps)]
     if config.save_interval_steps > 0:
         periods.append(config.save_interval_steps)
-    return lambda step: min(period - int(step) % period for period in periods)
+    steps = [period - step % period for period in periods]
+    return min([*steps, config.training_number_of_steps - step])
 
 
 def run(
@@ -349,48 +363,44 @@ def run(
         images_per_step=images_per_step,
         log_path=os.path.join(config.train_logdir, "train_log.jsonl") if is_chief else None,
     )
-    last_panels = [0.0]
-
-    def after_loop(losses: Mapping[str, float]) -> None:
-        step = trainer.step
-        rate = trainer.current_learning_rate()
-        shown = {**losses, "l2": trainer.regularization_loss()}
-        progress.report(step, shown, rate)
-        if write_panels and time.monotonic() - last_panels[0] > config.save_summaries_secs:
-            write_panels(step)
-            last_panels[0] = time.monotonic()
-        if saver.is_due(step):
-            saver.save(step)
-
+    writer = tf.summary.create_file_writer(config.train_logdir) if is_chief else None
+    last_panels = 0.0
     if first_step < config.training_number_of_steps:
         print(memory.describe(trainer.step_function, trainer.iterator, trainer.variables), flush=True)
-    controller = orbit.Controller(
-        global_step=trainer.global_step,
-        trainer=trainer,
-        strategy=trainer.strategy,
-        steps_per_loop=_steps_to_next_event(config),
-        train_actions=[after_loop],
-        summary_dir=config.train_logdir if is_chief else None,
-    )
-    with Profile(config.profile_logdir):
-        try:
-            controller.train(config.training_number_of_steps, checkpoint_at_completion=False)
-        except Stopped as stopped:
-            trainer.losses_since_last_look()
-            step = trainer.step
-            saver.save(step)
-            print(f"saved at step {step}; run the same command again to go on", flush=True)
-            return stopped.exit_code
-        except NonFiniteLoss as error:
-            step = int(str(error.where).split()[-1])
-            raise NonFiniteLoss(
-                error.what,
-                where=f"{error.where}, images {describe_batch(step - 1)}",
-                received=error.received,
-                fix=error.fix,
-            ) from None
-        finally:
-            progress.close()
+    try:
+        with Profile(config.profile_logdir):
+            while trainer.step < config.training_number_of_steps:
+                losses = trainer.train(_steps_to_next_event(config, trainer.step))
+                step, rate = trainer.step, trainer.current_learning_rate()
+                shown = {**losses, "l2": trainer.regularization_loss()}
+                images_per_second = progress.report(step, shown, rate)
+                if writer is not None:
+                    with writer.as_default(step=step):
+                        for name, value in shown.items():
+                            tf.summary.scalar(f"losses/{name}", value)
+                        tf.summary.scalar("learning_rate", rate)
+                        tf.summary.scalar("images_per_second", images_per_second)
+                    writer.flush()
+                if write_panels and time.monotonic() - last_panels > config.save_summaries_secs:
+                    write_panels(step)
+                    last_panels = time.monotonic()
+                if saver.is_due(step):
+                    saver.save(step)
+    except Stopped as stopped:
+        trainer.losses_since_last_look()
+        saver.save(trainer.step)
+        print(f"saved at step {trainer.step}; run the same command again to go on", flush=True)
+        return stopped.exit_code
+    except NonFiniteLoss as error:
+        raise NonFiniteLoss(
+            error.what,
+            where=f"{error.where}, images {describe_batch(error.step - 1)}",
+            received=error.received,
+            fix=error.fix,
+            step=error.step,
+        ) from None
+    finally:
+        progress.close()
     saver.save(trainer.step)
     return 0
 

@@ -1,0 +1,312 @@
+"""Evaluation: every image once, for any batch size and replica count; waiting for checkpoints."""
+
+import dataclasses
+import glob
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.small_split import (
+    CROP,
+    SPEC,
+    ToyModel,
+    make_images,
+    numpy_confusion,
+    numpy_prediction,
+    write_split,
+)
+from tfseg import checkpoint, evaluation
+from tfseg.config import DataConfig, EvalConfig
+from tfseg.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory):
+    """A folder of records, its images and its masks."""
+    folder = str(tmp_path_factory.mktemp("records"))
+    images, labels = make_images()
+    write_split(folder, images, labels)
+    return folder, images, labels
+
+
+def config_of(folder, tmp_path, **changes):
+    return DataConfig(dataset_dir=folder), EvalConfig(
+        eval_logdir=str(tmp_path / "eval"),
+        checkpoint_dir=str(tmp_path / "train"),
+        eval_crop_size=CROP,
+        **changes,
+    )
+
+
+def evaluator_of(folder, tmp_path, strategy=None, model=None, **changes):
+    strategy = strategy or tf.distribute.OneDeviceStrategy("/cpu:0")
+    if model is None:
+        with strategy.scope():
+            model = ToyModel()
+    data_config, config = config_of(folder, tmp_path, **changes)
+    return evaluation.Evaluator(model, strategy, SPEC, data_config, config)
+
+
+def numpy_matrix(split):
+    _, images, labels = split
+    model = ToyModel()
+    return numpy_confusion([numpy_prediction(model, x) for x in images], labels)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_one_replica_agrees_with_numpy(split, tmp_path, batch_size):
+    evaluator = evaluator_of(split[0], tmp_path, eval_batch_size=batch_size)
+    matrix, _ = evaluator.confusion_matrix()
+    assert matrix.dtype == np.int64
+    np.testing.assert_array_equal(matrix, numpy_matrix(split))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_two_replicas_agree_with_numpy(split, tmp_path, two_replicas, batch_size):
+    evaluator = evaluator_of(split[0], tmp_path, two_replicas, eval_batch_size=batch_size)
+    matrix, _ = evaluator.confusion_matrix()
+    np.testing.assert_array_equal(matrix, numpy_matrix(split))
+
+
+def test_a_real_network_counts_the_same_for_any_batch_and_replicas(split, tmp_path, two_replicas):
+    from tfseg.config import ModelConfig
+    from tfseg.models import build_model
+
+    matrices = []
+    for strategy, batch_size in ((None, 1), (two_replicas, 8)):
+        with (strategy or tf.distribute.get_strategy()).scope():
+            model = build_model(ModelConfig(), num_classes=4, num_image_classes=3, crop_size=CROP)
+        evaluator = evaluator_of(split[0], tmp_path, strategy, model, eval_batch_size=batch_size)
+        matrices.append(evaluator.confusion_matrix()[0])
+    pixels = sum(int((label != 255).sum()) for label in split[2])
+    assert matrices[0].sum() == pixels
+    np.testing.assert_array_equal(matrices[1], matrices[0])
+
+
+def test_metrics_are_written(split, tmp_path):
+    evaluator = evaluator_of(split[0], tmp_path, eval_batch_size=4)
+    result = evaluator.evaluate(step=70, prefix="/run/model.ckpt-70")
+    matrix = numpy_matrix(split)
+    hit, union = np.diag(matrix), matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
+    content = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    assert content == result
+    assert content["miou"] == pytest.approx(np.mean(hit / union))
+    assert content["pixel_accuracy"] == pytest.approx(hit.sum() / matrix.sum())
+    assert list(content["class_iou"]) == ["background", "cat", "dog", "cow"]
+    assert list(content["class_iou"].values()) == pytest.approx(list(hit / union))
+    assert content["confusion_matrix"] == matrix.tolist()
+    assert content["num_images"] == 9
+    assert (content["step"], content["checkpoint"]) == (70, "/run/model.ckpt-70")
+    assert not glob.glob(str(tmp_path / "eval" / ".*"))
+    tags = scalars(tmp_path / "eval")
+    assert tags["eval/miou_overall"] == (70, pytest.approx(content["miou"]))
+    assert tags["eval/miou_class_3"] == (70, pytest.approx(content["class_iou"]["cow"]))
+    assert "mIoU" in evaluation.describe(result)
+
+
+def scalars(folder):
+    """Reads TensorBoard scalars: {tag: (step, value)}."""
+    found = {}
+    for path in glob.glob(str(folder / "events.*")):
+        for event in tf.compat.v1.train.summary_iterator(path):
+            for value in event.summary.value:
+                found[value.tag] = (event.step, float(tf.make_ndarray(value.tensor)))
+    return found
+
+
+def test_a_class_without_true_pixels_is_null(tmp_path):
+    images, labels = make_images(num_classes=2)
+    write_split(str(tmp_path / "records"), images, labels)
+    evaluator = evaluator_of(str(tmp_path / "records"), tmp_path)
+    result = evaluator.evaluate(step=-1, prefix="x")
+    assert result["class_iou"]["dog"] is None and result["class_iou"]["cow"] is None
+    # Both were predicted, so both count as 0 in the mean.
+    matrix = np.array(result["confusion_matrix"])
+    assert matrix[:, 2].sum() and matrix[:, 3].sum()
+    assert result["miou"] == pytest.approx(
+        (result["class_iou"]["background"] + result["class_iou"]["cat"]) / 4
+    )
+    assert "eval/miou_class_2" not in scalars(tmp_path / "eval")
+
+
+def test_image_level_metrics_come_from_all_pairs(split, tmp_path):
+    folder, images, labels = split
+    model = ToyModel(with_classifier=True)
+    evaluator = evaluator_of(folder, tmp_path, model=model, weakly=True, eval_batch_size=3)
+    result = evaluator.evaluate(step=1, prefix="x")
+    right = found = present = both = 0
+    for image, label in zip(images, labels):
+        size = [33 if n <= 33 else 65 if n <= 65 else 97 for n in image.shape[:2]]
+        padded = np.full((*size, 3), 127.5, np.float32)
+        padded[: image.shape[0], : image.shape[1]] = image
+        scores = model(padded[None])["image_logits"][0].numpy()
+        for class_id in (1, 2, 3):
+            is_there, says_so = class_id in label, scores[class_id - 1] >= 0
+            right += is_there == says_so
+            found, present, both = found + says_so, present + is_there, both + is_there * says_so
+    assert result["cls_overall"] == right / (3 * len(images))
+    assert result["cls_precision"] == both / found
+    assert result["cls_recall"] == both / present
+    assert scalars(tmp_path / "eval")["eval/cls_recall"][1] == pytest.approx(both / present)
+
+
+def test_images_without_masks_are_named(tmp_path):
+    images, labels = make_images()
+    write_split(str(tmp_path), images, [None, *labels[1:4], None, *labels[5:]])
+    with pytest.raises(UserError) as error:
+        evaluator_of(str(tmp_path), tmp_path)
+    assert "2 of 9" in str(error.value) and "image_0, image_4" in str(error.value)
+
+
+def test_a_label_beyond_the_classes_names_the_image(tmp_path, capsys):
+    images, labels = make_images()
+    labels[5][3, 2] = 200
+    write_split(str(tmp_path), images, labels)
+    with pytest.raises(UserError) as error:
+        evaluator_of(str(tmp_path), tmp_path, eval_batch_size=3).evaluate(step=1, prefix="x")
+    assert "image_5" in str(error.value) and "200" in str(error.value)
+    assert not os.path.exists(tmp_path / "eval" / "metrics.json")
+
+
+@pytest.mark.parametrize("drop", [True, False])
+def test_no_metrics_where_an_image_is_missing_or_counted_twice(split, tmp_path, drop):
+    evaluator = evaluator_of(split[0], tmp_path)
+    batches = list(evaluator._dataset)
+    evaluator._dataset = batches[1:] if drop else batches + batches[:1]
+    with pytest.raises(RuntimeError, match="1 of 9 images were not counted exactly once"):
+        evaluator.evaluate(step=1, prefix="x")
+    assert not os.path.exists(tmp_path / "eval" / "metrics.json")
+
+
+def test_an_unknown_split_names_those_present(split, tmp_path):
+    with pytest.raises(UserError, match="val"):
+        evaluator_of(split[0], tmp_path, eval_split="test")
+
+
+@pytest.mark.parametrize("scales", [(), (0.0,), (-1.0, 1.0), (float("nan"),)])
+def test_scales_must_be_positive(split, tmp_path, scales):
+    with pytest.raises(UserError, match="--eval_scales"):
+        evaluator_of(split[0], tmp_path, eval_scales=scales)
+
+
+def save(folder, model, step):
+    os.makedirs(folder, exist_ok=True)
+    return checkpoint.Store(str(folder), {"model": model}, {}).save(step)
+
+
+def test_a_checkpoint_is_loaded_and_measured(split, tmp_path):
+    trained = ToyModel()
+    prefix = save(tmp_path / "train", trained, 5)
+    data_config, config = config_of(split[0], tmp_path)
+    result = evaluation.evaluate_checkpoint(
+        ToyModel(seed=3),
+        tf.distribute.OneDeviceStrategy("/cpu:0"),
+        SPEC,
+        data_config,
+        config,
+        prefix=prefix,
+    )
+    assert result["confusion_matrix"] == numpy_matrix(split).tolist()
+    assert result["step"] == 5
+
+
+def test_each_new_checkpoint_is_evaluated_with_its_own_weights(split, tmp_path, monkeypatch):
+    first, second = ToyModel(seed=1), ToyModel(seed=2)
+    save(tmp_path / "train", first, 1)
+    waited = []
+
+    def sleep(seconds):
+        waited.append(seconds)
+        if len(waited) == 2:
+            save(tmp_path / "train", second, 2)
+
+    real_watch = evaluation.watch_checkpoints
+    monkeypatch.setattr(
+        evaluation, "watch_checkpoints", lambda *arguments: real_watch(*arguments, sleep=sleep)
+    )
+    data_config, config = config_of(
+        split[0], tmp_path, max_number_of_evaluations=2, eval_interval_secs=7
+    )
+    result = evaluation.evaluate_repeatedly(
+        ToyModel(seed=3), tf.distribute.OneDeviceStrategy("/cpu:0"), SPEC, data_config, config
+    )
+    expected = numpy_confusion([numpy_prediction(second, x) for x in split[1]], split[2])
+    assert result["confusion_matrix"] == expected.tolist()
+    assert waited == [7, 7]
+    assert {step for step, _ in scalars(tmp_path / "eval").values()} == {2}
+
+
+def test_a_prefix_is_evaluated_once(tmp_path):
+    prefix = save(tmp_path, ToyModel(), 3)
+    save(tmp_path, ToyModel(), 4)
+    assert list(evaluation.watch_checkpoints(prefix, 1, 0, sleep=pytest.fail)) == [prefix]
+
+
+def test_waiting_is_announced_once(tmp_path, capsys):
+    def sleep(seconds):
+        sleep.calls += 1
+        if sleep.calls == 3:
+            save(tmp_path, ToyModel(), 9)
+
+    sleep.calls = 0
+    found = list(evaluation.watch_checkpoints(str(tmp_path), 300, 1, sleep=sleep))
+    assert found == [str(tmp_path / "model.ckpt-9")]
+    output = capsys.readouterr().out
+    assert output.count("waiting for a first checkpoint") == 1 and "300 s" in output
+
+
+def test_a_damaged_newer_checkpoint_does_not_bring_back_the_old_one(tmp_path):
+    save(tmp_path, ToyModel(), 1)
+
+    def sleep(seconds):
+        sleep.calls += 1
+        if sleep.calls == 1:
+            with open(save(tmp_path, ToyModel(), 2) + ".index", "ab") as file:
+                file.write(b"x")
+        elif sleep.calls == 3:
+            save(tmp_path, ToyModel(), 3)
+
+    sleep.calls = 0
+    found = list(evaluation.watch_checkpoints(str(tmp_path), 1, 2, sleep=sleep))
+    assert [checkpoint.step_of(prefix) for prefix in found] == [1, 3]
+
+
+def test_a_missing_directory_is_an_error_and_no_wait(tmp_path):
+    with pytest.raises(UserError):
+        next(evaluation.watch_checkpoints(str(tmp_path / "none"), 1, 0, sleep=pytest.fail))
+
+
+def test_sigterm_ends_the_wait(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop, evaluation.exiting_on_sigterm():
+        next(
+            evaluation.watch_checkpoints(
+                str(tmp_path), 1, 0, sleep=lambda _: os.kill(os.getpid(), signal.SIGTERM)
+            )
+        )
+    assert stop.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_progress_lines_tell_rate_and_time_left(capsys, monkeypatch):
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr(evaluation.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(evaluation.sys.stderr, "isatty", lambda: False, raising=False)
+    with evaluation.ImageProgress("evaluating val", 100) as progress:
+        progress.add(10)  # after 20 s
+    assert capsys.readouterr().out.splitlines() == [
+        "evaluating val: 10/100 images, 0.5 images/s, 0:03:00 left",
+        "evaluating val: 10 images in 40.0 s, 0.2 images/s",
+    ]
+
+
+def test_settings_that_cannot_be(split, tmp_path):
+    with pytest.raises(UserError, match="--eval_batch_size"):
+        evaluator_of(split[0], tmp_path, eval_batch_size=0)
+    config = dataclasses.replace(config_of(split[0], tmp_path)[1], eval_interval_secs=-1)
+    with pytest.raises(UserError, match="negative"):
+        next(evaluation.watch_checkpoints(str(tmp_path), config.eval_interval_secs, 0))

@@ -1,0 +1,421 @@
+"""Networks: names, shapes and counts, strides, any input size, every option, both precisions."""
+
+import dataclasses
+import functools
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.golden_cases.pseudoseg_model import filled_model
+from tfseg.checkpoint import variable_name
+from tfseg.config import ModelConfig
+from tfseg.errors import UserError
+from tfseg.models import BACKBONES, build_model, decayed_variables
+from tfseg.models.backbones.mobilenet_v2 import divisible_channels
+from tfseg.models.heads import scaled_size
+
+GOLDEN = pathlib.Path(__file__).parent / "golden" / "pseudoseg"
+SEED = tf.constant([3, 4])
+SMALL = "efficientnet_lite0"
+FULL = {"atrous_rates": (6, 12, 18), "decoder_output_stride": (4,)}
+
+
+def _image(height=33, width=33, batch=1, seed=0):
+    values = np.random.default_rng(seed).uniform(0, 255, [batch, height, width, 3])
+    return tf.constant(values, tf.float32)
+
+
+def _build(variant=SMALL, *, name="model", seed=0, with_classifier=False, **config):
+    return build_model(
+        ModelConfig(model_variant=variant, **config),
+        num_classes=5,
+        num_image_classes=4,
+        crop_size=(33, 33),
+        name=name,
+        seed=seed,
+        with_classifier=with_classifier,
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _cached(variant, **config):
+    return _build(variant, **config)
+
+
+# Names and counts -------------------------------------------------------------------------------
+
+
+def _table(variant):
+    lines = (GOLDEN / f"{variant}_variables.tsv").read_text().splitlines()
+    rows = [line.split("\t") for line in lines[1:]]
+    return {
+        name: (tuple(map(int, shape.split("x"))), trainable == "1", decayed == "1")
+        for name, shape, _, trainable, decayed in rows
+        # The attention of PseudoSeg's method is not part of the network.
+        if not name.startswith(("hyper_column/", "pixel_normalization/"))
+    }
+
+
+@pytest.mark.parametrize(
+    "variant",
+    ["xception_65", "resnet_v1_50", "resnet_v1_50_beta", "resnet_v1_101_beta", "mobilenet_v2"],
+)
+def test_variables_are_those_of_the_published_checkpoints(variant):
+    table = _table(variant)
+    model = filled_model(variant, with_classifier=any("/logits/weights" in n for n in table))
+    trainable = {id(v) for v in model.trainable_variables}
+    decayed = {id(v) for v in decayed_variables(model)}
+    ours = {
+        variable_name(v): (tuple(v.shape), id(v) in trainable, id(v) in decayed)
+        for v in model.variables
+    }
+    assert ours == table
+
+
+# Trainable parameters of the backbone alone.
+PARAMETERS = {
+    "xception_41": 26_973_288,
+    "xception_65": 37_783_000,
+    "xception_71": 37_955_736,
+    "resnet_v1_50": 23_508_032,
+    "resnet_v1_101": 42_500_160,
+    "resnet_v1_50_beta": 23_527_264,
+    "resnet_v1_101_beta": 42_519_392,
+    "mobilenet_v2": 1_811_712,
+    "efficientnet_lite0": 2_963_296,
+}
+
+
+@pytest.mark.parametrize("variant", BACKBONES)
+def test_parameter_counts(variant):
+    backbone = _build(variant).backbone
+    count = sum(v.shape.num_elements() for v in backbone.trainable_variables)
+    assert count == PARAMETERS[variant]
+
+
+def test_networks_of_different_names_differ_and_keep_the_variable_names():
+    one, same, two = _build(), _build(), _build(name="ema")
+    assert [v.name for v in one.variables] == [v.name for v in two.variables]
+    for a, b in zip(one.variables, same.variables):
+        np.testing.assert_array_equal(a, b)
+    kernels = zip(decayed_variables(one), decayed_variables(two))
+    assert all(np.abs(a.numpy() - b.numpy()).max() > 0 for a, b in kernels)
+
+
+# Strides and sizes ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", BACKBONES)
+def test_declared_end_points_exist_with_their_channels_and_strides(variant):
+    model = _cached(variant, output_stride=16)
+    backbone = model.backbone
+    ends = tf.function(model.encode)(_image(65, 49))
+    for name, value in ends.items():
+        assert value.shape[3] == backbone.channels[name]
+    for stride, name in backbone.low_level.items():
+        assert ends[name].shape[1:3] == [64 // stride + 1, 48 // stride + 1]
+    assert ends[backbone.last].shape[1:3] == [5, 4]
+    assert backbone.hypercolumn[16] == backbone.last
+    assert set(backbone.hypercolumn.values()) <= set(ends)
+    assert 4 in backbone.low_level
+
+
+@pytest.mark.parametrize("variant", BACKBONES)
+def test_atrous_features_are_the_strided_ones_between(variant):
+    """Stride 32 equals stride 8 subsampled: the same weights see the same pixels."""
+    coarse, fine = (_build(variant, output_stride=stride) for stride in (32, 8))
+    image = _image(65, 33)
+    a, b = (
+        tf.function(model.encode)(image)[model.backbone.last].numpy() for model in (coarse, fine)
+    )
+    assert a.shape[1:3] == (3, 2) and b.shape[1:3] == (9, 5)
+    # Maximum pooling and zero padding agree too, because 65 and 33 are multiples of 32 plus 1.
+    np.testing.assert_allclose(b[:, ::4, ::4], a, atol=2e-4 * np.abs(a).max())
+
+
+@pytest.mark.parametrize("size", [(33, 33), (32, 47), (20, 65)])
+def test_any_input_size(size):
+    model = _cached(SMALL, output_stride=16, **FULL)
+    logits = model(_image(*size))["logits"]
+    assert logits.shape == [1, -(-size[0] // 4), -(-size[1] // 4), 5]
+
+
+def test_sizes_known_only_at_run_time_give_the_same():
+    for config in ({}, {"image_pooling_crop_size": (33, 33)}, {"image_pyramid": (0.5, 1.0)}):
+        model = _build(SMALL, output_stride=16, **FULL, **config)
+        image = _image(33, 49)
+        traced = tf.function(model, input_signature=[tf.TensorSpec([None, None, None, 3])])
+        np.testing.assert_allclose(
+            traced(image)["logits"], model(image)["logits"], atol=1e-4 * 1.0
+        )
+
+
+def test_scaled_size_is_the_published_one():
+    assert [scaled_size(513, s) for s in (1 / 16, 1 / 4, 0.75, 1.25, 1.75)] == [
+        33,
+        129,
+        385,
+        641,
+        897,
+    ]
+    assert scaled_size(64, 1 / 4) == 16
+
+
+# Heads ------------------------------------------------------------------------------------------
+
+
+def _outputs(image=None, **config):
+    model = _build(SMALL, **config)
+    image = _image() if image is None else image
+    return model, model.decode(model.encode(image))
+
+
+def test_image_pooling_is_the_mean_over_the_map_by_default():
+    model, outputs = _outputs()
+    assert outputs["image_pooling"].shape == [1, 1, 1, 256]
+    features = model.encode(_image())[model.backbone.last]
+    pooled = tf.reduce_mean(features, [1, 2], keepdims=True)
+    expected = model.aspp.image_pooling.unit(pooled)
+    np.testing.assert_allclose(outputs["image_pooling"], expected, atol=1e-5)
+
+
+def test_image_pooling_window_stride_and_scale():
+    # 65 pixels are 5 cells, 33 pixels 3: windows at 0, 1, 2; with stride 2 at 0 and 2.
+    config = {"image_pooling_crop_size": (33, 65)}
+    model, outputs = _outputs(_image(65, 65), **config)
+    assert outputs["image_pooling"].shape == [1, 3, 1, 256]
+    _, strided = _outputs(_image(65, 65), **config, image_pooling_stride=(2, 1))
+    np.testing.assert_allclose(
+        strided["image_pooling"], outputs["image_pooling"][:, ::2], atol=1e-5
+    )
+    ends = model.encode(_image(65, 65))
+    window = tf.nn.avg_pool2d(ends[model.backbone.last], [3, 5], 1, "VALID")
+    expected = model.aspp.image_pooling.unit(window)
+    np.testing.assert_allclose(outputs["image_pooling"], expected, atol=1e-5)
+    larger = model.decode(ends, input_scale=2.0)["image_pooling"]
+    assert larger.shape == [1, 1, 1, 256]  # 65 scaled pixels: 5 cells
+    smaller = model.decode(model.encode(_image(17, 17)))["image_pooling"]
+    assert smaller.shape == [1, 1, 1, 256]  # clipped to the 2 x 2 map
+
+
+@pytest.mark.parametrize(
+    "config, features, names",
+    [
+        ({}, 256, {"image_pooling", "aspp0", "concat_projection"}),
+        ({"add_image_level_feature": False}, 256, {"aspp0", "concat_projection"}),
+        ({"aspp_with_concat_projection": False}, 512, {"image_pooling", "aspp0"}),
+        ({"aspp_convs_filters": 32}, 32, {"image_pooling", "aspp0", "concat_projection"}),
+        ({"aspp_with_batch_norm": False}, 320, set()),
+        (
+            {"decoder_output_stride": (8, 4), "decoder_filters": 24},
+            24,
+            {
+                "image_pooling",
+                "aspp0",
+                "concat_projection",
+                "decoder/feature_projection0",
+                "decoder/decoder_conv0",
+                "decoder/decoder_conv1",
+                "decoder/feature_projection0_1",
+                "decoder/decoder_conv0_1",
+                "decoder/decoder_conv1_1",
+            },
+        ),
+    ],
+)
+def test_head_options_give_their_stages(config, features, names):
+    model, outputs = _outputs(**config)
+    assert set(outputs) == {"logits", "features", *names}
+    assert outputs["features"].shape[3] == features
+    side = 33 if not config.get("decoder_output_stride") else 33 // 4 + 1
+    side = 3 if not config.get("decoder_output_stride") else side
+    assert outputs["logits"].shape == [1, side, side, 5]
+    assert all(np.isfinite(value).all() for value in outputs.values())
+
+
+def test_plain_convolutions_in_place_of_separable_ones():
+    model = _build(
+        SMALL,
+        **{**FULL, "atrous_rates": (2, 3)},
+        aspp_with_separable_conv=False,
+        decoder_use_separable_conv=False,
+    )
+    shapes = {variable_name(v): tuple(v.shape) for v in model.variables}
+    assert shapes["aspp1/weights"] == (3, 3, 320, 256)
+    assert shapes["decoder/decoder_conv0/weights"] == (3, 3, 304, 256)
+    assert not any("aspp1_depthwise" in name for name in shapes)
+    assert model(_image())["logits"].shape == [1, 9, 9, 5]
+
+
+def test_decoder_sums_and_gives_logits():
+    model, outputs = _outputs(**FULL, decoder_use_sum_merge=True)
+    low = model.encode(_image())[model.backbone.low_level[4]]
+    projected = model.decoder[0].projection(low)
+    expected = outputs["decoder/decoder_conv0"] + projected
+    np.testing.assert_allclose(outputs["features"], expected, atol=1e-5)
+    for merge in (True, False):
+        model, outputs = _outputs(
+            **FULL, decoder_use_sum_merge=merge, decoder_output_is_logits=True
+        )
+        assert outputs["logits"].shape == [1, 9, 9, 5]
+        assert not any(variable_name(v).startswith("logits/") for v in model.variables)
+
+
+def test_logits_are_a_sum_over_atrous_rates_without_aspp():
+    model, outputs = _outputs(
+        aspp_with_batch_norm=False, atrous_rates=(1, 2), logits_kernel_size=3
+    )
+    first, second = model.logits_layer.convolutions
+    assert [variable_name(c.kernel) for c in (first, second)] == [
+        "logits/semantic/weights",
+        "logits/semantic_1/weights",
+    ]
+    features = outputs["features"]
+    expected = tf.nn.conv2d(features, first.kernel, 1, "SAME")
+    expected += tf.nn.conv2d(features, second.kernel, 1, "SAME", dilations=2)
+    np.testing.assert_allclose(outputs["logits"], expected, atol=1e-4)
+
+
+def test_image_pyramid_merges_at_the_largest_scale():
+    image = _image(33, 33)
+    single = _build(SMALL)
+    for merge, combine in (("max", np.maximum), ("avg", lambda a, b: (a + b) / 2)):
+        model = _build(SMALL, image_pyramid=(0.5, 1.0), merge_method=merge)
+        half = tf.compat.v1.image.resize_bilinear(image, (17, 17), align_corners=True)
+        small = tf.compat.v1.image.resize_bilinear(
+            single(half)["logits"], (3, 3), align_corners=True
+        )
+        expected = combine(small, single(image)["logits"])
+        np.testing.assert_allclose(model(image)["logits"], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", ["xception_41", "resnet_v1_50_beta"])
+def test_bounded_activations_stay_within_six(variant):
+    model = _build(variant, use_bounded_activation=True)
+    for variable in model.variables:
+        if variable.name.endswith(("gamma:0", "weights:0")):
+            variable.assign(variable * 3.0)
+    ends = model.encode(_image())
+    end = ends["entry_flow/block2" if "xception" in variant else "block2"]
+    assert 0.0 <= np.min(end) and np.max(end) <= 6.0 and np.max(end) > 1.0
+
+
+def test_multi_grid_changes_the_last_block_only():
+    plain, grid = (_build("resnet_v1_50_beta", multi_grid=g) for g in (None, (1, 2, 4)))
+    image = _image(65, 65)
+    a, b = plain.encode(image), grid.encode(image)
+    np.testing.assert_allclose(a["block3"], b["block3"], atol=1e-5)
+    assert np.abs(a["block4"] - b["block4"]).max() > 1e-3
+
+
+def test_mobilenet_channels_are_scaled_and_divisible():
+    assert [divisible_channels(c, 0.5, 8) for c in (32, 16, 24, 96)] == [16, 8, 16, 48]
+    model = _build("mobilenet_v2", depth_multiplier=0.5, divisible_by=4)
+    assert model.backbone.channels["layer_3"] == 12
+    assert model(_image())["logits"].shape == [1, 3, 3, 5]
+
+
+# The classifier ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", ["xception_41", SMALL])
+def test_classifier_is_a_mean_and_a_linear_map(variant):
+    model = _build(variant, with_classifier=True)
+    ends = model.encode(_image(batch=2))
+    kernel, bias = model.classifier.convolution.kernel, model.classifier.convolution.bias
+    bias.assign([1.0, 2.0, 3.0, 4.0])
+    expected = tf.reduce_mean(ends[model.backbone.last], [1, 2]) @ kernel[0, 0] + bias
+    np.testing.assert_allclose(model.classify(ends), expected, atol=1e-5)
+    np.testing.assert_allclose(model(_image(batch=2))["image_logits"], expected, atol=1e-4)
+
+
+def test_classifier_dropout_is_the_backbones_and_only_with_fine_tuned_batch_norm():
+    def change(**config):
+        model = _build("xception_41", with_classifier=True, aspp_dropout_rate=0.0, **config)
+        ends = model.encode(_image())
+        on = model.classify(ends, training=True, dropout_seed=SEED)
+        return np.abs(on - model.classify(ends)).max()
+
+    assert change() > 1e-3
+    assert change(fine_tune_batch_norm=False) == 0.0
+    assert change(classifier_dropout_rate=0.0) == 0.0
+
+
+def test_classify_without_classifier_is_an_error():
+    model = _cached(SMALL, output_stride=16, **FULL)
+    with pytest.raises(ValueError, match="without classifier"):
+        model.classify(model.encode(_image()))
+
+
+# Training ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("variant", [SMALL, "resnet_v1_50", "xception_41"])
+def test_training_pass_is_finite_and_reaches_every_variable(variant, precision):
+    model = _build(variant, **FULL, with_classifier=True, mixed_precision=precision)
+    before = [v.numpy() for v in model.non_trainable_variables]
+
+    @tf.function
+    def gradients(image):
+        with tf.GradientTape() as tape:
+            outputs = model(image, training=True, dropout_seed=SEED)
+            loss = tf.reduce_sum(outputs["logits"] ** 2)
+            loss += tf.reduce_sum(outputs["image_logits"] ** 2)
+        return outputs["logits"], tape.gradient(loss, model.trainable_variables)
+
+    logits, grads = gradients(_image(batch=2))
+    assert logits.dtype == tf.float32
+    for variable, gradient in zip(model.trainable_variables, grads):
+        assert gradient is not None, variable.name
+        assert variable.dtype == tf.float32 and np.isfinite(gradient).all(), variable.name
+    assert all(np.any(a != b.numpy()) for a, b in zip(before, model.non_trainable_variables))
+
+
+def test_bfloat16_logits_are_near_the_float32_ones():
+    narrow, wide = (_build(SMALL, **FULL, mixed_precision=p) for p in ("bfloat16", "float32"))
+    a, b = (model(_image())["logits"].numpy() for model in (narrow, wide))
+    assert np.abs(a - b).max() < 0.05 * np.abs(b).max()
+    assert np.abs(a - b).max() > 0
+
+
+def test_dropout_needs_a_seed_and_follows_it():
+    model = _build(SMALL, fine_tune_batch_norm=False, aspp_dropout_rate=0.5)
+    with pytest.raises(ValueError, match="dropout_seed"):
+        model(_image(), training=True)
+    one, same, two = (
+        model(_image(), training=True, dropout_seed=seed)["logits"] for seed in (SEED, SEED, SEED + 1)
+    )
+    np.testing.assert_array_equal(one, same)
+    assert np.abs(one - two).max() > 0
+
+
+# Mistakes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"model_variant": "xception_66"}, "xception_65"),
+        ({"output_stride": 4}, "8, 16, 32"),
+        ({"atrous_rates": (6, 12, 18, 12, 24)}, "accumulate"),
+        ({"atrous_rates": (0, 6)}, "positive"),
+        ({"logits_kernel_size": 3}, "--logits_kernel_size"),
+        ({"decoder_output_stride": (3,)}, "accepted: 4, 8"),
+        ({"decoder_output_stride": (4, 8)}, "descending"),
+        ({"decoder_output_stride": (32,)}, "coarser"),
+        ({"decoder_output_is_logits": True}, "--decoder_output_stride=4"),
+        ({"multi_grid": (1, 2, 4)}, "no multi-grid"),
+        ({"model_variant": "resnet_v1_50", "multi_grid": (1, 2, 4, 1, 2, 4)}, "accumulate"),
+        ({"depth_multiplier": 0.5}, "mobilenet_v2 only"),
+        ({"image_pooling_crop_size": (33,)}, "height,width"),
+        ({"image_pyramid": (0.0,)}, "positive"),
+        ({"aspp_dropout_rate": 1.5}, "dropout rate"),
+    ],
+)
+def test_impossible_settings_are_explained(change, message):
+    config = dataclasses.replace(ModelConfig(model_variant=SMALL), **change)
+    with pytest.raises(UserError, match=message):
+        build_model(config, num_classes=5, num_image_classes=4, crop_size=(33, 33))

@@ -1,0 +1,131 @@
+"""From logits to labels: sizes, scales, mirror images, independence of the batch."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.small_split import STRIDE, ToyModel, make_images, numpy_prediction
+from tfseg import predict
+from tfseg.config import ModelConfig
+from tfseg.models import build_model
+from tfseg.ops.resize import resize_bilinear
+
+SIZE = (33, 41)
+
+
+@pytest.fixture
+def image():
+    images, _ = make_images([SIZE] * 3)
+    return np.stack(images).astype(np.float32)
+
+
+def test_labels_are_the_arg_max_of_upsampled_logits(image):
+    model = ToyModel()
+    labels = predict.predict(model, image)
+    assert labels.dtype == tf.int32
+    for label, one in zip(labels, image):
+        np.testing.assert_array_equal(label, numpy_prediction(model, one))
+
+
+def test_arg_max_first_repeats_the_coarse_labels(image):
+    model = ToyModel()
+    labels = predict.predict(model, image, prediction_with_upsampled_logits=False).numpy()
+    coarse = tf.argmax(model(image)["logits"], -1).numpy()
+    # Align-corners: pixel y lies at y / 4 of the coarse grid; ties go up.
+    y = np.floor(np.arange(SIZE[0]) / STRIDE + 0.5).astype(int)
+    x = np.floor(np.arange(SIZE[1]) / STRIDE + 0.5).astype(int)
+    np.testing.assert_array_equal(labels, coarse[:, y][:, :, x])
+
+
+def test_one_plain_scale_is_the_softmax_of_the_logits(image):
+    model = ToyModel()
+    expected = tf.nn.softmax(resize_bilinear(model(image)["logits"], SIZE))
+    actual = predict.predict_probabilities(model, image)
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+def test_probabilities_are_averaged_over_scales_and_mirror_images(image):
+    model = ToyModel()
+    total = 0
+    for scale, size in ((0.5, (17, 21)), (1.25, (41, 51))):
+        scaled = resize_bilinear(tf.constant(image), size)
+        logits = model(scaled)["logits"]
+        mirrored = model(scaled[:, :, ::-1])["logits"][:, :, ::-1]
+        for part in (logits, mirrored):
+            if scale < 1:
+                part = resize_bilinear(part, (9, 11))  # the grid of the unscaled image
+            total += tf.nn.softmax(resize_bilinear(part, SIZE)).numpy()
+    actual = predict.predict_probabilities(model, image, scales=(0.5, 1.25), flip=True)
+    np.testing.assert_allclose(actual, total / 4, atol=1e-6)
+    labels = predict.predict(model, image, scales=(0.5, 1.25), flip=True)
+    np.testing.assert_array_equal(labels, total.argmax(-1))
+
+
+def test_the_model_learns_the_scale_of_its_input(image):
+    model = ToyModel()
+    predict.predict(model, image[:1], scales=(0.5, 1.0, 1.25))
+    assert [tuple(map(tuple, [size])) + (scale,) for size, scale in model.seen_scales] == [
+        ((17, 21), 0.5),
+        ((33, 41), 1.0),
+        ((41, 51), 1.25),
+    ]
+
+
+def test_a_mirrored_image_gives_mirrored_labels(image):
+    options = {"scales": (0.75, 1.0), "flip": True}
+    labels = predict.predict(ToyModel(), image, **options).numpy()
+    mirrored = predict.predict(ToyModel(), image[:, :, ::-1], **options).numpy()
+    np.testing.assert_array_equal(mirrored, labels[:, :, ::-1])
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (0.75, 1.0), (0.75,)])
+def test_image_logits_are_those_of_the_unscaled_image(image, scales):
+    model = ToyModel(with_classifier=True)
+    labels, image_logits = predict.predict_with_image_logits(model, image, scales=scales)
+    np.testing.assert_allclose(image_logits, model(image)["image_logits"], atol=1e-5)
+    np.testing.assert_array_equal(labels, predict.predict(model, image, scales=scales))
+
+
+def test_rows_that_fill_the_batch_up_change_nothing(image):
+    model, weight = ToyModel(), tf.constant([1.0, 1.0, 0.0])
+    labels = predict.predict(model, image, weight=weight)
+    assert labels.shape == (3, *SIZE)
+    np.testing.assert_array_equal(labels[:2], predict.predict(model, image[:2]))
+    # A row of weight 0 amid others is predicted like them.
+    labels = predict.predict(model, image, weight=tf.constant([0.0, 0.0, 1.0]))
+    np.testing.assert_array_equal(labels[2], predict.predict(model, image[2:])[0])
+
+
+@pytest.fixture(scope="module")
+def network():
+    """The smallest backbone, with a multi-scale test and the windowed image pooling."""
+    config = ModelConfig(model_variant="mobilenet_v2", image_pooling_crop_size=(65, 65))
+    return build_model(config, num_classes=5, num_image_classes=4, crop_size=(65, 65))
+
+
+def _run(network, *, reduce_retracing=False, **options):
+    return tf.function(
+        lambda x: predict.predict_probabilities(network, x, **options),
+        autograph=False,
+        reduce_retracing=reduce_retracing,
+    )
+
+
+def test_results_on_a_cpu_do_not_depend_on_the_batch(network):
+    if tf.config.list_logical_devices("GPU"):
+        pytest.skip("on a GPU a batch is predicted at once")
+    images = np.stack(make_images([(65, 65)] * 3)[0]).astype(np.float32)
+    run = _run(network, flip=True)
+    together = run(images).numpy()
+    for i in range(3):
+        np.testing.assert_array_equal(run(images[i : i + 1])[0], together[i])
+
+
+def test_a_graph_for_any_size_agrees_with_one_for_the_size(network):
+    first, image = [x[None].astype(np.float32) for x in make_images([(65, 65), (97, 129)])[0]]
+    any_size = _run(network, scales=(0.75,), reduce_retracing=True)
+    any_size(first)  # for 65 x 65; the next one is for all sizes
+    expected = _run(network, scales=(0.75,))(image)
+    np.testing.assert_array_equal(any_size(image), expected)
+    any_size(image[:, :65])
+    assert any_size.experimental_get_tracing_count() == 2

@@ -1,0 +1,361 @@
+"""Reading shards: framing, damage, indices. No damage may pass in silence or hang."""
+
+import io
+import os
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tfseg.data import framing, records, tfexample
+from tfseg.data.records import Damage, Found, RecordError, ShardWriter, read_record, scan
+from tfseg.data.specs import DatasetSpec
+from tfseg.errors import UserError
+
+SPEC = DatasetSpec("toy", ("background", "cat", "dog"))
+
+
+def make_example(name, *, labels=None, label=False):
+    image = io.BytesIO()
+    Image.new("RGB", (6, 4), (len(name), 0, 0)).save(image, "PNG")
+    mask = io.BytesIO()
+    Image.new("L", (6, 4)).save(mask, "PNG")
+    return tfexample.encode(
+        image=image.getvalue(),
+        filename=name,
+        height=4,
+        width=6,
+        label=mask.getvalue() if label else None,
+        image_labels=labels,
+    )
+
+
+def write_shard(path, examples):
+    with ShardWriter(str(path)) as writer:
+        for data in examples:
+            writer.write(data)
+    return writer
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    """Two shards of five records each, without index or dataset.json."""
+    for k in range(2):
+        examples = [
+            make_example(f"im{5 * k + i}", labels=[[1], [], None, [1, 2], [2]][i], label=i != 4)
+            for i in range(5)
+        ]
+        write_shard(tmp_path / f"train-0000{k}-of-00002.tfrecord", examples)
+    return tmp_path
+
+
+def shard(folder, k=0):
+    return folder / f"train-0000{k}-of-00002.tfrecord"
+
+
+def flip(path, position):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0x10
+    path.write_bytes(bytes(content))
+
+
+def test_importing_needs_no_tensorflow():
+    code = (
+        "import sys, tfseg.data.records, tfseg.data.writing; sys.exit('tensorflow' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_tensorflow_reads_our_shards(tmp_path):
+    data = [b"a", b"", b"x" * 100_000]
+    write_shard(tmp_path / "s", data)
+    assert [bytes(r.numpy()) for r in tf.data.TFRecordDataset(str(tmp_path / "s"))] == data
+
+
+def test_we_read_tensorflows_shards(tmp_path):
+    data = [b"one", b"y" * 70_000, b"three"]
+    with tf.io.TFRecordWriter(str(tmp_path / "s")) as writer:
+        for item in data:
+            writer.write(item)
+    assert [d for _, d in scan(str(tmp_path / "s"), with_data=True)] == data
+    found = list(scan(str(tmp_path / "s")))
+    assert [read_record(str(tmp_path / "s"), f.offset, f.length) for f in found] == data
+
+
+def test_vectorised_checksum_agrees_with_the_library():
+    rng = np.random.default_rng(1)
+    lengths = rng.integers(1, 1000, 200)
+    block = b"".join(framing.frame(b"z" * n)[: framing.HEADER_BYTES] for n in lengths)
+    found = framing._headers_in(np.frombuffer(block, np.uint8), 10**6)
+    assert set(range(0, len(block), framing.HEADER_BYTES)) <= set(found.tolist())
+
+
+def test_writer_attributes_match_the_file(tmp_path):
+    writer = write_shard(tmp_path / "s", [b"ab", b"cde"])
+    assert writer.offsets == [0, 18] and writer.lengths == [2, 3]
+    assert writer.num_bytes == os.path.getsize(tmp_path / "s")
+    assert writer.sha256 == framing.sha256(str(tmp_path / "s"))
+
+
+def test_writer_leaves_nothing_when_the_block_raises(tmp_path):
+    with pytest.raises(RuntimeError), ShardWriter(str(tmp_path / "s")) as writer:
+        writer.write(b"data")
+        raise RuntimeError
+    assert os.listdir(tmp_path) == []
+
+
+def test_nothing_is_visible_before_the_end(tmp_path):
+    with ShardWriter(str(tmp_path / "train-00000-of-00001.tfrecord")) as writer:
+        writer.write(make_example("a"))
+        assert records.splits_present(str(tmp_path)) == []
+    assert records.splits_present(str(tmp_path)) == ["train"]
+
+
+# Damage -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["length", "length crc", "data", "data crc"])
+def test_flipped_byte_is_found_and_the_rest_is_kept(foreign, part):
+    offsets = [f.offset for f in scan(str(shard(foreign)))]
+    start, end = offsets[2], offsets[3]
+    flip(
+        shard(foreign),
+        {"length": start, "length crc": start + 9, "data": start + 50}.get(part, end - 2),
+    )
+    with pytest.raises(RecordError, match=f"byte {start}") as error:
+        read_record(str(shard(foreign)), start)
+    assert "checksum" in str(error.value)
+    items = list(scan(str(shard(foreign))))
+    assert [i.offset for i in items if isinstance(i, Found)] == offsets[:2] + offsets[3:]
+    (damage,) = [i for i in items if isinstance(i, Damage)]
+    assert (damage.offset, damage.skipped_bytes) == (start, end - start)
+
+
+@pytest.mark.parametrize("cut", [1, 4, 10, 200])
+def test_truncated_shard(foreign, cut):
+    content = shard(foreign).read_bytes()
+    shard(foreign).write_bytes(content[:-cut])
+    items = list(scan(str(shard(foreign))))
+    assert len([i for i in items if isinstance(i, Found)]) == 4
+    assert isinstance(items[-1], Damage) and "truncated" in items[-1].reason
+    with pytest.raises(RecordError, match="truncated"):
+        records.load_index(str(foreign), "train", SPEC)
+
+
+def test_absurd_length_allocates_nothing(tmp_path):
+    header = struct.pack("<Q", 2**62)
+    crc = struct.pack("<I", framing.masked_crc(header))
+    (tmp_path / "s").write_bytes(header + crc + b"12345678")
+    with pytest.raises(RecordError, match="truncated"):
+        read_record(str(tmp_path / "s"), 0)
+    assert [type(i) for i in scan(str(tmp_path / "s"))] == [Damage]
+
+
+def test_scan_resyncs_over_megabytes(tmp_path):
+    rng = np.random.default_rng(3)
+    big = rng.integers(0, 256, 5_000_000, dtype=np.uint8).tobytes()
+    writer = write_shard(tmp_path / "s", [big, bytes(3_000_000), b"last"])
+    flip(tmp_path / "s", 3)
+    items = list(scan(str(tmp_path / "s")))
+    assert items[0].skipped_bytes == writer.offsets[1]
+    assert [i.length for i in items[1:]] == [3_000_000, 4]
+
+
+def test_random_damage_never_escapes_or_passes(foreign):
+    """Flips, cuts, insertions: every record is either intact or reported, whatever happens."""
+    original = shard(foreign).read_bytes()
+    whole = {d for _, d in scan(str(shard(foreign)), with_data=True)}
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        content = bytearray(original)
+        for _ in range(rng.integers(1, 4)):
+            position = int(rng.integers(0, max(1, len(content))))
+            kind = rng.integers(4)
+            if kind == 0 and content:
+                content[position % len(content)] ^= 1 << int(rng.integers(8))
+            elif kind == 1:
+                del content[position:]
+            elif kind == 2:
+                del content[position : position + int(rng.integers(1, 30))]
+            else:
+                content[position:position] = rng.bytes(int(rng.integers(1, 30)))
+        shard(foreign).write_bytes(bytes(content))
+        items = list(scan(str(shard(foreign)), with_data=True))
+        covered = sum(
+            i.skipped_bytes if isinstance(i, Damage) else i[0].length + framing.OVERHEAD_BYTES
+            for i in items
+        )
+        assert covered == len(content)
+        assert {i[1] for i in items if not isinstance(i, Damage)} <= whole
+        reported = []
+        try:
+            index = records.load_index(str(foreign), "train", SPEC, on_damage=reported.append)
+        except UserError:
+            continue
+        finally:
+            for name in os.listdir(foreign):
+                if name.endswith(".npz"):
+                    os.remove(foreign / name)
+        # Cuts exactly between records leave a shorter but undamaged file; nothing can tell.
+        assert reported or all(not isinstance(i, Damage) for i in items)
+        assert index.size >= 5
+
+
+def test_random_bytes_are_damage(tmp_path):
+    rng = np.random.default_rng(0)
+    for n in (0, 1, 11, 12, 16, 17, 1000):
+        (tmp_path / "s").write_bytes(rng.bytes(n))
+        items = list(scan(str(tmp_path / "s")))
+        assert all(isinstance(i, Damage) for i in items)
+        assert sum(i.skipped_bytes for i in items) == n
+
+
+def test_record_of_random_bytes_is_a_record_error(tmp_path):
+    rng = np.random.default_rng(0)
+    good = make_example("a", labels=[1], label=True)
+    for _ in range(300):
+        data = bytearray(good)
+        for _ in range(rng.integers(1, 5)):
+            data[rng.integers(len(data))] = rng.integers(256)
+        try:
+            tfexample.decode(bytes(data))
+        except RecordError:
+            pass
+
+
+# Indices ----------------------------------------------------------------------------------------
+
+
+def test_foreign_records_are_scanned_once(foreign):
+    index = records.load_index(str(foreign), "train", SPEC)
+    assert index.size == 10
+    assert index.ids.tolist() == [f"im{i}" for i in range(10)]
+    assert index.shard.tolist() == [0] * 5 + [1] * 5
+    assert index.image_labels[:5].tolist() == [[1, 0], [0, 0], [0, 0], [1, 1], [0, 1]]
+    assert index.has_image_labels[:5].tolist() == [True, True, False, True, True]
+    assert index.has_mask[:5].tolist() == [True] * 4 + [False]
+    assert set(index.height) == {4} and set(index.width) == {6}
+    written = (foreign / "train.index.npz").read_bytes()
+    again = records.load_index(str(foreign), "train", SPEC)
+    assert (again.offset == index.offset).all() and again.shards == index.shards
+    os.remove(foreign / "train.index.npz")
+    records.load_index(str(foreign), "train", SPEC)
+    assert (foreign / "train.index.npz").read_bytes() == written
+
+
+def test_unwritable_folder_keeps_the_index_in_memory(foreign, monkeypatch):
+    def refuse(path, index):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(records, "save_index", refuse)
+    assert records.load_index(str(foreign), "train", SPEC).size == 10
+    assert not (foreign / "train.index.npz").exists()
+
+
+def test_damage_stops_with_file_record_and_offset(foreign):
+    offsets = [f.offset for f in scan(str(shard(foreign)))]
+    flip(shard(foreign), offsets[3] + 60)
+    with pytest.raises(RecordError) as error:
+        records.load_index(str(foreign), "train", SPEC)
+    for part in (str(shard(foreign)), "record 3", f"byte {offsets[3]}"):
+        assert part in str(error.value)
+    reported = []
+    index = records.load_index(str(foreign), "train", SPEC, on_damage=reported.append)
+    assert index.size == 9 and len(reported) == 1
+    assert not (foreign / "train.index.npz").exists()
+
+
+def test_index_survives_a_damaged_length(foreign):
+    """With an index, damage costs one record, not the rest of the shard."""
+    index = records.load_index(str(foreign), "train", SPEC)
+    flip(shard(foreign), int(index.offset[1]) + 2)
+    with records.RecordReader(index, str(foreign)) as reader:
+        with pytest.raises(RecordError, match="record 1, byte"):
+            reader.read(1)
+        assert [reader.read(i).filename for i in (0, 2, 9)] == ["im0", "im2", "im9"]
+    with pytest.raises(RecordError, match="record 4, byte"):
+        flip(shard(foreign, 1), int(index.offset[9]) + 40)
+        records.RecordReader(index, str(foreign)).read(9)
+
+
+def test_truncation_after_indexing(foreign):
+    records.load_index(str(foreign), "train", SPEC)
+    shard(foreign, 1).write_bytes(shard(foreign, 1).read_bytes()[:-30])
+    with pytest.raises(UserError, match="truncated"):
+        records.load_index(str(foreign), "train", SPEC)
+    reported = []
+    index = records.load_index(str(foreign), "train", SPEC, on_damage=reported.append)
+    assert len(reported) == 1 and index.size == 10
+    with pytest.raises(RecordError, match="truncated"):
+        records.RecordReader(index, str(foreign)).read(9)
+
+
+def test_replaced_shard(foreign):
+    index = records.load_index(str(foreign), "train", SPEC)
+    write_shard(shard(foreign), [make_example("other")] * 9)
+    with pytest.raises(UserError, match="not the one that was written"):
+        records.load_index(str(foreign), "train", SPEC)
+    write_shard(shard(foreign), [make_example(f"ab{i}") for i in range(5)])
+    with pytest.raises(RecordError):
+        records.RecordReader(index, str(foreign)).read(0)
+
+
+def test_missing_split_names_those_present(foreign):
+    with pytest.raises(UserError, match="accepted: train"):
+        records.load_index(str(foreign), "val", SPEC)
+    with pytest.raises(UserError, match="does not exist"):
+        records.load_index(str(foreign / "nowhere"), "val", SPEC)
+    with pytest.raises(UserError, match="is a file"):
+        records.load_index(str(shard(foreign)), "val", SPEC)
+
+
+def test_missing_and_mixed_shards(foreign):
+    os.rename(shard(foreign, 1), foreign / "kept")
+    with pytest.raises(UserError, match="missing: 1"):
+        records.load_index(str(foreign), "train", SPEC)
+    os.rename(foreign / "kept", foreign / "train-00001-of-00003.tfrecord")
+    with pytest.raises(UserError, match="different sets"):
+        records.load_index(str(foreign), "train", SPEC)
+
+
+def test_split_names_that_begin_alike(foreign):
+    write_shard(foreign / "train_aug-00000-of-00001.tfrecord", [make_example("x")])
+    assert records.splits_present(str(foreign)) == ["train", "train_aug"]
+    assert records.load_index(str(foreign), "train", SPEC).size == 10
+    assert records.load_index(str(foreign), "train_aug", SPEC).size == 1
+
+
+def test_empty_split(tmp_path):
+    write_shard(tmp_path / "train-00000-of-00001.tfrecord", [])
+    with pytest.raises(UserError, match="holds no records"):
+        records.load_index(str(tmp_path), "train", SPEC)
+
+
+def test_unreadable_index(foreign):
+    (foreign / "train.index.npz").write_bytes(b"not an archive")
+    with pytest.raises(UserError, match="delete it"):
+        records.load_index(str(foreign), "train", SPEC)
+
+
+def test_index_of_other_classes(foreign):
+    records.load_index(str(foreign), "train", SPEC)
+    with pytest.raises(UserError, match="another number of classes"):
+        records.load_index(str(foreign), "train", DatasetSpec("t", ("background", "cat")))
+
+
+def test_image_label_beyond_the_classes(tmp_path):
+    write_shard(tmp_path / "train-00000-of-00001.tfrecord", [make_example("x", labels=[3])])
+    with pytest.raises(RecordError, match="image/class/label"):
+        records.load_index(str(tmp_path), "train", SPEC)
+
+
+def test_record_error_survives_pickling():
+    import pickle
+
+    error = RecordError("What.", location=records.Location("f", 1, 2), key="k", received=3)
+    again = pickle.loads(pickle.dumps(error))
+    assert str(again) == str(error) and again.location == error.location and again.key == "k"

@@ -1,0 +1,114 @@
+"""Resizing: known values, both grids, gradients, sizes known only at run time."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfseg.ops.resize import (
+    interpolation_matrix,
+    resize_bilinear,
+    resize_nearest,
+    resize_nearest_align_corners,
+)
+
+
+def _image(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def test_align_corners_keeps_corners_and_halves_between():
+    x = tf.constant([[0.0, 2.0], [4.0, 6.0]])[None, :, :, None]
+    y = resize_bilinear(x, (3, 3))[0, :, :, 0]
+    np.testing.assert_allclose(y, [[0, 1, 2], [2, 3, 4], [4, 5, 6]])
+
+
+@pytest.mark.parametrize("size", [(17, 25), (5, 7), (3, 2), (1, 1), (1, 9)])
+def test_align_corners_equals_tensorflows_kernel(size):
+    x = _image(2, 5, 7, 3)
+    expected = tf.compat.v1.image.resize_bilinear(x, size, align_corners=True)
+    np.testing.assert_allclose(resize_bilinear(x, size), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("size", [(17, 25), (3, 2), (10, 14), (1, 1)])
+def test_half_pixel_equals_tensorflows_kernel(size):
+    x = _image(2, 5, 7, 3)
+    expected = tf.image.resize(x, size, method="bilinear", antialias=False)
+    actual = resize_bilinear(x, size, align_corners=False)
+    np.testing.assert_allclose(actual, expected, atol=2e-6)
+
+
+def test_one_pixel_spreads_over_the_result():
+    y = resize_bilinear(tf.constant([[[[3.0, -1.0]]]]), (4, 5))
+    np.testing.assert_array_equal(y, np.broadcast_to([3.0, -1.0], [1, 4, 5, 2]))
+
+
+def test_gradient_equals_that_of_tensorflows_kernel():
+    x, weights = tf.constant(_image(2, 5, 7, 3)), _image(2, 9, 13, 3, seed=1)
+
+    def gradient(resize):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(resize(x) * weights)
+        return tape.gradient(loss, x)
+
+    expected = gradient(lambda t: tf.compat.v1.image.resize_bilinear(t, (9, 13), align_corners=True))
+    np.testing.assert_allclose(gradient(lambda t: resize_bilinear(t, (9, 13))), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_sizes_known_only_at_run_time_give_the_same(align_corners):
+    x = _image(2, 5, 7, 3)
+
+    @tf.function(input_signature=[tf.TensorSpec([None] * 4), tf.TensorSpec([2], tf.int32)])
+    def resize(image, size):
+        return resize_bilinear(image, size, align_corners=align_corners)
+
+    expected = resize_bilinear(x, (9, 4), align_corners=align_corners)
+    np.testing.assert_allclose(resize(x, [9, 4]), expected, atol=1e-6)
+
+
+def test_static_shape_is_kept_where_the_size_is_a_known_tensor():
+    shapes = []
+
+    @tf.function
+    def run(x, y):
+        shapes.append(resize_bilinear(x, tf.shape(y)[1:3]).shape)
+
+    run(tf.zeros([2, 5, 5, 1]), tf.zeros([2, 9, 11]))
+    assert shapes[0] == [2, 9, 11, 1]
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float64])
+def test_type_is_kept(dtype):
+    y = resize_bilinear(tf.ones([1, 3, 3, 1], dtype), (5, 5))
+    assert y.dtype == dtype
+    np.testing.assert_allclose(tf.cast(y, tf.float32), np.ones([1, 5, 5, 1]), rtol=1e-2)
+
+
+def test_rows_of_the_matrix_sum_to_one():
+    for align_corners in (True, False):
+        matrix = interpolation_matrix(33, 129, align_corners=align_corners)
+        np.testing.assert_allclose(matrix.sum(1), np.ones(129), rtol=1e-6)
+
+
+def test_nearest_takes_floor():
+    label = tf.constant([[0, 1, 2, 3, 4, 5]])[..., None] * tf.ones([1, 1, 1], tf.int32)
+    column = tf.transpose(label, [0, 2, 1])[..., None]
+    np.testing.assert_array_equal(resize_nearest(column, (1, 4))[0, 0, :, 0], [0, 1, 3, 4])
+
+
+def test_nearest_align_corners_rounds_half_up():
+    label = tf.constant([[[10, 20, 30, 40]]])
+    # Coordinates 0, 1.5, 3 -> 0, 2, 3.
+    np.testing.assert_array_equal(resize_nearest_align_corners(label, (1, 3))[0, 0], [10, 30, 40])
+    assert resize_nearest_align_corners(label, (1, 1)).numpy().tolist() == [[[10]]]
+
+
+@pytest.mark.parametrize("resize", [resize_nearest, resize_nearest_align_corners])
+def test_nearest_with_run_time_sizes(resize):
+    label = np.arange(2 * 5 * 7).reshape(2, 5, 7).astype("int32")
+    traced = tf.function(
+        resize,
+        input_signature=[tf.TensorSpec([None] * 3, tf.int32), tf.TensorSpec([2], tf.int32)],
+    )
+    np.testing.assert_array_equal(traced(label, [3, 11]), resize(label, (3, 11)))

@@ -1,0 +1,164 @@
+"""Records on the wire: equal to tf.train.Example, strict about what is missing or contradictory."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tfseg.data import tfexample
+from tfseg.data.framing import Location, RecordError
+
+
+def encoded(height=4, width=6, mode="RGB", format="PNG", **options):
+    buffer = io.BytesIO()
+    Image.new(mode, (width, height)).save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def published(**changes):
+    """A record as TensorFlow's own classes write it."""
+    values = {
+        "image/encoded": encoded(format="JPEG"),
+        "image/filename": b"2007_000033",
+        "image/format": b"jpeg",
+        "image/height": 4,
+        "image/width": 6,
+        "image/channels": 3,
+        "image/segmentation/class/encoded": encoded(mode="L"),
+        "image/segmentation/class/format": b"png",
+    }
+    values.update(changes)
+    feature = {}
+    for key, value in values.items():
+        if value is None:
+            continue
+        if isinstance(value, bytes):
+            feature[key] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+        else:
+            values_list = value if isinstance(value, list) else [value]
+            feature[key] = tf.train.Feature(int64_list=tf.train.Int64List(value=values_list))
+    return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
+
+
+def test_reads_published_records():
+    example = tfexample.decode(published())
+    assert example.filename == "2007_000033"
+    assert (example.height, example.width) == (4, 6)
+    assert example.label == encoded(mode="L")
+    assert example.image_labels is None
+
+
+def test_tensorflow_reads_ours():
+    image, label = encoded(), encoded(mode="L")
+    data = tfexample.encode(
+        image=image, filename="a/ü", height=4, width=6, label=label, image_labels=[7, 2, 2]
+    )
+    feature = tf.train.Example.FromString(data).features.feature
+    assert feature["image/encoded"].bytes_list.value[:] == [image]
+    assert feature["image/filename"].bytes_list.value[:] == ["a/ü".encode()]
+    assert feature["image/format"].bytes_list.value[:] == [b"png"]
+    assert feature["image/height"].int64_list.value[:] == [4]
+    assert feature["image/width"].int64_list.value[:] == [6]
+    assert feature["image/channels"].int64_list.value[:] == [3]
+    assert feature["image/segmentation/class/encoded"].bytes_list.value[:] == [label]
+    assert feature["image/segmentation/class/format"].bytes_list.value[:] == [b"png"]
+    assert feature["image/class/label"].int64_list.value[:] == [2, 7]
+    parsed = tf.io.parse_single_example(
+        data,
+        {
+            "image/height": tf.io.FixedLenFeature([], tf.int64),
+            "image/class/label": tf.io.VarLenFeature(tf.int64),
+        },
+    )
+    assert parsed["image/height"] == 4
+    assert parsed["image/class/label"].values.numpy().tolist() == [2, 7]
+
+
+def test_equal_arguments_give_equal_bytes():
+    arguments = {"image": encoded(), "filename": "a", "height": 4, "width": 6}
+    assert tfexample.encode(**arguments) == tfexample.encode(**arguments)
+
+
+@pytest.mark.parametrize("labels, expected", [(None, None), ([], []), ([3, 1], [1, 3])])
+def test_no_class_differs_from_unknown(labels, expected):
+    data = tfexample.encode(image=encoded(), filename="a", height=4, width=6, image_labels=labels)
+    decoded = tfexample.decode(data).image_labels
+    assert (None if decoded is None else decoded.tolist()) == expected
+    # Passing through TensorFlow's own class keeps the difference.
+    again = tfexample.decode(tf.train.Example.FromString(data).SerializeToString()).image_labels
+    assert (None if again is None else again.tolist()) == expected
+
+
+def test_record_without_mask_has_no_label_keys():
+    data = tfexample.encode(image=encoded(), filename="a", height=4, width=6)
+    assert tfexample.decode(data).label is None
+    keys = tf.train.Example.FromString(data).features.feature
+    assert not [key for key in keys if "segmentation" in key]
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("image/encoded", None),
+        ("image/encoded", b""),
+        ("image/filename", None),
+        ("image/filename", b""),
+        ("image/filename", b"\xff\xfe"),
+        ("image/height", None),
+        ("image/width", 0),
+        ("image/segmentation/class/encoded", b""),
+        ("image/encoded", b"GIF89a not supported"),
+        ("image/encoded", 3),
+        ("image/height", b"4"),
+        ("image/height", 5),
+        ("image/segmentation/class/encoded", encoded(4, 5, "L")),
+    ],
+)
+def test_bad_feature_names_record_and_key(key, value):
+    with pytest.raises(RecordError) as error:
+        tfexample.decode(published(**{key: value}), Location("dir/train-0", 12, 3456))
+    message = str(error.value)
+    expected = "image/encoded" if key == "image/height" and value == 5 else key
+    assert "dir/train-0" in message and "record 12" in message and "byte 3456" in message
+    assert expected in message
+
+
+def test_not_an_example():
+    with pytest.raises(RecordError, match="not a tf.train.Example"):
+        tfexample.decode(b"\xff\xff\xff\xff")
+
+
+@pytest.mark.parametrize(
+    "data, expected",
+    [
+        (encoded(5, 7), ("png", 5, 7)),
+        (encoded(5, 7, format="JPEG"), ("jpeg", 5, 7)),
+        (encoded(50, 70, format="JPEG", progressive=True), ("jpeg", 50, 70)),
+        (encoded(5, 7, mode="L", format="JPEG"), ("jpeg", 5, 7)),
+        (encoded(5, 7, format="JPEG", comment=b"\xff\xc0" * 40), ("jpeg", 5, 7)),
+    ],
+)
+def test_size_from_header(data, expected):
+    assert tfexample.image_size(data) == expected
+
+
+def test_size_of_random_bytes_is_refused_quickly():
+    rng = np.random.default_rng(0)
+    for prefix in (b"", b"\xff\xd8", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"):
+        for _ in range(200):
+            data = prefix + rng.integers(0, 256, rng.integers(0, 60), dtype=np.uint8).tobytes()
+            try:
+                name, height, width = tfexample.image_size(data)
+            except ValueError:
+                continue
+            assert name in ("jpeg", "png") and height > 0 and width > 0
+
+
+def test_cap_on_pixels_uses_the_header_only():
+    png = bytearray(encoded())
+    png[16:24] = (10_000).to_bytes(4, "big") * 2
+    with pytest.raises(RecordError, match="100.0 megapixels"):
+        tfexample.check_pixels(bytes(png), max_megapixels=64, location=Location("f", 0, 0))
+    tfexample.check_pixels(bytes(png), max_megapixels=101, location=Location("f", 0, 0))

@@ -1,0 +1,672 @@
+"""From records on disk to batches: `tf.data` pipelines whose every position is arithmetic.
+
+The order of a split is a function of (seed, split, epoch), the augmentation of an example one of
+(seed, split, epoch, record). Batch g of a stream covers positions g B .. (g + 1) B - 1 of the
+endless sequence of epochs, so a run resumes exactly by starting at its step; nothing about the
+data is stored in checkpoints. Records are read by offset: a damaged one never hides the rest of
+its shard.
+
+The batch vocabulary, `batch[stream][key]`:
+
+| key | shape, dtype | meaning |
+|---|---|---|
+| `image`, `image_strong` | [B, H, W, 3] float32, RGB 0-255 | one crop, its weak and strong view |
+| `label` | [B, H, W] int32 | class id or ignore label; absent where the stream has labels='none' |
+| `image_label` | [B, K] float32 | multi-hot over the K image-level classes |
+| `valid` | [B, H, W] float32 | 1 = image, 0 = padding or cut out |
+| `has_label` | [B] bool | whether the record has a mask |
+| `index` | [B] int64 | record number in the split |
+
+Evaluation batches have `image`, `label`, `valid`, `has_label`, `index`, and `weight` [B] float32:
+0 for rows that only fill the last batch up.
+
+Source: PseudoSeg specification 2.5 and 3; the order is ours (theirs shuffled a buffer of 100
+decoded crops).
+"""
+
+import collections
+import dataclasses
+import os
+import threading
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfseg.config import DataConfig
+from tfseg.data import augment, records, tfexample
+from tfseg.data.framing import RecordError
+from tfseg.data.specs import DatasetSpec
+from tfseg.errors import UserError
+from tfseg.ops import resize
+
+VIEWS = ("weak", "strong")
+LABELS = ("required", "optional", "none")
+# Enough for what is decoded ahead of the step that meets a bad image.
+_RECENT_RECORDS = 4096
+_MANY = np.iinfo(np.int64).max // 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """What a method asks of the data; the pipeline obeys.
+
+    Attributes:
+      split: name of the split.
+      batch_size: examples in a step, over all replicas.
+      views: ('weak',) or ('weak', 'strong').
+      labels: 'required' (a record without a mask is an error), 'optional' (the ignore label stands
+        in), or 'none' (masks are not read).
+      image_labels: whether `image_label` is delivered; then every record must have them.
+    """
+
+    split: str
+    batch_size: int
+    views: tuple[str, ...] = ("weak",)
+    labels: str = "required"
+    image_labels: bool = False
+
+    def __post_init__(self):
+        if self.views not in (VIEWS[:1], VIEWS):
+            raise ValueError(f"views must be ('weak',) or ('weak', 'strong'), not {self.views}")
+        if self.labels not in LABELS:
+            raise ValueError(f"labels must be one of {LABELS}, not {self.labels!r}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be positive, not {self.batch_size}")
+
+
+# Order ------------------------------------------------------------------------------------------
+
+
+def _rng(seed: int, split: str, *numbers: int) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(split.encode()), *numbers])
+
+
+def epoch_order(split: str, size: int, *, seed: int, epoch: int) -> np.ndarray:
+    """Returns the order of a split's records in an epoch, int64 [size]."""
+    return _rng(seed, split, epoch).permutation(size)
+
+
+class _Order:
+    """Record numbers of the endless sequence of epochs; remembers the last few epochs."""
+
+    def __init__(self, split: str, size: int, seed: int):
+        self._split, self._size, self._seed = split, size, seed
+        self._epochs: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def at(self, position: int) -> tuple[int, int]:
+        """Returns (epoch, record number) of a position."""
+        epoch, place = divmod(position, self._size)
+        with self._lock:
+            order = self._epochs.get(epoch)
+            if order is None:
+                order = epoch_order(self._split, self._size, seed=self._seed, epoch=epoch)
+                self._epochs[epoch] = order
+                for old in [e for e in self._epochs if e < epoch - 2]:
+                    del self._epochs[old]
+        return epoch, int(order[place])
+
+
+def step_records(stream: Stream, size: int, *, seed: int, step: int) -> np.ndarray:
+    """Returns the record numbers of a step's global batch.
+
+    Args:
+      stream: split and batch size.
+      size: records in the split.
+      seed: of the run.
+      step: steps done before it.
+
+    Returns:
+      int64 [batch_size], in the order of the batch.
+    """
+    order = _Order(stream.split, size, seed)
+    first = step * stream.batch_size
+    return np.array([order.at(first + i)[1] for i in range(stream.batch_size)])
+
+
+# Reading ----------------------------------------------------------------------------------------
+
+
+class Source:
+    """Reads the records of a split for TensorFlow, and keeps what went wrong.
+
+    Errors that leave a `tf.numpy_function` reach TensorFlow as text; the original is in `errors`.
+
+    Args:
+      split: name of the split.
+      index: of the split.
+      spec: the data set.
+      config: directory, limits, what to do with damaged records.
+      labels: as in `Stream`.
+      image_labels: as in `Stream`.
+      lost: damage that was met while the index was made; these records are not in it.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        index: records.Index,
+        spec: DatasetSpec,
+        config: DataConfig,
+        *,
+        labels: str,
+        image_labels: bool = False,
+        lost: Sequence[RecordError] = (),
+    ):
+        self.split, self.index, self.spec, self._config = split, index, spec, config
+        self._labels, self._image_labels = labels, image_labels
+        self._reader = records.RecordReader(index, config.dataset_dir)
+        self.errors: list[UserError] = []
+        self.bad: dict[int, UserError] = {}
+        self._lost = tuple(lost)
+        self._check_share()
+        self._known_good = np.zeros(index.size, bool)
+        self._lock = threading.Lock()
+        self._recent: collections.deque[int] = collections.deque(maxlen=_RECENT_RECORDS)
+
+    def _checked(self, i: int) -> tfexample.Example:
+        """Returns record `i` with what the stream needs.
+
+        Raises:
+          RecordError: it is damaged, too big, or lacks a mask or image-level labels.
+        """
+        example = self._reader.read(i)
+        location = self._reader.location(i)
+        limit = self._config.max_image_megapixels
+        tfexample.check_pixels(example.image, max_megapixels=limit, location=location)
+        if self._labels != "none" and example.label is not None:
+            tfexample.check_pixels(
+                example.label, max_megapixels=limit, location=location, key=tfexample.LABEL
+            )
+        if self._labels == "required" and example.label is None:
+            raise RecordError(
+                f"Image {example.filename} of split '{self.split}' has no mask.",
+                location=location,
+                key=tfexample.LABEL,
+                fix="use the split as the unlabelled one, or make its records with the masks",
+            )
+        if self._image_labels and example.image_labels is None:
+            raise RecordError(
+                f"Image {example.filename} of split '{self.split}' has no image-level labels.",
+                location=location,
+                key=tfexample.IMAGE_LABELS,
+                fix="make the records with --image_labels, or leave out --weakly",
+            )
+        return example
+
+    def check_decoding(self, i: int) -> None:
+        """Decodes record `i` and checks the ids of its mask.
+
+        Raises:
+          RecordError: it cannot be used; names file, record and key.
+        """
+        example = self._checked(i)
+        location = self._reader.location(i)
+        encoded = [(tfexample.IMAGE, example.image, 3)]
+        if self._labels != "none" and example.label is not None:
+            encoded.append((tfexample.LABEL, example.label, 1))
+        for key, data, channels in encoded:
+            try:
+                pixels = tf.io.decode_image(data, channels, expand_animations=False).numpy()
+            except tf.errors.OpError as error:
+                raise RecordError(
+                    f"{'The image' if channels == 3 else 'The mask'} of {example.filename} cannot "
+                    "be decoded.",
+                    location=location,
+                    key=key,
+                    received=error.message.split("\n")[0][:200],
+                    fix="repair or remove the image and make the records again",
+                ) from None
+        if len(encoded) == 2:
+            self._check_ids(pixels, example, location)
+
+    def _check_ids(self, label: np.ndarray, example: tfexample.Example, location: Any) -> None:
+        spec = self.spec
+        wrong = np.unique(label[(label >= spec.num_classes) & (label != spec.ignore_label)])
+        if wrong.size:
+            raise RecordError(
+                f"The mask of {example.filename} holds ids beyond the class count.",
+                location=location,
+                key=tfexample.LABEL,
+                received=", ".join(map(str, wrong[:8])),
+                accepted=f"0 to {spec.num_classes - 1}, and {spec.ignore_label} for ignored pixels",
+                fix="make the records again with a --label_map, or with all class names",
+            )
+
+    def _note_bad(self, i: int, error: UserError) -> None:
+        with self._lock:
+            self.bad[i] = error
+        self._check_share()
+
+    def _check_share(self) -> None:
+        bad, total = len(self.bad) + len(self._lost), self.index.size + len(self._lost)
+        share = bad / total
+        if share > self._config.max_bad_record_fraction:
+            raise UserError(
+                f"{bad} of {total} records of split '{self.split}' are damaged.",
+                where="--max_bad_record_fraction",
+                received=f"{share:.3f}",
+                accepted=f"at most {self._config.max_bad_record_fraction}",
+                fix="run tfrecords_tools/check.py on the data set and repair it",
+            )
+
+    def good_record(self, candidates: Callable[[int], int]) -> int:
+        """Returns the first usable record of `candidates(0)`, `candidates(1)`, ...
+
+        Only with --skip_bad_records; without it the first is taken and errors are raised on use.
+        A bad record is replaced and not left out, so that positions stay arithmetic.
+        """
+        if not self._config.skip_bad_records:
+            return candidates(0)
+        for k in range(self.index.size):
+            i = candidates(k)
+            if self._known_good[i]:
+                return i
+            if i in self.bad:
+                continue
+            try:
+                self.check_decoding(i)
+            except RecordError as error:
+                self._note_bad(i, error)
+            else:
+                self._known_good[i] = True
+                return i
+        raise UserError(f"Every record of split '{self.split}' is damaged.")
+
+    def fetch(self, i: int) -> tuple[np.ndarray, ...]:
+        """Returns (image, label, has_label, image_label) of record `i` as NumPy values."""
+        with self._lock:
+            self._recent.append(i)
+        example = self._checked(i)
+        multi_hot = np.zeros(self.spec.num_image_classes, np.float32)
+        if self._image_labels:
+            multi_hot[example.image_labels - self.spec.first_image_class] = 1.0
+        has_label = example.label is not None
+        return (
+            np.array(example.image, object),
+            np.array(example.label if has_label else b"", object),
+            np.bool_(has_label),
+            multi_hot,
+        )
+
+    def keeping_errors(self, function: Callable) -> Callable:
+        """Wraps a function for `tf.numpy_function` so that its user errors are kept."""
+
+        def wrapped(*arguments):
+            try:
+                return function(*arguments)
+            except UserError as error:
+                self.errors.append(error)
+                raise
+
+        return wrapped
+
+    def explain(self) -> None:
+        """Raises the user's error behind a failed pipeline, if there is one.
+
+        An image that TensorFlow could not decode is found by decoding again what was read last.
+        """
+        if self.errors:
+            raise self.errors[0]
+        for i in dict.fromkeys(reversed(self._recent)):
+            self.check_decoding(i)
+
+    def bad_records(self) -> list[str]:
+        """Returns one line for each record that was replaced or could not be reached."""
+        named = [("(unknown id)", error) for error in self._lost]
+        named += [(self.index.ids[i], error) for i, error in sorted(self.bad.items())]
+        return [f"{name}\t{' | '.join(str(error).splitlines())}" for name, error in named]
+
+
+def _decode(data: tf.Tensor, channels: int) -> tf.Tensor:
+    # decode_image looks at the content: published records hold JPEG and PNG under one key.
+    pixels = tf.io.decode_image(data, channels, expand_animations=False)
+    return tf.ensure_shape(pixels, [None, None, channels])
+
+
+def _decode_label(
+    data: tf.Tensor, has_label: tf.Tensor, image: tf.Tensor, spec: DatasetSpec, labels: str
+) -> tf.Tensor | None:
+    """Returns the label map uint8 [H, W], ignored throughout where there is none."""
+    if labels == "none":
+        return None
+
+    def decoded():
+        return _decode(data, 1)[..., 0]
+
+    if labels == "required":
+        label = decoded()
+    else:
+        ignored = tf.cast(spec.ignore_label, tf.uint8)
+        label = tf.cond(has_label, decoded, lambda: tf.fill(tf.shape(image)[:2], ignored))
+        label = tf.ensure_shape(label, [None, None])
+    if spec.num_classes < 256:
+        # On a GPU the cross entropy of an id beyond the classes is a silent NaN.
+        wrong = (label >= spec.num_classes) & (label != spec.ignore_label)
+        check = tf.debugging.Assert(
+            ~tf.reduce_any(wrong), ["a mask holds an id beyond the class count"]
+        )
+        with tf.control_dependencies([check] if check is not None else []):
+            label = tf.identity(label)
+    return label
+
+
+def _resized(
+    image: tf.Tensor, label: tf.Tensor | None, size: tf.Tensor, config: DataConfig
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """The optional resize before augmentation: align corners, nearest for labels."""
+    if config.min_resize_value is None:
+        return image, label
+    image = resize.resize_bilinear(tf.cast(image, tf.float32)[None], size)[0]
+    if label is not None:
+        label = resize.resize_nearest_align_corners(label[None], size)[0]
+    return image, label
+
+
+def _resized_size(height: int, width: int, config: DataConfig) -> tuple[int, int]:
+    return augment.resize_to_range_size(
+        height,
+        width,
+        min_size=config.min_resize_value,
+        max_size=config.max_resize_value,
+        factor=config.resize_factor,
+    )
+
+
+def _threads(config: DataConfig) -> int:
+    return config.data_threads or os.cpu_count() or 1
+
+
+def _options() -> tf.data.Options:
+    options = tf.data.Options()
+    options.deterministic = True
+    # The files are ours to position; TensorFlow must not shard them again.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return options
+
+
+# Training ---------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """Which part of each global batch an input pipeline delivers, and how.
+
+    Attributes:
+      pipeline: number of this input pipeline (worker).
+      num_pipelines: how many there are.
+      replicas: replicas that this one feeds; each takes a consecutive part.
+    """
+
+    pipeline: int = 0
+    num_pipelines: int = 1
+    replicas: int = 1
+
+
+def _training_example(source: Source, stream: Stream, config: DataConfig, settings: dict):
+    """Returns the function position -> example of one stream."""
+    spec, order = source.spec, settings["order"]
+    scales = augment.scale_factors(
+        config.min_scale_factor, config.max_scale_factor, config.scale_factor_step_size
+    )
+
+    def read(position):
+        epoch, _ = order.at(int(position))
+        i = source.good_record(lambda k: order.at(int(position) + k)[1])
+        height, width = int(source.index.height[i]), int(source.index.width[i])
+        size = np.array(_resized_size(height, width, config), np.int32)
+        seed = _rng(settings["seed"], stream.split, epoch, i, 1).integers(
+            np.iinfo(np.int64).max, size=2
+        )
+        return (*source.fetch(i), np.int64(i), size, seed)
+
+    types = (tf.string, tf.string, tf.bool, tf.float32, tf.int64, tf.int32, tf.int64)
+
+    def make(position):
+        image, label, has_label, image_label, index, size, seed = tf.numpy_function(
+            source.keeping_errors(read), [position], types, stateful=False
+        )
+        size, seed = tf.ensure_shape(size, [2]), tf.ensure_shape(seed, [2])
+        image = _decode(image, 3)
+        label = _decode_label(label, has_label, image, spec, stream.labels)
+        image, label = _resized(image, label, size, config)
+        draws = augment.draw(
+            seed,
+            size,
+            crop_size=config.train_crop_size,
+            scales=scales,
+            scale_range=(config.min_scale_factor, config.max_scale_factor),
+        )
+        example = augment.training_views(
+            image,
+            label,
+            draws,
+            crop_size=config.train_crop_size,
+            mean_pixel=settings["mean_pixel"],
+            ignore_label=spec.ignore_label,
+            strong="strong" in stream.views,
+        )
+        example["index"] = tf.ensure_shape(index, [])
+        example["has_label"] = tf.ensure_shape(has_label, [])
+        if stream.image_labels:
+            example["image_label"] = tf.ensure_shape(image_label, [spec.num_image_classes])
+        return example
+
+    return make
+
+
+def _positions(stream: Stream, part: Slice, start_step: int) -> tf.data.Dataset:
+    """Positions of this pipeline's share of each global batch, from a step on."""
+    share = stream.batch_size // part.num_pipelines
+
+    def position(k):
+        return (k // share) * stream.batch_size + part.pipeline * share + k % share
+
+    return tf.data.Dataset.range(start_step * share, _MANY).map(position)
+
+
+def make_train_dataset(
+    streams: Mapping[str, Stream],
+    sources: Mapping[str, Source],
+    config: DataConfig,
+    *,
+    mean_pixel: Sequence[float],
+    seed: int,
+    start_step: int = 0,
+    part: Slice = Slice(),
+) -> tf.data.Dataset:
+    """Makes the endless data set of a training run.
+
+    Args:
+      streams: what the method wants.
+      sources: where each stream is read from, by the same names; they keep errors.
+      config: crop size, scales, threads.
+      mean_pixel: fills padding.
+      seed: of order and augmentation.
+      start_step: the first step whose batch is delivered.
+      part: this input pipeline's part of every batch.
+
+    Returns:
+      Elements `{stream: {key: tensor}}`, one for each replica and step, in turn.
+
+    Raises:
+      UserError: a batch cannot be divided among the replicas, or the scales are out of order.
+    """
+    datasets = {}
+    for name, stream in streams.items():
+        replicas = part.num_pipelines * part.replicas
+        if stream.batch_size % replicas:
+            raise UserError(
+                f"The batch of stream '{name}' cannot be divided among {replicas} replicas.",
+                where="--train_batch_size",
+                received=stream.batch_size,
+                accepted=f"a multiple of {replicas}",
+            )
+        settings = {
+            "order": _Order(stream.split, sources[name].index.size, seed),
+            "seed": seed,
+            "mean_pixel": mean_pixel,
+        }
+        try:
+            make = _training_example(sources[name], stream, config, settings)
+        except ValueError as error:
+            raise UserError(
+                f"The random scales are wrong: {error}.",
+                where="--min_scale_factor, --max_scale_factor",
+            ) from None
+        datasets[name] = (
+            _positions(stream, part, start_step)
+            .map(make, num_parallel_calls=_threads(config), deterministic=True)
+            .batch(stream.batch_size // replicas, drop_remainder=True)
+        )
+    dataset = tf.data.Dataset.zip(datasets).prefetch(2 * part.replicas)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+    return dataset.with_options(_options())
+
+
+def make_sources(
+    streams: Mapping[str, Stream], spec: DatasetSpec, config: DataConfig
+) -> dict[str, Source]:
+    """Opens the split of every stream.
+
+    Raises:
+      UserError: a split is not there, empty or truncated, or lacks masks or image-level labels.
+    """
+    sources = {}
+    for name, stream in streams.items():
+        lost: list[RecordError] = []
+        index = records.load_index(
+            config.dataset_dir,
+            stream.split,
+            spec,
+            on_damage=lost.append if config.skip_bad_records else None,
+        )
+        if stream.labels == "required" and not index.has_mask.any():
+            raise UserError(
+                f"No image of split '{stream.split}' has a mask.",
+                where=f"stream '{name}'",
+                accepted="a split with masks",
+                fix="choose another --train_split, or make the records with --masks_dir",
+            )
+        sources[name] = Source(
+            stream.split,
+            index,
+            spec,
+            config,
+            labels=stream.labels,
+            image_labels=stream.image_labels,
+            lost=lost,
+        )
+    return sources
+
+
+# Evaluation -------------------------------------------------------------------------------------
+
+
+def padded_size(size: tuple[int, int], crop_size: tuple[int, int]) -> tuple[int, int]:
+    """Returns the size at which an image is evaluated.
+
+    The crop size where the image fits in; else each longer side is rounded up to a multiple of 32,
+    plus 1, which every output stride accepts.
+    """
+    return tuple(
+        crop if side <= crop else -(-(side - 1) // 32) * 32 + 1
+        for side, crop in zip(size, crop_size)
+    )
+
+
+def make_eval_dataset(
+    split: str,
+    spec: DatasetSpec,
+    config: DataConfig,
+    *,
+    mean_pixel: Sequence[float],
+    crop_size: tuple[int, int],
+    batch_size: int,
+) -> "EvalDataset":
+    """Makes the data set of one pass over a split, every record exactly once.
+
+    Images of one padded size share batches; the last batch of each size is filled up with rows of
+    weight 0, so that all batches are full. So no image's prediction depends on its neighbours.
+
+    Args:
+      split: name of the split.
+      spec: the data set.
+      config: directory, resize settings, limits, threads.
+      mean_pixel: fills padding.
+      crop_size: images are padded to this; larger ones are taken whole.
+      batch_size: rows of a batch.
+
+    Returns:
+      An iterable of batches (vocabulary above).
+
+    Raises:
+      UserError: the split is not there, empty or truncated; on iterating, a damaged record.
+    """
+    index = records.load_index(config.dataset_dir, split, spec)
+    strict = dataclasses.replace(config, skip_bad_records=False)
+    source = Source(split, index, spec, strict, labels="optional")
+    groups: dict[tuple[int, int], list[int]] = collections.defaultdict(list)
+    for i in range(index.size):
+        size = _resized_size(int(index.height[i]), int(index.width[i]), config)
+        groups[padded_size(size, crop_size)].append(i)
+    parts = [
+        _eval_group(source, config, mean_pixel, size, members, batch_size)
+        for size, members in groups.items()
+    ]
+    return EvalDataset(source, parts)
+
+
+def _eval_group(source, config, mean_pixel, size, members, batch_size) -> tf.data.Dataset:
+    """Batches of the images that are padded to one size."""
+    surplus = -len(members) % batch_size
+    numbers = np.array(members + members[:1] * surplus, np.int64)
+    weights = np.array([1.0] * len(members) + [0.0] * surplus, np.float32)
+
+    def read(i):
+        i = int(i)
+        shape = _resized_size(int(source.index.height[i]), int(source.index.width[i]), config)
+        return (*source.fetch(i)[:3], np.array(shape, np.int32))
+
+    def make(i, weight):
+        image, label, has_label, shape = tf.numpy_function(
+            source.keeping_errors(read), [i], (tf.string, tf.string, tf.bool, tf.int32)
+        )
+        image = _decode(image, 3)
+        label = _decode_label(label, has_label, image, source.spec, "optional")
+        image, label = _resized(image, label, tf.ensure_shape(shape, [2]), config)
+        example = augment.padded_view(
+            image,
+            label,
+            size=size,
+            mean_pixel=mean_pixel,
+            ignore_label=source.spec.ignore_label,
+        )
+        has_label = tf.ensure_shape(has_label, [])
+        return {**example, "index": i, "weight": weight, "has_label": has_label}
+
+    return (
+        tf.data.Dataset.from_tensor_slices((numbers, weights))
+        .map(make, num_parallel_calls=_threads(config), deterministic=True)
+        .batch(batch_size, drop_remainder=True)
+        .prefetch(2)
+        .with_options(_options())
+    )
+
+
+class EvalDataset:
+    """One pass over a split; errors of its records are raised as the user's."""
+
+    def __init__(self, source: Source, parts: Sequence[tf.data.Dataset]):
+        self._source, self._parts = source, parts
+
+    def __iter__(self):
+        for part in self._parts:
+            try:
+                yield from part
+            except tf.errors.OpError:
+                self._source.explain()
+                raise

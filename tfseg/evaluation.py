@@ -1,0 +1,525 @@
+"""Measures a checkpoint on a split: every image once, whatever the batch size and replica count.
+
+Each replica counts its pixels into an integer confusion matrix; the host adds them up as int64.
+Every record of the split must have been counted exactly once, or there are no metrics.
+"""
+
+import contextlib
+import datetime
+import json
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from tfseg import checkpoint, metrics, predict
+from tfseg.config import DataConfig, EvalConfig
+from tfseg.data import pipeline, records
+from tfseg.data.framing import write_atomically
+from tfseg.data.specs import DatasetSpec
+from tfseg.errors import UserError
+
+METRICS_FILE = "metrics.json"
+# Seconds between progress lines where there is no terminal.
+_LINE_INTERVAL_SECS = 10.0
+
+
+class ImageProgress:
+    """Shows how many images are done: a bar on a terminal, now and then a line elsewhere.
+
+    Args:
+      what: first words of the line, such as 'evaluating val'.
+      total: images in all.
+    """
+
+    def __init__(self, what: str, total: int):
+        self._what, self._total, self._done = what, total, 0
+        self._start = self._last_line = time.monotonic()
+        is_terminal = sys.stderr.isatty()
+        self._bar = (
+            tqdm(total=total, desc=what, unit="image", dynamic_ncols=True) if is_terminal else None
+        )
+
+    def add(self, images: int) -> None:
+        """Counts images that are done."""
+        self._done += images
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(images)
+        elif now - self._last_line > _LINE_INTERVAL_SECS and self._done < self._total:
+            self._last_line = now
+            rate = self._done / (now - self._start)
+            left = datetime.timedelta(seconds=int((self._total - self._done) / max(rate, 1e-9)))
+            print(
+                f"{self._what}: {self._done}/{self._total} images, {rate:.1f} images/s, "
+                f"{left} left",
+                flush=True,
+            )
+
+    def close(self) -> None:
+        """Ends the bar, or prints the last line."""
+        if self._bar is not None:
+            self._bar.close()
+        else:
+            seconds = time.monotonic() - self._start
+            rate = self._done / max(seconds, 1e-9)
+            print(
+                f"{self._what}: {self._done} images in {seconds:.1f} s, {rate:.1f} images/s",
+                flush=True,
+            )
+
+    def __enter__(self) -> "ImageProgress":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
+
+
+def require_masks(index: records.Index, split: str) -> None:
+    """Insists that every image of a split has a mask.
+
+    Raises:
+      UserError: some have none; names the first.
+    """
+    without = np.flatnonzero(~index.has_mask)
+    if without.size:
+        shown = ", ".join(str(i) for i in index.ids[without[: metrics.MAX_NAMED]])
+        raise UserError(
+            f"{without.size} of {index.size} images of split '{split}' have no mask.",
+            where=f"--eval_split={split}",
+            received=shown + (", ..." if without.size > metrics.MAX_NAMED else ""),
+            accepted="a split in which every image has a mask",
+            fix="choose another split, or make this one again with the masks",
+        )
+
+
+class Evaluator:
+    """Evaluates one network, as often as its weights change.
+
+    Args:
+      model: network of `build_model`, made under the strategy's scope; with a classifier if
+        `config.weakly`.
+      strategy: its replicas share every batch.
+      spec: the data set.
+      data_config: `dataset_dir`, the resize settings.
+      config: split, batch size, crop size, scales, `weakly`, `eval_logdir`.
+      prediction_with_upsampled_logits: see `predict.predict`.
+
+    Raises:
+      UserError: the split is not there or has images without masks, or a setting is wrong.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        strategy: tf.distribute.Strategy,
+        spec: DatasetSpec,
+        data_config: DataConfig,
+        config: EvalConfig,
+        *,
+        prediction_with_upsampled_logits: bool = True,
+    ):
+        check_scales(config.eval_scales)
+        if config.eval_batch_size < 1:
+            raise UserError(
+                "The batch size must be at least 1.",
+                where="--eval_batch_size",
+                received=config.eval_batch_size,
+            )
+        self._model, self._strategy, self._spec = model, strategy, spec
+        self._config = config
+        self._index = records.load_index(data_config.dataset_dir, config.eval_split, spec)
+        require_masks(self._index, config.eval_split)
+        self._replicas = strategy.num_replicas_in_sync
+        self._prediction = {
+            "scales": config.eval_scales,
+            "flip": config.add_flipped_images,
+            "prediction_with_upsampled_logits": prediction_with_upsampled_logits,
+        }
+        # Every replica gets the same number of images; the surplus has weight 0 in the last batch.
+        per_replica = -(-config.eval_batch_size // self._replicas)
+        self._dataset = pipeline.make_eval_dataset(
+            config.eval_split,
+            spec,
+            data_config,
+            mean_pixel=model.mean_pixel,
+            crop_size=tuple(config.eval_crop_size),
+            batch_size=per_replica * self._replicas,
+        )
+        # Images larger than the crop come in their own sizes; from the second size on one graph
+        # serves them all.
+        self._step = tf.function(self._distributed_step, autograph=False, reduce_retracing=True)
+
+    @property
+    def num_images(self) -> int:
+        """Images of the split."""
+        return self._index.size
+
+    def _replica_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        result = {}
+        if self._config.weakly:
+            prediction, image_logits = predict.predict_with_image_logits(
+                self._model, batch["image"], weight=batch["weight"], **self._prediction
+            )
+            result["image_logits"] = image_logits
+        else:
+            prediction = predict.predict(
+                self._model, batch["image"], weight=batch["weight"], **self._prediction
+            )
+        result["matrix"], result["wrong_label"] = metrics.batch_confusion_matrix(
+            batch["label"],
+            prediction,
+            self._spec.num_classes,
+            ignore_label=self._spec.ignore_label,
+            weight=batch["weight"],
+        )
+        return result
+
+    def _distributed_step(self, batch: Any) -> Any:
+        return self._strategy.run(self._replica_step, args=(batch,))
+
+    def _distribute(self, batch: Mapping[str, tf.Tensor]) -> Any:
+        """Gives each replica its slice of a global batch."""
+        needed = {key: batch[key] for key in ("image", "label", "weight")}
+        size = needed["weight"].shape[0] // self._replicas
+
+        def of_replica(context: Any) -> dict[str, tf.Tensor]:
+            start = context.replica_id_in_sync_group * size
+            return {key: value[start : start + size] for key, value in needed.items()}
+
+        return self._strategy.experimental_distribute_values_from_function(of_replica)
+
+    def _collect(self, results: Mapping[str, Any]) -> dict[str, list[np.ndarray]]:
+        """Returns the arrays of every replica, in the order of the batch."""
+        return {
+            key: [x.numpy() for x in self._strategy.experimental_local_results(value)]
+            for key, value in results.items()
+        }
+
+    def confusion_matrix(self) -> tuple[np.ndarray, metrics.ImageLevelCounts]:
+        """Returns int64 [C, C] over the split, and with `weakly` the image-level counts.
+
+        Raises:
+          UserError: a mask holds a label that is no class; names the image.
+        """
+        total = np.zeros((self._spec.num_classes,) * 2, np.int64)
+        image_level = metrics.ImageLevelCounts()
+        times_counted = np.zeros(self.num_images, np.int64)
+        with ImageProgress(f"evaluating {self._config.eval_split}", self.num_images) as progress:
+            for batch in self._dataset:
+                results = self._collect(self._step(self._distribute(batch)))
+                counted = batch["weight"].numpy() != 0
+                index = batch["index"].numpy()
+                self._check_labels(np.concatenate(results["wrong_label"]), index)
+                total += sum(results["matrix"])
+                if self._config.weakly:
+                    truth = image_labels_of(batch["label"].numpy(), self._spec)
+                    logits = np.concatenate(results["image_logits"])
+                    image_level += metrics.image_level_counts(logits[counted], truth[counted])
+                np.add.at(times_counted, index[counted], 1)
+                progress.add(int(counted.sum()))
+        self._check_count(times_counted)
+        return total, image_level
+
+    def _check_labels(self, wrong_label: np.ndarray, index: np.ndarray) -> None:
+        for row in np.flatnonzero(wrong_label >= 0):
+            image_id = self._index.ids[index[row]]
+            where = f"image {image_id} of split '{self._config.eval_split}'"
+            raise metrics.label_error(wrong_label[row], self._spec.num_classes, where)
+
+    def _check_count(self, times_counted: np.ndarray) -> None:
+        wrong = np.flatnonzero(times_counted != 1)
+        if wrong.size:
+            # Not a mistake of the user: a metric over other images than those of the split.
+            raise RuntimeError(
+                f"{wrong.size} of {self.num_images} images were not counted exactly once, first "
+                f"{self._index.ids[wrong[0]]} ({times_counted[wrong[0]]} times)"
+            )
+
+    def evaluate(self, *, step: int, prefix: str) -> dict[str, Any]:
+        """Measures the network's present weights and writes the result.
+
+        Args:
+          step: training step of the weights.
+          prefix: checkpoint from which they came, for the record.
+
+        Returns:
+          The content of `<eval_logdir>/metrics.json`, which is written atomically: 'miou',
+          'class_iou' by class name (None where no pixel has the class), 'pixel_accuracy',
+          'num_images', 'confusion_matrix' (rows = truth), 'step', 'checkpoint', and with `weakly`
+          'cls_overall', 'cls_precision', 'cls_recall'. Fractions, not per cent.
+        """
+        matrix, image_level = self.confusion_matrix()
+        result = summarize(matrix, self._spec)
+        if self._config.weakly:
+            result["cls_overall"] = _or_none(image_level.accuracy)
+            result["cls_precision"] = image_level.precision
+            result["cls_recall"] = image_level.recall
+        result |= {
+            "num_images": self.num_images,
+            "confusion_matrix": matrix.tolist(),
+            "step": int(step),
+            "checkpoint": prefix,
+        }
+        _write_metrics(self._config.eval_logdir, result)
+        _write_summaries(self._config.eval_logdir, result, self._spec)
+        return result
+
+
+def check_scales(scales: Sequence[float]) -> None:
+    """Insists on at least one scale, all of them positive.
+
+    Raises:
+      UserError: otherwise.
+    """
+    if not scales or not all(math.isfinite(s) and s > 0 for s in scales):
+        raise UserError(
+            "The scales must be positive numbers.",
+            where="--eval_scales",
+            received=", ".join(map(str, scales)) or "none",
+            accepted="for example --eval_scales=0.75 --eval_scales=1 --eval_scales=1.25",
+        )
+
+
+def image_labels_of(label: np.ndarray, spec: DatasetSpec) -> np.ndarray:
+    """Returns which image-level classes occur in each mask.
+
+    Args:
+      label: integers [N, H, W].
+      spec: the data set.
+
+    Returns:
+      Multi-hot uint8 [N, K].
+
+    Source: the published evaluation takes image-level truth from the mask too.
+    """
+    result = np.zeros((len(label), spec.num_image_classes), np.uint8)
+    for row, mask in zip(result, label):
+        ids = np.unique(mask)
+        is_class = (ids >= spec.first_image_class) & (ids < spec.num_classes)
+        row[ids[is_class & (ids != spec.ignore_label)] - spec.first_image_class] = 1
+    return result
+
+
+def summarize(matrix: np.ndarray, spec: DatasetSpec) -> dict[str, Any]:
+    """Returns 'miou', 'class_iou' by name and 'pixel_accuracy'; None where undefined."""
+    iou = metrics.class_iou(matrix)
+    return {
+        "miou": _or_none(metrics.mean_iou(matrix)),
+        "class_iou": {name: _or_none(x) for name, x in zip(spec.class_names, iou)},
+        "pixel_accuracy": _or_none(metrics.pixel_accuracy(matrix)),
+    }
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _make_folder(path: str) -> None:
+    try:
+        os.makedirs(path, exist_ok=True)
+    except FileExistsError:
+        raise UserError(
+            "The output directory is a file.", where=path, fix="choose another directory"
+        ) from None
+
+
+def _write_metrics(folder: str, result: Mapping[str, Any]) -> None:
+    _make_folder(folder)
+    content = json.dumps(result, indent=1, allow_nan=False) + "\n"
+    write_atomically(os.path.join(folder, METRICS_FILE), content.encode())
+
+
+def _write_summaries(folder: str, result: Mapping[str, Any], spec: DatasetSpec) -> None:
+    """Writes TensorBoard scalars under the published names; undefined ones are left out."""
+    scalars = {
+        "eval/miou_overall": result["miou"],
+        "eval/pixel_accuracy": result["pixel_accuracy"],
+    }
+    for class_id, name in enumerate(spec.class_names):
+        scalars[f"eval/miou_class_{class_id}"] = result["class_iou"][name]
+    for key in ("cls_overall", "cls_precision", "cls_recall"):
+        scalars[f"eval/{key}"] = result.get(key)
+    writer = tf.summary.create_file_writer(folder)
+    with writer.as_default(step=max(result["step"], 0)):
+        for name, value in scalars.items():
+            if value is not None:
+                tf.summary.scalar(name, value)
+    writer.close()
+
+
+def describe(result: Mapping[str, Any]) -> str:
+    """Returns a result as a small table: mIoU, pixel accuracy, the IoU of every class."""
+
+    def per_cent(value: float | None) -> str:
+        return "   -  " if value is None else f"{100 * value:6.2f}"
+
+    width = max(map(len, ("pixel accuracy", *result["class_iou"])))
+    lines = [f"step {result['step']}, {result['num_images']} images, IoU in per cent:"]
+    lines += [f"  {name:<{width}} {per_cent(x)}" for name, x in result["class_iou"].items()]
+    lines.append(f"  {'mIoU':<{width}} {per_cent(result['miou'])}")
+    lines.append(f"  {'pixel accuracy':<{width}} {per_cent(result['pixel_accuracy'])}")
+    for key in ("cls_overall", "cls_precision", "cls_recall"):
+        if key in result:
+            lines.append(f"  {key:<{width}} {per_cent(result[key])}")
+    return "\n".join(lines)
+
+
+def evaluate_checkpoint(
+    model: Any,
+    strategy: tf.distribute.Strategy,
+    spec: DatasetSpec,
+    data_config: DataConfig,
+    config: EvalConfig,
+    *,
+    prefix: str,
+    prediction_with_upsampled_logits: bool = True,
+) -> dict[str, Any]:
+    """Loads one checkpoint into a network, measures it and writes the result.
+
+    Args:
+      model, strategy, spec, data_config, config, prediction_with_upsampled_logits: see
+        `Evaluator`.
+      prefix: the checkpoint.
+
+    Returns:
+      See `Evaluator.evaluate`.
+
+    Raises:
+      UserError: see `Evaluator` and `checkpoint.load_network`.
+    """
+    evaluator = Evaluator(
+        model,
+        strategy,
+        spec,
+        data_config,
+        config,
+        prediction_with_upsampled_logits=prediction_with_upsampled_logits,
+    )
+    step = checkpoint.load_network(model, prefix, config.network)
+    return evaluator.evaluate(step=step, prefix=prefix)
+
+
+def evaluate_repeatedly(
+    model: Any,
+    strategy: tf.distribute.Strategy,
+    spec: DatasetSpec,
+    data_config: DataConfig,
+    config: EvalConfig,
+    *,
+    prediction_with_upsampled_logits: bool = True,
+) -> dict[str, Any] | None:
+    """Evaluates a prefix once, or the checkpoints of a directory as they appear.
+
+    Args:
+      model, strategy, spec, data_config, config, prediction_with_upsampled_logits: see
+        `Evaluator`; `checkpoint_dir`, `eval_interval_secs`, `max_number_of_evaluations` as well.
+
+    Returns:
+      The last result; None if there was none.
+
+    Raises:
+      UserError: see `Evaluator`, `watch_checkpoints` and `checkpoint.load_network`.
+      SystemExit: with code 143, on SIGTERM.
+    """
+    with exiting_on_sigterm():
+        evaluator = Evaluator(
+            model,
+            strategy,
+            spec,
+            data_config,
+            config,
+            prediction_with_upsampled_logits=prediction_with_upsampled_logits,
+        )
+        result = None
+        for prefix in watch_checkpoints(
+            config.checkpoint_dir, config.eval_interval_secs, config.max_number_of_evaluations
+        ):
+            step = checkpoint.load_network(model, prefix, config.network)
+            print(f"checkpoint: {prefix}", flush=True)
+            result = evaluator.evaluate(step=step, prefix=prefix)
+            print(describe(result), flush=True)
+            print(f"written: {os.path.join(config.eval_logdir, METRICS_FILE)}", flush=True)
+        return result
+
+
+def watch_checkpoints(
+    checkpoint_dir: str,
+    interval_secs: float,
+    max_evaluations: int,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[str]:
+    """Yields checkpoints to evaluate.
+
+    Args:
+      checkpoint_dir: a prefix, which is yielded once; or a directory, of which the newest is
+        yielded, then each newer one as it appears (those in between are passed over).
+      interval_secs: seconds between looks into the directory.
+      max_evaluations: number of checkpoints after which it ends; 0: it never does.
+      sleep: waits that many seconds.
+
+    Yields:
+      Checkpoint prefixes.
+
+    Raises:
+      UserError: there is no such directory or prefix, or a setting is wrong.
+    """
+    if interval_secs < 0 or max_evaluations < 0:
+        raise UserError(
+            "This must not be negative.",
+            where="--eval_interval_secs, --max_number_of_evaluations",
+            received=f"{interval_secs}, {max_evaluations}",
+        )
+    if not os.path.isdir(checkpoint_dir):
+        yield checkpoint.newest(checkpoint_dir)
+        return
+    seen, has_said_so = set(), False
+    while True:
+        prefix = checkpoint.newest(checkpoint_dir)
+        # Where the newest one is damaged the one before it comes back, which was seen.
+        if prefix is not None and prefix not in seen:
+            seen.add(prefix)
+            has_said_so = False
+            yield prefix
+            if len(seen) == max_evaluations:
+                return
+            continue
+        if not has_said_so:
+            print(
+                f"waiting for a {'newer' if seen else 'first'} checkpoint in {checkpoint_dir}, "
+                f"looking every {interval_secs:g} s; Ctrl-C stops",
+                flush=True,
+            )
+            has_said_so = True
+        # A busy loop would be no use to anyone.
+        sleep(max(interval_secs, 0.1))
+
+
+@contextlib.contextmanager
+def exiting_on_sigterm() -> Iterator[None]:
+    """Turns SIGTERM into `SystemExit(143)`, so that files are closed and nothing is half-written.
+
+    Ctrl-C needs no such help: Python raises KeyboardInterrupt by itself.
+    """
+
+    def leave(signum: int, frame: Any) -> None:
+        print("SIGTERM received: stopping.", flush=True)
+        sys.exit(128 + signum)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,474 @@
+"""Pictures of predictions, and a gallery that opens from disk.
+
+For every image of a split `draw` writes, under `<vis_logdir>`:
+
+| file | content |
+|---|---|
+| `segmentation_results/<name>.png` | prediction in colour, RGB, original size |
+| `raw_segmentation_results/<name>.png` | class ids; with --also_save_raw_predictions |
+| `overlays/<name>.jpg` | prediction over the image; background is left clear |
+| `images/<name>.<jpg or png>` | the image, the very bytes of the record |
+| `truth/<name>.png` | the mask in colour, where there is one |
+| `index.html` | all of them with per-image IoU, worst first; needs no network |
+
+Class ids are written as evaluation ids where the data set has them (Cityscapes), in 8 bits, or 16
+where 8 are too few.
+
+`<name>` is the last component of the image's id, as published. If two ids of the split share
+it, all names keep their folders. Names never lead out of the output directory. Each file appears
+whole under its name, so running again is safe.
+
+Source: PseudoSeg specification 7.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import io
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from tfseg import gallery, metrics, predict
+from tfseg.config import DataConfig, VisConfig
+from tfseg.data import colormap, pipeline, records, tfexample
+from tfseg.data.framing import TEMPORARY_PREFIX
+from tfseg.data.specs import DatasetSpec
+from tfseg.errors import UserError
+from tfseg.evaluation import ImageProgress, check_scales, summarize
+from tfseg.ops.resize import resize_nearest_align_corners
+
+_IMAGES = "images"
+_TRUTH = "truth"
+_OVERLAYS = "overlays"
+_PREDICTIONS = "segmentation_results"
+_RAW = "raw_segmentation_results"
+GALLERY_FILE = "index.html"
+
+_OVERLAY_OPACITY = 0.55
+_OVERLAY_QUALITY = 90
+# Pictures are compressed while the next batch is predicted; zlib lets go of Python's lock.
+_WRITER_THREADS = 4
+_MAX_PENDING = 64
+# File systems allow 255 bytes; the rest is for the extension and the temporary name.
+_MAX_NAME_BYTES = 200
+
+
+def panel(
+    image: np.ndarray, label: np.ndarray, prediction: np.ndarray, spec: DatasetSpec
+) -> np.ndarray:
+    """Returns image, truth and prediction side by side, for TensorBoard.
+
+    Args:
+      image: RGB 0..255 [H, W, 3], any number type.
+      label: class ids or ignore label [H, W].
+      prediction: class ids [H, W].
+      spec: the data set, for its colours.
+
+    Returns:
+      uint8 [H, 3W, 3].
+    """
+    colors = colors_of(spec)
+    rgb = np.clip(np.rint(np.asarray(image, np.float32)), 0, 255).astype(np.uint8)
+    return np.concatenate([rgb, colors[np.asarray(label)], colors[np.asarray(prediction)]], axis=1)
+
+
+def colors_of(spec: DatasetSpec, colormap_type: str | None = None) -> np.ndarray:
+    """Returns the colour of every class id and of the ignore label, [at least 256, 3] uint8.
+
+    Args:
+      spec: the data set.
+      colormap_type: entry of `colormap.COLORMAPS`; None: the data set's own palette.
+
+    Raises:
+      UserError: there is no such colour map.
+    """
+    palette = spec.palette
+    if colormap_type is not None:
+        if colormap_type not in colormap.COLORMAPS:
+            raise UserError(
+                "Unknown colour map.",
+                where="--colormap_type",
+                received=colormap_type,
+                accepted=", ".join(colormap.COLORMAPS),
+            )
+        palette = colormap.as_palette(colormap.COLORMAPS[colormap_type]())
+    return colormap.table(palette, max(256, spec.num_classes))
+
+
+def overlay(
+    image: np.ndarray, prediction: np.ndarray, spec: DatasetSpec, colors: np.ndarray
+) -> np.ndarray:
+    """Returns the image tinted by the prediction; background stays clear.
+
+    Args:
+      image: uint8 [H, W, 3].
+      prediction: class ids [H, W].
+      spec: the data set.
+      colors: of `colors_of`.
+
+    Returns:
+      uint8 [H, W, 3].
+    """
+    tint = np.full(prediction.shape, _OVERLAY_OPACITY, np.float32)
+    if spec.has_background:
+        tint[prediction == 0] = 0.0
+    tint = tint[..., np.newaxis]
+    return np.rint(image * (1 - tint) + colors[prediction] * tint).astype(np.uint8)
+
+
+def raw_ids(prediction: np.ndarray, spec: DatasetSpec) -> np.ndarray:
+    """Returns the ids that are written: class ids, or evaluation ids where the data set has them.
+
+    Args:
+      prediction: class ids [H, W].
+      spec: the data set.
+
+    Returns:
+      uint8 [H, W]; uint16 where 8 bits are too few for the data set.
+    """
+    table = np.asarray(spec.eval_ids or range(spec.num_classes))
+    return table.astype(np.uint8 if table.max() < 256 else np.uint16)[prediction]
+
+
+def output_names(ids: Sequence[str]) -> list[str]:
+    """Returns the name, without extension, under which each image's pictures are written.
+
+    Args:
+      ids: `image/filename` of each image of a split.
+
+    Returns:
+      The last component of each id; where two would be the same, ids with all their components.
+      None is absolute or contains '..'.
+
+    Raises:
+      UserError: two images have the same id, or a name is too long for a file.
+    """
+    paths = [_safe_path(str(image_id)) for image_id in ids]
+    names = [path.rsplit("/", 1)[-1] for path in paths]
+    # On some file systems A.png and a.png are one file.
+    if len({name.casefold() for name in names}) < len(names):
+        names = paths
+    first: dict[str, str] = {}
+    for name, image_id in zip(names, ids):
+        other = first.get(name.casefold())
+        if other is not None:
+            raise UserError(
+                "Two images of the split would be written under one name.",
+                where=f"images {other} and {image_id}",
+                fix="make the split again with ids that differ (tfrecords_tools/check.py)",
+            )
+        first[name.casefold()] = image_id
+        if max(len(part.encode()) for part in name.split("/")) > _MAX_NAME_BYTES:
+            raise UserError(
+                "An id is too long for a file name.",
+                received=image_id,
+                accepted=f"at most {_MAX_NAME_BYTES} bytes between two slashes",
+            )
+    return names
+
+
+def _safe_path(image_id: str) -> str:
+    """Returns an id as a relative path that stays below its folder."""
+    parts = []
+    for part in image_id.replace("\\", "/").split("/"):
+        part = "".join(c if c.isprintable() else "_" for c in part)
+        if part == "..":
+            part = "__"
+        if part not in ("", "."):
+            parts.append(part)
+    return "/".join(parts) or "_"
+
+
+def _png(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _jpeg(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "JPEG", quality=_OVERLAY_QUALITY)
+    return buffer.getvalue()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Drawn:
+    """What became of one image: its place on the page, and its counts if it has a mask."""
+
+    entry: gallery.Entry
+    matrix: np.ndarray | None
+
+
+class _Painter:
+    """Writes the pictures of one image at a time; threads may share it."""
+
+    def __init__(
+        self,
+        index: records.Index,
+        spec: DatasetSpec,
+        data_config: DataConfig,
+        config: VisConfig,
+    ):
+        self._index, self._spec, self._config = index, spec, config
+        self._max_megapixels = data_config.max_image_megapixels
+        self._reader = records.RecordReader(index, data_config.dataset_dir)
+        self._names = output_names(index.ids)
+        self._colors = colors_of(spec, config.colormap_type)
+
+    def paint(self, i: int, prediction: np.ndarray) -> _Drawn:
+        """Writes the pictures of record `i`.
+
+        Args:
+          i: record number.
+          prediction: class ids [height, width] of the original image.
+        """
+        location = self._reader.location(i)
+        example = self._reader.read(i)
+        tfexample.check_pixels(
+            example.image, max_megapixels=self._max_megapixels, location=location
+        )
+        name = self._names[i]
+        with Image.open(io.BytesIO(example.image)) as file:
+            image = np.asarray(file.convert("RGB"))
+        extension = "jpg" if tfexample.image_size(example.image)[0] == "jpeg" else "png"
+        label = None
+        pictures = {"image": self._write(_IMAGES, name, extension, example.image)}
+        if example.label is not None:
+            label = self._label(example.label, str(self._index.ids[i]))
+            pictures["truth"] = self._write(_TRUTH, name, "png", _png(self._colors[label]))
+        pictures["prediction"] = self._write(
+            _PREDICTIONS, name, "png", _png(self._colors[prediction])
+        )
+        pictures["overlay"] = self._write(
+            _OVERLAYS,
+            name,
+            "jpg",
+            _jpeg(overlay(image, prediction, self._spec, self._colors)),
+        )
+        if self._config.also_save_raw_predictions:
+            self._write(_RAW, name, "png", _png(raw_ids(prediction, self._spec)))
+        return self._measure(i, prediction, label, pictures)
+
+    def _label(self, data: bytes, image_id: str) -> np.ndarray:
+        with Image.open(io.BytesIO(data)) as file:
+            label = np.asarray(file)
+        if label.ndim != 2:
+            raise UserError(
+                "A mask is not a picture of class ids.",
+                where=f"image {image_id}",
+                received=f"{label.shape[-1]} channels",
+                accepted="one channel",
+                fix="make the records again with tfrecords_tools, which convert palettes",
+            )
+        return label.astype(np.int64)
+
+    def _measure(
+        self,
+        i: int,
+        prediction: np.ndarray,
+        label: np.ndarray | None,
+        pictures: Mapping[str, str],
+    ) -> _Drawn:
+        spec, image_id = self._spec, str(self._index.ids[i])
+        present = set(np.unique(prediction).tolist())
+        matrix, iou, class_iou = None, None, {}
+        if label is not None:
+            matrix = metrics.confusion_matrix(
+                label,
+                prediction,
+                spec.num_classes,
+                ignore_label=spec.ignore_label,
+                where=f"image {image_id}",
+            )
+            union = matrix.sum(0) + matrix.sum(1) - np.diagonal(matrix)
+            present = set(np.flatnonzero(union).tolist())
+            class_iou = {c: float(matrix[c, c] / union[c]) for c in sorted(present)}
+            # A mask of nothing but void has no IoU.
+            iou = metrics.mean_iou(matrix) if present else None
+        entry = gallery.Entry(image_id, dict(pictures), iou, class_iou, tuple(sorted(present)))
+        return _Drawn(entry, matrix)
+
+    def _write(self, folder: str, name: str, extension: str, content: bytes) -> str:
+        """Writes a file atomically; returns its path relative to the output directory."""
+        relative = f"{folder}/{name}.{extension}"
+        _write(os.path.join(self._config.vis_logdir, relative), content)
+        return relative
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+def _write(path: str, content: bytes) -> None:
+    """Writes a file under a temporary name and renames it.
+
+    Unlike `framing.write_atomically` it does not wait for the disk: pictures can be drawn again,
+    and there are thousands.
+    """
+    folder, name = os.path.split(path)
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        raise
+
+
+def _original_size(
+    prediction: np.ndarray, valid: np.ndarray, height: int, width: int
+) -> np.ndarray:
+    """Cuts the padding off a prediction and undoes the resizing of its image, if there was one."""
+    rows, columns = int(valid.any(axis=1).sum()), int(valid.any(axis=0).sum())
+    prediction = prediction[:rows, :columns]
+    if (rows, columns) == (height, width):
+        return prediction
+    return resize_nearest_align_corners(prediction[np.newaxis], (height, width))[0].numpy()
+
+
+def draw(
+    model: Any,
+    spec: DatasetSpec,
+    data_config: DataConfig,
+    config: VisConfig,
+    *,
+    prefix: str,
+    step: int,
+    prediction_with_upsampled_logits: bool = True,
+) -> dict[str, Any] | None:
+    """Draws the predictions of a whole split.
+
+    Args:
+      model: network of `build_model` with its weights.
+      spec: the data set.
+      data_config: `dataset_dir`, the resize settings.
+      config: split, output directory, crop size, scales, colours.
+      prefix: checkpoint of the weights, for the record.
+      step: its training step.
+      prediction_with_upsampled_logits: see `predict.predict`.
+
+    Returns:
+      'miou', 'class_iou', 'pixel_accuracy' as `evaluation.summarize`, over the images with masks
+      at their original size; None if there are none.
+
+    Raises:
+      UserError: the split is not there, a record is damaged, a setting is wrong.
+    """
+    check_scales(config.eval_scales)
+    if config.vis_batch_size < 1:
+        raise UserError(
+            "The batch size must be at least 1.",
+            where="--vis_batch_size",
+            received=config.vis_batch_size,
+        )
+    index = records.load_index(data_config.dataset_dir, config.vis_split, spec)
+    painter = _Painter(index, spec, data_config, config)
+    _prepare(config)
+    dataset = pipeline.make_eval_dataset(
+        config.vis_split,
+        spec,
+        data_config,
+        mean_pixel=model.mean_pixel,
+        crop_size=tuple(config.vis_crop_size),
+        batch_size=config.vis_batch_size,
+    )
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def predict_batch(image: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+        return predict.predict(
+            model,
+            image,
+            scales=config.eval_scales,
+            flip=config.add_flipped_images,
+            prediction_with_upsampled_logits=prediction_with_upsampled_logits,
+            weight=weight,
+        )
+
+    def predictions():
+        for batch in dataset:
+            labels = predict_batch(batch["image"], batch["weight"]).numpy()
+            valid, weight = batch["valid"].numpy(), batch["weight"].numpy()
+            for row, i in enumerate(batch["index"].numpy()):
+                if weight[row]:
+                    size = int(index.height[i]), int(index.width[i])
+                    yield int(i), _original_size(labels[row], valid[row] > 0, *size)
+
+    try:
+        drawn = _paint_all(painter, predictions(), f"drawing {config.vis_split}", index.size)
+    finally:
+        painter.close()
+    return _write_gallery(drawn, spec, config, prefix=prefix, step=step)
+
+
+def _prepare(config: VisConfig) -> None:
+    """Makes the folders, so that a directory that cannot be written fails before any work."""
+    folders = [_IMAGES, _TRUTH, _OVERLAYS, _PREDICTIONS]
+    folders += [_RAW] if config.also_save_raw_predictions else []
+    for folder in folders:
+        try:
+            os.makedirs(os.path.join(config.vis_logdir, folder), exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(
+                "The output directory is a file, or holds a file where a folder belongs.",
+                where=os.path.join(config.vis_logdir, folder),
+                fix="choose another --vis_logdir",
+            ) from None
+
+
+def _paint_all(painter: _Painter, predictions: Any, what: str, total: int) -> list[_Drawn]:
+    """Paints predictions on a few threads while the next ones are computed."""
+    drawn: list[_Drawn] = []
+    pending: collections.deque[concurrent.futures.Future] = collections.deque()
+    with (
+        ImageProgress(what, total) as progress,
+        concurrent.futures.ThreadPoolExecutor(_WRITER_THREADS) as executor,
+    ):
+
+        def take() -> None:
+            drawn.append(pending.popleft().result())
+            progress.add(1)
+
+        try:
+            for i, prediction in predictions:
+                pending.append(executor.submit(painter.paint, i, prediction))
+                while len(pending) > _MAX_PENDING or (pending and pending[0].done()):
+                    take()
+            while pending:
+                take()
+        except BaseException:
+            executor.shutdown(wait=True, cancel_futures=True)
+            raise
+    return drawn
+
+
+def _write_gallery(
+    drawn: Sequence[_Drawn], spec: DatasetSpec, config: VisConfig, *, prefix: str, step: int
+) -> dict[str, Any] | None:
+    matrices = [d.matrix for d in drawn if d.matrix is not None]
+    summary = summarize(sum(matrices), spec) if matrices else None
+    facts = {"checkpoint": prefix, "step": str(step), "images": str(len(drawn))}
+    if len(config.eval_scales) > 1 or config.add_flipped_images or config.eval_scales[0] != 1.0:
+        mirrored = ", mirrored too" if config.add_flipped_images else ""
+        facts["scales"] = ", ".join(f"{s:g}" for s in config.eval_scales) + mirrored
+    if summary is not None:
+        for text, key in (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy")):
+            facts[text] = "–" if summary[key] is None else f"{100 * summary[key]:.2f} %"
+    text = gallery.page(
+        [d.entry for d in drawn],
+        title=f"{spec.name}, {config.vis_split}",
+        class_names=spec.class_names,
+        colors=colors_of(spec, config.colormap_type),
+        facts=facts,
+        class_iou=None if summary is None else summary["class_iou"],
+        ignore_label=spec.ignore_label,
+    )
+    _write(os.path.join(config.vis_logdir, GALLERY_FILE), text.encode())
+    return summary
