@@ -74,17 +74,21 @@ def test_variables_are_those_of_the_published_checkpoints(variant):
     assert ours == table
 
 
-# Trainable parameters of the backbone alone.
+# Trainable parameters of the backbone alone. Those of Xception 65, ResNet 50 and 101 and
+# MobileNetV2 follow from the published tables. A middle unit of Xception has 1,618,344, so 41 has
+# 8 x 1,618,344 fewer; 71's two further entry blocks have 272,640 and 2,149,784. The beta root has
+# 103,296 more, and the first unit, which sees 128 channels in place of 64, has 20,480 more.
 PARAMETERS = {
-    "xception_41": 26_973_288,
-    "xception_65": 37_783_000,
-    "xception_71": 37_955_736,
+    "xception_41": 37_867_312 - 8 * 1_618_344,
+    "xception_65": 37_867_312,
+    "xception_71": 37_867_312 + 272_640 + 2_149_784,
     "resnet_v1_50": 23_508_032,
     "resnet_v1_101": 42_500_160,
-    "resnet_v1_50_beta": 23_527_264,
-    "resnet_v1_101_beta": 42_519_392,
+    "resnet_v1_50_beta": 23_508_032 + 103_296 + 20_480,
+    "resnet_v1_101_beta": 42_500_160 + 103_296 + 20_480,
     "mobilenet_v2": 1_811_712,
-    "efficientnet_lite0": 2_963_296,
+    # The published 4,694,024 less classifier (1,281,000), head (414,720) and moving statistics.
+    "efficientnet_lite0": 4_694_024 - 1_281_000 - 414_720 - 39_456,
 }
 
 
@@ -111,7 +115,7 @@ def test_networks_of_different_names_differ_and_keep_the_variable_names():
 def test_declared_end_points_exist_with_their_channels_and_strides(variant):
     model = _cached(variant, output_stride=16)
     backbone = model.backbone
-    ends = tf.function(model.encode)(_image(65, 49))
+    ends = model.encode(_image(65, 49))
     for name, value in ends.items():
         assert value.shape[3] == backbone.channels[name]
     for stride, name in backbone.low_level.items():
@@ -127,9 +131,7 @@ def test_atrous_features_are_the_strided_ones_between(variant):
     """Stride 32 equals stride 8 subsampled: the same weights see the same pixels."""
     coarse, fine = (_build(variant, output_stride=stride) for stride in (32, 8))
     image = _image(65, 33)
-    a, b = (
-        tf.function(model.encode)(image)[model.backbone.last].numpy() for model in (coarse, fine)
-    )
+    a, b = (model.encode(image)[model.backbone.last].numpy() for model in (coarse, fine))
     assert a.shape[1:3] == (3, 2) and b.shape[1:3] == (9, 5)
     # Maximum pooling and zero padding agree too, because 65 and 33 are multiples of 32 plus 1.
     np.testing.assert_allclose(b[:, ::4, ::4], a, atol=2e-4 * np.abs(a).max())
@@ -147,9 +149,7 @@ def test_sizes_known_only_at_run_time_give_the_same():
         model = _build(SMALL, output_stride=16, **FULL, **config)
         image = _image(33, 49)
         traced = tf.function(model, input_signature=[tf.TensorSpec([None, None, None, 3])])
-        np.testing.assert_allclose(
-            traced(image)["logits"], model(image)["logits"], atol=1e-4 * 1.0
-        )
+        np.testing.assert_allclose(traced(image)["logits"], model(image)["logits"], atol=1e-4)
 
 
 def test_scaled_size_is_the_published_one():
@@ -229,8 +229,7 @@ def test_head_options_give_their_stages(config, features, names):
     model, outputs = _outputs(**config)
     assert set(outputs) == {"logits", "features", *names}
     assert outputs["features"].shape[3] == features
-    side = 33 if not config.get("decoder_output_stride") else 33 // 4 + 1
-    side = 3 if not config.get("decoder_output_stride") else side
+    side = 9 if "decoder_output_stride" in config else 3
     assert outputs["logits"].shape == [1, side, side, 5]
     assert all(np.isfinite(value).all() for value in outputs.values())
 
@@ -264,9 +263,7 @@ def test_decoder_sums_and_gives_logits():
 
 
 def test_logits_are_a_sum_over_atrous_rates_without_aspp():
-    model, outputs = _outputs(
-        aspp_with_batch_norm=False, atrous_rates=(1, 2), logits_kernel_size=3
-    )
+    model, outputs = _outputs(aspp_with_batch_norm=False, atrous_rates=(1, 2), logits_kernel_size=3)
     first, second = model.logits_layer.convolutions
     assert [variable_name(c.kernel) for c in (first, second)] == [
         "logits/semantic/weights",
@@ -386,7 +383,8 @@ def test_dropout_needs_a_seed_and_follows_it():
     with pytest.raises(ValueError, match="dropout_seed"):
         model(_image(), training=True)
     one, same, two = (
-        model(_image(), training=True, dropout_seed=seed)["logits"] for seed in (SEED, SEED, SEED + 1)
+        model(_image(), training=True, dropout_seed=seed)["logits"]
+        for seed in (SEED, SEED, SEED + 1)
     )
     np.testing.assert_array_equal(one, same)
     assert np.abs(one - two).max() > 0

@@ -51,7 +51,9 @@ def test_gradient_equals_that_of_tensorflows_kernel():
             loss = tf.reduce_sum(resize(x) * weights)
         return tape.gradient(loss, x)
 
-    expected = gradient(lambda t: tf.compat.v1.image.resize_bilinear(t, (9, 13), align_corners=True))
+    expected = gradient(
+        lambda t: tf.compat.v1.image.resize_bilinear(t, (9, 13), align_corners=True)
+    )
     np.testing.assert_allclose(gradient(lambda t: resize_bilinear(t, (9, 13))), expected, atol=1e-5)
 
 

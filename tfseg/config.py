@@ -126,7 +126,14 @@ class ModelConfig:
         True, "Upsample logits and then take the arg max (true), or the reverse (eval and vis)."
     )
     batch_norm_decay: float = option(
-        0.9997, "The published code uses the literal 0.9997 instead.", dead=True
+        0.9997,
+        "Was dead in the published code; --batch_norm_momentum is the flag that works.",
+        dead=True,
+    )
+    batch_norm_momentum: float | None = option(
+        None,
+        "Decay of the moving batch statistics everywhere; None: the published values (0.9997 in "
+        "Xception, ASPP and decoder), which need tens of thousands of steps. Short runs: 0.99.",
     )
     fine_tune_batch_norm: bool = option(
         True, "Batch norm uses batch statistics in training; false keeps the stored ones."

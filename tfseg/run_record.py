@@ -17,6 +17,7 @@ NAME = "config.json"
 MAY_DIFFER = (
     "fine_tune_batch_norm",
     "sync_batch_norm",
+    "batch_norm_momentum",
     "aspp_dropout_rate",
     "classifier_dropout_rate",
     "mixed_precision",

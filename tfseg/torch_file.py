@@ -133,9 +133,10 @@ def _check_storage(storage: _Storage, size: int) -> np.dtype:
 
 def _array(tensor: _Tensor, numbers: np.ndarray) -> np.ndarray:
     """Cuts a tensor out of its storage."""
-    if len(tensor.shape) != len(tensor.strides) or min(
-        (*tensor.shape, *tensor.strides, tensor.offset), default=0
-    ) < 0:
+    if (
+        len(tensor.shape) != len(tensor.strides)
+        or min((*tensor.shape, *tensor.strides, tensor.offset), default=0) < 0
+    ):
         raise ValueError("a tensor has a malformed shape")
     if math.prod(tensor.shape) == 0:
         return np.zeros(tensor.shape, numbers.dtype)

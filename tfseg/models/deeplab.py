@@ -137,6 +137,7 @@ class DeepLab(tf.keras.Model):
             compute_dtype=config.mixed_precision,
             fine_tune_batch_norm=config.fine_tune_batch_norm,
             sync_batch_norm=config.sync_batch_norm,
+            momentum=config.batch_norm_momentum,
             activation=tf.nn.relu6 if config.use_bounded_activation else tf.nn.relu,
         )
         self.config = config

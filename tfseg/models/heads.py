@@ -282,9 +282,7 @@ class DecoderStage(Layer):
         projected = self.projection(low_level, training=training)
         ends = {self.projection.name.removesuffix("_unit"): projected}
         dynamic = tf.shape(low_level)
-        size = [
-            dynamic[i] if low_level.shape[i] is None else low_level.shape[i] for i in (1, 2)
-        ]
+        size = [dynamic[i] if low_level.shape[i] is None else low_level.shape[i] for i in (1, 2)]
         x = resize_bilinear(x, size)
         if not self._sum:
             x = tf.concat([x, projected], axis=-1)
@@ -304,9 +302,7 @@ class Logits(Layer):
       num_classes: number of classes.
     """
 
-    def __init__(
-        self, settings: Settings, config: ModelConfig, in_channels: int, num_classes: int
-    ):
+    def __init__(self, settings: Settings, config: ModelConfig, in_channels: int, num_classes: int):
         super().__init__("logits_sum")
         summed = not config.aspp_with_batch_norm and config.atrous_rates is not None
         if not summed and config.logits_kernel_size != 1:

@@ -66,7 +66,8 @@ class Settings:
       compute_dtype: type of activations; variables and statistics are float32 always.
       fine_tune_batch_norm: training uses batch statistics and updates the moving ones.
       sync_batch_norm: those statistics are taken over all replicas.
-      decay: of the moving statistics.
+      momentum: decay of the moving statistics that the user asks for; None: `decay`.
+      decay: of the moving statistics, as published.
       epsilon: added to the variance.
       kernel_init: initial values of convolution kernels.
       depthwise_init: initial values of depthwise kernels.
@@ -78,6 +79,7 @@ class Settings:
     compute_dtype: str = "float32"
     fine_tune_batch_norm: bool = True
     sync_batch_norm: bool = False
+    momentum: float | None = None
     decay: float = 0.9997
     epsilon: float = 1e-3
     kernel_init: Initializer = truncated_normal(0.09)
@@ -93,7 +95,9 @@ class Settings:
     ) -> tf.Variable:
         """Makes a float32 variable with a value drawn from (seed, network, name)."""
         text = f"{self.seed}/{self.network}/{name}".encode()
-        rng = np.random.Generator(np.random.Philox(int.from_bytes(hashlib.sha256(text).digest()[:8], "big")))
+        rng = np.random.Generator(
+            np.random.Philox(int.from_bytes(hashlib.sha256(text).digest()[:8], "big"))
+        )
         # Moving statistics differ between replicas until they are read: then they are averaged.
         placement: dict[str, Any] = (
             {}
@@ -263,7 +267,8 @@ class BatchNorm(Layer):
         epsilon: float | None = None,
     ):
         super().__init__(name)
-        self._decay = settings.decay if decay is None else decay
+        published = settings.decay if decay is None else decay
+        self._decay = published if settings.momentum is None else settings.momentum
         self._epsilon = settings.epsilon if epsilon is None else epsilon
         self._fine_tune = settings.fine_tune_batch_norm
         self._sync = settings.sync_batch_norm

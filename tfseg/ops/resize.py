@@ -18,7 +18,9 @@ def _static_size(size: Size) -> tuple[int | None, int | None]:
     """Returns (height, width) as far as they are known while a graph is built."""
     if isinstance(size, tf.Tensor):
         value = tf.get_static_value(size, partial=True)
-        return (None, None) if value is None else tuple(None if v is None else int(v) for v in value)
+        return (
+            (None, None) if value is None else tuple(None if v is None else int(v) for v in value)
+        )
     values = [tf.get_static_value(side) for side in size]
     return tuple(None if value is None else int(value) for value in values)
 

@@ -50,7 +50,9 @@ def _efficientnet_lite(variant: str) -> Maker:
 
 
 def _multi_grid(config: ModelConfig) -> Sequence[int] | None:
-    if config.multi_grid is not None and (len(config.multi_grid) != 3 or min(config.multi_grid) < 1):
+    if config.multi_grid is not None and (
+        len(config.multi_grid) != 3 or min(config.multi_grid) < 1
+    ):
         raise UserError(
             "--multi_grid needs three positive rates, one for each part of the last block.",
             where="--multi_grid",

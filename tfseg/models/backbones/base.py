@@ -30,9 +30,7 @@ class Facts:
 
 
 # Network input = image * 2 / 255 - 1.
-CENTRED = Facts(
-    mean_pixel=(127.5, 127.5, 127.5), scale=127.5, offset=(127.5, 127.5, 127.5)
-)
+CENTRED = Facts(mean_pixel=(127.5, 127.5, 127.5), scale=127.5, offset=(127.5, 127.5, 127.5))
 
 
 class Backbone(Layer):

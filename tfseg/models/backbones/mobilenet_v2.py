@@ -114,9 +114,7 @@ class MobileNetV2(Backbone):
             return divisible_channels(channels, depth_multiplier, divisible_by or 8)
 
         channels = scaled(32)
-        first = Conv2D(
-            settings, "MobilenetV2/Conv", 3, channels, 3, stride=2, fixed_padding=False
-        )
+        first = Conv2D(settings, "MobilenetV2/Conv", 3, channels, 3, stride=2, fixed_padding=False)
         self.first = ConvBatchNorm(first, settings, activation=tf.nn.relu6)
         self.channels["layer_1"] = channels
         rates = AtrousRate(output_stride, current=2)

@@ -212,9 +212,7 @@ class Xception(Backbone):
             convolution = Conv2D(
                 settings, f"{self.scope}/{end}", in_channels, filters, 3, stride=stride
             )
-            layers.append(
-                ConvBatchNorm(convolution, settings, activation=settings.activation)
-            )
+            layers.append(ConvBatchNorm(convolution, settings, activation=settings.activation))
             self.channels[end] = filters
         return layers
 
