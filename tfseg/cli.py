@@ -174,6 +174,7 @@ def _train(argv: list[str]) -> int:
             accepted=f"{spec.num_classes} weights, in the order of {spec.name}'s classes",
         )
     streams = METHODS[config.method].streams(data_config, config)
+    data = TrainingData(streams, spec, data_config, config, strategy)
     _prepare_logdir(config.train_logdir)
     with Interruption() as interruption:
         with strategy.scope():
@@ -186,7 +187,7 @@ def _train(argv: list[str]) -> int:
             )
             _initialise_networks(method, config)
             ema = _ema(method, build, config)
-        data = TrainingData(streams, spec, data_config, config, strategy, method.model.mean_pixel)
+        data.mean_pixel = method.model.mean_pixel
         print(devices.describe(strategy), flush=True)
         parameters = sum(v.shape.num_elements() for v in method.model.trainable_variables)
         print(
@@ -266,11 +267,14 @@ def _is_chief(strategy: Any) -> bool:
 class TrainingData:
     """A run's streams: positioned, described, and able to say what went wrong in them."""
 
-    def __init__(self, streams, spec, data_config, config, strategy, mean_pixel):
+    # Colour of the padding; the network says which, once it is built.
+    mean_pixel: tuple[float, float, float] = (127.5, 127.5, 127.5)
+
+    def __init__(self, streams, spec, data_config, config, strategy):
         from tfseg.data import pipeline
 
         self._streams, self._data, self._config = streams, data_config, config
-        self._strategy, self._mean_pixel = strategy, mean_pixel
+        self._strategy = strategy
         self._sources = pipeline.make_sources(streams, spec, data_config)
 
     def describe(self) -> str:
@@ -289,7 +293,7 @@ class TrainingData:
             self._streams,
             self._sources,
             self._data,
-            mean_pixel=self._mean_pixel,
+            mean_pixel=self.mean_pixel,
             seed=self._config.seed,
             start_step=start_step,
             part=part,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from absl import flags
+from absl import logging as _logging  # noqa: F401  (defines --logtostderr, --verbosity, ...)
 
 from tfseg.errors import UserError, exit_code
 

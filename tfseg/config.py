@@ -170,6 +170,12 @@ class DataConfig:
     )
     train_split: str = option("train", "Split with pixel labels.")
     train_split_cls: str = option("train_aug", "Second split: unlabelled or image-level labels.")
+    image_label_source: str = option(
+        "record",
+        "Image-level labels: those of the record (image/class/label), or as published the classes "
+        "found in the augmented crop of the mask.",
+        choices=("record", "crop"),
+    )
     train_crop_size: tuple[int, ...] = option((513, 513), "Crop height,width in pixels.")
     min_resize_value: int | None = option(
         None, "Resize the shorter side to this many pixels before augmentation; None: off."

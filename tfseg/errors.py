@@ -49,7 +49,7 @@ class UserError(Exception):
 def from_os_error(error: OSError) -> UserError | None:
     """Returns the user's view of an operating-system error, or None if it is not one."""
     where = error.filename
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return UserError(
             "No space is left on the device.",
             where=where,

@@ -470,5 +470,7 @@ def _write_gallery(
         class_iou=None if summary is None else summary["class_iou"],
         ignore_label=spec.ignore_label,
     )
-    _write(os.path.join(config.vis_logdir, GALLERY_FILE), text.encode())
+    path = os.path.join(config.vis_logdir, GALLERY_FILE)
+    _write(path, text.encode())
+    print(f"open in a browser: {path}", flush=True)
     return summary

@@ -127,7 +127,8 @@ def _number(text):
 def _check_colour(arrays, name, expected):
     operation, value = re.match(r"colour_([a-z]+)_(.+)$", name).groups()
     function = getattr(augment, f"adjust_{operation}")
-    actual = function(tf.constant(arrays["colour_in"]), _number(value))
+    planes = tf.constant(arrays["colour_in"].transpose(2, 0, 1))
+    actual = function(planes, _number(value)).numpy().transpose(1, 2, 0)
     np.testing.assert_allclose(actual, expected, atol=3e-5)
 
 

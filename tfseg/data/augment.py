@@ -1,9 +1,11 @@
 """Augmentation: pure tensor functions with every random draw given as an argument.
 
 `draw` makes the draws of one example from its seed by arithmetic on one stateless call;
-`training_views` applies them. Only the crop is ever resized: the antialiased resize is asked for the
-window of the crop instead of the whole scaled image, which gives the same pixels. The colour
-jitter is the exception, because its contrast is taken about the mean of the whole scaled image.
+`training_views` applies them. Only the crop is ever resized: the antialiased resize is asked for
+the window of the crop instead of the whole scaled image, which gives the same pixels. The colour
+jitter is the exception, because its contrast is taken about the mean of the whole scaled image; it
+works on colour planes, [3, H, W], where every operation runs over long rows, several times as fast
+as TensorFlow's kernels for interleaved colours.
 
 Source: PseudoSeg specification, section 3.
 """
@@ -18,6 +20,8 @@ import tensorflow as tf
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 _BRIGHTNESS_DELTA, _CONTRAST_DELTA, _SATURATION_DELTA, _HUE_DELTA = 0.5, 0.5, 0.5, 0.25
 CUTOUT_HALF_SIZE_PX = 50
+# Height and width, known while a graph is built or not.
+Size = Sequence[int] | tf.Tensor
 # scale, crop y and x, flip, brightness, contrast, saturation, hue, 4 for the order, cutout y and x.
 _NUM_UNIFORMS = 14
 
@@ -62,7 +66,7 @@ def scale_factors(minimum: float, maximum: float, step: float) -> np.ndarray | N
 
 
 def scaled_size(size: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-    """Returns trunc(size * scale) in float32 arithmetic.
+    """Returns trunc(size * scale) in float32 arithmetic, at least 1.
 
     Args:
       size: int32 [2].
@@ -71,7 +75,7 @@ def scaled_size(size: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     Returns:
       int32 [2].
     """
-    return tf.cast(tf.cast(size, tf.float32) * scale, tf.int32)
+    return tf.maximum(tf.cast(tf.cast(size, tf.float32) * scale, tf.int32), 1)
 
 
 def _uniform_integer(u: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
@@ -136,15 +140,25 @@ def resize_window(
       float32 [window height, window width, 3]: the pixels that `tf.image.resize(image, scaled,
       antialias=True)` has there (half-pixel centres, triangle kernel widened when shrinking).
     """
-    scale = tf.cast(scaled, tf.float32) / tf.cast(tf.shape(image)[:2], tf.float32)
-    return tf.raw_ops.ScaleAndTranslate(
-        images=image[None],
-        size=window,
-        scale=scale,
-        translation=-tf.cast(offset, tf.float32),
-        kernel_type="triangle",
-        antialias=True,
-    )[0]
+    size = tf.shape(image)[:2]
+
+    def resized():
+        return tf.raw_ops.ScaleAndTranslate(
+            images=image[None],
+            size=window,
+            scale=tf.cast(scaled, tf.float32) / tf.cast(size, tf.float32),
+            translation=-tf.cast(offset, tf.float32),
+            kernel_type="triangle",
+            antialias=True,
+        )[0]
+
+    def cropped():
+        pixels = tf.slice(image, [offset[0], offset[1], 0], [window[0], window[1], 3])
+        return tf.cast(pixels, tf.float32)
+
+    # At its own size the resize is the identity, and the dearest way to compute it.
+    result = tf.cond(tf.reduce_all(tf.equal(scaled, size)), cropped, resized)
+    return tf.ensure_shape(result, [None, None, 3])
 
 
 def _nearest_index(in_size: tf.Tensor, out_size: tf.Tensor, start: tf.Tensor, count: tf.Tensor):
@@ -187,10 +201,11 @@ def resize_to_range_size(
     """
     if min_size is None:
         return height, width
-    scale = min_size / min(height, width)
-    if max_size is not None and int(max(height, width) * scale) > max_size:
-        scale = max_size / max(height, width)
-    sides = [int(side * scale) for side in (height, width)]
+    # In float32, as there: 375 * (513 / 375) may be 512.
+    scale = np.float32(min_size) / np.float32(min(height, width))
+    if max_size is not None and int(np.float32(max(height, width)) * scale) > max_size:
+        scale = np.float32(max_size) / np.float32(max(height, width))
+    sides = [int(np.float32(side) * scale) for side in (height, width)]
     if factor is not None:
         sides = [side + (factor - (side - 1) % factor) % factor for side in sides]
     return sides[0], sides[1]
@@ -199,59 +214,104 @@ def resize_to_range_size(
 # Colours ----------------------------------------------------------------------------------------
 
 
-def adjust_brightness(image: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
-    """Adds `delta`; the result may leave [0, 1]."""
-    return image + delta
+def adjust_brightness(planes: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
+    """Adds `delta` to colour planes, float32 [3, H, W] in 0..1."""
+    return planes + delta
 
 
-def _channel_means(image: tf.Tensor) -> tf.Tensor:
-    """Means over height and width, [3]; rows first, because reductions to 3 columns are slow."""
-    shape = tf.shape(image)
-    by_row = tf.reduce_mean(tf.reshape(image, [shape[0], shape[1] * 3]), axis=0)
-    return tf.reduce_mean(tf.reshape(by_row, [shape[1], 3]), axis=0)
+def channel_means(planes: tf.Tensor) -> tf.Tensor:
+    """Returns the mean of each colour plane, float32 [3, 1, 1]."""
+    return tf.reduce_mean(planes, axis=[1, 2], keepdims=True)
 
 
 def adjust_contrast(
-    image: tf.Tensor, factor: tf.Tensor, mean: tf.Tensor | None = None
+    planes: tf.Tensor, factor: tf.Tensor, mean: tf.Tensor | None = None
 ) -> tf.Tensor:
-    """Scales an image about its channel means; the result may leave [0, 1].
+    """Scales colour planes about their means.
 
     Args:
-      image: float32 [H, W, 3].
+      planes: float32 [3, H, W] in 0..1.
       factor: float32 scalar.
-      mean: float32 [3]; None: the image's own.
+      mean: float32 [3, 1, 1]; None: the planes' own.
     """
-    mean = _channel_means(image) if mean is None else mean
-    shape = tf.shape(image)
-    # One row of offsets: broadcasting along a last axis of 3 is slow.
-    offset = tf.tile(mean * (1.0 - factor), shape[1:2])
-    rows = tf.reshape(image, [shape[0], shape[1] * 3]) * factor + offset
-    return tf.reshape(rows, shape)
+    mean = channel_means(planes) if mean is None else mean
+    return planes * factor + mean * (1.0 - factor)
 
 
-def adjust_saturation(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Scales the saturation of an image of [0, 1] in HSV, clipped."""
-    return tf.raw_ops.AdjustSaturation(images=image, scale=factor)
+def _extremes(planes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns each pixel's largest and smallest colour, [H, W] each."""
+    red, green, blue = planes[0], planes[1], planes[2]
+    largest = tf.maximum(tf.maximum(red, green), blue)
+    return largest, tf.minimum(tf.minimum(red, green), blue)
 
 
-def adjust_hue(image: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
-    """Turns the hue of an image of [0, 1] by `delta` of a full circle."""
-    return tf.raw_ops.AdjustHue(images=image, delta=delta)
+# Keeps quotients of grey pixels finite; they are multiplied by 0 afterwards.
+_TINY = 1e-20
 
 
-def _apply(operation: tf.Tensor, image: tf.Tensor, draws: Draws, mean: tf.Tensor | None):
-    def clipped(x):
-        return tf.clip_by_value(x, 0.0, 1.0)
+def adjust_saturation(planes: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """Scales the saturation of colour planes in HSV, clipped to 1.
 
+    With V = max, S = (max - min) / max: at constant H and V a colour is V - S (...), so scaling S
+    by k scales every V - colour by k, and S k <= 1 means k <= max / (max - min).
+
+    Args:
+      planes: float32 [3, H, W] in 0..1.
+      factor: float32 scalar, at least 0.
+    """
+    largest, smallest = _extremes(planes)
+    k = tf.minimum(factor, largest / tf.maximum(largest - smallest, _TINY))
+    return largest - (largest - planes) * k
+
+
+def adjust_hue(planes: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
+    """Turns the hue of colour planes.
+
+    Args:
+      planes: float32 [3, H, W] in 0..1.
+      delta: float32 scalar, share of the full circle.
+    """
+    red, green, blue = planes[0], planes[1], planes[2]
+    largest, smallest = _extremes(planes)
+    chroma = largest - smallest
+    over_chroma = 1.0 / tf.maximum(chroma, _TINY)
+    # The hue in sixths of the circle, and back: colour n is V - C clip(min(k, 4 - k), 0, 1) with
+    # k = (n + 6 H) mod 6 and n = 5, 3, 1 for red, green, blue.
+    hue = tf.where(
+        red >= largest,
+        (green - blue) * over_chroma,
+        tf.where(
+            green >= largest, (blue - red) * over_chroma + 2.0, (red - green) * over_chroma + 4.0
+        ),
+    )
+    hue += 6.0 * delta
+    turned = []
+    for n in (5.0, 3.0, 1.0):
+        k = hue + n
+        k -= 6.0 * tf.floor(k / 6.0)
+        turned.append(largest - chroma * tf.clip_by_value(tf.minimum(k, 4.0 - k), 0.0, 1.0))
+    return tf.stack(turned)
+
+
+def _clipped(planes: tf.Tensor) -> tf.Tensor:
+    return tf.clip_by_value(planes, 0.0, 1.0)
+
+
+def _apply(operation: tf.Tensor, planes: tf.Tensor, draws: Draws) -> tf.Tensor:
     branches = {
-        BRIGHTNESS: lambda: clipped(adjust_brightness(image, draws.brightness)),
-        CONTRAST: lambda: clipped(adjust_contrast(image, draws.contrast, mean)),
+        BRIGHTNESS: lambda: _clipped(adjust_brightness(planes, draws.brightness)),
+        CONTRAST: lambda: _clipped(adjust_contrast(planes, draws.contrast)),
         # These two stay within the range of their input.
-        SATURATION: lambda: adjust_saturation(image, draws.saturation),
-        HUE: lambda: adjust_hue(image, draws.hue),
+        SATURATION: lambda: adjust_saturation(planes, draws.saturation),
+        HUE: lambda: adjust_hue(planes, draws.hue),
     }
     result = tf.switch_case(operation, [branches[i] for i in range(4)])
-    return tf.ensure_shape(result, image.shape)
+    return tf.ensure_shape(result, [3, None, None])
+
+
+def _apply_if(condition: tf.Tensor, operation: tf.Tensor, planes: tf.Tensor, draws: Draws):
+    result = tf.cond(condition, lambda: _apply(operation, planes, draws), lambda: planes)
+    return tf.ensure_shape(result, [3, None, None])
 
 
 def jitter_window(
@@ -270,32 +330,31 @@ def jitter_window(
     Returns:
       float32 [window height, window width, 3] in 0..255.
     """
-    image = tf.ensure_shape(image / 255.0, [None, None, 3])
-    position = tf.argmax(tf.equal(draws.jitter_order, CONTRAST), output_type=tf.int32)
+    order, shape = draws.jitter_order, tf.shape(image)
+    planes = tf.transpose(tf.reshape(image / 255.0, [-1, 3]))
+    planes = tf.reshape(planes, [3, shape[0], shape[1]])
+    position = tf.argmax(tf.equal(order, CONTRAST), output_type=tf.int32)
     for i in range(3):
-        image = tf.cond(
-            position > i,
-            lambda x=image, i=i: _apply(draws.jitter_order[i], x, draws, None),
-            lambda x=image: x,
-        )
-        image = tf.ensure_shape(image, [None, None, 3])
-    mean = _channel_means(image)
-    image = tf.slice(image, [offset[0], offset[1], 0], [window[0], window[1], 3])
-    image = _apply(tf.constant(CONTRAST), image, draws, mean)
+        planes = _apply_if(position > i, order[i], planes, draws)
+    mean = channel_means(planes)
+    planes = tf.slice(planes, [0, offset[0], offset[1]], [3, window[0], window[1]])
+    planes = _clipped(adjust_contrast(planes, draws.contrast, mean))
     for i in range(1, 4):
-        image = tf.cond(
-            position < i,
-            lambda x=image, i=i: _apply(draws.jitter_order[i], x, draws, mean),
-            lambda x=image: x,
-        )
-        image = tf.ensure_shape(image, [None, None, 3])
-    return image * 255.0
+        planes = _apply_if(position < i, order[i], planes, draws)
+    # A transpose to a last axis of 3 is fast for two dimensions only.
+    pixels = tf.transpose(tf.reshape(planes * 255.0, [3, -1]))
+    return tf.ensure_shape(tf.reshape(pixels, [window[0], window[1], 3]), [None, None, 3])
 
 
 # Crops ------------------------------------------------------------------------------------------
 
 
-def pad_image(image: tf.Tensor, size: Sequence[int], mean_pixel: Sequence[float]) -> tf.Tensor:
+def _background(height: int | tf.Tensor, width: int | tf.Tensor, color: Sequence[float]):
+    """Returns rows of one colour, float32 [height, 3 width]: short last axes are slow."""
+    return tf.tile(tf.constant([color], tf.float32), [height, width])
+
+
+def pad_image(image: tf.Tensor, size: Size, mean_pixel: Sequence[float]) -> tf.Tensor:
     """Pads an image at the bottom and the right with the mean pixel.
 
     Args:
@@ -307,27 +366,27 @@ def pad_image(image: tf.Tensor, size: Sequence[int], mean_pixel: Sequence[float]
       float32 [height, width, 3].
     """
     shape = tf.shape(image)
-    paddings = [[0, size[0] - shape[0]], [0, size[1] - shape[1]], [0, 0]]
-    if len(set(map(float, mean_pixel))) == 1:
-        padded = tf.pad(image, paddings, constant_values=float(mean_pixel[0]))
-    else:
-        mean = tf.constant(mean_pixel, tf.float32)
-        channels = [
-            tf.pad(image[..., c], paddings[:2], constant_values=mean[c]) for c in range(3)
-        ]
-        padded = tf.stack(channels, axis=-1)
-    return tf.ensure_shape(padded, [size[0], size[1], 3])
+    rows = tf.reshape(image, [shape[0], shape[1] * 3])
+    rows = tf.concat([rows, _background(shape[0], size[1] - shape[1], mean_pixel)], 1)
+    rows = tf.concat([rows, _background(size[0] - shape[0], size[1], mean_pixel)], 0)
+    return _with_size(tf.reshape(rows, [size[0], size[1], 3]), size, 3)
 
 
-def pad_label(label: tf.Tensor, size: Sequence[int], ignore_label: int) -> tf.Tensor:
+def pad_label(label: tf.Tensor, size: Size, ignore_label: int) -> tf.Tensor:
     """Pads an int32 [h, w] label map at the bottom and the right with the ignore label."""
     shape = tf.shape(label)
     paddings = [[0, size[0] - shape[0]], [0, size[1] - shape[1]]]
     padded = tf.pad(label, paddings, constant_values=tf.cast(ignore_label, label.dtype))
-    return tf.ensure_shape(padded, list(size))
+    return _with_size(padded, size)
 
 
-def rectangle(size: Sequence[int], top_left: tf.Tensor, bottom_right: tf.Tensor) -> tf.Tensor:
+def _with_size(x: tf.Tensor, size: Size, *channels: int) -> tf.Tensor:
+    """Tells TensorFlow the size as far as it is known while a graph is built."""
+    known = [None, None] if isinstance(size, tf.Tensor) else [int(side) for side in size]
+    return tf.ensure_shape(x, [*known, *channels])
+
+
+def rectangle(size: Size, top_left: tf.Tensor, bottom_right: tf.Tensor) -> tf.Tensor:
     """Returns bool [height, width], true in the half-open rectangle."""
     rows, columns = tf.range(size[0]), tf.range(size[1])
     in_rows = (rows >= top_left[0]) & (rows < bottom_right[0])
@@ -336,16 +395,27 @@ def rectangle(size: Sequence[int], top_left: tf.Tensor, bottom_right: tf.Tensor)
 
 
 def cut_out(
-    image: tf.Tensor, hole: tf.Tensor, mean_pixel: Sequence[float]
+    image: tf.Tensor, top_left: tf.Tensor, bottom_right: tf.Tensor, mean_pixel: Sequence[float]
 ) -> tf.Tensor:
-    """Fills the hole, bool [H, W], of a float32 [H, W, 3] image with the mean pixel."""
+    """Fills a rectangle of an image with the mean pixel.
+
+    Args:
+      image: float32 [H, W, 3] of static size.
+      top_left, bottom_right: int32 [2] each; half-open, may reach beyond the image.
+      mean_pixel: the filling.
+
+    Returns:
+      float32 [H, W, 3].
+    """
     height, width = image.shape[:2]
-    # Rows of 3 W numbers: a broadcast along a last axis of 3 is slow.
-    wide_hole = tf.reshape(tf.tile(hole[..., None], [1, 1, 3]), [height, width * 3])
-    fill = np.tile(np.asarray(mean_pixel, np.float32), width)
-    return tf.reshape(
-        tf.where(wide_hole, fill, tf.reshape(image, [height, width * 3])), image.shape
-    )
+    top, bottom = [tf.clip_by_value(corner[0], 0, height) for corner in (top_left, bottom_right)]
+    left, right = [tf.clip_by_value(corner[1], 0, width) for corner in (top_left, bottom_right)]
+    # Put together from blocks of rows: twenty times as fast as choosing pixel by pixel.
+    rows = tf.reshape(image, [height, width * 3])
+    hole = _background(bottom - top, right - left, mean_pixel)
+    middle = [rows[top:bottom, : left * 3], hole, rows[top:bottom, right * 3 :]]
+    rows = tf.concat([rows[:top], tf.concat(middle, 1), rows[bottom:]], 0)
+    return tf.reshape(rows, image.shape)
 
 
 def _flip(x: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
@@ -399,9 +469,11 @@ def training_views(
         resized = resize_label_window(label, scaled, offset, window)
         views["label"] = pad_label(tf.cast(resized, tf.int32), crop_size, ignore_label)
     if strong:
-        half = CUTOUT_HALF_SIZE_PX
-        hole = rectangle(crop_size, draws.cutout_center - half, draws.cutout_center + half)
-        views["image_strong"] = cut_out(views["image_strong"], hole, mean_pixel)
+        corners = [
+            draws.cutout_center + half for half in (-CUTOUT_HALF_SIZE_PX, CUTOUT_HALF_SIZE_PX)
+        ]
+        hole = rectangle(crop_size, *corners)
+        views["image_strong"] = cut_out(views["image_strong"], *corners, mean_pixel)
         valid &= ~hole
         if label is not None:
             views["label"] = tf.where(hole, ignore_label, views["label"])
@@ -409,11 +481,34 @@ def training_views(
     return {name: _flip(view, draws.flip) for name, view in views.items()}
 
 
+def image_label_of(
+    label: tf.Tensor, *, num_classes: int, first_class: int, ignore_label: int
+) -> tf.Tensor:
+    """Returns which classes a label map holds.
+
+    Args:
+      label: int32 [H, W] of class ids and `ignore_label`.
+      num_classes: number of class ids.
+      first_class: the first id that counts: 1 where 0 is background.
+      ignore_label: counts never.
+
+    Returns:
+      float32 [num_classes - first_class], multi-hot.
+
+    Source: PseudoSeg specification 2.4.
+    """
+    label = tf.where(tf.equal(label, ignore_label), -1, label) - first_class
+    shifted = tf.boolean_mask(label, label >= 0)
+    count = num_classes - first_class
+    found = tf.math.bincount(shifted, minlength=count, maxlength=count)
+    return tf.ensure_shape(tf.cast(found > 0, tf.float32), [count])
+
+
 def padded_view(
     image: tf.Tensor,
     label: tf.Tensor,
     *,
-    size: Sequence[int],
+    size: Size,
     mean_pixel: Sequence[float],
     ignore_label: int,
 ) -> dict[str, tf.Tensor]:

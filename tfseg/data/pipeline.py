@@ -44,9 +44,12 @@ from tfseg.ops import resize
 
 VIEWS = ("weak", "strong")
 LABELS = ("required", "optional", "none")
+IMAGE_LABELS = ("none", "record", "crop")
 # Enough for what is decoded ahead of the step that meets a bad image.
 _RECENT_RECORDS = 4096
 _MANY = np.iinfo(np.int64).max // 2
+# Byte 25 of a PNG file is its colour type.
+_PNG_SIGNATURE, _PNG_PALETTE = b"\x89PNG\r\n\x1a\n", 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,29 +62,46 @@ class Stream:
       views: ('weak',) or ('weak', 'strong').
       labels: 'required' (a record without a mask is an error), 'optional' (the ignore label stands
         in), or 'none' (masks are not read).
-      image_labels: whether `image_label` is delivered; then every record must have them.
+      image_labels: 'none', 'record' (those of the record, which must have them), or 'crop' (the
+        classes found in the augmented crop's label map, behind the cut-out, as published).
+
+    Raises:
+      UserError: a value that is none of these.
     """
 
     split: str
     batch_size: int
     views: tuple[str, ...] = ("weak",)
     labels: str = "required"
-    image_labels: bool = False
+    image_labels: str = "none"
 
     def __post_init__(self):
-        if self.views not in (VIEWS[:1], VIEWS):
-            raise ValueError(f"views must be ('weak',) or ('weak', 'strong'), not {self.views}")
+        if tuple(self.views) not in (VIEWS[:1], VIEWS):
+            self._reject("views", self.views, f"{VIEWS[:1]} or {VIEWS}")
         if self.labels not in LABELS:
-            raise ValueError(f"labels must be one of {LABELS}, not {self.labels!r}")
+            self._reject("labels", self.labels, ", ".join(LABELS))
+        if self.image_labels not in IMAGE_LABELS:
+            self._reject("image_labels", self.image_labels, ", ".join(IMAGE_LABELS))
+        if self.image_labels == "crop" and self.labels == "none":
+            self._reject("image_labels", "'crop' with labels='none'", "labels that are read")
         if self.batch_size < 1:
-            raise ValueError(f"batch_size must be positive, not {self.batch_size}")
+            self._reject("batch_size", self.batch_size, "at least 1")
+
+    def _reject(self, name: str, received: Any, accepted: str) -> None:
+        raise UserError(
+            f"The stream of split '{self.split}' is declared wrongly.",
+            where=f"Stream.{name}",
+            received=received,
+            accepted=accepted,
+        )
 
 
 # Order ------------------------------------------------------------------------------------------
 
 
 def _rng(seed: int, split: str, *numbers: int) -> np.random.Generator:
-    return np.random.default_rng([seed, zlib.crc32(split.encode()), *numbers])
+    # Entropy must not be negative; seeds may.
+    return np.random.default_rng([seed % (1 << 64), zlib.crc32(split.encode()), *numbers])
 
 
 def epoch_order(split: str, size: int, *, seed: int, epoch: int) -> np.ndarray:
@@ -120,7 +140,8 @@ def step_records(stream: Stream, size: int, *, seed: int, step: int) -> np.ndarr
       step: steps done before it.
 
     Returns:
-      int64 [batch_size], in the order of the batch.
+      int64 [batch_size], in the order of the batch; damaged records included, which
+      --skip_bad_records replaces.
     """
     order = _Order(stream.split, size, seed)
     first = step * stream.batch_size
@@ -153,7 +174,7 @@ class Source:
         config: DataConfig,
         *,
         labels: str,
-        image_labels: bool = False,
+        image_labels: str = "none",
         lost: Sequence[RecordError] = (),
     ):
         self.split, self.index, self.spec, self._config = split, index, spec, config
@@ -181,6 +202,14 @@ class Source:
             tfexample.check_pixels(
                 example.label, max_megapixels=limit, location=location, key=tfexample.LABEL
             )
+            if example.label[:8] == _PNG_SIGNATURE and example.label[25] == _PNG_PALETTE:
+                raise RecordError(
+                    f"The mask of {example.filename} is a palette image: decoding would give grey "
+                    "values, not class ids.",
+                    location=location,
+                    key=tfexample.LABEL,
+                    fix="make the records again with one of tfrecords_tools/build_*.py",
+                )
         if self._labels == "required" and example.label is None:
             raise RecordError(
                 f"Image {example.filename} of split '{self.split}' has no mask.",
@@ -188,7 +217,7 @@ class Source:
                 key=tfexample.LABEL,
                 fix="use the split as the unlabelled one, or make its records with the masks",
             )
-        if self._image_labels and example.image_labels is None:
+        if self._image_labels == "record" and example.image_labels is None:
             raise RecordError(
                 f"Image {example.filename} of split '{self.split}' has no image-level labels.",
                 location=location,
@@ -261,7 +290,8 @@ class Source:
         """
         if not self._config.skip_bad_records:
             return candidates(0)
-        for k in range(self.index.size):
+        # Twice, because only a whole epoch is sure to hold every record.
+        for k in range(2 * self.index.size):
             i = candidates(k)
             if self._known_good[i]:
                 return i
@@ -282,7 +312,7 @@ class Source:
             self._recent.append(i)
         example = self._checked(i)
         multi_hot = np.zeros(self.spec.num_image_classes, np.float32)
-        if self._image_labels:
+        if self._image_labels == "record":
             multi_hot[example.image_labels - self.spec.first_image_class] = 1.0
         has_label = example.label is not None
         return (
@@ -315,10 +345,25 @@ class Source:
             self.check_decoding(i)
 
     def bad_records(self) -> list[str]:
-        """Returns one line for each record that was replaced or could not be reached."""
-        named = [("(unknown id)", error) for error in self._lost]
+        """Returns one line for each record that was replaced or could not be reached.
+
+        Each holds file, record number in it, byte offset, id and reason, separated by tabs; '?'
+        where damage hides one.
+        """
+        named = [("?", error) for error in self._lost]
         named += [(self.index.ids[i], error) for i, error in sorted(self.bad.items())]
-        return [f"{name}\t{' | '.join(str(error).splitlines())}" for name, error in named]
+        return ["\t".join((*_place(error), str(name), _reason(error))) for name, error in named]
+
+
+def _place(error: RecordError) -> tuple[str, str, str]:
+    location = error.location
+    numbers = (location.record, location.offset)
+    return (location.path, *("?" if number is None else str(number) for number in numbers))
+
+
+def _reason(error: RecordError) -> str:
+    parts = [error.what, f"key {error.key}" if error.key else "", str(error.received or "")]
+    return " | ".join(" ".join(part.split()) for part in parts if part)
 
 
 def _decode(data: tf.Tensor, channels: int) -> tf.Tensor:
@@ -451,11 +496,19 @@ def _training_example(source: Source, stream: Stream, config: DataConfig, settin
         )
         example["index"] = tf.ensure_shape(index, [])
         example["has_label"] = tf.ensure_shape(has_label, [])
-        if stream.image_labels:
+        if stream.image_labels == "record":
             example["image_label"] = tf.ensure_shape(image_label, [spec.num_image_classes])
+        elif stream.image_labels == "crop":
+            example["image_label"] = augment.image_label_of(
+                example["label"],
+                num_classes=spec.num_classes,
+                first_class=spec.first_image_class,
+                ignore_label=spec.ignore_label,
+            )
         return example
 
-    return make
+    # Plain graph code: converting it would only take time.
+    return tf.autograph.experimental.do_not_convert(make)
 
 
 def _positions(stream: Stream, part: Slice, start_step: int) -> tf.data.Dataset:
@@ -465,7 +518,8 @@ def _positions(stream: Stream, part: Slice, start_step: int) -> tf.data.Dataset:
     def position(k):
         return (k // share) * stream.batch_size + part.pipeline * share + k % share
 
-    return tf.data.Dataset.range(start_step * share, _MANY).map(position)
+    numbers = tf.data.Dataset.range(start_step * share, _MANY)
+    return numbers.map(tf.autograph.experimental.do_not_convert(position))
 
 
 def make_train_dataset(
@@ -551,6 +605,13 @@ def make_sources(
                 accepted="a split with masks",
                 fix="choose another --train_split, or make the records with --masks_dir",
             )
+        if stream.image_labels == "record" and not index.has_image_labels.any():
+            raise UserError(
+                f"No image of split '{stream.split}' has image-level labels.",
+                where=f"stream '{name}'",
+                accepted="a split with image-level labels",
+                fix="choose another split, or make the records with --image_labels",
+            )
         sources[name] = Source(
             stream.split,
             index,
@@ -613,25 +674,25 @@ def make_eval_dataset(
     for i in range(index.size):
         size = _resized_size(int(index.height[i]), int(index.width[i]), config)
         groups[padded_size(size, crop_size)].append(i)
-    parts = [
-        _eval_group(source, config, mean_pixel, size, members, batch_size)
-        for size, members in groups.items()
-    ]
-    return EvalDataset(source, parts)
+    return EvalDataset(source, _eval_batches(source, config, mean_pixel, groups, batch_size))
 
 
-def _eval_group(source, config, mean_pixel, size, members, batch_size) -> tf.data.Dataset:
-    """Batches of the images that are padded to one size."""
-    surplus = -len(members) % batch_size
-    numbers = np.array(members + members[:1] * surplus, np.int64)
-    weights = np.array([1.0] * len(members) + [0.0] * surplus, np.float32)
+def _eval_batches(source, config, mean_pixel, groups, batch_size) -> tf.data.Dataset:
+    """Batches of the images of each group, all padded to the size that is the group's key."""
+    numbers, weights, sizes = [], [], []
+    for size, members in groups.items():
+        surplus = -len(members) % batch_size
+        numbers += members + members[:1] * surplus
+        weights += [1.0] * len(members) + [0.0] * surplus
+        sizes += [size] * (len(members) + surplus)
+    only_size = sizes[0] if len(groups) == 1 else None
 
     def read(i):
         i = int(i)
         shape = _resized_size(int(source.index.height[i]), int(source.index.width[i]), config)
         return (*source.fetch(i)[:3], np.array(shape, np.int32))
 
-    def make(i, weight):
+    def make(i, weight, size):
         image, label, has_label, shape = tf.numpy_function(
             source.keeping_errors(read), [i], (tf.string, tf.string, tf.bool, tf.int32)
         )
@@ -641,16 +702,21 @@ def _eval_group(source, config, mean_pixel, size, members, batch_size) -> tf.dat
         example = augment.padded_view(
             image,
             label,
-            size=size,
+            size=size if only_size is None else only_size,
             mean_pixel=mean_pixel,
             ignore_label=source.spec.ignore_label,
         )
         has_label = tf.ensure_shape(has_label, [])
         return {**example, "index": i, "weight": weight, "has_label": has_label}
 
+    columns = (np.array(numbers), np.array(weights, np.float32), np.array(sizes, np.int32))
     return (
-        tf.data.Dataset.from_tensor_slices((numbers, weights))
-        .map(make, num_parallel_calls=_threads(config), deterministic=True)
+        tf.data.Dataset.from_tensor_slices(columns)
+        .map(
+            tf.autograph.experimental.do_not_convert(make),
+            num_parallel_calls=_threads(config),
+            deterministic=True,
+        )
         .batch(batch_size, drop_remainder=True)
         .prefetch(2)
         .with_options(_options())
@@ -660,13 +726,12 @@ def _eval_group(source, config, mean_pixel, size, members, batch_size) -> tf.dat
 class EvalDataset:
     """One pass over a split; errors of its records are raised as the user's."""
 
-    def __init__(self, source: Source, parts: Sequence[tf.data.Dataset]):
-        self._source, self._parts = source, parts
+    def __init__(self, source: Source, batches: tf.data.Dataset):
+        self._source, self._batches = source, batches
 
     def __iter__(self):
-        for part in self._parts:
-            try:
-                yield from part
-            except tf.errors.OpError:
-                self._source.explain()
-                raise
+        try:
+            yield from self._batches
+        except tf.errors.OpError:
+            self._source.explain()
+            raise

@@ -28,7 +28,10 @@ class Supervised(Method):
         }
         if train.weakly:
             streams["weak"] = Stream(
-                split=data.train_split_cls, batch_size=train.train_batch_size, labels="none"
+                split=data.train_split_cls,
+                batch_size=train.train_batch_size,
+                labels="none" if data.image_label_source == "record" else "required",
+                image_labels=data.image_label_source,
             )
         return streams
 

@@ -120,17 +120,25 @@ class Layer(tf.keras.layers.Layer):
 # Convolutions -----------------------------------------------------------------------------------
 
 
-def _padding(kernel_size: int, stride: int, rate: int, fixed: bool) -> str | list[list[int]]:
-    """SAME, or for strides the padding that does not depend on the input's size.
+class _Padding:
+    """Zero padding of a convolution: SAME, or one that does not depend on the input's size.
 
     SAME puts the odd pixel at the end, so that for even inputs a strided convolution would sample
-    other positions than the same network at a finer output stride.
+    other positions than the same network at a finer output stride. Fixed padding gives each side
+    its half of the kernel. Where the two agree SAME is used, for which CPUs have faster kernels.
     """
-    if stride == 1 or not fixed:
-        return "SAME"
-    total = (kernel_size - 1) * rate
-    begin = total // 2
-    return [[0, 0], [begin, total - begin], [begin, total - begin], [0, 0]]
+
+    def __init__(self, kernel_size: int, stride: int, rate: int, fixed: bool):
+        self._stride = stride
+        self._always_same = stride == 1 or kernel_size == 1 or not fixed
+        total = (kernel_size - 1) * rate
+        begin = total // 2
+        self._fixed = [[0, 0], [begin, total - begin], [begin, total - begin], [0, 0]]
+
+    def __call__(self, x: tf.Tensor) -> str | list[list[int]]:
+        sides = x.shape[1:3]
+        agrees = all(side is not None and (side - 1) % self._stride == 0 for side in sides)
+        return "SAME" if self._always_same or agrees else self._fixed
 
 
 class Conv2D(Layer):
@@ -174,7 +182,7 @@ class Conv2D(Layer):
         super().__init__(name)
         self.out_channels, self.decayed = filters, decayed
         self._kernel_size, self._stride, self._rate = kernel_size, stride, rate
-        self._padding = _padding(kernel_size, stride, rate, fixed_padding)
+        self._padding = _Padding(kernel_size, stride, rate, fixed_padding)
         self._type = tf.as_dtype(compute_dtype or settings.compute_dtype)
         shape = [kernel_size, kernel_size, in_channels, filters]
         init = init or settings.kernel_init
@@ -186,20 +194,35 @@ class Conv2D(Layer):
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Maps [N, h, w, in_channels] to [N, h', w', filters] in the compute type."""
         x, kernel = tf.cast(x, self._type), tf.cast(self.kernel, self._type)
-        if self._kernel_size == 1 and self._stride == 1 and self._type == tf.bfloat16:
-            # On CPUs only the matrix product has an accelerated bfloat16 kernel gradient.
-            x = _pointwise_product(x, kernel)
+        if self._kernel_size == 1 and self._stride == 1:
+            x = _pointwise(x, kernel)
         else:
-            x = tf.nn.conv2d(x, kernel, self._stride, self._padding, dilations=self._rate)
+            x = tf.nn.conv2d(x, kernel, self._stride, self._padding(x), dilations=self._rate)
         return x if self.bias is None else x + tf.cast(self.bias, self._type)
 
 
-def _pointwise_product(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    in_channels, filters = kernel.shape[2:]
-    flat = tf.matmul(tf.reshape(x, [-1, in_channels]), tf.reshape(kernel, [in_channels, filters]))
-    dynamic = tf.shape(x)
-    sides = [dynamic[i] if side is None else side for i, side in enumerate(x.shape[:3])]
-    return tf.reshape(flat, [*sides, filters])
+@tf.custom_gradient
+def _pointwise(x: tf.Tensor, kernel: tf.Tensor):
+    """1x1 convolution whose kernel gradient is a matrix product over all pixels.
+
+    On CPUs that product is a tenth faster than the convolution's own gradient in float32, and five
+    times in bfloat16, for which the latter has no accelerated kernel.
+    """
+
+    def gradient(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        dx = tf.raw_ops.Conv2DBackpropInput(
+            input_sizes=tf.shape(x),
+            filter=kernel,
+            out_backprop=dy,
+            strides=[1] * 4,
+            padding="SAME",
+        )
+        rows = tf.reshape(x, [-1, x.shape[3]])
+        dy_rows = tf.reshape(dy, [-1, dy.shape[3]])
+        dkernel = tf.matmul(rows, dy_rows, transpose_a=True)
+        return dx, tf.reshape(dkernel, kernel.shape)
+
+    return tf.nn.conv2d(x, kernel, 1, "SAME"), gradient
 
 
 class DepthwiseConv2D(Layer):
@@ -225,7 +248,7 @@ class DepthwiseConv2D(Layer):
             raise ValueError(f"{name}: stride {stride} and rate {rate} together")
         self.out_channels = channels
         self._stride, self._rate = stride, rate
-        self._padding = _padding(kernel_size, stride, rate, fixed_padding)
+        self._padding = _Padding(kernel_size, stride, rate, fixed_padding)
         self._type = tf.as_dtype(settings.compute_dtype)
         shape = [kernel_size, kernel_size, channels, 1]
         self.kernel = settings.variable(f"{name}/{kernel_name}", shape, settings.depthwise_init)
@@ -233,9 +256,34 @@ class DepthwiseConv2D(Layer):
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Maps [N, h, w, channels] to [N, h', w', channels] in the compute type."""
         x, kernel = tf.cast(x, self._type), tf.cast(self.kernel, self._type)
+        if self._stride == 1 and self._rate == 1:
+            return _depthwise(x, kernel)
         strides = [1, self._stride, self._stride, 1]
         dilations = [self._rate, self._rate]
-        return tf.nn.depthwise_conv2d(x, kernel, strides, self._padding, dilations=dilations)
+        return tf.nn.depthwise_conv2d(x, kernel, strides, self._padding(x), dilations=dilations)
+
+
+@tf.custom_gradient
+def _depthwise(x: tf.Tensor, kernel: tf.Tensor):
+    """Depthwise convolution whose input gradient is one too, with the kernel turned by 180 degrees.
+
+    On CPUs the forward kernel takes half the time of the backward one.
+    """
+
+    def convolve(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return tf.nn.depthwise_conv2d(x, kernel, [1] * 4, "SAME")
+
+    def gradient(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        dkernel = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
+            input=x,
+            filter_sizes=kernel.shape,
+            out_backprop=dy,
+            strides=[1] * 4,
+            padding="SAME",
+        )
+        return convolve(dy, tf.reverse(kernel, [0, 1])), dkernel
+
+    return convolve(x, kernel), gradient
 
 
 # Batch norm -------------------------------------------------------------------------------------

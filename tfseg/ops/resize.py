@@ -87,17 +87,20 @@ def separable_linear(
     rows, columns = tf.cast(rows, x.dtype), tf.cast(columns, x.dtype)
     shape = tf.shape(x)
     channels = x.shape[3] if x.shape[3] is not None else shape[3]
-    height, width = x.shape[1], x.shape[2]
-    out_height, out_width = rows.shape[0], columns.shape[0]
-    width_now = shape[2] if width is None else width
-    height_now = tf.shape(rows)[0] if out_height is None else out_height
-    # Height: [H, h] x [N, h, w C]; width: [W, w] x [N H, w, C]. Only reshapes, no transposes.
-    x = tf.reshape(x, [shape[0], shape[1] if height is None else height, width_now * channels])
-    x = tf.matmul(rows, x)
+    height_now, width_now = (
+        shape[axis] if x.shape[axis] is None else x.shape[axis] for axis in (1, 2)
+    )
+    height_out, width_out = (
+        tf.shape(matrix)[0] if matrix.shape[0] is None else matrix.shape[0]
+        for matrix in (rows, columns)
+    )
+    # Width first, [W, w] x [N h, w, C], then height, [H, h] x [N, h, W C]: only reshapes, and the
+    # larger of the two products, when sizes grow, is the one with long rows.
     x = tf.reshape(x, [shape[0] * height_now, width_now, channels])
     x = tf.matmul(columns, x)
-    width_out = tf.shape(columns)[0] if out_width is None else out_width
-    return tf.reshape(x, [shape[0], height_now, width_out, channels])
+    x = tf.reshape(x, [shape[0], height_now, width_out * channels])
+    x = tf.matmul(rows, x)
+    return tf.reshape(x, [shape[0], height_out, width_out, channels])
 
 
 def resize_bilinear(x: tf.Tensor, size: Size, *, align_corners: bool = True) -> tf.Tensor:

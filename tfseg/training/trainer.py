@@ -363,31 +363,27 @@ def run(
         images_per_step=images_per_step,
         log_path=os.path.join(config.train_logdir, "train_log.jsonl") if is_chief else None,
     )
-    writer = tf.summary.create_file_writer(config.train_logdir) if is_chief else None
+    writer = _SummaryWriter(config.train_logdir if is_chief else None)
     last_panels = 0.0
     if first_step < config.training_number_of_steps:
         print(memory.describe(trainer.step_function, trainer.iterator, trainer.variables), flush=True)
+
+    def report(losses: dict[str, float]) -> None:
+        step, rate = trainer.step, trainer.current_learning_rate()
+        shown = {**losses, "l2": trainer.regularization_loss()}
+        writer.write(step, shown, rate, progress.report(step, shown, rate))
+
     try:
         with Profile(config.profile_logdir):
             while trainer.step < config.training_number_of_steps:
-                losses = trainer.train(_steps_to_next_event(config, trainer.step))
-                step, rate = trainer.step, trainer.current_learning_rate()
-                shown = {**losses, "l2": trainer.regularization_loss()}
-                images_per_second = progress.report(step, shown, rate)
-                if writer is not None:
-                    with writer.as_default(step=step):
-                        for name, value in shown.items():
-                            tf.summary.scalar(f"losses/{name}", value)
-                        tf.summary.scalar("learning_rate", rate)
-                        tf.summary.scalar("images_per_second", images_per_second)
-                    writer.flush()
+                report(trainer.train(_steps_to_next_event(config, trainer.step)))
                 if write_panels and time.monotonic() - last_panels > config.save_summaries_secs:
-                    write_panels(step)
+                    write_panels(trainer.step)
                     last_panels = time.monotonic()
-                if saver.is_due(step):
-                    saver.save(step)
+                if saver.is_due(trainer.step):
+                    saver.save(trainer.step)
     except Stopped as stopped:
-        trainer.losses_since_last_look()
+        report(trainer.losses_since_last_look())
         saver.save(trainer.step)
         print(f"saved at step {trainer.step}; run the same command again to go on", flush=True)
         return stopped.exit_code
@@ -403,6 +399,27 @@ def run(
         progress.close()
     saver.save(trainer.step)
     return 0
+
+
+class _SummaryWriter:
+    """Writes TensorBoard scalars; on workers other than the chief it writes nothing."""
+
+    def __init__(self, logdir: str | None):
+        self._writer = (
+            tf.summary.create_noop_writer()
+            if logdir is None
+            else tf.summary.create_file_writer(logdir)
+        )
+
+    def write(
+        self, step: int, losses: dict[str, float], rate: float, images_per_second: float
+    ) -> None:
+        with self._writer.as_default(step=step):
+            for name, value in losses.items():
+                tf.summary.scalar(f"losses/{name}", value)
+            tf.summary.scalar("learning_rate", rate)
+            tf.summary.scalar("images_per_second", images_per_second)
+        self._writer.flush()
 
 
 class Profile:

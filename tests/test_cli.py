@@ -1,0 +1,444 @@
+"""The programs end to end, in processes of their own: the whole way, resuming, bad input."""
+
+import json
+import os
+import pathlib
+import resource
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.programs import ROOT, assert_user_error, run, start
+from tfseg import checkpoint
+
+pytestmark = pytest.mark.slow
+
+SIZE = 33
+NETWORK = (
+    "--model_variant=mobilenet_v2",
+    "--depth_multiplier=0.25",
+    f"--train_crop_size={SIZE},{SIZE}",
+    "--train_batch_size=4",
+    "--num_clones=1",
+)
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "records"
+    run(
+        "tfrecords_tools/build_digits.py",
+        f"--output_dir={folder}",
+        f"--image_size={SIZE}",
+        "--num_train=8",
+        "--num_train_aug=16",
+        "--num_val=7",
+    )
+    return folder
+
+
+def train(records, logdir, *extra, **options):
+    return run(
+        "train_sup.py",
+        *NETWORK,
+        f"--dataset_dir={records}",
+        f"--train_logdir={logdir}",
+        "--training_number_of_steps=4",
+        "--log_steps=1",
+        *extra,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(records, tmp_path_factory):
+    logdir = tmp_path_factory.mktemp("trained") / "run"
+    return logdir, train(records, logdir, "--save_summaries_images=true")
+
+
+def log_of(logdir):
+    return [json.loads(x) for x in (pathlib.Path(logdir) / "train_log.jsonl").open()]
+
+
+def losses(logdir):
+    return [(entry["step"], entry["loss"]) for entry in log_of(logdir)]
+
+
+def final_values(logdir):
+    return dict(checkpoint.values(checkpoint.newest(str(logdir))))
+
+
+def assert_same_weights(first, second):
+    a, b = final_values(first), final_values(second)
+    assert a.keys() == b.keys()
+    for key in a:
+        np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+# The whole way -----------------------------------------------------------------------------------
+
+
+def test_training_says_what_it_does_and_keeps_a_record(trained):
+    logdir, result = trained
+    for word in ("devices: 1 replica(s) on CPU", "network: mobilenet_v2", "8 images", "memory:"):
+        assert word in result.stdout
+    assert "step 4/4: loss" in result.stdout and "images/s" in result.stdout
+    record = json.loads((logdir / "config.json").read_text())
+    assert record["model"]["depth_multiplier"] == 0.25
+    assert record["seed"] == 0 and record["versions"]["tensorflow"]
+    assert result.stderr == ""
+
+
+def test_evaluation_and_pictures_take_the_network_from_the_run(records, trained, tmp_path):
+    logdir, _ = trained
+    shared = (f"--checkpoint_dir={logdir}", f"--dataset_dir={records}")
+    run(
+        "eval.py",
+        *shared,
+        f"--eval_logdir={tmp_path / 'eval'}",
+        f"--eval_crop_size={SIZE},{SIZE}",
+        "--max_number_of_evaluations=1",
+        "--eval_scales=0.75",
+        "--eval_scales=1",
+        "--add_flipped_images",
+    )
+    metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    assert metrics["num_images"] == 7 and metrics["step"] == 4
+    assert np.sum(metrics["confusion_matrix"]) == 7 * SIZE * SIZE
+    prefix = checkpoint.newest(str(logdir))
+    run(
+        "vis.py",
+        f"--checkpoint_dir={prefix}",
+        f"--dataset_dir={records}",
+        f"--vis_logdir={tmp_path / 'vis'}",
+        f"--vis_crop_size={SIZE},{SIZE}",
+        "--also_save_raw_predictions",
+    )
+    raw = sorted((tmp_path / "vis" / "raw_segmentation_results").iterdir())
+    assert len(raw) == 7
+    assert np.asarray(Image.open(raw[0])).shape == (SIZE, SIZE)
+    assert "<html" in (tmp_path / "vis" / "index.html").read_text()
+
+
+def test_bfloat16_accumulation_and_averaged_weights_work_together(records, tmp_path):
+    train(
+        records,
+        tmp_path,
+        "--mixed_precision=bfloat16",
+        "--gradient_accumulation_steps=2",
+        "--ema_decay=0.9",
+        "--training_number_of_steps=2",
+    )
+    run(
+        "eval.py",
+        f"--checkpoint_dir={tmp_path}",
+        f"--dataset_dir={records}",
+        f"--eval_logdir={tmp_path / 'eval'}",
+        f"--eval_crop_size={SIZE},{SIZE}",
+        "--max_number_of_evaluations=1",
+        "--network=ema",
+    )
+
+
+def test_two_cpu_replicas_with_synchronised_batch_norm(records, tmp_path):
+    extra = ("--strategy=mirrored", "--clone_on_cpu", "--num_clones=2", "--sync_batch_norm")
+    result = train(records, tmp_path, "--training_number_of_steps=2", *extra)
+    assert "devices: 2 replica(s)" in result.stdout
+
+
+def test_float16_and_weakly(records, tmp_path):
+    train(
+        records,
+        tmp_path,
+        "--mixed_precision=float16",
+        "--weakly",
+        "--training_number_of_steps=2",
+    )
+    assert all(np.isfinite(loss) for _, loss in losses(tmp_path))
+    assert "classification" in log_of(tmp_path)[-1]
+
+
+# Repeating and resuming --------------------------------------------------------------------------
+
+
+def test_one_seed_gives_the_same_loss_at_every_step(records, trained, tmp_path):
+    train(records, tmp_path / "again")
+    assert losses(tmp_path / "again") == losses(trained[0])
+    train(records, tmp_path / "other", "--seed=1")
+    assert losses(tmp_path / "other") != losses(trained[0])
+
+
+def long_run(logdir, records):
+    return (
+        "train_sup.py",
+        *NETWORK,
+        f"--dataset_dir={records}",
+        f"--train_logdir={logdir}",
+        "--training_number_of_steps=40",
+        "--log_steps=1",
+        "--save_interval_steps=5",
+        "--decoder_output_stride=4",
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(records, tmp_path_factory):
+    logdir = tmp_path_factory.mktemp("whole") / "run"
+    run(*long_run(logdir, records))
+    return logdir
+
+
+def wait_for_steps(logdir, process, steps):
+    path = logdir / "train_log.jsonl"
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        if path.exists() and len(path.read_text().splitlines()) >= steps:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no {steps} steps were logged (exit code {process.poll()})")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_reaches_the_same_weights(records, uninterrupted, tmp_path, signum):
+    logdir = tmp_path / "run"
+    process = start(*long_run(logdir, records), log=tmp_path / "log")
+    wait_for_steps(logdir, process, 12)
+    process.send_signal(signum)
+    code = process.wait(timeout=60)
+    assert code == (-signal.SIGKILL if signum == signal.SIGKILL else 128 + signum)
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    saved = checkpoint.step_of(checkpoint.newest(str(logdir)))
+    assert 5 <= saved < 40
+    resumed = run(*long_run(logdir, records))
+    assert f"(step {saved})" in resumed.stdout
+    assert_same_weights(uninterrupted, logdir)
+    assert losses(logdir) == losses(uninterrupted)
+
+
+def test_a_finished_run_does_nothing_when_repeated(records, trained, tmp_path):
+    logdir = tmp_path / "run"
+    shutil.copytree(trained[0], logdir)
+    result = train(records, logdir)
+    assert "step 4/4" not in result.stdout
+    assert_same_weights(trained[0], logdir)
+
+
+# Bad input ---------------------------------------------------------------------------------------
+
+
+def test_wrong_flag(records, tmp_path):
+    result = train(records, tmp_path, "--base_learning_rat=1", check=False)
+    assert_user_error(result, "base_learning_rat", "--base_learning_rate")
+
+
+def test_missing_required_flag():
+    assert_user_error(run("train_sup.py", check=False), "--dataset_dir is required")
+
+
+def test_unknown_split_names_those_present(records, tmp_path):
+    result = train(records, tmp_path, "--train_split=labelled", check=False)
+    assert_user_error(result, "labelled", "train, train_aug, val")
+
+
+def test_missing_directory(tmp_path):
+    result = train(tmp_path / "nowhere", tmp_path, check=False)
+    assert_user_error(result, str(tmp_path / "nowhere"))
+
+
+def test_empty_split(records, tmp_path):
+    copy = tmp_path / "records"
+    copy.mkdir()
+    (copy / "train-00000-of-00001.tfrecord").write_bytes(b"")
+    assert_user_error(train(copy, tmp_path / "run", check=False), "train")
+    assert not (tmp_path / "run").exists()
+
+
+def test_crop_size_that_is_no_multiple_of_the_stride_plus_one(records, tmp_path):
+    result = train(records, tmp_path, "--train_crop_size=512,512", check=False)
+    assert_user_error(result, "--train_crop_size", "512,512", "513,513")
+
+
+def test_unreadable_initial_checkpoint(records, tmp_path):
+    (tmp_path / "model.ckpt.index").write_bytes(b"this is no checkpoint")
+    result = train(
+        records,
+        tmp_path / "run",
+        f"--tf_initial_checkpoint={tmp_path / 'model.ckpt'}",
+        check=False,
+    )
+    assert_user_error(result, "model.ckpt")
+
+
+def test_gpu_strategy_without_a_gpu(records, tmp_path):
+    extra = ("--strategy=mirrored", "--num_clones=2")
+    result = run(
+        "train_sup.py",
+        *NETWORK,
+        *extra,
+        f"--dataset_dir={records}",
+        f"--train_logdir={tmp_path}",
+        check=False,
+    )
+    if "devices: 2" in result.stdout:
+        pytest.skip("this machine has GPUs")
+    assert_user_error(result, "--strategy", "none", "--clone_on_cpu")
+
+
+def test_batch_that_the_replicas_cannot_divide(records, tmp_path):
+    extra = ("--strategy=mirrored", "--clone_on_cpu", "--num_clones=2", "--train_batch_size=3")
+    result = train(records, tmp_path, *extra, check=False)
+    assert_user_error(result, "--train_batch_size", "multiple of 2")
+
+
+def test_other_classes_than_the_checkpoint(records, trained, tmp_path):
+    copy = tmp_path / "records"
+    shutil.copytree(records, copy)
+    description = json.loads((copy / "dataset.json").read_text())
+    description["class_names"] = [*description["class_names"], "ten"]
+    description["palette"] = None
+    (copy / "dataset.json").write_text(json.dumps(description))
+    result = run(
+        "eval.py",
+        f"--checkpoint_dir={trained[0]}",
+        f"--dataset_dir={copy}",
+        f"--eval_logdir={tmp_path / 'eval'}",
+        f"--eval_crop_size={SIZE},{SIZE}",
+        "--max_number_of_evaluations=1",
+        check=False,
+    )
+    assert_user_error(result, "classes", "12", "11")
+    assert not (tmp_path / "eval").exists()
+
+
+def test_flag_that_contradicts_the_training_run(records, trained, tmp_path):
+    result = run(
+        "vis.py",
+        "--depth_multiplier=1.0",
+        f"--checkpoint_dir={trained[0]}",
+        f"--dataset_dir={records}",
+        f"--vis_logdir={tmp_path}",
+        check=False,
+    )
+    assert_user_error(result, "--depth_multiplier", "0.25")
+
+
+def test_label_ids_beyond_the_class_count(tmp_path):
+    folder = make_folder(tmp_path, names=["background", "thing", "other"], top_id=2)
+    description = json.loads((folder / "dataset.json").read_text())
+    description["class_names"] = ["background", "thing"]
+    description["palette"] = None
+    (folder / "dataset.json").write_text(json.dumps(description))
+    (folder / "train.index.npz").unlink()
+    result = train(folder, tmp_path / "run", check=False)
+    assert_user_error(result, "beyond the class count", "2", "image/segmentation/class/encoded")
+
+
+def make_folder(tmp_path, names, top_id):
+    """Builds records of eight random images whose masks hold ids 0 to `top_id`."""
+    rng = np.random.default_rng(0)
+    for part in ("images", "masks", "lists"):
+        (tmp_path / part).mkdir()
+    for i in range(8):
+        Image.fromarray(rng.integers(0, 256, [SIZE, SIZE, 3], np.uint8)).save(
+            tmp_path / "images" / f"im{i}.png"
+        )
+        mask = np.arange(SIZE * SIZE).reshape(SIZE, SIZE) % (top_id + 1)
+        Image.fromarray(mask.astype(np.uint8)).save(tmp_path / "masks" / f"im{i}.png")
+    (tmp_path / "lists" / "train.txt").write_text("".join(f"im{i}\n" for i in range(8)))
+    (tmp_path / "classes.txt").write_text("\n".join(names) + "\n")
+    run(
+        "tfrecords_tools/build_folder.py",
+        f"--images_dir={tmp_path / 'images'}",
+        f"--masks_dir={tmp_path / 'masks'}",
+        f"--splits_dir={tmp_path / 'lists'}",
+        f"--class_names={tmp_path / 'classes.txt'}",
+        f"--output_dir={tmp_path / 'records'}",
+    )
+    return tmp_path / "records"
+
+
+def test_no_space_left_keeps_the_previous_checkpoint(records, trained, tmp_path):
+    logdir = tmp_path / "run"
+    shutil.copytree(trained[0], logdir)
+    # No file may grow beyond 200 kB: the checkpoint cannot be written.
+    limit = (200_000, 200_000)
+    result = train(
+        records,
+        logdir,
+        "--training_number_of_steps=6",
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+    )
+    assert_user_error(result, str(logdir))
+    assert checkpoint.newest(str(logdir)).endswith("model.ckpt-4")
+    assert not [n for n in os.listdir(logdir) if n.startswith(".writing")]
+
+
+def flip_byte(path, position):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0x10
+    path.write_bytes(content)
+
+
+def test_a_flipped_byte_stops_with_file_record_and_offset(records, tmp_path):
+    copy = tmp_path / "records"
+    shutil.copytree(records, copy)
+    shard = sorted(copy.glob("train-*"))[0]
+    flip_byte(shard, shard.stat().st_size // 2)
+    result = train(copy, tmp_path / "run", check=False)
+    assert_user_error(result, shard.name, "record", "byte")
+
+
+def test_skip_bad_records_replaces_and_lists_them(records, tmp_path):
+    copy = tmp_path / "records"
+    shutil.copytree(records, copy)
+    shard = sorted(copy.glob("train-*"))[0]
+    flip_byte(shard, shard.stat().st_size // 2)
+    extra = ("--skip_bad_records", "--max_bad_record_fraction=0.2")
+    train(copy, tmp_path / "run", *extra)
+    lines = (tmp_path / "run" / "bad_records.txt").read_text().splitlines()
+    assert len(lines) == 1 and shard.name in lines[0]
+    too_many = train(copy, tmp_path / "strict", "--skip_bad_records", check=False)
+    assert_user_error(too_many, "--max_bad_record_fraction")
+
+
+def test_a_truncated_shard_stops_before_training(records, tmp_path):
+    copy = tmp_path / "records"
+    shutil.copytree(records, copy)
+    shard = sorted(copy.glob("train-*"))[0]
+    os.truncate(shard, shard.stat().st_size - 7)
+    result = train(copy, tmp_path / "run", check=False)
+    assert_user_error(result, shard.name)
+    assert not (tmp_path / "run").exists()
+
+
+def test_published_commands_parse(tmp_path):
+    """The published flags, dead ones included, get as far as the missing data."""
+    result = run(
+        "train_sup.py",
+        "--logtostderr",
+        "--train_split=2_clean",
+        "--model_variant=xception_65",
+        "--atrous_rates=6",
+        "--atrous_rates=12",
+        "--atrous_rates=18",
+        "--output_stride=16",
+        "--decoder_output_stride=4",
+        "--train_crop_size=513,513",
+        "--num_clones=16",
+        "--train_batch_size=64",
+        "--training_number_of_steps=30000",
+        "--fine_tune_batch_norm=true",
+        "--startup_delay_steps=15",
+        "--quantize_delay_step=-1",
+        f"--train_logdir={tmp_path / 'run'}",
+        f"--dataset_dir={tmp_path}",
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stderr.count("has no effect") == 2
+    assert (ROOT / "train_sup.py").exists()

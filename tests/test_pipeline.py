@@ -1,0 +1,523 @@
+"""Pipelines: positions, resume, workers and replicas, damaged records, evaluation batches."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tests.small_split import SPEC, make_images, png, write_split
+from tfseg.config import DataConfig
+from tfseg.data import pipeline, records, tfexample
+from tfseg.data.framing import HEADER_BYTES, frame
+from tfseg.errors import UserError
+
+MEAN = (127.5, 127.5, 127.5)
+COUNT = 10
+SIZES = [(20 + 3 * i, 40 - 2 * i) for i in range(COUNT)]
+STREAM = pipeline.Stream("train", 4)
+
+
+def write(folder, *, image_labels=None, images=None, labels=None):
+    """Writes two shards of five records; returns their images and labels."""
+    made = make_images(SIZES)
+    images, labels = images or made[0], labels or made[1]
+    for shard in range(2):
+        path = os.path.join(folder, records.shard_name("train", shard, 2))
+        with records.ShardWriter(path) as writer:
+            for i in range(5 * shard, 5 * shard + 5):
+                label = labels[i]
+                writer.write(
+                    tfexample.encode(
+                        image=png(images[i]),
+                        label=None if label is None else png(label),
+                        filename=f"image_{i}",
+                        height=images[i].shape[0],
+                        width=images[i].shape[1],
+                        image_labels=None if image_labels is None else image_labels[i],
+                    )
+                )
+    return images, labels
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("records"))
+    write(path, image_labels=[[1 + i % 3] for i in range(COUNT)])
+    return path
+
+
+def settings(folder, **changes):
+    return DataConfig(
+        **{"dataset_dir": str(folder), "train_crop_size": (33, 33), "data_threads": 2, **changes}
+    )
+
+
+def dataset_of(config, streams=None, *, sources=None, seed=3, **options):
+    streams = streams or {"s": STREAM}
+    sources = sources or pipeline.make_sources(streams, SPEC, config)
+    return pipeline.make_train_dataset(
+        streams, sources, config, mean_pixel=MEAN, seed=seed, **options
+    )
+
+
+def take(dataset, count):
+    return [tf.nest.map_structure(lambda x: x.numpy(), e) for e in dataset.take(count)]
+
+
+def assert_same(a, b):
+    tf.nest.map_structure(np.testing.assert_array_equal, a, b)
+
+
+# Order ------------------------------------------------------------------------------------------
+
+
+def test_every_record_comes_once_per_epoch_and_batches_straddle_epochs(folder):
+    found = np.concatenate([e["s"]["index"] for e in take(dataset_of(settings(folder)), 10)])
+    epochs = found.reshape(4, COUNT)
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(COUNT))
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_step_records_names_the_images_of_a_batch(folder):
+    for step, element in enumerate(take(dataset_of(settings(folder)), 4)):
+        expected = pipeline.step_records(STREAM, COUNT, seed=3, step=step)
+        np.testing.assert_array_equal(element["s"]["index"], expected)
+
+
+def test_the_whole_split_is_shuffled():
+    order = pipeline.epoch_order("train", 1000, seed=0, epoch=0)
+    # Records of one shard, neighbours on disk, are no neighbours in the epoch.
+    assert (np.abs(np.diff(order)) < 10).mean() < 0.05
+    assert np.abs(order[:100].mean() - 500) < 100
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"epoch": 1}, {"split": "val"}])
+def test_order_depends_on_seed_epoch_and_split(other):
+    given = {"split": "train", "size": 50, "seed": 0, "epoch": 0}
+    first = pipeline.epoch_order(**given)
+    np.testing.assert_array_equal(first, pipeline.epoch_order(**given))
+    assert (first != pipeline.epoch_order(**{**given, **other})).any()
+
+
+# Reproducibility --------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_batches_whatever_the_threads(folder):
+    first = take(dataset_of(settings(folder)), 4)
+    assert_same(first, take(dataset_of(settings(folder, data_threads=1)), 4))
+    other = take(dataset_of(settings(folder), seed=-4), 4)
+    assert (first[0]["s"]["index"] != other[0]["s"]["index"]).any()
+
+
+def test_augmentation_differs_between_epochs(folder):
+    found = take(dataset_of(settings(folder), {"s": pipeline.Stream("train", COUNT)}), 2)
+    images = [dict(zip(e["s"]["index"].tolist(), e["s"]["image"])) for e in found]
+    differing = [i for i in range(COUNT) if (images[0][i] != images[1][i]).any()]
+    assert len(differing) >= COUNT - 1
+
+
+@pytest.mark.parametrize("start", [1, 7])
+def test_resuming_gives_the_following_batches(folder, start):
+    streams = {"a": STREAM, "b": pipeline.Stream("train", 2, views=("weak", "strong"))}
+    whole = take(dataset_of(settings(folder), streams), start + 3)
+    resumed = take(dataset_of(settings(folder), streams, start_step=start), 3)
+    assert_same(whole[start:], resumed)
+
+
+def test_workers_and_replicas_share_the_same_global_batch(folder):
+    config = settings(folder)
+    whole = take(dataset_of(config), 3)
+    workers = [
+        take(
+            dataset_of(
+                config, part=pipeline.Slice(pipeline=i, num_pipelines=2, replicas=2), start_step=0
+            ),
+            6,
+        )
+        for i in range(2)
+    ]
+    for step, expected in enumerate(whole):
+        parts = [w[2 * step + replica] for w in workers for replica in range(2)]
+        assert parts[0]["s"]["image"].shape == (1, 33, 33, 3)
+        joined = tf.nest.map_structure(lambda *x: np.concatenate(x), *parts)
+        assert_same(joined, expected)
+
+
+def test_a_distributed_iterator_gives_each_replica_its_slice(folder, two_replicas):
+    config = settings(folder)
+
+    def of_worker(context):
+        part = pipeline.Slice(replicas=context.num_replicas_in_sync)
+        return dataset_of(config, part=part)
+
+    iterator = iter(two_replicas.distribute_datasets_from_function(of_worker))
+    for expected in take(dataset_of(config), 2):
+        element = next(iterator)["s"]["index"]
+        parts = two_replicas.experimental_local_results(element)
+        assert [len(part) for part in parts] == [2, 2]
+        np.testing.assert_array_equal(np.concatenate(parts), expected["s"]["index"])
+
+
+# Content ----------------------------------------------------------------------------------------
+
+
+def test_batches_have_the_vocabulary(folder):
+    streams = {
+        "labelled": STREAM,
+        "second": pipeline.Stream(
+            "train", 2, views=("weak", "strong"), labels="optional", image_labels="record"
+        ),
+        "images": pipeline.Stream("train", 2, labels="none"),
+    }
+    spec = dataset_of(settings(folder), streams).element_spec
+    image = ((33, 33, 3), tf.float32)
+    expected = {
+        "image": image,
+        "image_strong": image,
+        "label": ((33, 33), tf.int32),
+        "valid": ((33, 33), tf.float32),
+        "image_label": ((3,), tf.float32),
+        "has_label": ((), tf.bool),
+        "index": ((), tf.int64),
+    }
+    keys = {
+        "labelled": {"image", "label", "valid", "has_label", "index"},
+        "second": set(expected),
+        "images": {"image", "valid", "has_label", "index"},
+    }
+    for name, wanted in keys.items():
+        assert set(spec[name]) == wanted
+        for key in wanted:
+            shape, dtype = expected[key]
+            assert spec[name][key].shape == (streams[name].batch_size, *shape), key
+            assert spec[name][key].dtype == dtype, key
+
+
+def test_without_random_scale_a_crop_shows_the_record(tmp_path):
+    images, labels = make_images([(33, 33)])
+    write_split(str(tmp_path), images, labels, split="train")
+    config = settings(tmp_path, min_scale_factor=1.0, max_scale_factor=1.0)
+    batch = take(dataset_of(config, {"s": pipeline.Stream("train", 8)}), 1)[0]["s"]
+    flips = 0
+    for image, label in zip(batch["image"], batch["label"]):
+        flipped = (label[0] != labels[0][0]).any()
+        flips += flipped
+        step = -1 if flipped else 1
+        np.testing.assert_array_equal(image[:, ::step], images[0])
+        np.testing.assert_array_equal(label[:, ::step], labels[0])
+    assert 0 < flips < 8
+
+
+def test_resizing_comes_before_augmentation(tmp_path):
+    images, labels = make_images([(20, 30)])
+    write_split(str(tmp_path), images, labels, split="train")
+    config = settings(tmp_path, min_scale_factor=1.0, max_scale_factor=1.0, min_resize_value=24)
+    batch = take(dataset_of(config, {"s": pipeline.Stream("train", 2)}), 1)[0]["s"]
+    # 24x36, of which 33 columns fit into the crop.
+    np.testing.assert_array_equal(
+        batch["valid"][0].sum(0) * (batch["valid"][0].sum() > 0), [24] * 33
+    )
+    assert set(np.unique(batch["label"])) <= set(np.unique(labels[0])) | {255}
+
+
+def test_image_labels_come_from_the_record_or_from_the_crop(folder):
+    for source in ("record", "crop"):
+        stream = pipeline.Stream(
+            "train", 4, views=("weak", "strong"), labels="optional", image_labels=source
+        )
+        for batch in take(dataset_of(settings(folder), {"s": stream}), 3):
+            batch = batch["s"]
+            for row in range(4):
+                if source == "record":
+                    expected = [1 + batch["index"][row] % 3]
+                else:
+                    expected = set(np.unique(batch["label"][row])) - {0, 255}
+                found = np.flatnonzero(batch["image_label"][row]) + 1
+                assert set(found) == set(expected)
+
+
+def test_records_without_a_mask_are_ignored_where_labels_are_optional(tmp_path):
+    _, labels = make_images(SIZES)
+    write(str(tmp_path), labels=[None if i % 2 else x for i, x in enumerate(labels)])
+    stream = pipeline.Stream("train", COUNT, labels="optional")
+    batch = take(dataset_of(settings(tmp_path), {"s": stream}), 1)[0]["s"]
+    np.testing.assert_array_equal(batch["has_label"], batch["index"] % 2 == 0)
+    assert (batch["label"][~batch["has_label"]] == 255).all()
+    assert (batch["label"][batch["has_label"]] != 255).any(axis=(1, 2)).all()
+
+
+# Declarations -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"views": ("strong",)},
+        {"views": ("weak", "blurred")},
+        {"labels": "sometimes"},
+        {"image_labels": "web"},
+        {"image_labels": "crop", "labels": "none"},
+        {"batch_size": 0},
+    ],
+)
+def test_a_wrong_declaration_is_refused(wrong):
+    with pytest.raises(UserError, match="declared wrongly"):
+        pipeline.Stream(**{"split": "train", "batch_size": 4, **wrong})
+
+
+def test_a_batch_must_be_divisible_among_the_replicas(folder):
+    with pytest.raises(UserError, match="a multiple of 3"):
+        dataset_of(settings(folder), part=pipeline.Slice(replicas=3))
+
+
+def test_scales_out_of_order_are_a_users_error(folder):
+    with pytest.raises(UserError, match="--min_scale_factor"):
+        dataset_of(settings(folder, min_scale_factor=3.0))
+
+
+@pytest.mark.parametrize(
+    "stream, message",
+    [
+        (pipeline.Stream("tra1n", 2), "train"),
+        (pipeline.Stream("train", 2), "has a mask"),
+        (pipeline.Stream("train", 2, labels="none", image_labels="record"), "--image_labels"),
+    ],
+)
+def test_a_split_that_cannot_serve_a_stream_is_refused(tmp_path, stream, message):
+    write(str(tmp_path), labels=[None] * COUNT)
+    with pytest.raises(UserError, match=message):
+        pipeline.make_sources({"s": stream}, SPEC, settings(tmp_path))
+
+
+# Damage -----------------------------------------------------------------------------------------
+
+
+def index_of(folder):
+    return records.load_index(str(folder), "train", SPEC)
+
+
+def overwrite(folder, i, change):
+    """Changes the framed bytes of record `i` on disk; the index stays."""
+    index = index_of(folder)
+    path = os.path.join(folder, index.shards[index.shard[i]])
+    start = int(index.offset[i])
+    with open(path, "r+b") as file:
+        file.seek(start)
+        data = file.read(int(index.length[i]) + 16)
+        changed = change(data)
+        assert len(changed) == len(data) and changed != data
+        file.seek(start)
+        file.write(changed)
+    return path
+
+
+def flip_a_byte(data):
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+def break_pixels(data):
+    """Breaks the compressed pixels of the image and mends the checksum of the record."""
+    record = data[HEADER_BYTES:-4]
+    position = record.index(b"IDAT") + 8
+    return frame(record[:position] + bytes(40) + record[position + 40 :])
+
+
+def error_of(config, stream=STREAM):
+    sources = pipeline.make_sources({"s": stream}, SPEC, config)
+    with pytest.raises(tf.errors.OpError):
+        for _ in dataset_of(config, {"s": stream}, sources=sources).take(6):
+            pass
+    with pytest.raises(UserError) as error:
+        sources["s"].explain()
+    return str(error.value)
+
+
+def test_a_flipped_byte_names_file_record_and_offset(tmp_path):
+    write(str(tmp_path))
+    path = overwrite(tmp_path, 7, flip_a_byte)
+    message = error_of(settings(tmp_path))
+    assert "checksum" in message
+    assert f"{path}, record 2, byte {index_of(tmp_path).offset[7]}" in message
+
+
+def test_an_image_that_cannot_be_decoded_names_file_record_and_key(tmp_path):
+    write(str(tmp_path))
+    path = overwrite(tmp_path, 4, break_pixels)
+    message = error_of(settings(tmp_path))
+    assert "The image of image_4 cannot be decoded" in message
+    assert f"{path}, record 4" in message and "key image/encoded" in message
+
+
+def test_a_missing_mask_names_the_image(tmp_path):
+    _, labels = make_images(SIZES)
+    write(str(tmp_path), labels=[None if i == 3 else x for i, x in enumerate(labels)])
+    message = error_of(settings(tmp_path))
+    assert "Image image_3 of split 'train' has no mask" in message
+    assert f"key {tfexample.LABEL}" in message and "record 3" in message
+
+
+def test_an_id_beyond_the_classes_names_the_image(tmp_path):
+    _, labels = make_images(SIZES)
+    labels[6][2, 5] = 200
+    write(str(tmp_path), labels=labels)
+    message = error_of(settings(tmp_path))
+    assert "image_6" in message and "received: 200" in message and "0 to 3, and 255" in message
+
+
+def replace_label(folder, encoded):
+    """Makes a split of one record with that mask."""
+    image = np.zeros((12, 16, 3), np.uint8)
+    with records.ShardWriter(os.path.join(folder, records.shard_name("train", 0, 1))) as writer:
+        writer.write(
+            tfexample.encode(image=png(image), label=encoded, filename="only", height=12, width=16)
+        )
+
+
+def test_a_palette_mask_is_not_read_as_grey_values(tmp_path):
+    mask = Image.fromarray(np.ones((12, 16), np.uint8), "P")
+    mask.putpalette([0, 0, 0, 2, 2, 2])
+    buffer = io.BytesIO()
+    mask.save(buffer, "PNG")
+    replace_label(str(tmp_path), buffer.getvalue())
+    assert "palette image" in error_of(settings(tmp_path), pipeline.Stream("train", 1))
+
+
+def test_a_mask_of_another_size_names_both_sizes(tmp_path):
+    # The scan of a split without index parses every record.
+    replace_label(str(tmp_path), png(np.zeros((12, 17), np.uint8)))
+    with pytest.raises(UserError, match="12x17") as error:
+        pipeline.make_sources({"s": STREAM}, SPEC, settings(tmp_path))
+    assert "12x16" in str(error.value) and tfexample.LABEL in str(error.value)
+
+
+def test_too_many_pixels_are_not_decoded(tmp_path):
+    write(str(tmp_path))
+    message = error_of(settings(tmp_path, max_image_megapixels=0.001))
+    assert "megapixels" in message and "--max_image_megapixels" in message
+
+
+def test_a_truncated_shard_stops_the_run_at_its_start(tmp_path):
+    write(str(tmp_path))
+    index = index_of(tmp_path)  # writes it
+    path = os.path.join(tmp_path, index.shards[1])
+    os.truncate(path, os.path.getsize(path) - 10)
+    with pytest.raises(UserError, match="truncated") as error:
+        pipeline.make_sources({"s": STREAM}, SPEC, settings(tmp_path))
+    assert path in str(error.value)
+
+
+@pytest.mark.parametrize("change, reason", [(flip_a_byte, "checksum"), (break_pixels, "decoded")])
+def test_bad_records_are_replaced_and_listed(tmp_path, change, reason):
+    write(str(tmp_path))
+    config = settings(tmp_path, skip_bad_records=True, max_bad_record_fraction=0.1)
+    whole = take(dataset_of(config), 5)
+    path = overwrite(tmp_path, 7, change)
+    sources = pipeline.make_sources({"s": STREAM}, SPEC, config)
+    found = take(dataset_of(config, sources=sources), 5)
+    replaced = 0
+    for before, after in zip(whole, found):
+        for row, i in enumerate(before["s"]["index"]):
+            if i == 7:
+                replaced += 1
+                assert after["s"]["index"][row] != 7
+            else:
+                for key in before["s"]:
+                    np.testing.assert_array_equal(after["s"][key][row], before["s"][key][row])
+    assert replaced == 2
+    (line,) = sources["s"].bad_records()
+    fields = line.split("\t")
+    assert fields[:4] == [path, "2", str(index_of(tmp_path).offset[7]), "image_7"]
+    assert reason in fields[4]
+
+
+def test_the_replacement_is_the_next_good_record_of_the_order(tmp_path):
+    write(str(tmp_path))
+    order = [
+        i for step in range(3) for i in pipeline.step_records(STREAM, COUNT, seed=3, step=step)
+    ]
+    for i in order[2:4]:
+        overwrite(tmp_path, i, flip_a_byte)
+    config = settings(tmp_path, skip_bad_records=True, max_bad_record_fraction=0.3)
+    batch = take(dataset_of(config), 1)[0]["s"]
+    np.testing.assert_array_equal(batch["index"], [*order[:2], order[4], order[4]])
+
+
+def test_too_many_bad_records_stop_the_run(tmp_path):
+    write(str(tmp_path))
+    for i in (2, 5):
+        overwrite(tmp_path, i, flip_a_byte)
+    message = error_of(settings(tmp_path, skip_bad_records=True, max_bad_record_fraction=0.1))
+    assert "2 of 10 records" in message and "--max_bad_record_fraction" in message
+
+
+def test_the_rest_of_a_truncated_shard_is_replaced(tmp_path):
+    write(str(tmp_path))
+    index = index_of(tmp_path)
+    path = os.path.join(tmp_path, index.shards[1])
+    os.truncate(path, int(index.offset[8]) + 20)
+    config = settings(tmp_path, skip_bad_records=True, max_bad_record_fraction=0.4)
+    sources = pipeline.make_sources({"s": STREAM}, SPEC, config)
+    found = np.concatenate([e["s"]["index"] for e in take(dataset_of(config, sources=sources), 5)])
+    assert set(found) == set(range(8))
+    ids = [line.split("\t")[3] for line in sources["s"].bad_records()]
+    assert ids == ["?", "image_8", "image_9"]
+
+
+# Evaluation -------------------------------------------------------------------------------------
+
+
+def evaluation_of(folder, batch_size, split="train", **changes):
+    return pipeline.make_eval_dataset(
+        split,
+        SPEC,
+        settings(folder, **changes),
+        mean_pixel=MEAN,
+        crop_size=(33, 33),
+        batch_size=batch_size,
+    )
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_evaluation_shows_every_image_once_and_whole(folder, batch_size):
+    images, labels = make_images(SIZES)
+    seen = []
+    for batch in evaluation_of(folder, batch_size):
+        assert batch["weight"].shape == (batch_size,)
+        for row in np.flatnonzero(batch["weight"]):
+            i = int(batch["index"][row])
+            seen.append(i)
+            height, width = SIZES[i]
+            image, label = batch["image"][row].numpy(), batch["label"][row].numpy()
+            np.testing.assert_array_equal(image[:height, :width], images[i])
+            np.testing.assert_array_equal(label[:height, :width], labels[i])
+            outside = np.ones(label.shape, bool)
+            outside[:height, :width] = False
+            np.testing.assert_array_equal(batch["valid"][row].numpy() == 0, outside)
+            assert (label[outside] == 255).all() and (image[outside] == MEAN[0]).all()
+            assert label.shape == pipeline.padded_size((height, width), (33, 33))
+    assert sorted(seen) == list(range(COUNT))
+
+
+def test_sizes_in_evaluation():
+    assert pipeline.padded_size((20, 33), (33, 33)) == (33, 33)
+    assert pipeline.padded_size((34, 10), (33, 33)) == (65, 33)
+    assert pipeline.padded_size((65, 66), (33, 33)) == (65, 97)
+
+
+def test_evaluation_can_be_repeated(folder):
+    dataset = evaluation_of(folder, 4)
+    first, second = ([b["index"].numpy().tolist() for b in dataset] for _ in range(2))
+    assert first == second and len(first) > 1
+
+
+def test_evaluation_of_a_damaged_record_stops_even_where_training_would_not(tmp_path):
+    write(str(tmp_path))
+    path = overwrite(tmp_path, 7, flip_a_byte)
+    with pytest.raises(UserError, match="checksum") as error:
+        list(evaluation_of(tmp_path, 4, skip_bad_records=True))
+    assert f"{path}, record 2" in str(error.value)
