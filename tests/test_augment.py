@@ -110,14 +110,16 @@ def test_step_0_draws_continuous_scales():
 # Geometry ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scale", [0.5, 0.75, 1.0, 1.5, 2.0])
-def test_a_window_is_a_part_of_the_antialiased_resize(scale):
+@pytest.mark.parametrize("scale", [0.5, 0.75, 1.0, 1.25, 1.37, 2.0])
+@pytest.mark.parametrize("window", [(11, 13), (18, 25)])  # a small part, or most of the image
+def test_a_window_is_a_part_of_the_antialiased_resize(scale, window):
     image, _ = picture(37, 51)
     size = augment.scaled_size(tf.constant([37, 51]), tf.constant(scale, tf.float32))
     whole = tf.image.resize(image, size, antialias=True).numpy()
     np.testing.assert_array_equal(size, np.trunc(np.float32([37, 51]) * np.float32(scale)))
-    part = augment.resize_window(image, size, tf.constant([3, 5]), tf.constant([11, 13]))
-    np.testing.assert_allclose(part, whole[3:14, 5:18], atol=1e-3)
+    offset = size - tf.constant(window)  # down to the last pixel, where weights are clipped
+    part = augment.resize_window(image, size, offset, tf.constant(window))
+    np.testing.assert_allclose(part, whole[-window[0] :, -window[1] :], atol=1e-3)
 
 
 def test_a_label_window_is_a_part_of_the_align_corners_resize():

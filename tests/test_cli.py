@@ -1,5 +1,6 @@
 """The programs end to end, in processes of their own: the whole way, resuming, bad input."""
 
+import io
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ from PIL import Image
 
 from tests.programs import ROOT, assert_user_error, run, start
 from tfseg import checkpoint
+from tfseg.data import framing, tfexample
 
 pytestmark = pytest.mark.slow
 
@@ -326,39 +328,34 @@ def test_flag_that_contradicts_the_training_run(records, trained, tmp_path):
     assert_user_error(result, "--depth_multiplier", "0.25")
 
 
+def png(array):
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def test_label_ids_beyond_the_class_count(tmp_path):
-    folder = make_folder(tmp_path, names=["background", "thing", "other"], top_id=2)
-    description = json.loads((folder / "dataset.json").read_text())
-    description["class_names"] = ["background", "thing"]
-    description["palette"] = None
-    (folder / "dataset.json").write_text(json.dumps(description))
-    (folder / "train.index.npz").unlink()
-    result = train(folder, tmp_path / "run", check=False)
-    assert_user_error(result, "beyond the class count", "2", "image/segmentation/class/encoded")
-
-
-def make_folder(tmp_path, names, top_id):
-    """Builds records of eight random images whose masks hold ids 0 to `top_id`."""
-    rng = np.random.default_rng(0)
-    for part in ("images", "masks", "lists"):
-        (tmp_path / part).mkdir()
-    for i in range(8):
-        Image.fromarray(rng.integers(0, 256, [SIZE, SIZE, 3], np.uint8)).save(
-            tmp_path / "images" / f"im{i}.png"
-        )
-        mask = np.arange(SIZE * SIZE).reshape(SIZE, SIZE) % (top_id + 1)
-        Image.fromarray(mask.astype(np.uint8)).save(tmp_path / "masks" / f"im{i}.png")
-    (tmp_path / "lists" / "train.txt").write_text("".join(f"im{i}\n" for i in range(8)))
-    (tmp_path / "classes.txt").write_text("\n".join(names) + "\n")
-    run(
-        "tfrecords_tools/build_folder.py",
-        f"--images_dir={tmp_path / 'images'}",
-        f"--masks_dir={tmp_path / 'masks'}",
-        f"--splits_dir={tmp_path / 'lists'}",
-        f"--class_names={tmp_path / 'classes.txt'}",
-        f"--output_dir={tmp_path / 'records'}",
+    """Records of another program: no index, no dataset.json, no image-level labels."""
+    (tmp_path / "records").mkdir()
+    image = np.random.default_rng(0).integers(0, 256, [SIZE, SIZE, 3], np.uint8)
+    mask = np.zeros([SIZE, SIZE], np.uint8)
+    mask[3, 4] = 200
+    shard = tmp_path / "records" / "train-00000-of-00001.tfrecord"
+    with framing.ShardWriter(str(shard)) as writer:
+        for i in range(4):
+            writer.write(
+                tfexample.encode(
+                    image=png(image),
+                    filename=f"im{i}",
+                    height=SIZE,
+                    width=SIZE,
+                    label=png(mask if i == 2 else 0 * mask),
+                )
+            )
+    result = train(tmp_path / "records", tmp_path / "run", check=False)
+    assert_user_error(
+        result, "beyond the class count", "200", "im2", "image/segmentation/class/encoded"
     )
-    return tmp_path / "records"
 
 
 def test_no_space_left_keeps_the_previous_checkpoint(records, trained, tmp_path):

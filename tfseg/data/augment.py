@@ -142,7 +142,15 @@ def resize_window(
     """
     size = tf.shape(image)[:2]
 
-    def resized():
+    def enlarged():
+        # Without widening the kernel is the ordinary bilinear one, and to enlarge the whole image
+        # with it takes a sixth of the time per pixel.
+        pixels = tf.raw_ops.ResizeBilinear(
+            images=tf.cast(image, tf.float32)[None], size=scaled, half_pixel_centers=True
+        )[0]
+        return tf.slice(pixels, [offset[0], offset[1], 0], [window[0], window[1], 3])
+
+    def antialiased():
         return tf.raw_ops.ScaleAndTranslate(
             images=image[None],
             size=window,
@@ -152,13 +160,10 @@ def resize_window(
             antialias=True,
         )[0]
 
-    def cropped():
-        pixels = tf.slice(image, [offset[0], offset[1], 0], [window[0], window[1], 3])
-        return tf.cast(pixels, tf.float32)
-
-    # At its own size the resize is the identity, and the dearest way to compute it.
-    result = tf.cond(tf.reduce_all(tf.equal(scaled, size)), cropped, resized)
-    return tf.ensure_shape(result, [None, None, 3])
+    # In floating point: the areas of large pictures overflow int32.
+    area, window_area = (tf.reduce_prod(tf.cast(x, tf.float32)) for x in (scaled, window))
+    cheaper = tf.reduce_all(scaled >= size) & (area <= 4.0 * window_area)
+    return tf.ensure_shape(tf.cond(cheaper, enlarged, antialiased), [None, None, 3])
 
 
 def _nearest_index(in_size: tf.Tensor, out_size: tf.Tensor, start: tf.Tensor, count: tf.Tensor):
@@ -288,7 +293,7 @@ def adjust_hue(planes: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
     turned = []
     for n in (5.0, 3.0, 1.0):
         k = hue + n
-        k -= 6.0 * tf.floor(k / 6.0)
+        k -= 6.0 * tf.floor(k * (1.0 / 6.0))
         turned.append(largest - chroma * tf.clip_by_value(tf.minimum(k, 4.0 - k), 0.0, 1.0))
     return tf.stack(turned)
 

@@ -256,7 +256,7 @@ class DepthwiseConv2D(Layer):
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Maps [N, h, w, channels] to [N, h', w', channels] in the compute type."""
         x, kernel = tf.cast(x, self._type), tf.cast(self.kernel, self._type)
-        if self._stride == 1 and self._rate == 1:
+        if self._stride == 1 and self._rate == 1 and kernel.shape[0] % 2 == 1:
             return _depthwise(x, kernel)
         strides = [1, self._stride, self._stride, 1]
         dilations = [self._rate, self._rate]
