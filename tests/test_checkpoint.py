@@ -19,7 +19,9 @@ class Network:
 
 
 def make_store(folder, network, step=0, keep=5):
-    return checkpoint.Store(str(folder), {"model": network}, {"global_step": tf.Variable(step)}, keep)
+    return checkpoint.Store(
+        str(folder), {"model": network}, {"global_step": tf.Variable(step)}, keep
+    )
 
 
 def test_save_and_restore_is_exact(tmp_path):

@@ -25,9 +25,7 @@ def test_loss_is_the_mean_over_pixels_that_are_not_ignored():
 def test_all_ignored_gives_zero_loss_and_zero_gradient():
     logits = tf.Variable(RNG.normal(size=[1, 3, 3, 4]).astype(np.float32))
     with tf.GradientTape() as tape:
-        loss = losses.segmentation_loss(
-            logits, tf.fill([1, 5, 5], 255), ignore_label=255
-        )
+        loss = losses.segmentation_loss(logits, tf.fill([1, 5, 5], 255), ignore_label=255)
     assert float(loss) == 0.0
     assert not np.any(tape.gradient(loss, logits).numpy())
 

@@ -67,7 +67,9 @@ def test_command_parses(line, tmp_path):
     assert result.returncode == 0, result.stderr[-1500:]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.flags")), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "experiments").glob("*.flags")), ids=lambda p: p.name
+)
 def test_flagfile_parses(path, tmp_path):
     (tmp_path / "parse.py").write_text(PARSE)
     program = "train_sup.py"

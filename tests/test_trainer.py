@@ -99,9 +99,7 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path):
     train(whole, config, start_at)
     first = make_trainer(tmp_path / "parts", training_number_of_steps=9)
     first[2](0)
-    store = checkpoint.Store(
-        str(tmp_path / "parts"), first[0].method.networks(), first[0].state()
-    )
+    store = checkpoint.Store(str(tmp_path / "parts"), first[0].method.networks(), first[0].state())
     first[0].train(5)
     store.save(5)
     second = make_trainer(tmp_path / "parts", training_number_of_steps=9)
@@ -140,9 +138,11 @@ def test_a_non_finite_loss_stops_with_losses_step_and_images(tmp_path):
 
 def test_gradient_accumulation_equals_the_whole_batch(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        ToyNetwork, "call", lambda self, image, training=False, dropout_seed=None: {
+        ToyNetwork,
+        "call",
+        lambda self, image, training=False, dropout_seed=None: {
             "logits": tf.nn.conv2d(image / 255.0, self.kernel, 1, "SAME") + self.bias
-        }
+        },
     )
     results = []
     for parts in (1, 2, 4):
@@ -175,9 +175,7 @@ def test_ema_follows_the_weights(tmp_path):
 
 
 def test_checkpoints_come_at_the_asked_steps(tmp_path):
-    pieces = make_trainer(
-        tmp_path, training_number_of_steps=7, save_interval_steps=3, log_steps=5
-    )
+    pieces = make_trainer(tmp_path, training_number_of_steps=7, save_interval_steps=3, log_steps=5)
     train(*pieces)
     steps = [checkpoint.step_of(p) for p in checkpoint.written(str(tmp_path))]
     assert steps == [3, 6, 7]

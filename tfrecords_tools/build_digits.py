@@ -44,7 +44,7 @@ _SMALLEST_SCENE_PX = 33
 def define_flags() -> None:
     """Defines the program's flags."""
     flags.DEFINE_integer("image_size", 97, "Side of the square scenes, pixels.")
-    flags.DEFINE_integer("num_train", 32, "Scenes of split train.")
+    flags.DEFINE_integer("num_train", 96, "Scenes of split train.")
     flags.DEFINE_integer(
         "num_train_aug", 512, "Scenes of split train_aug, those of train included."
     )
@@ -155,10 +155,10 @@ class Composer:
         label = np.zeros((side, side), np.uint8)
         taken = np.zeros((side, side), bool)
         # The first digit takes turns, so that few scenes hold every class.
-        digits = [scene.number % 10, *rng.integers(0, 10, rng.integers(1, 4))]
+        digits = [scene.number % 10, *rng.integers(0, 10, rng.integers(1, 3))]
         for digit in digits:
             choice = rng.choice(np.flatnonzero(self.targets[scene.pool] == digit))
-            size = int(side * rng.uniform(0.26, 0.5))
+            size = int(side * rng.uniform(0.4, 0.62))
             cover = _digit_cover(rng, self.samples[scene.pool][choice], size)
             place = self._free_place(rng, cover.shape, taken)
             if place is None:
@@ -222,7 +222,7 @@ def build(
     output_dir: str,
     *,
     image_size: int = 97,
-    num_train: int = 32,
+    num_train: int = 96,
     num_train_aug: int = 512,
     num_val: int = 128,
     seed: int = 0,

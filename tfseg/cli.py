@@ -232,7 +232,7 @@ def _train(argv: list[str]) -> int:
                 start_at=start_at,
                 is_chief=is_chief,
             )
-        except tf.errors.OpError as error:
+        except tf.errors.OpError:
             data.explain()
             raise
         finally:

@@ -89,7 +89,9 @@ class ModelConfig:
     )
     aspp_with_batch_norm: bool = option(True, "ASPP module; false: sum of atrous logits instead.")
     aspp_with_separable_conv: bool = option(True, "Separable 3x3 convolutions in the ASPP.")
-    aspp_with_concat_projection: bool = option(True, "1x1 projection after the ASPP's concatenation.")
+    aspp_with_concat_projection: bool = option(
+        True, "1x1 projection after the ASPP's concatenation."
+    )
     aspp_convs_filters: int = option(256, "Channels of each ASPP branch.")
     aspp_with_squeeze_and_excitation: bool = option(
         False,
@@ -117,7 +119,7 @@ class ModelConfig:
     dense_prediction_cell_json: str = option(
         "",
         "JSON file of a searched ASPP replacement.",
-        unsupported="dense prediction cells are not part of tfseg; the ASPP flags describe the head",
+        unsupported="tfseg has no dense prediction cells; the ASPP flags describe the head",
     )
     nas_stem_output_num_conv_filters: int = option(20, "NAS stem filters.", unsupported=_NAS)
     nas_use_classification_head: bool = option(False, "NAS classification head.", unsupported=_NAS)
@@ -143,7 +145,9 @@ class ModelConfig:
         "Take every batch statistic and loss denominator over the global batch instead of the "
         "replica's (published: false).",
     )
-    aspp_dropout_rate: float = option(0.1, "Dropout after the ASPP projection, in training; 0: off.")
+    aspp_dropout_rate: float = option(
+        0.1, "Dropout after the ASPP projection, in training; 0: off."
+    )
     classifier_dropout_rate: float | None = option(
         None,
         "Dropout before the image-level classifier, in training; None: the backbone's own "
@@ -180,9 +184,7 @@ class DataConfig:
     min_resize_value: int | None = option(
         None, "Resize the shorter side to this many pixels before augmentation; None: off."
     )
-    max_resize_value: int | None = option(
-        None, "Cap of the longer side in that resize, in pixels."
-    )
+    max_resize_value: int | None = option(None, "Cap of the longer side in that resize, in pixels.")
     resize_factor: int | None = option(
         None, "Make resized sides a multiple of this, plus one; None: off."
     )
@@ -260,9 +262,7 @@ class TrainConfig:
     adam_learning_rate: float = option(0.001, "Constant rate of --optimizer=adam.")
     adam_epsilon: float = option(1e-8, "Epsilon of --optimizer=adam.")
     weight_decay: float = option(4e-5, "L2 factor on convolution kernels; 1e-4 for ResNets.")
-    last_layer_gradient_multiplier: float = option(
-        1.0, "Gradient multiplier of the last layers."
-    )
+    last_layer_gradient_multiplier: float = option(1.0, "Gradient multiplier of the last layers.")
     ema_decay: float = option(
         0.0, "Keep an exponential moving average of the weights (network 'ema'); 0: off."
     )
@@ -304,9 +304,7 @@ class TrainConfig:
         None, "Write a TensorFlow profile of steps 10 to 20 there; None: off."
     )
 
-    drop_path_keep_prob: float = option(
-        1.0, "Drop path of NAS networks.", unsupported=_NAS
-    )
+    drop_path_keep_prob: float = option(1.0, "Drop path of NAS networks.", unsupported=_NAS)
     num_replicas: int = option(1, "Parameter-server machinery.", dead=True)
     task: int = option(0, "Parameter-server machinery.", dead=True)
     num_ps_tasks: int = option(0, "Parameter-server machinery.", dead=True)

@@ -59,9 +59,7 @@ class Supervised(Method):
             image_logits = self.model.classify(
                 ends, training=True, dropout_seed=seed + tf.constant([0, 1])
             )
-            result["classification"] = loss_ops.multi_label_loss(
-                image_logits, weak["image_label"]
-            )
+            result["classification"] = loss_ops.multi_label_loss(image_logits, weak["image_label"])
         return result
 
     def panels(self, batch: Batch) -> dict[str, tf.Tensor]:

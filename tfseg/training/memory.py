@@ -40,9 +40,7 @@ def activation_bytes(graph: Any) -> int:
     return total
 
 
-def describe(
-    step_function: Callable, iterator: Any, variables: Sequence[tf.Variable]
-) -> str:
+def describe(step_function: Callable, iterator: Any, variables: Sequence[tf.Variable]) -> str:
     """Returns one line with the estimated memory of a training step.
 
     The step is traced here, once; the first step uses the same trace.

@@ -91,9 +91,7 @@ class SlowStart(tf.keras.optimizers.schedules.LearningRateSchedule):
         return tf.where(step < self.steps, self.rate, self.schedule(after))
 
     def get_config(self):
-        return dict(
-            schedule=self.schedule, steps=self.steps, rate=self.rate, offset=self.offset
-        )
+        return dict(schedule=self.schedule, steps=self.steps, rate=self.rate, offset=self.offset)
 
 
 def learning_rate(config: TrainConfig) -> Any:

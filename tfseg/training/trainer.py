@@ -85,7 +85,9 @@ class Trainer:
             self.optimizers = [self._make_optimizer(group) for group in self.groups]
         gradients = self._losses_and_gradients
         self._forward_backward = (
-            tf.function(gradients, jit_compile=True, autograph=False) if config.jit_compile else gradients
+            tf.function(gradients, jit_compile=True, autograph=False)
+            if config.jit_compile
+            else gradients
         )
         self.step_function = tf.function(self._step, autograph=False)
         self._pending: list[dict[str, tf.Tensor]] = []
@@ -366,7 +368,9 @@ def run(
     writer = _SummaryWriter(config.train_logdir if is_chief else None)
     last_panels = 0.0
     if first_step < config.training_number_of_steps:
-        print(memory.describe(trainer.step_function, trainer.iterator, trainer.variables), flush=True)
+        print(
+            memory.describe(trainer.step_function, trainer.iterator, trainer.variables), flush=True
+        )
 
     def report(losses: dict[str, float]) -> None:
         step, rate = trainer.step, trainer.current_learning_rate()
