@@ -23,7 +23,7 @@ def _gpus(config: TrainConfig) -> list[str]:
     names = [f"GPU:{i}" for i in range(count)]
     if not names and glob.glob("/dev/nvidia[0-9]*"):
         warnings.warn(
-            f"This machine has a NVIDIA GPU which TensorFlow cannot use; running on the CPU. To use "
+            "This machine has an NVIDIA GPU that TensorFlow cannot use; running on the CPU. To use "
             f"it, {_INSTALL_CUDA}.",
             stacklevel=2,
         )
