@@ -22,15 +22,22 @@ def test_align_corners_keeps_corners_and_halves_between():
     np.testing.assert_allclose(y, [[0, 1, 2], [2, 3, 4], [4, 5, 6]])
 
 
+@pytest.fixture(params=["CPU", "GPU"])
+def either_way(request, monkeypatch):
+    """Resizes as on a machine without GPUs, and as on one with them."""
+    devices = ["a GPU"] if request.param == "GPU" else []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: devices)
+
+
 @pytest.mark.parametrize("size", [(17, 25), (5, 7), (3, 2), (1, 1), (1, 9)])
-def test_align_corners_equals_tensorflows_kernel(size):
+def test_align_corners_equals_tensorflows_kernel(size, either_way):
     x = _image(2, 5, 7, 3)
     expected = tf.compat.v1.image.resize_bilinear(x, size, align_corners=True)
     np.testing.assert_allclose(resize_bilinear(x, size), expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("size", [(17, 25), (3, 2), (10, 14), (1, 1)])
-def test_half_pixel_equals_tensorflows_kernel(size):
+def test_half_pixel_equals_tensorflows_kernel(size, either_way):
     x = _image(2, 5, 7, 3)
     expected = tf.image.resize(x, size, method="bilinear", antialias=False)
     actual = resize_bilinear(x, size, align_corners=False)
@@ -42,7 +49,7 @@ def test_one_pixel_spreads_over_the_result():
     np.testing.assert_array_equal(y, np.broadcast_to([3.0, -1.0], [1, 4, 5, 2]))
 
 
-def test_gradient_equals_that_of_tensorflows_kernel():
+def test_gradient_equals_that_of_tensorflows_kernel(either_way):
     x, weights = tf.constant(_image(2, 5, 7, 3)), _image(2, 9, 13, 3, seed=1)
 
     def gradient(resize):
@@ -58,7 +65,7 @@ def test_gradient_equals_that_of_tensorflows_kernel():
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
-def test_sizes_known_only_at_run_time_give_the_same(align_corners):
+def test_sizes_known_only_at_run_time_give_the_same(align_corners, either_way):
     x = _image(2, 5, 7, 3)
 
     @tf.function(input_signature=[tf.TensorSpec([None] * 4), tf.TensorSpec([2], tf.int32)])
@@ -69,7 +76,7 @@ def test_sizes_known_only_at_run_time_give_the_same(align_corners):
     np.testing.assert_allclose(resize(x, [9, 4]), expected, atol=1e-6)
 
 
-def test_static_shape_is_kept_where_the_size_is_a_known_tensor():
+def test_static_shape_is_kept_where_the_size_is_a_known_tensor(either_way):
     shapes = []
 
     @tf.function
@@ -81,7 +88,7 @@ def test_static_shape_is_kept_where_the_size_is_a_known_tensor():
 
 
 @pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float64])
-def test_type_is_kept(dtype):
+def test_type_is_kept(dtype, either_way):
     y = resize_bilinear(tf.ones([1, 3, 3, 1], dtype), (5, 5))
     assert y.dtype == dtype
     np.testing.assert_allclose(tf.cast(y, tf.float32), np.ones([1, 5, 5, 1]), rtol=1e-2)

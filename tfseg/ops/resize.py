@@ -1,9 +1,10 @@
 """Resizing, with the two grids of the field.
 
 `tf.image.resize` samples at half-pixel centres; the DeepLab family aligns the corner pixels of
-input and output. Both are linear and separable, so bilinear resizing is two small matrix products
-here: exact, differentiable by two more products, and faster on a CPU than TensorFlow's resize
-kernels, whose gradients are single-threaded.
+input and output. Bilinear resizing is linear and separable. Where there are GPUs it is two small
+matrix products here, which XLA compiles well and whose gradients need no atomic additions; on CPUs
+TensorFlow's kernel takes a third of their time ([2, 129, 129, 21] to 513 x 513, with gradient:
+25 against 82 ms of processor time).
 """
 
 from collections.abc import Sequence
@@ -124,10 +125,19 @@ def resize_bilinear(x: tf.Tensor, size: Size, *, align_corners: bool = True) -> 
         if (in_height, in_width) == (1, 1):
             shape = [tf.shape(x)[0] if batch is None else batch, out_height, out_width, channels]
             return tf.broadcast_to(x, shape)
-    rows = interpolation_matrix(in_height, out_height, align_corners=align_corners)
-    columns = interpolation_matrix(in_width, out_width, align_corners=align_corners)
-    result = separable_linear(x, rows, columns)
-    return tf.ensure_shape(result, [batch, *_static_size(size), channels])
+    # TensorFlow's kernel computes coordinates in float32 and gives float32: no use for float64.
+    if tf.config.list_physical_devices("GPU") or x.dtype == tf.float64:
+        rows = interpolation_matrix(in_height, out_height, align_corners=align_corners)
+        columns = interpolation_matrix(in_width, out_width, align_corners=align_corners)
+        result = separable_linear(x, rows, columns)
+    else:
+        result = tf.raw_ops.ResizeBilinear(
+            images=tf.cast(x, tf.float32),
+            size=tf.stack([out_height, out_width]),
+            align_corners=align_corners,
+            half_pixel_centers=not align_corners,
+        )
+    return tf.ensure_shape(tf.cast(result, x.dtype), [batch, *_static_size(size), channels])
 
 
 def _nearest(x: tf.Tensor, size: Size, *, align_corners: bool) -> tf.Tensor:

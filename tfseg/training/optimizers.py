@@ -32,7 +32,8 @@ class Momentum(tf.keras.optimizers.Optimizer):
         nesterov: bool = False,
         name: str = "Momentum",
     ):
-        super().__init__(name=name, jit_compile=False)
+        # Weight decay is part of the gradient; Keras takes its own default of 0 as "decay by 0".
+        super().__init__(name=name, weight_decay=None, jit_compile=False)
         self._learning_rate = self._build_learning_rate(learning_rate)
         self.momentum = momentum
         self.nesterov = nesterov
