@@ -45,6 +45,8 @@ def _select_keras_2() -> None:
     # Deprecation notes of third-party modules, addressed to their authors.
     for module in (r"tensorflow.*", r"tf_keras.*", r"keras.*", r"official.*", r"google\..*"):
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=module)
+    # The age of the Python version, said by a dependency of a dependency.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"google\.api_core.*")
 
 
 _select_keras_2()

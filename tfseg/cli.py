@@ -4,7 +4,10 @@ Everything heavy is imported inside the functions, so that `--help` answers at o
 """
 
 import os
-from typing import Any
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 from tfseg import command_line, flags, run_record
 from tfseg.config import DataConfig, EvalConfig, ModelConfig, TrainConfig, VisConfig
@@ -30,19 +33,39 @@ def train(*, default_method: str) -> None:
     """
     defaults = {"method": default_method, **_PROGRAM_DEFAULTS.get(default_method, {})}
     flags.define(ModelConfig, DataConfig, TrainConfig, defaults=defaults)
-    command_line.run(_train)
+    _run(_train)
 
 
 def evaluate() -> None:
     """Entry point of eval.py."""
     flags.define(ModelConfig, DataConfig, EvalConfig)
-    command_line.run(_evaluate)
+    _run(_evaluate)
 
 
 def visualize() -> None:
     """Entry point of vis.py."""
     flags.define(ModelConfig, DataConfig, VisConfig)
-    command_line.run(_visualize)
+    _run(_visualize)
+
+
+def _run(main: Callable[[list[str]], int]) -> NoReturn:
+    """Runs a program and leaves the process at once, without Python's own shutdown.
+
+    Threads of the input pipeline may be inside Python when the interpreter is torn down, and then
+    wait for it for ever: now and then a finished program would hang.
+    """
+    try:
+        command_line.run(main)
+    except SystemExit as leaving:
+        if "tensorflow" not in sys.modules:
+            raise
+        code = leaving.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
 
 
 def check_crop_size(name: str, crop_size: tuple[int, ...] | None, output_stride: int) -> None:

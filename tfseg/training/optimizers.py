@@ -1,6 +1,7 @@
 """Optimisers and learning-rate schedules of the published systems, as Keras objects."""
 
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -132,7 +133,10 @@ def learning_rate(config: TrainConfig) -> Any:
 def _addons() -> Any:
     """Imports tensorflow-addons, or says how to get it."""
     try:
-        import tensorflow_addons as tfa
+        with warnings.catch_warnings():
+            # Its end of life, of which the README tells; a user can do nothing about it here.
+            warnings.simplefilter("ignore")
+            import tensorflow_addons as tfa
     except Exception as error:  # It fails with several exception types on TensorFlow >= 2.16.
         raise UserError(
             "This optimiser needs tensorflow-addons, which cannot be imported here.",
