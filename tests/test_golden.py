@@ -10,7 +10,13 @@ import pathlib
 
 import pytest
 
-from tests.golden_cases import pseudoseg_data, pseudoseg_eval, pseudoseg_losses, pseudoseg_model
+from tests.golden_cases import (
+    pseudoseg_data,
+    pseudoseg_eval,
+    pseudoseg_losses,
+    pseudoseg_method,
+    pseudoseg_model,
+)
 
 HERE = pathlib.Path(__file__).parent / "golden"
 GOLDEN_DIR = pathlib.Path(os.environ.get("TFSEG_GOLDEN_DIR", HERE))
@@ -18,6 +24,7 @@ CASES = {
     **pseudoseg_data.CASES,
     **pseudoseg_eval.CASES,
     **pseudoseg_losses.CASES,
+    **pseudoseg_method.CASES,
     **pseudoseg_model.CASES,
 }
 

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests.toy import ToyMethod, ToyNetwork, batches
+from tfseg.monitors import Monitors
 from tfseg import checkpoint
 from tfseg.config import TrainConfig
 from tfseg.training.interruption import Interruption
@@ -85,7 +86,7 @@ def test_one_step_is_the_published_update(tmp_path):
             tf.random.experimental.stateless_fold_in(tf.constant([0, 0]), tf.constant(0, tf.int64)),
             tf.constant(0),
         )
-        losses = trainer.method.losses(batch, tf.constant(0, tf.int64), seed)
+        losses = trainer.method.losses(batch, tf.constant(0, tf.int64), seed, Monitors())
     model = trainer.method.model
     to_kernel, to_bias = tape.gradient(losses["segmentation"], [model.kernel, model.bias])
     trainer.train(1)

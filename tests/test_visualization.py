@@ -276,6 +276,15 @@ def test_an_overlay_leaves_background_clear():
 
 def test_a_panel_shows_image_truth_and_prediction():
     image = np.array([[[300.0, -5.0, 99.6]]], np.float32)
-    panel = visualization.panel(image, np.array([[255]]), np.array([[1]]), SPEC)
+    heat = np.array([[0.5]], np.float32)
+    panel = visualization.panel([image, np.array([[255]]), np.array([[1]]), heat], SPEC)
     assert panel.dtype == np.uint8
-    np.testing.assert_array_equal(panel, [[[255, 0, 100], [224, 224, 192], [128, 0, 0]]])
+    expected = [[[255, 0, 100], [224, 224, 192], [128, 0, 0], [128, 128, 128]]]
+    np.testing.assert_array_equal(panel, expected)
+
+
+def test_a_panel_brings_pictures_to_one_size():
+    image, ids = np.zeros((4, 2, 3), np.float32), np.array([[1], [255]])
+    panel = visualization.panel([image, ids], SPEC)
+    assert panel.shape == (4, 4, 3)
+    np.testing.assert_array_equal(panel[:, 2:].reshape(4, 6)[:, :3], [[128, 0, 0]] * 2 + [[224, 224, 192]] * 2)

@@ -40,7 +40,7 @@ class ToyMethod(Method):
     def streams(cls, data, train):
         return {"labelled": Stream(split="train", batch_size=train.train_batch_size)}
 
-    def losses(self, batch, step, seed):
+    def losses(self, batch, step, seed, monitors):
         logits = self.model(batch["image"], training=True, dropout_seed=seed)["logits"]
         loss = tf.reduce_mean(
             tf.nn.sparse_softmax_cross_entropy_with_logits(labels=batch["label"], logits=logits)

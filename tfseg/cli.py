@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from tfseg import command_line, flags, run_record
 from tfseg.config import DataConfig, EvalConfig, ModelConfig, TrainConfig, VisConfig
 from tfseg.errors import UserError
+from tfseg.method_config import METHOD_CONFIGS
 
 # Where the published programs differ from each other (PseudoSeg specification 1.3).
 _PROGRAM_DEFAULTS = {
@@ -33,6 +34,7 @@ def train(*, default_method: str) -> None:
     """
     defaults = {"method": default_method, **_PROGRAM_DEFAULTS.get(default_method, {})}
     flags.define(ModelConfig, DataConfig, TrainConfig, defaults=defaults)
+    flags.define_method_settings(METHOD_CONFIGS)
     _run(_train)
 
 
@@ -152,6 +154,14 @@ def _train(argv: list[str]) -> int:
     model_config = flags.read(ModelConfig)
     data_config = flags.read(DataConfig)
     config = flags.read(TrainConfig)
+    if config.method not in METHOD_CONFIGS:
+        raise UserError(
+            "Unknown method.",
+            where="--method",
+            received=config.method,
+            accepted=", ".join(METHOD_CONFIGS),
+        )
+    settings = flags.read_method_settings(METHOD_CONFIGS, config.method)
     _check_output_stride(model_config)
     check_crop_size("train_crop_size", data_config.train_crop_size, model_config.output_stride)
     if config.gradient_accumulation_steps < 1:
@@ -169,13 +179,6 @@ def _train(argv: list[str]) -> int:
     from tfseg.training.interruption import Interruption
     from tfseg.training.trainer import Trainer, run
 
-    if config.method not in METHODS:
-        raise UserError(
-            "Unknown method.",
-            where="--method",
-            received=config.method,
-            accepted=", ".join(METHODS),
-        )
     strategy = devices.make_strategy(config)
     replicas = strategy.num_replicas_in_sync
     if config.jit_compile and model_config.sync_batch_norm and replicas > 1:
@@ -206,6 +209,7 @@ def _train(argv: list[str]) -> int:
                 build_model=build,
                 spec=spec,
                 config=config,
+                settings=settings,
                 over_replicas=model_config.sync_batch_norm and replicas > 1,
             )
             _initialise_networks(method, config)
@@ -226,6 +230,7 @@ def _train(argv: list[str]) -> int:
                 model=model_config,
                 data=data_config,
                 train=config,
+                method=settings,
                 spec=spec,
                 extra={"num_replicas": replicas},
             )
@@ -364,14 +369,9 @@ class TrainingData:
             panels = {name: value.numpy() for name, value in predict(batch).items()}
             if not panels:
                 return
-            rows = [
-                visualization.panel(image, label, prediction, spec)
-                for image, label, prediction in zip(
-                    panels["image"], panels["label"], panels["prediction"]
-                )
-            ]
+            rows = [visualization.panel(row, spec) for row in zip(*panels.values())]
             with writer.as_default(step=step):
-                tf.summary.image("image, label, prediction", rows, max_outputs=max_images)
+                tf.summary.image(", ".join(panels), rows, max_outputs=max_images)
             writer.flush()
 
         return write

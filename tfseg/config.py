@@ -167,6 +167,11 @@ class DataConfig:
     dataset_dir: str | None = option(
         None, "Directory with <split>-*.tfrecord shards.", required=True
     )
+    dataset_dir_cls: str | None = option(
+        None,
+        "Directory of --train_split_cls, where that is not --dataset_dir; its classes must be the "
+        "same.",
+    )
     dataset: str = option(
         "pascal_voc_seg",
         "Description of the classes for records that carry no dataset.json: pascal_voc_seg, "

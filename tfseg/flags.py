@@ -137,6 +137,53 @@ def read(cls: type, *, saved: Mapping[str, Any] | None = None, may_differ: tuple
     return cls(**values)
 
 
+def define_method_settings(configs: Mapping[str, type]) -> None:
+    """Makes the flags of all methods' own settings; without a default, so that each has its own.
+
+    Args:
+      configs: settings dataclass of each method by its name.
+    """
+    for cls in configs.values():
+        annotations = typing.get_type_hints(cls)
+        for field in dataclasses.fields(cls):
+            if field.name not in FLAGS:
+                _define_field(field, annotations[field.name], None)
+
+
+def read_method_settings(configs: Mapping[str, type], method: str) -> Any:
+    """Builds the settings object of the chosen method.
+
+    Args:
+      configs: as for `define_method_settings`.
+      method: the chosen one.
+
+    Raises:
+      UserError: a flag of another method was given, or a value is malformed.
+    """
+    owners: dict[str, list[str]] = {}
+    for name, cls in configs.items():
+        for field in dataclasses.fields(cls):
+            owners.setdefault(field.name, []).append(name)
+    for flag, methods in owners.items():
+        if is_given(flag) and method not in methods:
+            raise UserError(
+                f"--{flag} is no setting of --method={method}.",
+                where=f"--{flag}",
+                received=FLAGS[flag].value,
+                accepted=f"--{flag} with --method={' or --method='.join(methods)}",
+                fix=f"leave out --{flag}, or choose another --method (train_sup.py: supervised, "
+                "train_wss.py: pseudoseg)",
+            )
+    cls = configs[method]
+    annotations = typing.get_type_hints(cls)
+    given = {
+        field.name: _parse(field, annotations[field.name])
+        for field in dataclasses.fields(cls)
+        if is_given(field.name)
+    }
+    return cls(**given)
+
+
 def is_given(name: str) -> bool:
     """Whether the flag was set on the command line or in a flagfile."""
     return name in FLAGS and FLAGS[name].present > 0

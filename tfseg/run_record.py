@@ -59,12 +59,14 @@ def _git_revision() -> str | None:
     return revision.stdout.strip()
 
 
-def write(folder: str, *, model: Any, data: Any, train: Any, spec: Any, extra: dict) -> None:
+def write(
+    folder: str, *, model: Any, data: Any, train: Any, method: Any, spec: Any, extra: dict
+) -> None:
     """Writes `<folder>/config.json` atomically.
 
     Args:
       folder: the training directory.
-      model, data, train: the settings objects.
+      model, data, train, method: the settings objects.
       spec: the data set's classes (an object with `to_json`).
       extra: further facts, such as the streams and the number of replicas.
     """
@@ -76,6 +78,7 @@ def write(folder: str, *, model: Any, data: Any, train: Any, spec: Any, extra: d
         "model": dataclasses.asdict(model),
         "data": dataclasses.asdict(data),
         "train": dataclasses.asdict(train),
+        "method": dataclasses.asdict(method),
         "dataset": spec.to_json(),
         **extra,
     }

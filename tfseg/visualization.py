@@ -59,23 +59,30 @@ _MAX_PENDING = 64
 _MAX_NAME_BYTES = 200
 
 
-def panel(
-    image: np.ndarray, label: np.ndarray, prediction: np.ndarray, spec: DatasetSpec
-) -> np.ndarray:
-    """Returns image, truth and prediction side by side, for TensorBoard.
+def panel(pictures: Sequence[np.ndarray], spec: DatasetSpec) -> np.ndarray:
+    """Returns pictures of one image side by side, for TensorBoard.
 
     Args:
-      image: RGB 0..255 [H, W, 3], any number type.
-      label: class ids or ignore label [H, W].
-      prediction: class ids [H, W].
+      pictures: each RGB 0..255 [H, W, 3]; class ids or ignore label, integer [h, w]; or float in
+        [0, 1] [h, w], shown in grey. All are brought to the size of the first.
       spec: the data set, for its colours.
 
     Returns:
-      uint8 [H, 3W, 3].
+      uint8 [H, W times the number of pictures, 3].
     """
     colors = colors_of(spec)
-    rgb = np.clip(np.rint(np.asarray(image, np.float32)), 0, 255).astype(np.uint8)
-    return np.concatenate([rgb, colors[np.asarray(label)], colors[np.asarray(prediction)]], axis=1)
+    height, width = pictures[0].shape[:2]
+    shown = []
+    for picture in map(np.asarray, pictures):
+        if picture.ndim == 3:
+            rgb = np.clip(np.rint(picture.astype(np.float32)), 0, 255).astype(np.uint8)
+        elif np.issubdtype(picture.dtype, np.integer):
+            rgb = colors[picture]
+        else:
+            grey = np.rint(np.clip(picture, 0.0, 1.0) * 255).astype(np.uint8)
+            rgb = np.repeat(grey[..., None], 3, axis=-1)
+        shown.append(Image.fromarray(rgb).resize((width, height), Image.Resampling.NEAREST))
+    return np.concatenate([np.asarray(image) for image in shown], axis=1)
 
 
 def colors_of(spec: DatasetSpec, colormap_type: str | None = None) -> np.ndarray:

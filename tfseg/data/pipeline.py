@@ -13,6 +13,7 @@ The batch vocabulary, `batch[stream][key]`:
 | `image`, `image_strong` | [B, H, W, 3] float32, RGB 0-255 | one crop, its weak and strong view |
 | `label` | [B, H, W] int32 | class id or ignore label; absent where the stream has labels='none' |
 | `image_label` | [B, K] float32 | multi-hot over the K image-level classes |
+| `hidden_label` | [B, H, W] int32 | the same, for monitors only (labels='hidden'); no loss uses it |
 | `valid` | [B, H, W] float32 | 1 = image, 0 = padding or cut out |
 | `has_label` | [B] bool | whether the record has a mask |
 | `index` | [B] int64 | record number in the split |
@@ -38,12 +39,12 @@ import tensorflow as tf
 from tfseg.config import DataConfig
 from tfseg.data import augment, records, tfexample
 from tfseg.data.framing import RecordError
-from tfseg.data.specs import DatasetSpec
+from tfseg.data.specs import DatasetSpec, load_spec
 from tfseg.errors import UserError
 from tfseg.ops import resize
 
 VIEWS = ("weak", "strong")
-LABELS = ("required", "optional", "none")
+LABELS = ("required", "optional", "hidden", "none")
 IMAGE_LABELS = ("none", "record", "crop")
 # Enough for what is decoded ahead of the step that meets a bad image.
 _RECENT_RECORDS = 4096
@@ -61,9 +62,12 @@ class Stream:
       batch_size: examples in a step, over all replicas.
       views: ('weak',) or ('weak', 'strong').
       labels: 'required' (a record without a mask is an error), 'optional' (the ignore label stands
-        in), or 'none' (masks are not read).
+        in), 'hidden' (as optional, and delivered as `hidden_label`), or 'none' (masks are not
+        read).
       image_labels: 'none', 'record' (those of the record, which must have them), or 'crop' (the
-        classes found in the augmented crop's label map, behind the cut-out, as published).
+        classes found in the augmented crop's label map, behind the cut-out, as published; a record
+        without a mask is an error).
+      dataset_dir: where the split is; None: the configuration's directory.
 
     Raises:
       UserError: a value that is none of these.
@@ -74,6 +78,7 @@ class Stream:
     views: tuple[str, ...] = ("weak",)
     labels: str = "required"
     image_labels: str = "none"
+    dataset_dir: str | None = None
 
     def __post_init__(self):
         if tuple(self.views) not in (VIEWS[:1], VIEWS):
@@ -163,6 +168,7 @@ class Source:
       config: directory, limits, what to do with damaged records.
       labels: as in `Stream`.
       image_labels: as in `Stream`.
+      dataset_dir: as in `Stream`.
       lost: damage that was met while the index was made; these records are not in it.
     """
 
@@ -175,11 +181,12 @@ class Source:
         *,
         labels: str,
         image_labels: str = "none",
+        dataset_dir: str | None = None,
         lost: Sequence[RecordError] = (),
     ):
         self.split, self.index, self.spec, self._config = split, index, spec, config
         self._labels, self._image_labels = labels, image_labels
-        self._reader = records.RecordReader(index, config.dataset_dir)
+        self._reader = records.RecordReader(index, dataset_dir or config.dataset_dir)
         self.errors: list[UserError] = []
         self.bad: dict[int, UserError] = {}
         self._lost = tuple(lost)
@@ -216,6 +223,14 @@ class Source:
                 location=location,
                 key=tfexample.LABEL,
                 fix="use the split as the unlabelled one, or make its records with the masks",
+            )
+        if self._image_labels == "crop" and example.label is None:
+            raise RecordError(
+                f"Image {example.filename} of split '{self.split}' has no mask to take image-level "
+                "labels from.",
+                location=location,
+                key=tfexample.LABEL,
+                fix="use --image_label_source=record with image-level labels in the records",
             )
         if self._image_labels == "record" and example.image_labels is None:
             raise RecordError(
@@ -505,6 +520,8 @@ def _training_example(source: Source, stream: Stream, config: DataConfig, settin
                 first_class=spec.first_image_class,
                 ignore_label=spec.ignore_label,
             )
+        if stream.labels == "hidden":
+            example["hidden_label"] = example.pop("label")
         return example
 
     # Plain graph code: converting it would only take time.
@@ -592,8 +609,10 @@ def make_sources(
     sources = {}
     for name, stream in streams.items():
         lost: list[RecordError] = []
+        if stream.dataset_dir is not None:
+            _check_same_classes(stream.dataset_dir, spec, config)
         index = records.load_index(
-            config.dataset_dir,
+            stream.dataset_dir or config.dataset_dir,
             stream.split,
             spec,
             on_damage=lost.append if config.skip_bad_records else None,
@@ -610,7 +629,16 @@ def make_sources(
                 f"No image of split '{stream.split}' has image-level labels.",
                 where=f"stream '{name}'",
                 accepted="a split with image-level labels",
-                fix="choose another split, or make the records with --image_labels",
+                fix="make the records with --image_labels, choose another --train_split_cls, leave "
+                "out --weakly, or take the labels from the masks as published: "
+                "--image_label_source=crop",
+            )
+        if stream.image_labels == "crop" and not index.has_mask.any():
+            raise UserError(
+                f"No image of split '{stream.split}' has a mask to take image-level labels from.",
+                where=f"stream '{name}', --image_label_source=crop",
+                accepted="a split with masks",
+                fix="use --image_label_source=record, with image-level labels in the records",
             )
         sources[name] = Source(
             stream.split,
@@ -619,9 +647,27 @@ def make_sources(
             config,
             labels=stream.labels,
             image_labels=stream.image_labels,
+            dataset_dir=stream.dataset_dir,
             lost=lost,
         )
     return sources
+
+
+def _check_same_classes(dataset_dir: str, spec: DatasetSpec, config: DataConfig) -> None:
+    """Compares the classes of a second directory with those of the first.
+
+    Raises:
+      UserError: they differ.
+    """
+    other = load_spec(dataset_dir, config.dataset)
+    if (other.class_names, other.ignore_label) != (spec.class_names, spec.ignore_label):
+        raise UserError(
+            "The two splits have different classes.",
+            where=f"--dataset_dir={config.dataset_dir}, --dataset_dir_cls={dataset_dir}",
+            received=f"{other.num_classes} classes: {', '.join(other.class_names[:8])} ...",
+            accepted=f"{spec.num_classes} classes: {', '.join(spec.class_names[:8])} ...",
+            fix="make the second split's records with the class names and the label map of the first",
+        )
 
 
 # Evaluation -------------------------------------------------------------------------------------

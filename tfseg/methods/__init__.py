@@ -1,7 +1,9 @@
 """The methods by name. A literal dict: grep finds everything."""
 
+from tfseg.methods.pseudoseg import PseudoSeg
 from tfseg.methods.supervised import Supervised
 
 METHODS = {
     "supervised": Supervised,
+    "pseudoseg": PseudoSeg,
 }

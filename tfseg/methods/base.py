@@ -15,7 +15,9 @@ import tensorflow as tf
 from tfseg.config import DataConfig, TrainConfig
 from tfseg.data.pipeline import Stream
 from tfseg.data.specs import DatasetSpec
+from tfseg.method_config import NoSettings
 from tfseg.models import decayed_variables
+from tfseg.monitors import Monitors
 
 Batch = Mapping[str, Mapping[str, tf.Tensor]]
 
@@ -105,8 +107,12 @@ class Method(tf.Module):
         method with several networks calls it once for each, with different names.
       spec: the data set's classes.
       config: the run's settings.
+      settings: the method's own, of its class `Config`; None: the defaults.
       over_replicas: loss denominators are those of the global batch (`--sync_batch_norm`).
     """
+
+    # The method's own settings: a dataclass of `method_config`.
+    Config: type = NoSettings
 
     def __init__(
         self,
@@ -114,11 +120,13 @@ class Method(tf.Module):
         build_model: Callable[..., Any],
         spec: DatasetSpec,
         config: TrainConfig,
+        settings: Any = None,
         over_replicas: bool = False,
     ):
         super().__init__(name="method")
         self.spec = spec
         self.config = config
+        self.settings = self.Config() if settings is None else settings
         self.over_replicas = over_replicas
         self.model = self.build(build_model)
 
@@ -135,13 +143,16 @@ class Method(tf.Module):
         """Declares the data: one `Stream` per key of the batch."""
         raise NotImplementedError(f"{cls.__name__} declares no streams")
 
-    def losses(self, batch: Batch, step: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+    def losses(
+        self, batch: Batch, step: tf.Tensor, seed: tf.Tensor, monitors: Monitors
+    ) -> dict[str, tf.Tensor]:
         """Returns named, already weighted scalars; their sum is minimised.
 
         Args:
           batch: one replica's batch, `batch[stream][key]` (vocabulary in `data.pipeline`).
           step: int64 scalar, optimiser steps done so far.
           seed: int32 [2], unique to run, step, replica and part of the batch; for dropout.
+          monitors: takes measurements that are no losses.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no losses")
 
@@ -155,5 +166,9 @@ class Method(tf.Module):
         """Runs in the replica after the update; the default does nothing."""
 
     def panels(self, batch: Batch) -> dict[str, tf.Tensor]:
-        """Returns tensors for image summaries by name: 'image', 'label', 'prediction', ..."""
+        """Returns pictures for image summaries by name, in the order in which they are shown.
+
+        Each is float32 RGB 0..255 [N, H, W, 3], int32 class ids [N, h, w], or float32 in [0, 1]
+        [N, h, w]; the first gives the size.
+        """
         return {}

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfseg.config import DataConfig, TrainConfig
 from tfseg.data.pipeline import Stream
 from tfseg.methods.base import Batch, Method
+from tfseg.monitors import Monitors
 from tfseg.ops import losses as loss_ops
 from tfseg.ops.resize import resize_bilinear
 
@@ -32,10 +33,13 @@ class Supervised(Method):
                 batch_size=train.train_batch_size,
                 labels="none" if data.image_label_source == "record" else "required",
                 image_labels=data.image_label_source,
+                dataset_dir=data.dataset_dir_cls,
             )
         return streams
 
-    def losses(self, batch: Batch, step: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+    def losses(
+        self, batch: Batch, step: tf.Tensor, seed: tf.Tensor, monitors: Monitors
+    ) -> dict[str, tf.Tensor]:
         labelled = batch["labelled"]
         outputs = self.model(labelled["image"], training=True, dropout_seed=seed)
         result = {

@@ -112,6 +112,7 @@ class DeepLab(tf.keras.Model):
     """Semantic segmentation network. Use `tfseg.models.build_model`.
 
     Attributes:
+      config, settings: what it was built from, and what its layers have in common.
       backbone: with `hypercolumn`, `low_level`, `channels` by end point.
       mean_pixel: RGB 0-255 for padding.
       num_classes, num_image_classes: sizes of the outputs.
@@ -141,6 +142,7 @@ class DeepLab(tf.keras.Model):
             activation=tf.nn.relu6 if config.use_bounded_activation else tf.nn.relu,
         )
         self.config = config
+        self.settings = settings
         self.num_classes, self.num_image_classes = num_classes, num_image_classes
         self.crop_size = tuple(crop_size)
         self.backbone = BACKBONES[config.model_variant](settings, config)

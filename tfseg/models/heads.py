@@ -378,6 +378,11 @@ class Classifier(Layer):
         features = tf.cast(end_points[self._end_point], tf.float32)
         return tf.reduce_mean(features, [1, 2], keepdims=True)
 
+    def dropout_multiplier(self, end_points: EndPoints, dropout_seed: tf.Tensor) -> tf.Tensor:
+        """Returns what `call` in training multiplies the pooled features by, [N, 1, 1, D]."""
+        ones = tf.ones_like(self.pool(end_points))
+        return self.dropout(ones, training=self._drops, dropout_seed=dropout_seed)
+
     def call(
         self,
         end_points: EndPoints,

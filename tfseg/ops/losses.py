@@ -28,14 +28,14 @@ def safe_divide(numerator: tf.Tensor, denominator: tf.Tensor) -> tf.Tensor:
     return tf.where(denominator > 0, quotient, tf.zeros_like(quotient))
 
 
-def _global_sum(x: tf.Tensor) -> tf.Tensor:
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, x)
+def replica_mean(x: tf.Tensor) -> tf.Tensor:
+    """Returns the mean of a float tensor over the replicas.
 
-
-def _global_denominator(x: tf.Tensor) -> tf.Tensor:
-    """The replicas' mean of a denominator: Σ_r n_r/d̄, averaged over R replicas, is Σn/Σd."""
-    replicas = tf.distribute.get_replica_context().num_replicas_in_sync
-    return _global_sum(x) / tf.cast(replicas, x.dtype)
+    Of a denominator it is what makes losses add up: Σ_r n_r/d̄, averaged over R replicas, is Σn/Σd.
+    """
+    context = tf.distribute.get_replica_context()
+    total = context.all_reduce(tf.distribute.ReduceOp.SUM, x)
+    return total / tf.cast(context.num_replicas_in_sync, x.dtype)
 
 
 def top_k_fraction(step: tf.Tensor, *, final: float, ramp_steps: int) -> tf.Tensor | None:
@@ -120,7 +120,7 @@ def hardest_pixels_mean(
     kept = tf.where(flat > threshold, 1.0, tf.where(tf.equal(flat, threshold), tied_share, 0.0))
     kept_positive = kept * tf.cast(tf.not_equal(flat, 0.0), tf.float32)
     return safe_divide(
-        tf.reduce_sum(kept * flat), _global_denominator(tf.reduce_sum(kept_positive))
+        tf.reduce_sum(kept * flat), replica_mean(tf.reduce_sum(kept_positive))
     )
 
 
@@ -162,7 +162,7 @@ def segmentation_loss(
         return hardest_pixels_mean(pixel_loss, top_k, over_replicas=over_replicas)
     denominator = tf.reduce_sum(kept)
     if over_replicas:
-        denominator = _global_denominator(denominator)
+        denominator = replica_mean(denominator)
     return safe_divide(tf.reduce_sum(pixel_loss), denominator)
 
 
@@ -183,3 +183,37 @@ def multi_label_loss(logits: tf.Tensor, image_label: tf.Tensor) -> tf.Tensor:
             labels=image_label, logits=tf.cast(logits, tf.float32)
         )
     )
+
+
+def consistency_loss(
+    target: tf.Tensor,
+    logits: tf.Tensor,
+    valid: tf.Tensor,
+    confident: tf.Tensor | None = None,
+    *,
+    over_replicas: bool = False,
+) -> tf.Tensor:
+    """Cross entropy of logits against a soft or hard target, over the valid pixels.
+
+    Args:
+      target: float32 [N, H, W, C] distributions, or int32 [N, H, W] class ids.
+      logits: float [N, H, W, C].
+      valid: float32 [N, H, W], 0 for padding and cut-out.
+      confident: float32 [N, H, W], 0 for pixels whose loss counts 0; they stay in the denominator.
+      over_replicas: take the denominator over the global batch.
+
+    Returns:
+      float32 scalar: sum of CE * valid * confident over the sum of valid; 0 where nothing is valid.
+
+    Source: PseudoSeg specification 5.6, item 4.
+    """
+    logits = tf.cast(logits, tf.float32)
+    if target.dtype.is_floating:
+        pixel_loss = tf.nn.softmax_cross_entropy_with_logits(labels=target, logits=logits)
+    else:
+        pixel_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=target, logits=logits)
+    weight = valid if confident is None else valid * confident
+    denominator = tf.reduce_sum(valid)
+    if over_replicas:
+        denominator = replica_mean(denominator)
+    return safe_divide(tf.reduce_sum(pixel_loss * weight), denominator)

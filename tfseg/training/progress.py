@@ -49,14 +49,22 @@ class Progress:
             else None
         )
 
-    def report(self, step: int, losses: Mapping[str, float], rate: float) -> float:
+    def report(
+        self,
+        step: int,
+        losses: Mapping[str, float],
+        rate: float,
+        figures: Mapping[str, float] | None = None,
+    ) -> float:
         """Shows one interval; returns its images per second.
 
         Args:
           step: steps done so far.
           losses: mean of each loss over the interval.
           rate: current learning rate.
+          figures: of the method's monitors, over the interval.
         """
+        figures = figures or {}
         now = time.monotonic()
         then, step_then = self._last
         self._last = (now, step)
@@ -77,8 +85,13 @@ class Progress:
                 f"{images:.1f} images/s, {left} left",
                 flush=True,
             )
+            if figures:
+                values = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+                print(f"  monitors: {values}", flush=True)
         if self._log_path:
             entry = {"step": step, "loss": total, **losses, "learning_rate": rate}
+            if figures:
+                entry["monitors"] = dict(figures)
             entry["images_per_second"] = round(images, 3)
             with open(self._log_path, "a") as file:
                 file.write(json.dumps(entry) + "\n")

@@ -10,6 +10,7 @@ looks at nothing between the steps of an interval.
 Source: PseudoSeg specification, section 6.
 """
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from tfseg import checkpoint
 from tfseg.config import TrainConfig
 from tfseg.errors import UserError
 from tfseg.methods.base import Method, ParamGroup
+from tfseg.monitors import Monitors, summarise
 from tfseg.training import memory
 from tfseg.training.interruption import Interruption, Stopped
 from tfseg.training.optimizers import make_optimizer
@@ -43,6 +45,21 @@ def _part(batch: Any, index: tf.Tensor, parts: int) -> Any:
     return tf.nest.map_structure(
         lambda x: tf.reshape(x, [parts, x.shape[0] // parts, *x.shape[1:]])[index], batch
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """What some steps measured.
+
+    Attributes:
+      losses: mean of each loss.
+      figures: of the method's monitors, over all images of these steps.
+      histograms: likewise, shares of ten bins of [0, 1].
+    """
+
+    losses: dict[str, float]
+    figures: dict[str, float]
+    histograms: dict[str, np.ndarray]
 
 
 class Trainer:
@@ -90,7 +107,7 @@ class Trainer:
             else gradients
         )
         self.step_function = tf.function(self._step, autograph=False)
-        self._pending: list[dict[str, tf.Tensor]] = []
+        self._pending: list[dict[str, dict[str, tf.Tensor]]] = []
 
     def _make_optimizer(self, group: ParamGroup) -> Any:
         optimizer = make_optimizer(
@@ -144,40 +161,48 @@ class Trainer:
 
     def _losses_and_gradients(
         self, batch: Any, step: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
-        """Returns the losses and the gradient of their sum over the number of replicas."""
+    ) -> tuple[dict[str, dict[str, tf.Tensor]], list[tf.Tensor]]:
+        """Returns the measurements and the gradient of the losses' sum over the replicas' number.
+
+        Measurements are 'losses' and the sums of 'monitors'. The mean over parts and replicas is
+        right for both: monitors are ratios of sums.
+        """
         replicas = self.strategy.num_replicas_in_sync
+        monitors = Monitors()
         with tf.GradientTape() as tape:
-            losses = self.method.losses(batch, step, seed)
+            losses = self.method.losses(batch, step, seed, monitors)
             total = tf.add_n(list(losses.values())) / replicas
             if self._scaled:
                 total = self.optimizers[0].get_scaled_loss(total)
         gradients = tape.gradient(
             total, self.variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
-        return losses, [tf.convert_to_tensor(g) for g in gradients]
+        measured = {"losses": losses, "monitors": monitors.sums}
+        return measured, [tf.convert_to_tensor(g) for g in gradients]
 
-    def _accumulate(self, batch: Any) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
-        """Means of losses and gradients over the parts of the replica's batch."""
+    def _accumulate(
+        self, batch: Any
+    ) -> tuple[dict[str, dict[str, tf.Tensor]], list[tf.Tensor]]:
+        """Means of measurements and gradients over the parts of the replica's batch."""
         parts = self.config.gradient_accumulation_steps
         step = tf.identity(self.global_step)
         if parts == 1:
             return self._forward_backward(batch, step, self._seed(tf.constant(0)))
 
-        def one(i, losses, gradients):
+        def one(i, measured, gradients):
             more = self._forward_backward(_part(batch, i, parts), step, self._seed(i))
             return i + 1, *tf.nest.map_structure(
-                lambda a, b: a + b / parts, (losses, gradients), more
+                lambda a, b: a + b / parts, (measured, gradients), more
             )
 
         # The first part gives the names of the losses; the others follow in a loop.
         zero = tf.constant(0)
         first = self._forward_backward(_part(batch, zero, parts), step, self._seed(zero))
         start = tf.nest.map_structure(lambda x: x / parts, first)
-        _, losses, gradients = tf.while_loop(
+        _, measured, gradients = tf.while_loop(
             lambda i, *_: i < parts, one, (zero + 1, *start), parallel_iterations=1
         )
-        return losses, gradients
+        return measured, gradients
 
     def _apply(self, gradients: list[tf.Tensor]) -> None:
         """One optimiser application per group; weight decay is part of the gradient."""
@@ -199,22 +224,25 @@ class Trainer:
                 pairs.append((gradient, variable))
             optimizer.apply_gradients(pairs)
 
-    def _replica_step(self, batch: Any) -> dict[str, tf.Tensor]:
-        losses, gradients = self._accumulate(batch)
+    def _replica_step(self, batch: Any) -> dict[str, dict[str, tf.Tensor]]:
+        measured, gradients = self._accumulate(batch)
         self._apply(gradients)
         self.method.after_step(self.global_step)
-        return losses
+        return measured
 
-    def _step(self, iterator: Any) -> dict[str, tf.Tensor]:
-        """One optimiser step on all replicas; returns the mean of each loss over them."""
+    def _step(self, iterator: Any) -> dict[str, dict[str, tf.Tensor]]:
+        """One optimiser step on all replicas; returns the mean of each measurement over them."""
         per_replica = self.strategy.run(self._replica_step, args=(next(iterator),))
-        losses = {
-            name: self.strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None)
-            for name, value in per_replica.items()
+        measured = {
+            kind: {
+                name: self.strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None)
+                for name, value in values.items()
+            }
+            for kind, values in per_replica.items()
         }
         self._update_ema()
         self.global_step.assign_add(1)
-        return losses
+        return measured
 
     def _update_ema(self) -> None:
         """ema := d ema + (1 - d) w with the usual warm-up d = min(decay, (1 + t) / (10 + t))."""
@@ -229,21 +257,21 @@ class Trainer:
 
     # The inner loop -----------------------------------------------------------------------------
 
-    def train(self, num_steps: int) -> dict[str, float]:
-        """Runs some steps; returns the mean of each loss over them.
+    def train(self, num_steps: int) -> Interval:
+        """Runs some steps; returns what they measured.
 
         Raises:
           Stopped: a signal came; the step in which it came is complete.
-          NonFiniteLoss: see `losses_since_last_look`.
+          NonFiniteLoss: see `since_last_look`.
         """
         for _ in range(num_steps):
             self._pending.append(self.step_function(self.iterator))
             if self._interruption is not None:
                 self._interruption.check()
-        return self.losses_since_last_look()
+        return self.since_last_look()
 
-    def losses_since_last_look(self) -> dict[str, float]:
-        """Fetches the losses of the steps since the last call and returns their means.
+    def since_last_look(self) -> Interval:
+        """Fetches the measurements of the steps since the last call.
 
         The host does not wait for each step's losses, so that devices never idle; a bad value is
         noticed here, at the latest before the next report or checkpoint, and traced to its step.
@@ -252,7 +280,10 @@ class Trainer:
           NonFiniteLoss: with the step and all losses of that step.
         """
         pending, self._pending = self._pending, []
-        fetched = [{name: float(value) for name, value in losses.items()} for losses in pending]
+        fetched = [
+            {name: float(value) for name, value in measured["losses"].items()}
+            for measured in pending
+        ]
         first = self.step - len(fetched)
         for i, losses in enumerate(fetched):
             if not all(np.isfinite(value) for value in losses.values()):
@@ -264,10 +295,15 @@ class Trainer:
                     fix="lower --base_learning_rate, add --slow_start_step, or look at the images "
                     "named here",
                 )
-        return {
+        losses = {
             name: float(np.mean([losses[name] for losses in fetched]))
             for name in (fetched[0] if fetched else ())
         }
+        sums = {
+            name: np.sum([measured["monitors"][name].numpy() for measured in pending], axis=0)
+            for name in (pending[0]["monitors"] if pending else ())
+        }
+        return Interval(losses, *summarise(sums))
 
     def current_learning_rate(self) -> float:
         """Returns the rate of the first group at the coming step."""
@@ -372,10 +408,11 @@ def run(
             memory.describe(trainer.step_function, trainer.iterator, trainer.variables), flush=True
         )
 
-    def report(losses: dict[str, float]) -> None:
+    def report(interval: Interval) -> None:
         step, rate = trainer.step, trainer.current_learning_rate()
-        shown = {**losses, "l2": trainer.regularization_loss()}
-        writer.write(step, shown, rate, progress.report(step, shown, rate))
+        losses = {**interval.losses, "l2": trainer.regularization_loss()}
+        images_per_second = progress.report(step, losses, rate, interval.figures)
+        writer.write(step, dataclasses.replace(interval, losses=losses), rate, images_per_second)
 
     try:
         with Profile(config.profile_logdir):
@@ -387,7 +424,7 @@ def run(
                 if saver.is_due(trainer.step):
                     saver.save(trainer.step)
     except Stopped as stopped:
-        report(trainer.losses_since_last_look())
+        report(trainer.since_last_look())
         saver.save(trainer.step)
         print(f"saved at step {trainer.step}; run the same command again to go on", flush=True)
         return stopped.exit_code
@@ -406,7 +443,7 @@ def run(
 
 
 class _SummaryWriter:
-    """Writes TensorBoard scalars; on workers other than the chief it writes nothing."""
+    """Writes TensorBoard scalars and histograms; on workers other than the chief it writes nothing."""
 
     def __init__(self, logdir: str | None):
         self._writer = (
@@ -415,12 +452,17 @@ class _SummaryWriter:
             else tf.summary.create_file_writer(logdir)
         )
 
-    def write(
-        self, step: int, losses: dict[str, float], rate: float, images_per_second: float
-    ) -> None:
+    def write(self, step: int, interval: Interval, rate: float, images_per_second: float) -> None:
         with self._writer.as_default(step=step):
-            for name, value in losses.items():
+            for name, value in interval.losses.items():
                 tf.summary.scalar(f"losses/{name}", value)
+            for name, value in interval.figures.items():
+                tf.summary.scalar(f"monitors/{name}", value)
+            for name, shares in interval.histograms.items():
+                # TensorBoard bins samples itself: a thousand of them, at the middle of each bin.
+                middles = (np.arange(len(shares)) + 0.5) / len(shares)
+                samples = np.repeat(middles, np.rint(shares * 1000).astype(int))
+                tf.summary.histogram(f"monitors/{name}", samples, buckets=len(shares))
             tf.summary.scalar("learning_rate", rate)
             tf.summary.scalar("images_per_second", images_per_second)
         self._writer.flush()
