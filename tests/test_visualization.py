@@ -287,4 +287,6 @@ def test_a_panel_brings_pictures_to_one_size():
     image, ids = np.zeros((4, 2, 3), np.float32), np.array([[1], [255]])
     panel = visualization.panel([image, ids], SPEC)
     assert panel.shape == (4, 4, 3)
-    np.testing.assert_array_equal(panel[:, 2:].reshape(4, 6)[:, :3], [[128, 0, 0]] * 2 + [[224, 224, 192]] * 2)
+    np.testing.assert_array_equal(
+        panel[:, 2:].reshape(4, 6)[:, :3], [[128, 0, 0]] * 2 + [[224, 224, 192]] * 2
+    )

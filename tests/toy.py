@@ -1,10 +1,12 @@
-"""A network and a method small enough to train in milliseconds, for tests of the loop."""
+"""A backbone, a network and a method small enough to train in milliseconds, for tests."""
 
 import numpy as np
 import tensorflow as tf
 
 from tfseg.data.pipeline import Stream
 from tfseg.methods.base import Method, ParamGroup
+from tfseg.models.backbones.base import CENTRED, Backbone
+from tfseg.models.layers import Conv2D, ConvBatchNorm
 
 CLASSES = 3
 
@@ -66,3 +68,27 @@ def batches(batch_size, size=8):
     return lambda start: tf.data.Dataset.range(start, 1 << 30).map(
         lambda i: make(tf.cast(i, tf.int32))
     )
+
+
+class ToyBackbone(Backbone):
+    """Four strided convolutions with batch norm: strides 2, 4, 8, 16."""
+
+    facts = CENTRED
+    scope = "toy"
+    last = "stage4"
+
+    def __init__(self, settings, config):
+        super().__init__("toy")
+        self.stages, channels = [], 3
+        for i, filters in enumerate((6, 8, 10, 12), start=1):
+            convolution = Conv2D(settings, f"toy/stage{i}", channels, filters, 3, stride=2)
+            self.stages.append(ConvBatchNorm(convolution, settings, activation=tf.nn.relu))
+            channels = self.channels[f"stage{i}"] = filters
+        self.low_level = {4: "stage2"}
+        self.hypercolumn = {16: "stage4", 15: "stage3", 8: "stage2"}
+
+    def call(self, x, training=False):
+        ends = {}
+        for i, stage in enumerate(self.stages, start=1):
+            x = ends[f"stage{i}"] = stage(x, training=training)
+        return ends

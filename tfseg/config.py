@@ -201,6 +201,14 @@ class DataConfig:
     scale_factor_step_size: float = option(
         0.25, "Distance between the random scales; 0: continuous."
     )
+    flip_probability: float = option(
+        0.5, "Probability of mirroring left and right; 0 where left and right matter."
+    )
+    cutout_half_size: int = option(
+        50,
+        "Half the side, in pixels, of the square cut out of strong views; made for crops of 513, "
+        "take less for smaller ones; 0: none.",
+    )
     skip_bad_records: bool = option(
         False,
         "Replace damaged records by the next good one, list them in "

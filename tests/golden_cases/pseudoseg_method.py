@@ -1,7 +1,7 @@
 """Golden cases `pseudoseg/sgc_fusion` and `pseudoseg/train_step`: PseudoSeg's training graph.
 
-In `sgc_fusion` the network is replaced by given tensors; `GivenNetwork` hands them out. Batches hold
-names of streams in place of images. `train_step` is a whole step of Xception-65.
+In `sgc_fusion` the network is replaced by given tensors; `GivenNetwork` hands them out, and batches
+hold names of streams in place of images. `train_step` is a whole step of Xception-65.
 """
 
 import dataclasses
@@ -178,9 +178,7 @@ def _fusion(path, separate_passes: bool) -> dict[str, np.ndarray | None]:
     sources = {**network.variables_of_case, **weights}
     batch = batch_of(arrays, with_image_label=config.weakly)
     with tf.GradientTape() as tape:
-        losses = method.losses(
-            batch, tf.constant(0, tf.int64), tf.constant([0, 0]), Monitors()
-        )
+        losses = method.losses(batch, tf.constant(0, tf.int64), tf.constant([0, 0]), Monitors())
         total = tf.add_n(list(losses.values()))
     gradients = dict(zip(sources, tape.gradient(total, list(sources.values()))))
     seen, pseudo = method.seen, method.seen["pseudo"]
@@ -214,9 +212,7 @@ def _fusion(path, separate_passes: bool) -> dict[str, np.ndarray | None]:
 
 
 def _fusion_quantities(path):
-    return [
-        name for name in _load(path) if name.startswith("out_") and name != "out_n_update_ops"
-    ]
+    return [name for name in _load(path) if name.startswith("out_") and name != "out_n_update_ops"]
 
 
 def _check_fusion(path, name):
@@ -230,8 +226,6 @@ def _check_fusion(path, name):
         actual = outputs[name]
         assert actual is not None, f"{name}: no gradient"
         np.testing.assert_allclose(actual, expected, rtol=TOLERANCE, atol=TOLERANCE)
-
-
 
 
 # One step of the real network --------------------------------------------------------------------
@@ -304,9 +298,7 @@ def _step(path) -> dict[str, np.ndarray]:
         "cam_with_background_stride4": resize_bilinear(
             with_background(pseudo.maps, ceiling=1.0), size
         ),
-        "valid_mask_stride4": resize_nearest(
-            tf.constant(arrays["in_valid_cls"], tf.float32), size
-        ),
+        "valid_mask_stride4": resize_nearest(tf.constant(arrays["in_valid_cls"], tf.float32), size),
         "logits_strong": seen["logits_strong"],
         "logits_seg": seen["logits_seg"],
     }

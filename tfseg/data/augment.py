@@ -90,6 +90,7 @@ def draw(
     crop_size: Sequence[int],
     scales: np.ndarray | None,
     scale_range: tuple[float, float] = (0.5, 2.0),
+    flip_probability: float = 0.5,
 ) -> Draws:
     """Makes the draws of one example.
 
@@ -99,6 +100,7 @@ def draw(
       crop_size: height and width of the crop.
       scales: of `scale_factors`.
       scale_range: limits where `scales` is None.
+      flip_probability: of mirroring left and right.
 
     Returns:
       Draws; the crop lies within the scaled and padded image.
@@ -112,7 +114,7 @@ def draw(
     return Draws(
         scale=scale,
         crop_offset=_uniform_integer(u[1:3], padded - tf.constant(crop_size, tf.int32) + 1),
-        flip=u[3] <= 0.5,
+        flip=u[3] <= flip_probability,
         brightness=(2.0 * u[4] - 1.0) * _BRIGHTNESS_DELTA,
         contrast=1.0 + (2.0 * u[5] - 1.0) * _CONTRAST_DELTA,
         saturation=1.0 + (2.0 * u[6] - 1.0) * _SATURATION_DELTA,
@@ -436,6 +438,7 @@ def training_views(
     mean_pixel: Sequence[float],
     ignore_label: int,
     strong: bool = False,
+    cutout_half_size: int = CUTOUT_HALF_SIZE_PX,
 ) -> dict[str, tf.Tensor]:
     """Scales, jitters, crops, cuts out and flips one example.
 
@@ -448,6 +451,7 @@ def training_views(
       ignore_label: fills the label there.
       strong: also make the strong view: same geometry, jittered colours, a square cut out. The
         hole is ignored in label and valid mask; the weak image keeps its pixels.
+      cutout_half_size: half the side of that square, pixels; 0: none.
 
     Returns:
       'image' (and 'image_strong') float32 [h, w, 3] in 0..255, 'valid' float32 [h, w] with 1 where
@@ -474,9 +478,7 @@ def training_views(
         resized = resize_label_window(label, scaled, offset, window)
         views["label"] = pad_label(tf.cast(resized, tf.int32), crop_size, ignore_label)
     if strong:
-        corners = [
-            draws.cutout_center + half for half in (-CUTOUT_HALF_SIZE_PX, CUTOUT_HALF_SIZE_PX)
-        ]
+        corners = [draws.cutout_center + half for half in (-cutout_half_size, cutout_half_size)]
         hole = rectangle(crop_size, *corners)
         views["image_strong"] = cut_out(views["image_strong"], *corners, mean_pixel)
         valid &= ~hole

@@ -13,7 +13,7 @@ The batch vocabulary, `batch[stream][key]`:
 | `image`, `image_strong` | [B, H, W, 3] float32, RGB 0-255 | one crop, its weak and strong view |
 | `label` | [B, H, W] int32 | class id or ignore label; absent where the stream has labels='none' |
 | `image_label` | [B, K] float32 | multi-hot over the K image-level classes |
-| `hidden_label` | [B, H, W] int32 | the same, for monitors only (labels='hidden'); no loss uses it |
+| `hidden_label` | [B, H, W] int32 | the same for monitors only, not for losses (labels='hidden') |
 | `valid` | [B, H, W] float32 | 1 = image, 0 = padding or cut out |
 | `has_label` | [B] bool | whether the record has a mask |
 | `index` | [B] int64 | record number in the split |
@@ -499,6 +499,7 @@ def _training_example(source: Source, stream: Stream, config: DataConfig, settin
             crop_size=config.train_crop_size,
             scales=scales,
             scale_range=(config.min_scale_factor, config.max_scale_factor),
+            flip_probability=config.flip_probability,
         )
         example = augment.training_views(
             image,
@@ -508,6 +509,7 @@ def _training_example(source: Source, stream: Stream, config: DataConfig, settin
             mean_pixel=settings["mean_pixel"],
             ignore_label=spec.ignore_label,
             strong="strong" in stream.views,
+            cutout_half_size=config.cutout_half_size,
         )
         example["index"] = tf.ensure_shape(index, [])
         example["has_label"] = tf.ensure_shape(has_label, [])
@@ -666,7 +668,7 @@ def _check_same_classes(dataset_dir: str, spec: DatasetSpec, config: DataConfig)
             where=f"--dataset_dir={config.dataset_dir}, --dataset_dir_cls={dataset_dir}",
             received=f"{other.num_classes} classes: {', '.join(other.class_names[:8])} ...",
             accepted=f"{spec.num_classes} classes: {', '.join(spec.class_names[:8])} ...",
-            fix="make the second split's records with the class names and the label map of the first",
+            fix="make the second split's records with the class names of the first",
         )
 
 

@@ -325,7 +325,9 @@ class PseudoSeg(Method):
             )
             sgc_logits = resize_bilinear(sgc["logits"], logits.shape[1:3])
         fused = self._fuse(logits, sgc_logits, image_label)
-        probs = label_ops.sharpen(fused, settings.temperature) if settings.soft_pseudo_label else fused
+        probs = (
+            label_ops.sharpen(fused, settings.temperature) if settings.soft_pseudo_label else fused
+        )
         target = probs
         if not settings.soft_pseudo_label:
             target = tf.argmax(fused, -1, output_type=tf.int32)
@@ -392,9 +394,7 @@ class PseudoSeg(Method):
         logits = self.model.classify(ends, training=True, dropout_seed=seed)
         return loss_ops.multi_label_loss(logits, image_label)
 
-    def _consistency(
-        self, pseudo: PseudoLabel, logits: tf.Tensor, valid: tf.Tensor
-    ) -> tf.Tensor:
+    def _consistency(self, pseudo: PseudoLabel, logits: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
         threshold = self.settings.pseudo_label_threshold
         confident = None
         if threshold > 0.0:

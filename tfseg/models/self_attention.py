@@ -44,8 +44,8 @@ class SelfAttentionCAM(Layer):
         version: int = 2,
     ):
         super().__init__("self_attention_cam")
-        # Scores, softmax and normalisation stay float32; the published batch norm here is fine-tuned
-        # even where the network's is not.
+        # Scores, softmax and normalisation stay float32; the published batch norm here is
+        # fine-tuned even where the network's is not.
         settings = settings.replace(compute_dtype="float32", fine_tune_batch_norm=True)
         self._version, self._has_background = version, has_background
 

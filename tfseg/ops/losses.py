@@ -119,9 +119,7 @@ def hardest_pixels_mean(
     tied_share = safe_divide(tf.cast(k, tf.float32) - tf.reduce_sum(above), tf.reduce_sum(tied))
     kept = tf.where(flat > threshold, 1.0, tf.where(tf.equal(flat, threshold), tied_share, 0.0))
     kept_positive = kept * tf.cast(tf.not_equal(flat, 0.0), tf.float32)
-    return safe_divide(
-        tf.reduce_sum(kept * flat), replica_mean(tf.reduce_sum(kept_positive))
-    )
+    return safe_divide(tf.reduce_sum(kept * flat), replica_mean(tf.reduce_sum(kept_positive)))
 
 
 def segmentation_loss(

@@ -180,9 +180,7 @@ class Trainer:
         measured = {"losses": losses, "monitors": monitors.sums}
         return measured, [tf.convert_to_tensor(g) for g in gradients]
 
-    def _accumulate(
-        self, batch: Any
-    ) -> tuple[dict[str, dict[str, tf.Tensor]], list[tf.Tensor]]:
+    def _accumulate(self, batch: Any) -> tuple[dict[str, dict[str, tf.Tensor]], list[tf.Tensor]]:
         """Means of measurements and gradients over the parts of the replica's batch."""
         parts = self.config.gradient_accumulation_steps
         step = tf.identity(self.global_step)
@@ -443,7 +441,7 @@ def run(
 
 
 class _SummaryWriter:
-    """Writes TensorBoard scalars and histograms; on workers other than the chief it writes nothing."""
+    """Writes TensorBoard scalars and histograms; on workers other than the chief nothing."""
 
     def __init__(self, logdir: str | None):
         self._writer = (

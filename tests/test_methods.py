@@ -1,0 +1,230 @@
+"""The contract of every method, on two replicas: losses, gradients, groups, hidden labels, resume."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.toy import ToyBackbone
+from tfseg import checkpoint
+from tfseg.config import DataConfig, ModelConfig, TrainConfig
+from tfseg.data.pipeline import Stream
+from tfseg.data.specs import DatasetSpec
+from tfseg.method_config import METHOD_CONFIGS
+from tfseg.methods import METHODS
+from tfseg.models import BACKBONES, build_model
+from tfseg.monitors import Monitors, summarise
+from tfseg.training.trainer import Trainer
+
+CROP = (33, 33)
+SPEC = DatasetSpec("toy", ("background", "cat", "dog", "cow"))
+SMALL = {
+    "model_variant": "toy",
+    "decoder_output_stride": (4,),
+    "aspp_convs_filters": 16,
+    "decoder_filters": 16,
+}
+# What the contract is tested with: every method, and each regime that changes its streams.
+REGIMES = [("supervised", False), ("supervised", True), ("pseudoseg", False), ("pseudoseg", True)]
+
+
+@pytest.fixture(autouse=True)
+def toy_backbone(monkeypatch):
+    monkeypatch.setitem(BACKBONES, "toy", ToyBackbone)
+
+
+def random_stream(stream: Stream, batch_size: int, spec=SPEC, seed=0, crop=CROP) -> dict:
+    """Returns a batch of the shape that the pipeline would give this stream.
+
+    Images have smooth blobs, so that random networks do not give the same everywhere; the share of
+    ignored pixels grows with the image's number.
+    """
+    rng = np.random.default_rng(seed)
+    shape = (batch_size, *crop)
+
+    def image():
+        coarse = tf.constant(rng.uniform(0, 255, (batch_size, 5, 5, 3)), tf.float32)
+        return tf.image.resize(coarse, crop).numpy()
+
+    # Two classes an image, so that others are absent.
+    coarse = rng.integers(0, 2, (batch_size, 4, 4))
+    coarse *= 1 + np.arange(batch_size)[:, None, None] % (spec.num_classes - 1)
+    label = np.kron(coarse, np.ones((9, 9), int))[:, : crop[0], : crop[1]].astype(np.int32)
+    ignored = rng.random(shape) < np.linspace(0.0, 0.5, batch_size)[:, None, None]
+    label[ignored] = spec.ignore_label
+    valid = np.ones(shape, np.float32)
+    valid[0, 20:] = 0.0
+    batch = {"image": image(), "valid": valid, "index": np.arange(batch_size)}
+    batch["has_label"] = np.ones(batch_size, bool)
+    if "strong" in stream.views:
+        batch["image_strong"] = image()
+    if stream.labels != "none":
+        batch["hidden_label" if stream.labels == "hidden" else "label"] = label
+    if stream.image_labels != "none":
+        classes = range(spec.first_image_class, spec.num_classes)
+        present = [[c in part for c in classes] for part in label]
+        batch["image_label"] = np.array(present, np.float32)
+    return {name: tf.constant(value) for name, value in batch.items()}
+
+
+def random_batch(method_class, config, *, batch_size=4, seed=0, spec=SPEC, crop=CROP):
+    data = DataConfig(dataset_dir="none")
+    streams = method_class.streams(data, config)
+    return {
+        name: random_stream(stream, batch_size, spec, seed + i, crop)
+        for i, (name, stream) in enumerate(streams.items())
+    }
+
+
+def make_method(name="pseudoseg", *, weakly=False, model=None, settings=None, spec=SPEC, **train):
+    """Builds a method around a small network; also returns its configuration."""
+    config = TrainConfig(
+        method=name, weakly=weakly, train_batch_size=4, base_learning_rate=0.01, **train
+    )
+    model_config = ModelConfig(**{**SMALL, "batch_norm_momentum": 0.9, **(model or {})})
+
+    def build(name="model", *, with_classifier=False):
+        return build_model(
+            model_config,
+            num_classes=spec.num_classes,
+            num_image_classes=spec.num_image_classes,
+            crop_size=CROP,
+            name=name,
+            seed=config.seed,
+            with_classifier=with_classifier,
+        )
+
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    method = METHODS[name](
+        build_model=build,
+        spec=spec,
+        config=config,
+        settings=METHOD_CONFIGS[name](**(settings or {})),
+        over_replicas=model_config.sync_batch_norm and replicas > 1,
+    )
+    return method, config
+
+
+def make_trainer(strategy, batch, name="pseudoseg", **options):
+    """Returns a trainer whose every step sees this batch, divided among the replicas."""
+    with strategy.scope():
+        method, config = make_method(name, **options)
+    replicas = strategy.num_replicas_in_sync
+
+    def dataset(context):
+        parts = tf.nest.map_structure(
+            lambda x: tf.reshape(x, [replicas, x.shape[0] // replicas, *x.shape[1:]]), batch
+        )
+        return tf.data.Dataset.from_tensor_slices(parts).repeat()
+
+    iterator = iter(strategy.distribute_datasets_from_function(dataset))
+    precision = (options.get("model") or {}).get("mixed_precision", "float32")
+    return Trainer(
+        method=method,
+        strategy=strategy,
+        config=config,
+        iterator=iterator,
+        mixed_precision=precision,
+    )
+
+
+def one_replica():
+    return tf.distribute.OneDeviceStrategy("/cpu:0")
+
+
+def values(variables):
+    return {checkpoint.variable_name(v): v.numpy() for v in variables}
+
+
+def gradients_of(trainer):
+    """After the first step the momentum is the gradient."""
+    return {
+        checkpoint.variable_name(v): slot.numpy()
+        for group, optimizer in zip(trainer.groups, trainer.optimizers)
+        for v, slot in zip(group.variables, optimizer._slots)
+    }
+
+
+def test_every_method_is_tested():
+    assert {name for name, _ in REGIMES} == set(METHODS) == set(METHOD_CONFIGS)
+
+
+@pytest.mark.parametrize("name, weakly", REGIMES)
+def test_contract_on_two_replicas(name, weakly, two_replicas):
+    config = TrainConfig(method=name, weakly=weakly, train_batch_size=4)
+    batch = random_batch(METHODS[name], config)
+    trainer = make_trainer(two_replicas, batch, name, weakly=weakly)
+    method = trainer.method
+    trainable = {v.name for n in method.networks().values() for v in n.trainable_variables}
+    grouped = [v.name for group in method.param_groups() for v in group.variables]
+    assert sorted(grouped) == sorted(trainable)
+    interval = trainer.train(1)
+    assert all(np.isfinite(value) for value in interval.losses.values())
+    assert trainer.step == 1
+    unmoved = [n for n, value in gradients_of(trainer).items() if not np.any(value)]
+    assert unmoved == []
+
+
+@pytest.mark.parametrize("name, weakly", REGIMES)
+def test_losses_are_scalars_that_reach_every_variable(name, weakly):
+    method, config = make_method(name, weakly=weakly)
+    batch = random_batch(METHODS[name], config)
+    with tf.GradientTape() as tape:
+        losses = method.losses(batch, tf.constant(0, tf.int64), tf.constant([1, 2]), Monitors())
+        total = tf.add_n(list(losses.values()))
+    assert all(loss.shape == [] and loss.dtype == tf.float32 for loss in losses.values())
+    variables = [v for group in method.param_groups() for v in group.variables]
+    missing = [v.name for v, g in zip(variables, tape.gradient(total, variables)) if g is None]
+    assert missing == []
+
+
+@pytest.mark.parametrize("name, weakly", REGIMES)
+def test_no_loss_depends_on_hidden_labels(name, weakly):
+    method, config = make_method(name, weakly=weakly)
+    batch = random_batch(METHODS[name], config)
+    hidden = [stream for stream in batch.values() if "hidden_label" in stream]
+    if not hidden:
+        pytest.skip("this method hides no labels")
+    initial = {v.ref(): v.numpy() for v in method.variables}
+
+    def measure():
+        for variable in method.variables:
+            variable.assign(initial[variable.ref()])
+        monitors = Monitors()
+        losses = method.losses(batch, tf.constant(0, tf.int64), tf.constant([1, 2]), monitors)
+        return {name: loss.numpy() for name, loss in losses.items()}, summarise(monitors.sums)[0]
+
+    losses, figures = measure()
+    for stream in hidden:
+        stream["hidden_label"] = (stream["hidden_label"] + 1) % SPEC.num_classes
+    again, other_figures = measure()
+    assert losses == again
+    assert figures != other_figures
+
+
+@pytest.mark.parametrize("name, weakly", REGIMES)
+def test_saving_and_restoring_changes_no_step(name, weakly, tmp_path):
+    config = TrainConfig(method=name, weakly=weakly, train_batch_size=4)
+    batch = random_batch(METHODS[name], config)
+    trainer = make_trainer(one_replica(), batch, name, weakly=weakly)
+    trainer.train(2)
+    store = checkpoint.Store(str(tmp_path), trainer.method.networks(), trainer.state(), 1, True)
+    store.save(2)
+    trainer.train(1)
+    other = make_trainer(one_replica(), batch, name, weakly=weakly, seed=0)
+    checkpoint.Store(str(tmp_path), other.method.networks(), other.state(), 1, True).restore()
+    other.train(1)
+    expected = values(trainer.method.model.variables)
+    for variable, value in values(other.method.model.variables).items():
+        np.testing.assert_array_equal(value, expected[variable], err_msg=variable)
+
+
+def test_the_hidden_stream_names_its_directory():
+    streams = METHODS["pseudoseg"].streams(
+        DataConfig(dataset_dir="a", dataset_dir_cls="b"), TrainConfig()
+    )
+    assert streams["unlabelled"].dataset_dir == "b" and streams["labelled"].dataset_dir is None
+    assert dataclasses.replace(streams["unlabelled"], dataset_dir=None) == Stream(
+        split="train_aug", batch_size=64, views=("weak", "strong"), labels="hidden"
+    )
