@@ -5,6 +5,11 @@ import tfseg  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 import pytest
 import tensorflow as tf
 
+from tests.programs import run
+
+# Side of the scenes of `records`, pixels.
+RECORD_SIZE = 33
+
 
 def pytest_configure(config):
     cpu = tf.config.list_physical_devices("CPU")[0]
@@ -19,3 +24,18 @@ def two_replicas():
     the same start, and a second strategy would meet the first one's shapes under its numbers.
     """
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+@pytest.fixture(scope="session")
+def records(tmp_path_factory):
+    """Records of a few small scenes of digits: 8 of train, 16 of train_aug, 7 of val."""
+    folder = tmp_path_factory.mktemp("cli") / "records"
+    run(
+        "tfrecords_tools/build_digits.py",
+        f"--output_dir={folder}",
+        f"--image_size={RECORD_SIZE}",
+        "--num_train=8",
+        "--num_train_aug=16",
+        "--num_val=7",
+    )
+    return folder

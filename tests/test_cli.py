@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conftest import RECORD_SIZE
 from tests.programs import ROOT, assert_user_error, run, start
 from tfseg import checkpoint
 from tfseg.data import framing, tfexample
 
 pytestmark = pytest.mark.slow
 
-SIZE = 33
+SIZE = RECORD_SIZE
 NETWORK = (
     "--model_variant=mobilenet_v2",
     "--depth_multiplier=0.25",
@@ -27,20 +28,6 @@ NETWORK = (
     "--train_batch_size=4",
     "--num_clones=1",
 )
-
-
-@pytest.fixture(scope="module")
-def records(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cli") / "records"
-    run(
-        "tfrecords_tools/build_digits.py",
-        f"--output_dir={folder}",
-        f"--image_size={SIZE}",
-        "--num_train=8",
-        "--num_train_aug=16",
-        "--num_val=7",
-    )
-    return folder
 
 
 def train(records, logdir, *extra, **options):

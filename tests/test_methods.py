@@ -1,4 +1,4 @@
-"""The contract of every method, on two replicas: losses, gradients, groups, hidden labels, resume."""
+"""The contract of every method: losses, gradients, groups, hidden labels, two replicas, resume."""
 
 import dataclasses
 

@@ -296,4 +296,16 @@ def _assert_equal_steps(two_replicas, tolerance, names=None, **options):
     ids=str,
 )
 def test_two_replicas_equal_one_with_synchronised_statistics(two_replicas, options):
-    _assert_equal_steps(two_replicas, 2e-4, **options)
+    _assert_equal_steps(two_replicas, 1e-5, **options)
+
+
+@pytest.mark.slow
+def test_two_replicas_equal_one_with_xception_65(two_replicas):
+    model = {"model_variant": "xception_65", "aspp_convs_filters": 256, "decoder_filters": 256}
+    heads = ("logits/", "xception_65/logits", "pixel_normalization", "hyper_column")
+    _assert_equal_steps(two_replicas, 1e-3, names=heads, model=model)
+
+
+def test_without_synchronised_statistics_two_replicas_differ(two_replicas):
+    with pytest.raises(AssertionError):
+        _assert_equal_steps(two_replicas, 1e-3, model={"sync_batch_norm": False})

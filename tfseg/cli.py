@@ -255,7 +255,9 @@ def _train(argv: list[str]) -> int:
                 images_per_step=config.train_batch_size * len(streams),
                 describe_batch=data.describe_batch,
                 write_panels=(
-                    data.panel_writer(method, spec) if config.save_summaries_images else None
+                    data.panel_writer(method, spec, is_chief)
+                    if config.save_summaries_images
+                    else None
                 ),
                 start_at=start_at,
                 is_chief=is_chief,
@@ -353,8 +355,11 @@ class TrainingData:
             parts.append(f"{name}: {', '.join(source.index.ids[numbers])}")
         return "; ".join(parts)
 
-    def panel_writer(self, method: Any, spec: Any, max_images: int = 4) -> Any:
-        """Returns a function that writes image panels of always the same batch at a step."""
+    def panel_writer(self, method: Any, spec: Any, is_chief: bool, max_images: int = 4) -> Any:
+        """Returns a function that makes image panels of always the same batch at a step.
+
+        All workers make them, for they read variables together; the chief writes them.
+        """
         import tensorflow as tf
 
         from tfseg import visualization
@@ -363,11 +368,12 @@ class TrainingData:
         batch = next(iter(self._dataset(0, pipeline.Slice())))
         batch = tf.nest.map_structure(lambda x: x[:max_images], batch)
         predict = tf.function(method.panels)
-        writer = tf.summary.create_file_writer(self._config.train_logdir)
+        logdir = self._config.train_logdir
+        writer = tf.summary.create_file_writer(logdir) if is_chief else None
 
         def write(step: int) -> None:
             panels = {name: value.numpy() for name, value in predict(batch).items()}
-            if not panels:
+            if not panels or writer is None:
                 return
             rows = [visualization.panel(row, spec) for row in zip(*panels.values())]
             with writer.as_default(step=step):

@@ -3,6 +3,8 @@
 import signal
 from types import FrameType
 
+from tfseg.training.agreement import Agreement
+
 
 class Stopped(Exception):
     """Raised between two steps once a signal has come; carries its number."""
@@ -46,7 +48,10 @@ class Interruption:
             f"\n{signal.Signals(signum).name} received: finishing the step and saving.", flush=True
         )
 
-    def check(self) -> None:
-        """Raises `Stopped` if a signal has come."""
-        if self._received is not None:
-            raise Stopped(self._received)
+    def check(self, agreement: Agreement | None = None) -> None:
+        """Raises `Stopped` if a signal has come, here or to another worker."""
+        signum = self._received or 0
+        if agreement is not None:
+            signum = agreement.largest(signum)
+        if signum:
+            raise Stopped(signum)

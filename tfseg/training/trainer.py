@@ -25,6 +25,7 @@ from tfseg.errors import UserError
 from tfseg.methods.base import Method, ParamGroup
 from tfseg.monitors import Monitors, summarise
 from tfseg.training import memory
+from tfseg.training.agreement import Agreement
 from tfseg.training.interruption import Interruption, Stopped
 from tfseg.training.optimizers import make_optimizer
 from tfseg.training.progress import Progress
@@ -88,6 +89,7 @@ class Trainer:
         self.method, self.strategy, self.config = method, strategy, config
         self.iterator = iterator
         self.ema = ema
+        self.agreement = Agreement(strategy)
         self._interruption = interruption
         self._scaled = mixed_precision == "float16"
         with strategy.scope():
@@ -265,7 +267,7 @@ class Trainer:
         for _ in range(num_steps):
             self._pending.append(self.step_function(self.iterator))
             if self._interruption is not None:
-                self._interruption.check()
+                self._interruption.check(self.agreement)
         return self.since_last_look()
 
     def since_last_look(self) -> Interval:
@@ -416,10 +418,11 @@ def run(
         with Profile(config.profile_logdir):
             while trainer.step < config.training_number_of_steps:
                 report(trainer.train(_steps_to_next_event(config, trainer.step)))
-                if write_panels and time.monotonic() - last_panels > config.save_summaries_secs:
+                due = time.monotonic() - last_panels > config.save_summaries_secs
+                if write_panels and trainer.agreement.any(due):
                     write_panels(trainer.step)
                     last_panels = time.monotonic()
-                if saver.is_due(trainer.step):
+                if trainer.agreement.any(saver.is_due(trainer.step)):
                     saver.save(trainer.step)
     except Stopped as stopped:
         report(trainer.since_last_look())

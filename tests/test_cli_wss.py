@@ -1,0 +1,296 @@
+"""train_wss.py in processes of its own: regimes, resuming, several workers, bad input."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+
+import numpy as np
+import pytest
+
+from tests.programs import ROOT, assert_user_error, command, environment, run, start
+from tests.test_cli import (
+    NETWORK,
+    SIZE,
+    assert_same_weights,
+    final_values,
+    log_of,
+    losses,
+    wait_for_steps,
+)
+from tfseg import checkpoint
+
+pytestmark = pytest.mark.slow
+
+WSS = (
+    "train_wss.py",
+    *NETWORK,
+    "--train_split=train",
+    "--train_split_cls=train_aug",
+    "--decoder_output_stride=4",
+    "--aspp_convs_filters=16",
+    "--decoder_filters=16",
+    "--log_steps=1",
+    "--save_summaries_images=false",
+)
+
+
+def arguments(records, logdir, *extra, steps=2):
+    return (
+        *WSS,
+        f"--dataset_dir={records}",
+        f"--train_logdir={logdir}",
+        f"--training_number_of_steps={steps}",
+        *extra,
+    )
+
+
+# Regimes ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(records, tmp_path_factory):
+    logdir = tmp_path_factory.mktemp("wss") / "run"
+    run(*arguments(records, logdir, "--weakly=true", "--save_summaries_images=true"))
+    return logdir
+
+
+def test_a_run_keeps_losses_monitors_and_the_methods_settings(trained):
+    entry = log_of(trained)[-1]
+    assert {"segmentation", "sgc", "classification", "consistency", "l2"} <= set(entry)
+    assert {"fused_miou", "decoder_accuracy", "pseudo_label_coverage"} <= set(entry["monitors"])
+    record = json.loads((trained / "config.json").read_text())
+    assert record["train"]["method"] == "pseudoseg" and record["train"]["weakly"]
+    assert record["method"]["att_strides"] == [15, 16] and record["method"]["temperature"] == 0.5
+
+
+def test_evaluation_and_pictures_of_the_deployable_network(records, trained, tmp_path):
+    shared = (f"--checkpoint_dir={trained}", f"--dataset_dir={records}")
+    run(
+        "eval.py",
+        *shared,
+        f"--eval_logdir={tmp_path / 'eval'}",
+        f"--eval_crop_size={SIZE},{SIZE}",
+        "--max_number_of_evaluations=1",
+        "--weakly",
+    )
+    assert json.loads((tmp_path / "eval" / "metrics.json").read_text())["num_images"] == 7
+    run("vis.py", *shared, f"--vis_logdir={tmp_path / 'vis'}", f"--vis_crop_size={SIZE},{SIZE}")
+    assert (tmp_path / "vis" / "index.html").exists()
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ("--separate_passes", "--gradient_accumulation_steps=2", "--mixed_precision=bfloat16"),
+        ("--mixed_precision=float16", "--image_label_source=crop", "--weakly"),
+        ("--strategy=mirrored", "--clone_on_cpu", "--num_clones=2", "--sync_batch_norm"),
+        ("--ema_decay=0.9", "--deterministic", "--hard_example_mining_step=4"),
+    ],
+    ids=lambda extra: " ".join(extra),
+)
+def test_it_works_with(records, tmp_path, extra):
+    run(*arguments(records, tmp_path, *extra))
+    assert all(np.isfinite(loss) for _, loss in losses(tmp_path))
+    assert checkpoint.step_of(checkpoint.newest(str(tmp_path))) == 2
+
+
+def test_jit_compiled_steps_give_the_same_losses(records, tmp_path):
+    off = ("--aspp_dropout_rate=0", "--classifier_dropout_rate=0")
+    run(*arguments(records, tmp_path / "jit", "--jit_compile", *off))
+    run(*arguments(records, tmp_path / "plain", *off))
+    compiled, plain = (np.array(losses(tmp_path / name)) for name in ("jit", "plain"))
+    np.testing.assert_allclose(compiled, plain, rtol=1e-3)
+
+
+# Repeating and resuming -------------------------------------------------------------------------
+
+
+def long_run(records, logdir):
+    extra = ("--deterministic", "--weakly", "--save_interval_steps=4")
+    return arguments(records, logdir, *extra, steps=24)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(records, tmp_path_factory):
+    logdir = tmp_path_factory.mktemp("whole") / "run"
+    run(*long_run(records, logdir))
+    return logdir
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_run_reaches_the_same_weights(records, uninterrupted, tmp_path, signum):
+    logdir = tmp_path / "run"
+    process = start(*long_run(records, logdir), log=tmp_path / "log")
+    wait_for_steps(logdir, process, 10)
+    process.send_signal(signum)
+    code = process.wait(timeout=100)
+    assert code == (-signal.SIGKILL if signum == signal.SIGKILL else 128 + signum)
+    saved = checkpoint.step_of(checkpoint.newest(str(logdir)))
+    assert 4 <= saved < 24
+    assert f"(step {saved})" in run(*long_run(records, logdir)).stdout
+    assert_same_weights(uninterrupted, logdir)
+    whole, resumed = ([drop_speed(e) for e in log_of(d)] for d in (uninterrupted, logdir))
+    assert whole == resumed
+
+
+def drop_speed(entry):
+    return {name: value for name, value in entry.items() if name != "images_per_second"}
+
+
+def test_a_damaged_checkpoint_falls_back_and_goes_on_alike(records, uninterrupted, tmp_path):
+    logdir = tmp_path / "run"
+    run(*long_run(records, logdir))
+    newest = checkpoint.newest(str(logdir))
+    path = next(
+        p for p in logdir.iterdir() if p.name.startswith(os.path.basename(newest) + ".data")
+    )
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert "(step 20)" in run(*long_run(records, logdir)).stdout
+    assert_same_weights(uninterrupted, logdir)
+
+
+# Several workers --------------------------------------------------------------------------------
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("localhost", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def start_workers(logdirs, *program):
+    """Starts one process per log directory as the workers of one cluster."""
+    addresses = [f"localhost:{port}" for port in free_ports(len(logdirs))]
+    processes = []
+    for index, logdir in enumerate(logdirs):
+        cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        processes.append(
+            subprocess.Popen(
+                command(*program, "--strategy=multi_worker", f"--train_logdir={logdir}"),
+                cwd=ROOT,
+                env={**environment(), "TF_CONFIG": json.dumps(cluster)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    return processes
+
+
+EQUAL = (
+    "--sync_batch_norm",
+    "--aspp_dropout_rate=0",
+    "--classifier_dropout_rate=0",
+    "--save_summaries_images=true",
+)
+
+
+def assert_close_weights(first, second, tolerance):
+    one, two = final_values(first), final_values(second)
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        if name.startswith("networks/"):
+            scale = max(np.abs(value).max(), 1e-2)
+            np.testing.assert_allclose(
+                two[name], value, rtol=0, atol=tolerance * scale, err_msg=name
+            )
+
+
+def test_two_workers_agree_with_one_process(records, tmp_path):
+    program = arguments(records, tmp_path / "unused", *EQUAL)
+    workers = start_workers([tmp_path / "two"] * 2, *program)
+    outputs = [worker.communicate(timeout=280)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], outputs
+    assert "2 replica(s)" in outputs[0]
+    replicas = ("--strategy=mirrored", "--clone_on_cpu", "--num_clones=2")
+    run(*arguments(records, tmp_path / "replicas", *EQUAL, *replicas))
+    run(*arguments(records, tmp_path / "one", *EQUAL))
+    two, mirrored, one = (losses(tmp_path / name) for name in ("two", "replicas", "one"))
+    np.testing.assert_allclose(two, mirrored, rtol=1e-5)
+    assert_close_weights(tmp_path / "two", tmp_path / "replicas", 1e-5)
+    # With one replica sums are rounded otherwise. The first loss shows that nothing else differs;
+    # 36 samples in each of the last batch norms amplify it in the gradients.
+    np.testing.assert_allclose(two[0], one[0], rtol=1e-5)
+    np.testing.assert_allclose(two[1], one[1], rtol=0.03)
+
+
+def test_a_signal_to_one_worker_saves_and_stops_both(records, tmp_path):
+    program = arguments(records, tmp_path / "unused", "--save_interval_steps=4", steps=400)
+    workers = start_workers([tmp_path / "run"] * 2, *program)
+    wait_for_steps(tmp_path / "run", workers[0], 5)
+    workers[1].send_signal(signal.SIGTERM)
+    outputs = [worker.communicate(timeout=200)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [143, 143], outputs
+    assert "run the same command again" in outputs[0]
+    saved = checkpoint.step_of(checkpoint.newest(str(tmp_path / "run")))
+    assert saved == log_of(tmp_path / "run")[-1]["step"]
+
+
+# Bad input --------------------------------------------------------------------------------------
+
+
+def test_weakly_without_image_level_labels(records, tmp_path):
+    from tests.small_split import make_images, write_split
+
+    images, labels = make_images(sizes=((SIZE, SIZE),) * 4)
+    write_split(tmp_path / "data", images, labels, split="train")
+    write_split(tmp_path / "data", images, [None] * 4, split="train_aug")
+    result = run(*arguments(tmp_path / "data", tmp_path / "run", "--weakly"), check=False)
+    assert_user_error(result, "train_aug", "image-level labels", "leave out --weakly")
+
+
+def test_splits_of_different_classes(records, tmp_path):
+    other = tmp_path / "other"
+    run(
+        "tfrecords_tools/build_digits.py",
+        f"--output_dir={other}",
+        "--num_train=2",
+        "--num_train_aug=2",
+        "--num_val=1",
+        f"--image_size={SIZE}",
+    )
+    content = json.loads((other / "dataset.json").read_text())
+    content["class_names"][3] = "three"
+    (other / "dataset.json").write_text(json.dumps(content))
+    result = run(*arguments(records, tmp_path / "run", f"--dataset_dir_cls={other}"), check=False)
+    assert_user_error(result, "different classes", "--dataset_dir_cls", "three")
+
+
+@pytest.mark.parametrize(
+    "extra, words",
+    [
+        (("--att_strides=15,17",), ("--att_strides", "17", "16")),
+        (
+            ("--train_batch_size=3", "--strategy=mirrored", "--clone_on_cpu", "--num_clones=2"),
+            ("--train_batch_size", "multiple of 2"),
+        ),
+        (("--method=supervised", "--temperature=0.3"), ("--temperature", "pseudoseg")),
+        (("--temperature=0",), ("--temperature",)),
+        (("--att_strides=a,b",), ("--att_strides", "numbers")),
+        (("--train_split_cls=nothing",), ("nothing", "train_aug")),
+        (("--method=pseudosegg",), ("--method", "pseudoseg")),
+    ],
+    ids=lambda x: " ".join(x),
+)
+def test_wrong_input(records, tmp_path, extra, words):
+    result = run(*arguments(records, tmp_path, *extra), check=False)
+    assert_user_error(result, *words)
+
+
+def test_a_flag_of_another_method_in_the_supervised_program(records, tmp_path):
+    result = run(
+        "train_sup.py",
+        f"--dataset_dir={records}",
+        f"--train_logdir={tmp_path}",
+        "--unlabeled_weight=2",
+        check=False,
+    )
+    assert_user_error(result, "--unlabeled_weight", "--method=supervised", "train_wss.py")
