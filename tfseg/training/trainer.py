@@ -306,8 +306,9 @@ class Trainer:
         return Interval(losses, *summarise(sums))
 
     def current_learning_rate(self) -> float:
-        """Returns the rate of the first group at the coming step."""
-        optimizer = self.optimizers[0]
+        """Returns the rate at the coming step, of the group that learns fastest."""
+        fastest = max(range(len(self.groups)), key=lambda i: self.groups[i].lr_multiplier)
+        optimizer = self.optimizers[fastest]
         inner = getattr(optimizer, "inner_optimizer", optimizer)
         rate = getattr(inner, "_learning_rate", None)
         if rate is None:
