@@ -98,7 +98,7 @@ def make_step(arguments: argparse.Namespace):
     )
 
     def step() -> None:
-        losses = trainer.step_function(trainer.iterator)
+        losses = trainer.step_function(trainer.iterator)["losses"]
         for value in losses.values():
             value.numpy()
 

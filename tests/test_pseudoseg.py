@@ -102,6 +102,13 @@ def test_the_weight_scales_the_consistency_loss():
     assert half["consistency"] == pytest.approx(full["consistency"] / 2, rel=1e-6)
 
 
+def test_the_weight_can_rise_from_0():
+    settings = {"unlabeled_ramp_up_steps": 10}
+    at = {step: measure(settings=settings, step=step)[0]["consistency"] for step in (0, 5, 10, 99)}
+    assert at[0] == 0.0
+    assert at[5] == pytest.approx(at[10] / 2) and at[10] == pytest.approx(at[99])
+
+
 def test_image_labels_of_the_second_split_matter_only_when_weakly():
     batch = batch_for(weakly=True)
     other = {**batch, "unlabelled": dict(batch["unlabelled"])}

@@ -49,6 +49,11 @@ class PseudoSegConfig:
         "count.",
     )
     unlabeled_weight: float = option(1.0, "Weight of the consistency loss.")
+    unlabeled_ramp_up_steps: int = option(
+        0,
+        "Steps over which that weight rises linearly from 0; for short runs, whose first pseudo "
+        "labels are all background. Published: 0.",
+    )
     cls_with_cls: bool = option(
         True,
         "With --weakly: the classifier learns from the second split; false: from the labelled one.",

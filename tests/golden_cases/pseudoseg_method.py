@@ -127,9 +127,9 @@ class Recorded(PseudoSeg):
         self.seen.setdefault("logits_seg", logits)
         return super()._cross_entropy(logits, *arguments)
 
-    def _consistency(self, pseudo, logits, valid):
+    def _consistency(self, pseudo, logits, *arguments):
         self.seen["logits_strong"] = logits
-        return super()._consistency(pseudo, logits, valid)
+        return super()._consistency(pseudo, logits, *arguments)
 
 
 def batch_of(arrays, *, with_image_label: bool) -> dict:

@@ -182,7 +182,7 @@ class PseudoSeg(Method):
         strong = self.model(
             unlabelled["image_strong"], training=True, dropout_seed=_seed(seed, _STRONG)
         )["logits"]
-        result["consistency"] = self._consistency(pseudo, strong, unlabelled["valid"])
+        result["consistency"] = self._consistency(pseudo, strong, unlabelled["valid"], step)
         self._monitor(monitors, pseudo, strong, unlabelled)
         result |= self._labelled_losses(batch["labelled"], step, seed)
         return result
@@ -394,12 +394,17 @@ class PseudoSeg(Method):
         logits = self.model.classify(ends, training=True, dropout_seed=seed)
         return loss_ops.multi_label_loss(logits, image_label)
 
-    def _consistency(self, pseudo: PseudoLabel, logits: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        threshold = self.settings.pseudo_label_threshold
+    def _consistency(
+        self, pseudo: PseudoLabel, logits: tf.Tensor, valid: tf.Tensor, step: tf.Tensor
+    ) -> tf.Tensor:
+        settings = self.settings
         confident = None
-        if threshold > 0.0:
-            confident = tf.cast(pseudo.confidence >= threshold, tf.float32)
-        return self.settings.unlabeled_weight * loss_ops.consistency_loss(
+        if settings.pseudo_label_threshold > 0.0:
+            confident = tf.cast(pseudo.confidence >= settings.pseudo_label_threshold, tf.float32)
+        weight = settings.unlabeled_weight
+        if settings.unlabeled_ramp_up_steps > 0:
+            weight *= tf.minimum(1.0, tf.cast(step, tf.float32) / settings.unlabeled_ramp_up_steps)
+        return weight * loss_ops.consistency_loss(
             pseudo.target,
             logits,
             _at(valid, logits)[..., 0],

@@ -1,0 +1,134 @@
+"""Times a PseudoSeg step as a multiple of a supervised step, all in one process.
+
+    python benchmarks/method_cost.py --backbone=xception_65 --crop=257 --batch=2 --steps=5
+
+The variants take turns, so that all see the same machine. Each is a whole step (forward, backward,
+update) on a fixed batch, as the trainer makes it. Ideal cost of the shared passes: a supervised
+step is a forward pass and a backward pass of twice its work, 3; unlabelled images add the strong
+view, 3, and the weak one without gradient, 1: 7/3. With image-level labels the weak backbone has
+a gradient too: 9/3.
+"""
+
+import argparse
+import statistics
+import time
+
+import tfseg  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
+
+import numpy as np
+import tensorflow as tf
+
+from tfseg.config import DataConfig, ModelConfig, TrainConfig
+from tfseg.data.specs import DATASETS
+from tfseg.method_config import METHOD_CONFIGS
+from tfseg.methods import METHODS
+from tfseg.models import BACKBONES, build_model
+from tfseg.training.trainer import Trainer
+
+SPEC = DATASETS["pascal_voc_seg"]
+# (name, method, --weakly, --separate_passes)
+VARIANTS = (
+    ("supervised", "supervised", False, False),
+    ("pseudoseg, unlabelled", "pseudoseg", False, False),
+    ("pseudoseg, unlabelled, separate passes", "pseudoseg", False, True),
+    ("pseudoseg, weakly", "pseudoseg", True, False),
+    ("pseudoseg, weakly, separate passes", "pseudoseg", True, True),
+)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--backbone", default="xception_65", choices=list(BACKBONES))
+    parser.add_argument("--crop", type=int, default=257, help="pixels, both sides")
+    parser.add_argument("--batch", type=int, default=2, help="images of each stream")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps of each variant")
+    return parser.parse_args()
+
+
+def _batch(method, config: TrainConfig, crop: int) -> dict[str, dict[str, tf.Tensor]]:
+    """Returns random images and labels in the shape that the method's streams ask for."""
+    rng = np.random.default_rng(0)
+    size = (config.train_batch_size, crop, crop)
+    batch = {}
+    for name, stream in METHODS[method].streams(DataConfig(dataset_dir="none"), config).items():
+        image = tf.constant(rng.uniform(0, 255, (*size, 3)), tf.float32)
+        label = tf.constant(rng.integers(0, SPEC.num_classes, size), tf.int32)
+        part = {"image": image, "valid": tf.ones(size), "label": label, "hidden_label": label}
+        part["has_label"] = tf.ones(size[:1], tf.bool)
+        if "strong" in stream.views:
+            part["image_strong"] = image
+        if stream.image_labels != "none":
+            part["image_label"] = tf.ones([size[0], SPEC.num_image_classes])
+        batch[name] = part
+    return batch
+
+
+def make_step(arguments: argparse.Namespace, method: str, weakly: bool, separate: bool):
+    """Returns a function that does one step of a fresh run."""
+    config = TrainConfig(
+        method=method, weakly=weakly, train_batch_size=arguments.batch, num_clones=1
+    )
+    settings = {"separate_passes": separate} if method == "pseudoseg" else {}
+
+    def build(name="model", *, with_classifier=False):
+        model_config = ModelConfig(
+            model_variant=arguments.backbone,
+            atrous_rates=(6, 12, 18),
+            decoder_output_stride=(4,),
+        )
+        return build_model(
+            model_config,
+            num_classes=SPEC.num_classes,
+            num_image_classes=SPEC.num_image_classes,
+            crop_size=(arguments.crop, arguments.crop),
+            name=name,
+            seed=0,
+            with_classifier=with_classifier,
+        )
+
+    dataset = tf.data.Dataset.from_tensors(_batch(method, config, arguments.crop)).repeat()
+    trainer = Trainer(
+        method=METHODS[method](
+            build_model=build,
+            spec=SPEC,
+            config=config,
+            settings=METHOD_CONFIGS[method](**settings),
+        ),
+        strategy=tf.distribute.get_strategy(),
+        config=config,
+        iterator=iter(dataset),
+    )
+
+    def step() -> None:
+        losses = trainer.step_function(trainer.iterator)["losses"]
+        next(iter(losses.values())).numpy()
+
+    return step
+
+
+def main() -> None:
+    arguments = _arguments()
+    steps = {}
+    for name, method, weakly, separate in VARIANTS:
+        steps[name] = make_step(arguments, method, weakly, separate)
+        steps[name]()  # Tracing.
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(arguments.steps):
+        for name, step in steps.items():
+            started = time.perf_counter()
+            step()
+            times[name].append(time.perf_counter() - started)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    print(
+        f"{arguments.backbone}, crop {arguments.crop}, batch {arguments.batch} of each stream, "
+        f"median of {arguments.steps} steps"
+    )
+    for name, seconds in medians.items():
+        ratio = seconds / medians["supervised"]
+        print(f"{name:<40} {seconds:7.3f} s/step   {ratio:5.2f} x supervised")
+
+
+if __name__ == "__main__":
+    main()
