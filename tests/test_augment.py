@@ -282,3 +282,32 @@ def test_image_labels_of_a_crop_are_the_classes_in_it(ignore, expected):
     np.testing.assert_array_equal(actual, expected)
     with_class_0 = augment.image_label_of(label, num_classes=5, first_class=0, ignore_label=ignore)
     np.testing.assert_array_equal(with_class_0, [1, *expected])
+
+
+def test_flips_and_jitter_can_be_turned_down():
+    for i in range(20):
+        seed, size = tf.constant([i, 7]), tf.constant([40, 40])
+        options = {"crop_size": (33, 33), "scales": SCALES}
+        usual = augment.draw(seed, size, **options)
+        assert not augment.draw(seed, size, flip_probability=0.0, **options).flip
+        assert augment.draw(seed, size, flip_probability=1.0, **options).flip
+        half = augment.draw(seed, size, jitter_strength=0.5, **options)
+        np.testing.assert_allclose(half.brightness, usual.brightness / 2, rtol=1e-6)
+        np.testing.assert_allclose(half.contrast - 1, (usual.contrast - 1) / 2, atol=1e-6)
+        np.testing.assert_allclose(half.saturation - 1, (usual.saturation - 1) / 2, atol=1e-6)
+        np.testing.assert_allclose(half.hue, usual.hue / 2, rtol=1e-6)
+
+
+def test_without_cut_out_only_colours_differ():
+    image = tf.fill([33, 33, 3], 100.0)
+    draws = augment.draw(
+        tf.constant([1, 2]), tf.constant([33, 33]), crop_size=(33, 33), scales=SCALES
+    )
+    options = {"crop_size": (33, 33), "mean_pixel": (0.0, 0.0, 0.0), "ignore_label": 255}
+    label = tf.ones([33, 33], tf.int32)
+    whole = augment.training_views(image, label, draws, strong=True, cutout_half_size=0, **options)
+    plain = augment.training_views(image, label, draws, **options)
+    np.testing.assert_array_equal(whole["valid"], plain["valid"])
+    np.testing.assert_array_equal(whole["label"], plain["label"])
+    holed = augment.training_views(image, label, draws, strong=True, cutout_half_size=5, **options)
+    assert float(tf.reduce_sum(whole["valid"] - holed["valid"])) >= 25

@@ -84,7 +84,7 @@ def _clutter(rng: np.random.Generator, side: int) -> Image.Image:
     """Returns a background: texture with shapes and strokes that are no digits."""
     image = Image.fromarray(_texture(rng, side).astype(np.uint8))
     draw = ImageDraw.Draw(image)
-    for _ in range(rng.integers(2, 6)):
+    for _ in range(rng.integers(0, 3)):
         x, y = rng.integers(-side // 8, side, 2)
         w, h = rng.integers(side // 12, side // 3, 2)
         box = (int(x), int(y), int(x + w), int(y + h))
@@ -94,7 +94,7 @@ def _clutter(rng: np.random.Generator, side: int) -> Image.Image:
             draw.polygon(points, fill=_color(rng))
         else:
             getattr(draw, shape)(box, fill=_color(rng))
-    for _ in range(rng.integers(3, 8)):
+    for _ in range(rng.integers(0, 3)):
         start = rng.integers(0, side, 2)
         end = start + rng.integers(-side // 4, side // 4 + 1, 2)
         width = int(rng.integers(1, max(2, side // 24) + 1))

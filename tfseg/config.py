@@ -204,6 +204,11 @@ class DataConfig:
     flip_probability: float = option(
         0.5, "Probability of mirroring left and right; 0 where left and right matter."
     )
+    jitter_strength: float = option(
+        1.0,
+        "Factor on the ranges of the strong view's colour jitter, 0 to 1; 1: as published "
+        "(brightness and contrast 0.5, saturation 0.5, hue 0.25).",
+    )
     cutout_half_size: int = option(
         50,
         "Half the side, in pixels, of the square cut out of strong views; made for crops of 513, "

@@ -91,6 +91,7 @@ def draw(
     scales: np.ndarray | None,
     scale_range: tuple[float, float] = (0.5, 2.0),
     flip_probability: float = 0.5,
+    jitter_strength: float = 1.0,
 ) -> Draws:
     """Makes the draws of one example.
 
@@ -101,6 +102,7 @@ def draw(
       scales: of `scale_factors`.
       scale_range: limits where `scales` is None.
       flip_probability: of mirroring left and right.
+      jitter_strength: factor on the ranges of the colour jitter, in [0, 1].
 
     Returns:
       Draws; the crop lies within the scaled and padded image.
@@ -115,10 +117,10 @@ def draw(
         scale=scale,
         crop_offset=_uniform_integer(u[1:3], padded - tf.constant(crop_size, tf.int32) + 1),
         flip=u[3] <= flip_probability,
-        brightness=(2.0 * u[4] - 1.0) * _BRIGHTNESS_DELTA,
-        contrast=1.0 + (2.0 * u[5] - 1.0) * _CONTRAST_DELTA,
-        saturation=1.0 + (2.0 * u[6] - 1.0) * _SATURATION_DELTA,
-        hue=(2.0 * u[7] - 1.0) * _HUE_DELTA,
+        brightness=(2.0 * u[4] - 1.0) * (jitter_strength * _BRIGHTNESS_DELTA),
+        contrast=1.0 + (2.0 * u[5] - 1.0) * (jitter_strength * _CONTRAST_DELTA),
+        saturation=1.0 + (2.0 * u[6] - 1.0) * (jitter_strength * _SATURATION_DELTA),
+        hue=(2.0 * u[7] - 1.0) * (jitter_strength * _HUE_DELTA),
         jitter_order=tf.argsort(u[8:12]),
         cutout_center=_uniform_integer(u[12:14], tf.constant(crop_size, tf.int32)),
     )

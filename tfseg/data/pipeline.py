@@ -500,6 +500,7 @@ def _training_example(source: Source, stream: Stream, config: DataConfig, settin
             scales=scales,
             scale_range=(config.min_scale_factor, config.max_scale_factor),
             flip_probability=config.flip_probability,
+            jitter_strength=config.jitter_strength,
         )
         example = augment.training_views(
             image,
