@@ -72,7 +72,8 @@ def test_command_parses(line, tmp_path):
 )
 def test_flagfile_parses(path, tmp_path):
     (tmp_path / "parse.py").write_text(PARSE)
-    program = "train_wss.py" if "pseudoseg/" in str(path) else "train_sup.py"
+    is_pseudoseg = "pseudoseg" in str(path) and "supervised" not in path.name
+    program = "train_wss.py" if is_pseudoseg else "train_sup.py"
     result = subprocess.run(
         command(tmp_path / "parse.py", program, f"--flagfile={path}"),
         cwd=ROOT,

@@ -2,8 +2,8 @@
 
 python tfrecords_tools/build_digits.py --output_dir=records
 
-Several digits of random size, colour, tilt and place stand on cluttered backgrounds. 11 classes:
-background and the digits 0 to 9. Every record has a mask and image-level labels:
+Several digits of random size, colour, tilt and place stand on cluttered backgrounds. Classes:
+background and the digits 0 to --num_digits - 1. Every record has a mask and image-level labels:
 
 * `train`: few scenes, the labelled ones;
 * `train_aug`: many, those of `train` first; to methods that learn without masks the rest is
@@ -28,17 +28,26 @@ from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 
 FLAGS = flags.FLAGS
-SPEC = DatasetSpec(
-    name="digits",
-    class_names=("background", *map(str, range(10))),
-    palette=colormap.as_palette(colormap.pascal(11)),
-)
+
+
+def make_spec(num_digits: int) -> DatasetSpec:
+    """Returns the description of scenes that show the digits 0 to num_digits - 1."""
+    return DatasetSpec(
+        name="digits",
+        class_names=("background", *map(str, range(num_digits))),
+        palette=colormap.as_palette(colormap.pascal(num_digits + 1)),
+    )
+
+
 # Share of the digit samples kept for val.
 _VAL_SHARE = 0.25
 _TRAIN, _VAL = 0, 1
 # Digits are anti-aliased; a pixel belongs to one where it covers at least this much.
 _MASK_COVER = 0.45
 _SMALLEST_SCENE_PX = 33
+# Backgrounds are darker, ink is brighter, like chalk on a board: a network that starts from scratch
+# learns digits of any colour on any ground only in many thousand steps.
+_DARK, _BRIGHT = 130, 160
 
 
 def define_flags() -> None:
@@ -49,6 +58,7 @@ def define_flags() -> None:
         "num_train_aug", 512, "Scenes of split train_aug, those of train included."
     )
     flags.DEFINE_integer("num_val", 128, "Scenes of split val.")
+    flags.DEFINE_integer("num_digits", 10, "Digits that occur, from 0 on: 1 to 10.")
     flags.DEFINE_integer("seed", 0, "Seed of the scenes.")
     common.define_output_flags(num_shards=2)
 
@@ -71,13 +81,13 @@ def _texture(rng: np.random.Generator, side: int) -> np.ndarray:
     for cells, weight in ((3, 0.5), (9, 0.3), (24, 0.2)):
         noise = Image.fromarray(rng.random((cells, cells)).astype(np.float32))
         field += weight * np.asarray(noise.resize((side, side), Image.Resampling.BICUBIC))
-    colors = rng.integers(20, 236, (2, 1, 1, 3))
+    colors = rng.integers(0, _DARK, (2, 1, 1, 3))
     field = np.clip(field, 0, 1)[..., None]
     return colors[0] * field + colors[1] * (1 - field)
 
 
 def _color(rng: np.random.Generator) -> tuple[int, int, int]:
-    return tuple(int(x) for x in rng.integers(0, 256, 3))
+    return tuple(int(x) for x in rng.integers(0, _DARK, 3))
 
 
 def _clutter(rng: np.random.Generator, side: int) -> Image.Image:
@@ -122,13 +132,9 @@ def _digit_cover(rng: np.random.Generator, sample: np.ndarray, size: int) -> np.
     return cover[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def _ink(rng: np.random.Generator, background: np.ndarray) -> np.ndarray:
-    """Returns a colour that stands out from the mean of what it covers, [3] float."""
-    mean = background.reshape(-1, 3).mean(0)
-    color = rng.integers(0, 256, 3).astype(np.float64)
-    while np.abs(color - mean).sum() < 180:
-        color = rng.integers(0, 256, 3).astype(np.float64)
-    return color
+def _ink(rng: np.random.Generator) -> np.ndarray:
+    """Returns a bright colour, [3] float."""
+    return rng.integers(_BRIGHT, 256, 3).astype(np.float64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,12 +145,14 @@ class Composer:
       samples: per pool, [n, 8, 8] uint8 digits of 0 to 16.
       targets: per pool, [n] the digit written.
       image_size: side of a scene, pixels.
+      num_digits: digits 0 to num_digits - 1 are drawn.
       seed: of all scenes.
     """
 
     samples: tuple[np.ndarray, np.ndarray]
     targets: tuple[np.ndarray, np.ndarray]
     image_size: int
+    num_digits: int
     seed: int
 
     def compose(self, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
@@ -155,17 +163,20 @@ class Composer:
         label = np.zeros((side, side), np.uint8)
         taken = np.zeros((side, side), bool)
         # The first digit takes turns, so that few scenes hold every class.
-        digits = [scene.number % 10, *rng.integers(0, 10, rng.integers(1, 3))]
+        digits = [
+            scene.number % self.num_digits,
+            *rng.integers(0, self.num_digits, rng.integers(1, 3)),
+        ]
         for digit in digits:
             choice = rng.choice(np.flatnonzero(self.targets[scene.pool] == digit))
-            size = int(side * rng.uniform(0.4, 0.62))
+            size = int(side * rng.uniform(0.45, 0.7))
             cover = _digit_cover(rng, self.samples[scene.pool][choice], size)
             place = self._free_place(rng, cover.shape, taken)
             if place is None:
                 continue
             top, left = place
             window = np.s_[top : top + cover.shape[0], left : left + cover.shape[1]]
-            ink = _ink(rng, canvas[window]) + rng.normal(0, 8, 3)
+            ink = _ink(rng)
             canvas[window] += cover[..., None] * (ink - canvas[window])
             label[window][cover >= _MASK_COVER] = 1 + digit
             taken[window] = True
@@ -188,6 +199,7 @@ class Composer:
         return None
 
     def __call__(self, scene: Scene) -> writing.Encoded:
+        spec = make_spec(self.num_digits)
         image, label = self.compose(scene)
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, "JPEG", quality=92)
@@ -196,12 +208,12 @@ class Composer:
             buffer.getvalue(),
             label.shape,
             label,
-            image_labels=common.classes_in(label, SPEC),
-            spec=SPEC,
+            image_labels=common.classes_in(label, spec),
+            spec=spec,
         )
 
 
-def make_composer(*, image_size: int, seed: int) -> Composer:
+def make_composer(*, image_size: int, seed: int, num_digits: int = 10) -> Composer:
     """Divides scikit-learn's digits into a pool for training and one for val."""
     from sklearn.datasets import load_digits
 
@@ -214,6 +226,7 @@ def make_composer(*, image_size: int, seed: int) -> Composer:
         samples=tuple(samples[p] for p in pools),
         targets=tuple(targets[p] for p in pools),
         image_size=image_size,
+        num_digits=num_digits,
         seed=seed,
     )
 
@@ -225,6 +238,7 @@ def build(
     num_train: int = 96,
     num_train_aug: int = 512,
     num_val: int = 128,
+    num_digits: int = 10,
     seed: int = 0,
     num_shards: int = 2,
     num_workers: int = 1,
@@ -240,6 +254,10 @@ def build(
             where="--image_size",
             received=image_size,
         )
+    if not 1 <= num_digits <= 10:
+        raise UserError(
+            "There are ten digits.", where="--num_digits", received=num_digits, accepted="1 to 10"
+        )
     if not (0 < num_train <= num_train_aug and num_val > 0 and seed >= 0):
         raise UserError(
             "The numbers of scenes or the seed make no data set.",
@@ -254,9 +272,9 @@ def build(
     }
     return writing.write_splits(
         output_dir,
-        SPEC,
+        make_spec(num_digits),
         scenes,
-        make_composer(image_size=image_size, seed=seed),
+        make_composer(image_size=image_size, seed=seed, num_digits=num_digits),
         num_shards=num_shards,
         num_workers=num_workers,
     )
@@ -271,11 +289,12 @@ def main(argv: list[str]) -> None:
         num_train=FLAGS.num_train,
         num_train_aug=FLAGS.num_train_aug,
         num_val=FLAGS.num_val,
+        num_digits=FLAGS.num_digits,
         seed=FLAGS.seed,
         num_shards=FLAGS.num_shards,
         num_workers=FLAGS.num_workers,
     )
-    common.finish(reports, SPEC, FLAGS.output_dir, started)
+    common.finish(reports, make_spec(FLAGS.num_digits), FLAGS.output_dir, started)
 
 
 if __name__ == "__main__":
