@@ -32,17 +32,18 @@ def test_importing_prints_nothing():
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-def test_help_does_not_import_heavy_modules():
+@pytest.mark.parametrize("method", ["supervised", "pseudoseg"])
+def test_help_does_not_import_heavy_modules(method):
     code = (
-        "import sys; sys.argv = ['train_sup.py', '--help']\n"
+        "import sys; sys.argv = ['train.py', '--help']\n"
         "import atexit\n"
         "heavy = lambda: [m for m in ('tensorflow', 'official', 'keras_cv') if m in sys.modules]\n"
         "atexit.register(lambda: print('HEAVY', heavy()))\n"
-        "from tfseg import cli; cli.train(default_method='supervised')\n"
+        f"from tfseg import cli; cli.train(default_method='{method}')\n"
     )
     result = _python(code)
     assert result.stdout.rstrip().endswith("HEAVY []"), result.stdout[-500:] + result.stderr
-    assert "--train_crop_size" in result.stdout
+    assert "--train_crop_size" in result.stdout and "--att_strides" in result.stdout
 
 
 @pytest.mark.skipif(

@@ -5,8 +5,9 @@ import pytest
 from absl import flags as absl_flags
 
 from tfseg import flags
-from tfseg.config import ModelConfig, TrainConfig, option
+from tfseg.config import DataConfig, ModelConfig, TrainConfig, option
 from tfseg.errors import UserError
+from tfseg.method_config import METHOD_CONFIGS, PseudoSegConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,39 @@ def test_saved_values_fill_in_and_contradictions_are_refused(parse):
     assert flags.read(Toy, saved=saved, may_differ=("size",)).size == (4, 4)
 
 
-@pytest.mark.parametrize("cls", [ModelConfig, TrainConfig])
+@pytest.mark.parametrize("cls", [ModelConfig, DataConfig, TrainConfig, *METHOD_CONFIGS.values()])
 def test_every_field_has_help_that_ends_like_a_sentence(cls):
     for field in dataclasses.fields(cls):
         assert field.metadata["help"].endswith("."), field.name
+
+
+def read_settings(registry, method, *arguments):
+    flags.define_method_settings(METHOD_CONFIGS)
+    registry(["program", *arguments])
+    return flags.read_method_settings(METHOD_CONFIGS, method)
+
+
+def test_a_methods_settings_are_its_own_defaults_unless_given(parse):
+    settings = read_settings(
+        flags.FLAGS,
+        "pseudoseg",
+        "--att_strides=14,16",
+        "--temperature=0.3",
+        "--nosoft_pseudo_label",
+    )
+    assert settings == dataclasses.replace(
+        PseudoSegConfig(), att_strides=(14, 16), temperature=0.3, soft_pseudo_label=False
+    )
+
+
+def test_a_setting_of_another_method_is_refused(parse):
+    with pytest.raises(UserError, match="--temperature is no setting of --method=supervised"):
+        read_settings(flags.FLAGS, "supervised", "--temperature=0.3")
+
+
+def test_no_setting_of_a_method_shadows_one_of_the_run():
+    run = {
+        f.name for cls in (ModelConfig, DataConfig, TrainConfig) for f in dataclasses.fields(cls)
+    }
+    for cls in METHOD_CONFIGS.values():
+        assert not run & {f.name for f in dataclasses.fields(cls)}

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.small_split import SPEC, make_images, png, write_split
 from tfseg.config import DataConfig
-from tfseg.data import pipeline, records, tfexample
+from tfseg.data import pipeline, records, tfexample, specs
 from tfseg.data.framing import HEADER_BYTES, frame
 from tfseg.errors import UserError
 
@@ -246,6 +246,39 @@ def test_records_without_a_mask_are_ignored_where_labels_are_optional(tmp_path):
     np.testing.assert_array_equal(batch["has_label"], batch["index"] % 2 == 0)
     assert (batch["label"][~batch["has_label"]] == 255).all()
     assert (batch["label"][batch["has_label"]] != 255).any(axis=(1, 2)).all()
+
+
+def test_hidden_labels_have_another_name(tmp_path):
+    _, labels = make_images(SIZES)
+    write(str(tmp_path), labels=[None if i % 2 else x for i, x in enumerate(labels)])
+    streams = {
+        "shown": pipeline.Stream("train", COUNT, labels="optional"),
+        "hidden": pipeline.Stream("train", COUNT, labels="hidden"),
+    }
+    batch = take(dataset_of(settings(tmp_path), streams), 1)[0]
+    assert "label" not in batch["hidden"]
+    np.testing.assert_array_equal(batch["hidden"]["hidden_label"], batch["shown"]["label"])
+
+
+def test_labels_of_the_crop_need_masks(tmp_path):
+    _, labels = make_images(SIZES)
+    write(str(tmp_path), labels=[None if i % 2 else x for i, x in enumerate(labels)])
+    stream = pipeline.Stream("train", COUNT, labels="hidden", image_labels="crop")
+    with pytest.raises(tf.errors.OpError, match="no mask to take image-level labels from"):
+        take(dataset_of(settings(tmp_path), {"s": stream}), 1)
+    (tmp_path / "none").mkdir()
+    write(str(tmp_path / "none"), labels=[None] * len(labels))
+    with pytest.raises(UserError, match="image_label_source"):
+        dataset_of(settings(tmp_path / "none"), {"s": stream})
+
+
+def test_a_stream_can_come_from_another_directory(folder, tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    write(str(tmp_path / "other"), labels=[None] * COUNT)
+    monkeypatch.setitem(specs.DATASETS, "toy", SPEC)
+    stream = pipeline.Stream("train", 4, labels="hidden", dataset_dir=str(tmp_path / "other"))
+    batch = take(dataset_of(settings(folder, dataset="toy"), {"s": stream}), 1)[0]["s"]
+    assert not batch["has_label"].any()
 
 
 # Declarations -----------------------------------------------------------------------------------
