@@ -65,6 +65,18 @@ def test_batch_statistics_are_recorded_in_training_only():
     assert np.abs(layer.norm.moving_mean.numpy() - before).max() > 1e-3
 
 
+def test_moving_statistics_follow_at_once_where_the_step_is_given():
+    settings = Settings(fine_tune_batch_norm=False)
+    slow = SelfAttentionCAM(settings, in_channels=5, num_classes=4, attention_dim=6)
+    slow(*inputs(), training=True)
+    assert np.abs(slow.norm.moving_mean.numpy()).max() < 1e-2
+    fast = SelfAttentionCAM(settings, in_channels=5, num_classes=4, attention_dim=6)
+    before = fast(*inputs(), training=True, step=tf.constant(0, tf.int64))["logits"]
+    after = fast(*inputs(), training=False)["logits"]
+    np.testing.assert_allclose(fast.norm.moving_mean, slow.norm.moving_mean * 900, rtol=1e-3)
+    assert np.corrcoef(np.ravel(before), np.ravel(after))[0, 1] > 0.9
+
+
 def test_moving_statistics_make_an_image_independent_of_its_neighbours():
     layer = make()
     maps, hypercolumn, valid = inputs()

@@ -255,7 +255,15 @@ class PseudoSeg(Method):
             else None,
         )
         # Valid masks go through the decoder's grid, as published.
-        sgc = self._attend(maps, ends, _at(labelled["valid"], logits), training=True)
+        # Where they make pseudo labels, the moving statistics must not wait a thousand steps.
+        moving = self.settings.pixel_normalization_statistics == "moving"
+        sgc = self._attend(
+            maps,
+            ends,
+            _at(labelled["valid"], logits),
+            training=True,
+            step=step if moving else None,
+        )
         result["sgc"] = self._cross_entropy(sgc["logits"], labelled["label"], step)
         return result
 
@@ -297,9 +305,11 @@ class PseudoSeg(Method):
             maps = cam_ops.grad_cam(logits, ends[deepest], per_image=faulty_seed is None)
         return tf.stop_gradient(cam_ops.normalise_maps(maps, image_label))
 
-    def _attend(self, maps, ends, valid, *, training: bool) -> dict[str, tf.Tensor]:
+    def _attend(
+        self, maps, ends, valid, *, training: bool, step: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
         hypercolumn = [tf.stop_gradient(ends[name]) for name in self._layers]
-        return self.model.attention(maps, hypercolumn, valid, training=training)
+        return self.model.attention(maps, hypercolumn, valid, training=training, step=step)
 
     # The pseudo label ----------------------------------------------------------------------------
 

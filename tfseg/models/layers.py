@@ -333,24 +333,33 @@ class BatchNorm(Layer):
             "GPU"
         )
 
-    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def call(
+        self, x: tf.Tensor, training: bool = False, step: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """Normalises [N, h, w, channels]; the result has the type of `x`.
 
         Args:
           x: float tensor.
           training: use and record batch statistics (where the settings fine-tune batch norm).
+          step: int64 scalar, steps done so far: the decay of the moving statistics is at most
+            (1 + step) / (10 + step), so that they are of use from the first steps on; None: the
+            decay alone, as published.
         """
+        decay = self._decay
+        if step is not None:
+            done = tf.cast(step, tf.float32)
+            decay = tf.minimum(decay, (1.0 + done) / (10.0 + done))
         gamma = tf.ones([self._channels]) if self.gamma is None else self.gamma
         wide = tf.cast(x, tf.float32) if self._widen else x
         if not (training and self._fine_tune):
             result = self._fused(wide, gamma, self.moving_mean, self.moving_variance, False)[0]
         elif self._sync and _replicas() > 1:
-            result = self._synchronised(wide, gamma)
+            result = self._synchronised(wide, gamma, decay)
         else:
             # The moving statistics that the training kernel takes are not used by it.
             none = tf.zeros([0])
             result, mean, variance = self._fused(wide, gamma, none, none, True)
-            self._record(mean, variance)
+            self._record(mean, variance, decay)
         return tf.cast(result, x.dtype)
 
     def _fused(self, x, gamma, mean, variance, is_training):
@@ -364,7 +373,7 @@ class BatchNorm(Layer):
             is_training=is_training,
         )[:3]
 
-    def _synchronised(self, x: tf.Tensor, gamma: tf.Tensor) -> tf.Tensor:
+    def _synchronised(self, x: tf.Tensor, gamma: tf.Tensor, decay: float | tf.Tensor) -> tf.Tensor:
         """The same over all replicas, whose parts of the batch may differ in size."""
         wide = tf.cast(x, tf.float32)
         axes = [0, 1, 2]
@@ -374,12 +383,14 @@ class BatchNorm(Layer):
         mean = total[:-1] / count
         # A second pass about the mean: E[x^2] - E[x]^2 would cancel where the mean is large.
         variance = _sum_over_replicas(tf.reduce_sum(tf.square(wide - mean), axes)) / count
-        self._record(mean, variance * (count / tf.maximum(count - 1.0, 1.0)))
+        self._record(mean, variance * (count / tf.maximum(count - 1.0, 1.0)), decay)
         scale = gamma * tf.math.rsqrt(variance + self._epsilon)
         return tf.cast((wide - mean) * scale + self.beta, x.dtype)
 
-    def _record(self, mean: tf.Tensor, unbiased_variance: tf.Tensor) -> None:
-        rate = 1.0 - self._decay
+    def _record(
+        self, mean: tf.Tensor, unbiased_variance: tf.Tensor, decay: float | tf.Tensor
+    ) -> None:
+        rate = 1.0 - decay
         self.moving_mean.assign_sub((self.moving_mean - tf.stop_gradient(mean)) * rate)
         difference = self.moving_variance - tf.stop_gradient(unbiased_variance)
         self.moving_variance.assign_sub(difference * rate)

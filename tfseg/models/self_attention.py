@@ -80,6 +80,7 @@ class SelfAttentionCAM(Layer):
         hypercolumn: Sequence[tf.Tensor],
         valid: tf.Tensor,
         training: bool = False,
+        step: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """Refines maps.
 
@@ -89,6 +90,8 @@ class SelfAttentionCAM(Layer):
           valid: float32 [N, H, W, 1], 1 = image, 0 = padding or cut-out.
           training: the pixel normalisation takes and records batch statistics; else it uses the
             moving ones.
+          step: steps done so far, which lets the moving statistics follow faster at first; see
+            `BatchNorm`. None: as published.
 
         Returns:
           'scores' and 'attention' float32 [N, hw, hw], queries by keys, before and after the
@@ -112,5 +115,5 @@ class SelfAttentionCAM(Layer):
             refined = with_background(refined, ceiling=float(self._version))
         logits = self.projection(refined)
         if self.norm is not None:
-            logits = self.norm(logits, training=training)
+            logits = self.norm(logits, training=training, step=step)
         return {"scores": scores, "attention": attention, "maps": refined, "logits": logits}
