@@ -7,8 +7,9 @@ A map of the package, in the order in which a command meets it:
 * `data` reads TFRecords (`records`, `tfexample`), knows data sets and splits (`specs`),
   augments (`augment`) and makes batches (`pipeline`, which documents the batch vocabulary).
 * `models` turns images into logits: `backbones/`, `deeplab`, `heads`, `layers`.
-* `ops` are pure functions: losses, resizing.
-* `methods` turn batches into named scalar losses; a method is one file.
+* `ops` are pure functions: losses, resizing, activation maps, pseudo labels.
+* `methods` turn batches into named scalar losses; a method is one file. Its own settings are in
+  `method_config`; `monitors` are what it measures beside its losses.
 * `training` turns losses into updates: the loop, the optimisers, learning-rate schedules.
 * `checkpoint` saves and restores by variable name, TF1 model-zoo checkpoints included.
 * `predict`, `metrics`, `evaluation`, `visualization` are what `eval.py` and `vis.py` run.
