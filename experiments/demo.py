@@ -1,8 +1,9 @@
 """The demo of `make demo`: scenes of handwritten digits, from nothing to a gallery.
 
-Makes the records, trains the supervised baseline on a few labelled scenes, evaluates it and
-draws its predictions: four ordinary commands, printed before they run. Then prints a table.
-A second run reuses what is there.
+Makes the records; trains the supervised baseline on a few labelled scenes, and PseudoSeg on these
+and many more, first unlabelled, then with image-level labels; evaluates each and draws its
+predictions: ordinary commands, printed before they run. Then prints a table. A second run reuses
+what is there.
 """
 
 import argparse
@@ -14,6 +15,14 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+# Side of the scenes, pixels.
+_SIDE = 65
+# Row of the table, flagfile, program.
+_RUNS = (
+    ("supervised, 24 masks", "digits", "train_sup.py"),
+    ("PseudoSeg, 24 masks + unlabelled", "digits_pseudoseg", "train_wss.py"),
+    ("PseudoSeg, 24 masks + image labels", "digits_pseudoseg_weakly", "train_wss.py"),
+)
 
 
 def run(*arguments: str) -> None:
@@ -27,15 +36,19 @@ def run(*arguments: str) -> None:
 def train_and_evaluate(name: str, program: str, output: pathlib.Path, *extra: str) -> dict:
     """Trains, evaluates and draws one row of the table; returns its metrics."""
     records, logdir = str(output / "records"), output / name
-    common = (f"--flagfile={ROOT / 'experiments' / 'digits.flags'}", f"--dataset_dir={records}")
-    run(program, *common, f"--train_logdir={logdir}", *extra)
+    run(
+        program,
+        f"--flagfile=experiments/{name}.flags",
+        f"--dataset_dir={records}",
+        f"--train_logdir={logdir}",
+        *extra,
+    )
     shared = (f"--checkpoint_dir={logdir}", f"--dataset_dir={records}")
-    crop = "97,97"
     run(
         "eval.py",
         *shared,
         f"--eval_logdir={logdir / 'eval'}",
-        f"--eval_crop_size={crop}",
+        f"--eval_crop_size={_SIDE},{_SIDE}",
         "--eval_batch_size=8",
         "--max_number_of_evaluations=1",
     )
@@ -43,7 +56,7 @@ def train_and_evaluate(name: str, program: str, output: pathlib.Path, *extra: st
         "vis.py",
         *shared,
         f"--vis_logdir={logdir / 'vis'}",
-        f"--vis_crop_size={crop}",
+        f"--vis_crop_size={_SIDE},{_SIDE}",
         "--also_save_raw_predictions",
     )
     return json.loads((logdir / "eval" / "metrics.json").read_text())
@@ -56,15 +69,24 @@ def main() -> None:
     options = parser.parse_args()
     output = options.output_dir.resolve()
     started = time.monotonic()
-    run("tfrecords_tools/build_digits.py", f"--output_dir={output / 'records'}")
+    run(
+        "tfrecords_tools/build_digits.py",
+        f"--output_dir={output / 'records'}",
+        f"--image_size={_SIDE}",
+        "--num_digits=4",
+        "--num_train=24",
+    )
     extra = [] if options.steps is None else [f"--training_number_of_steps={options.steps}"]
-    rows = {"supervised": train_and_evaluate("supervised", "train_sup.py", output, *extra)}
+    rows = {
+        title: (name, train_and_evaluate(name, program, output, *extra))
+        for title, name, program in _RUNS
+    }
     minutes = (time.monotonic() - started) / 60
 
-    print(f"\n{'method':<12} {'mIoU':>6} {'pixel accuracy':>15}   pictures")
-    for name, metrics in rows.items():
+    print(f"\n{'training':<38} {'mIoU':>6} {'pixel accuracy':>15}   pictures")
+    for title, (name, metrics) in rows.items():
         gallery = output / name / "vis" / "index.html"
-        print(f"{name:<12} {metrics['miou']:6.3f} {metrics['pixel_accuracy']:15.3f}   {gallery}")
+        print(f"{title:<38} {metrics['miou']:6.3f} {metrics['pixel_accuracy']:15.3f}   {gallery}")
     print(f"\n{metrics['num_images']} validation scenes, {minutes:.1f} minutes. Open the pictures")
     print("in a browser; they are sorted worst first.")
 
