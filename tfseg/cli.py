@@ -96,6 +96,18 @@ def check_crop_size(name: str, crop_size: tuple[int, ...] | None, output_stride:
         )
 
 
+def _note_large_cut_out(config: DataConfig) -> None:
+    """Says so where the square cut out of strong views leaves little of the crop."""
+    side = min(config.train_crop_size)
+    if 4 * config.cutout_half_size > side:
+        print(
+            f"note: the square cut out of strong views has {2 * config.cutout_half_size} pixels a "
+            f"side, the crop {side}; made for crops of 513, it leaves little to learn from here. "
+            f"Consider --cutout_half_size={max(1, side // 4)} or less.",
+            flush=True,
+        )
+
+
 def _check_output_stride(config: ModelConfig) -> None:
     if config.output_stride not in (8, 16, 32):
         raise UserError(
@@ -200,6 +212,8 @@ def _train(argv: list[str]) -> int:
             accepted=f"{spec.num_classes} weights, in the order of {spec.name}'s classes",
         )
     streams = METHODS[config.method].streams(data_config, config)
+    if any("strong" in stream.views for stream in streams.values()):
+        _note_large_cut_out(data_config)
     data = TrainingData(streams, spec, data_config, config, strategy)
     _prepare_logdir(config.train_logdir)
     with Interruption() as interruption:
