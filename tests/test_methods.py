@@ -166,6 +166,15 @@ def test_contract_on_two_replicas(name, weakly, two_replicas):
     assert unmoved == []
 
 
+def test_a_frozen_backbone_is_in_no_group():
+    method, _ = make_method("supervised", weakly=False)
+    method.config = dataclasses.replace(method.config, backbone_learning_rate_multiplier=0.0)
+    grouped = [v.name for group in method.param_groups() for v in group.variables]
+    heads = [v.name for v in method.model.trainable_variables if not v.name.startswith("toy/")]
+    assert 0 < len(heads) < len(method.model.trainable_variables)
+    assert sorted(grouped) == sorted(heads)
+
+
 @pytest.mark.parametrize("name, weakly", REGIMES)
 def test_losses_are_scalars_that_reach_every_variable(name, weakly):
     method, config = make_method(name, weakly=weakly)

@@ -284,7 +284,7 @@ class TrainConfig:
     backbone_learning_rate_multiplier: float = option(
         1.0,
         "Factor on the learning rate of the backbone; below 1 where few labels would spoil its "
-        "ImageNet features.",
+        "ImageNet features. 0 freezes it, and spares its backward pass.",
     )
     ema_decay: float = option(
         0.0, "Keep an exponential moving average of the weights (network 'ema'); 0: off."
