@@ -22,7 +22,7 @@ from tfseg.config import DataConfig, ModelConfig, TrainConfig
 from tfseg.data.specs import DATASETS
 from tfseg.method_config import METHOD_CONFIGS
 from tfseg.methods import METHODS
-from tfseg.models import BACKBONES, build_model
+from tfseg.models import BACKBONES, model_builder
 from tfseg.training.trainer import Trainer
 
 SPEC = DATASETS["pascal_voc_seg"]
@@ -72,26 +72,14 @@ def make_step(arguments: argparse.Namespace, method: str, weakly: bool, separate
     )
     settings = {"separate_passes": separate} if method == "pseudoseg" else {}
 
-    def build(name="model", *, with_classifier=False):
-        model_config = ModelConfig(
-            model_variant=arguments.backbone,
-            atrous_rates=(6, 12, 18),
-            decoder_output_stride=(4,),
-        )
-        return build_model(
-            model_config,
-            num_classes=SPEC.num_classes,
-            num_image_classes=SPEC.num_image_classes,
-            crop_size=(arguments.crop, arguments.crop),
-            name=name,
-            seed=0,
-            with_classifier=with_classifier,
-        )
+    model_config = ModelConfig(
+        model_variant=arguments.backbone, atrous_rates=(6, 12, 18), decoder_output_stride=(4,)
+    )
 
     dataset = tf.data.Dataset.from_tensors(_batch(method, config, arguments.crop)).repeat()
     trainer = Trainer(
         method=METHODS[method](
-            build_model=build,
+            build_model=model_builder(model_config, SPEC, (arguments.crop, arguments.crop)),
             spec=SPEC,
             config=config,
             settings=METHOD_CONFIGS[method](**settings),

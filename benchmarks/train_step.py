@@ -24,7 +24,7 @@ import tensorflow as tf
 from tfseg.config import ModelConfig, TrainConfig
 from tfseg.data.specs import DATASETS
 from tfseg.methods.supervised import Supervised
-from tfseg.models import BACKBONES, build_model
+from tfseg.models import BACKBONES, model_builder
 from tfseg.training.trainer import Trainer
 
 _MATRIX = 2048
@@ -69,17 +69,7 @@ def make_step(arguments: argparse.Namespace):
     config = TrainConfig(
         method="supervised", train_batch_size=batch, jit_compile=arguments.jit, num_clones=1
     )
-
-    def build(name="model", *, with_classifier=False):
-        return build_model(
-            _model_config(arguments),
-            num_classes=spec.num_classes,
-            num_image_classes=spec.num_image_classes,
-            crop_size=(crop, crop),
-            name=name,
-            with_classifier=with_classifier,
-        )
-
+    build = model_builder(_model_config(arguments), spec, (crop, crop))
     method = Supervised(build_model=build, spec=spec, config=config)
     shape = [batch, crop, crop]
     labelled = {

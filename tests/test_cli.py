@@ -3,11 +3,9 @@
 import io
 import json
 import os
-import pathlib
 import resource
 import shutil
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -15,19 +13,13 @@ from PIL import Image
 
 from tests.conftest import RECORD_SIZE
 from tests.programs import ROOT, assert_user_error, run, start
+from tests.runs import NETWORK, assert_same_weights, end_with, log_of, losses
 from tfseg import checkpoint
 from tfseg.data import framing, tfexample
 
 pytestmark = pytest.mark.slow
 
 SIZE = RECORD_SIZE
-NETWORK = (
-    "--model_variant=mobilenet_v2",
-    "--depth_multiplier=0.25",
-    f"--train_crop_size={SIZE},{SIZE}",
-    "--train_batch_size=4",
-    "--num_clones=1",
-)
 
 
 def train(records, logdir, *extra, **options):
@@ -47,25 +39,6 @@ def train(records, logdir, *extra, **options):
 def trained(records, tmp_path_factory):
     logdir = tmp_path_factory.mktemp("trained") / "run"
     return logdir, train(records, logdir, "--save_summaries_images=true")
-
-
-def log_of(logdir):
-    return [json.loads(x) for x in (pathlib.Path(logdir) / "train_log.jsonl").open()]
-
-
-def losses(logdir):
-    return [(entry["step"], entry["loss"]) for entry in log_of(logdir)]
-
-
-def final_values(logdir):
-    return dict(checkpoint.values(checkpoint.newest(str(logdir))))
-
-
-def assert_same_weights(first, second):
-    a, b = final_values(first), final_values(second)
-    assert a.keys() == b.keys()
-    for key in a:
-        np.testing.assert_array_equal(a[key], b[key], err_msg=key)
 
 
 # The whole way -----------------------------------------------------------------------------------
@@ -181,24 +154,11 @@ def uninterrupted(records, tmp_path_factory):
     return logdir
 
 
-def wait_for_steps(logdir, process, steps):
-    path = logdir / "train_log.jsonl"
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline and process.poll() is None:
-        if path.exists() and len(path.read_text().splitlines()) >= steps:
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"no {steps} steps were logged (exit code {process.poll()})")
-
-
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_reaches_the_same_weights(records, uninterrupted, tmp_path, signum):
     logdir = tmp_path / "run"
     process = start(*long_run(logdir, records), log=tmp_path / "log")
-    wait_for_steps(logdir, process, 12)
-    process.send_signal(signum)
-    code = process.wait(timeout=60)
-    assert code == (-signal.SIGKILL if signum == signal.SIGKILL else 128 + signum)
+    end_with(signum, process, logdir, after=12)
     assert "Traceback" not in (tmp_path / "log").read_text()
     saved = checkpoint.step_of(checkpoint.newest(str(logdir)))
     assert 5 <= saved < 40

@@ -9,11 +9,12 @@ import subprocess
 import numpy as np
 import pytest
 
+from tests.conftest import RECORD_SIZE
 from tests.programs import ROOT, assert_user_error, command, environment, run, start
-from tests.test_cli import (
+from tests.runs import (
     NETWORK,
-    SIZE,
     assert_same_weights,
+    end_with,
     final_values,
     log_of,
     losses,
@@ -72,12 +73,17 @@ def test_evaluation_and_pictures_of_the_deployable_network(records, trained, tmp
         "eval.py",
         *shared,
         f"--eval_logdir={tmp_path / 'eval'}",
-        f"--eval_crop_size={SIZE},{SIZE}",
+        f"--eval_crop_size={RECORD_SIZE},{RECORD_SIZE}",
         "--max_number_of_evaluations=1",
         "--weakly",
     )
     assert json.loads((tmp_path / "eval" / "metrics.json").read_text())["num_images"] == 7
-    run("vis.py", *shared, f"--vis_logdir={tmp_path / 'vis'}", f"--vis_crop_size={SIZE},{SIZE}")
+    run(
+        "vis.py",
+        *shared,
+        f"--vis_logdir={tmp_path / 'vis'}",
+        f"--vis_crop_size={RECORD_SIZE},{RECORD_SIZE}",
+    )
     assert (tmp_path / "vis" / "index.html").exists()
 
 
@@ -126,10 +132,7 @@ def uninterrupted(records, tmp_path_factory):
 def test_an_interrupted_run_reaches_the_same_weights(records, uninterrupted, tmp_path, signum):
     logdir = tmp_path / "run"
     process = start(*long_run(records, logdir), log=tmp_path / "log")
-    wait_for_steps(logdir, process, 10)
-    process.send_signal(signum)
-    code = process.wait(timeout=100)
-    assert code == (-signal.SIGKILL if signum == signal.SIGKILL else 128 + signum)
+    end_with(signum, process, logdir, after=10)
     saved = checkpoint.step_of(checkpoint.newest(str(logdir)))
     assert 4 <= saved < 24
     assert f"(step {saved})" in run(*long_run(records, logdir)).stdout
@@ -243,7 +246,7 @@ def test_a_signal_to_one_worker_saves_and_stops_both(records, tmp_path):
 def test_weakly_without_image_level_labels(records, tmp_path):
     from tests.small_split import make_images, write_split
 
-    images, labels = make_images(sizes=((SIZE, SIZE),) * 4)
+    images, labels = make_images(sizes=((RECORD_SIZE, RECORD_SIZE),) * 4)
     write_split(tmp_path / "data", images, labels, split="train")
     write_split(tmp_path / "data", images, [None] * 4, split="train_aug")
     result = run(*arguments(tmp_path / "data", tmp_path / "run", "--weakly"), check=False)
@@ -258,7 +261,7 @@ def test_splits_of_different_classes(records, tmp_path):
         "--num_train=2",
         "--num_train_aug=2",
         "--num_val=1",
-        f"--image_size={SIZE}",
+        f"--image_size={RECORD_SIZE}",
     )
     content = json.loads((other / "dataset.json").read_text())
     content["class_names"][3] = "three"

@@ -13,7 +13,7 @@ from tfseg.data.pipeline import Stream
 from tfseg.data.specs import DatasetSpec
 from tfseg.method_config import METHOD_CONFIGS
 from tfseg.methods import METHODS
-from tfseg.models import BACKBONES, build_model
+from tfseg.models import BACKBONES, model_builder
 from tfseg.monitors import Monitors, summarise
 from tfseg.training.trainer import Trainer
 
@@ -27,6 +27,17 @@ SMALL = {
 }
 # What the contract is tested with: every method, and each regime that changes its streams.
 REGIMES = [("supervised", False), ("supervised", True), ("pseudoseg", False), ("pseudoseg", True)]
+# Those of them with a stream whose masks only monitors may see.
+HIDING = [
+    (name, weakly)
+    for name, weakly in REGIMES
+    if any(
+        stream.labels == "hidden"
+        for stream in METHODS[name]
+        .streams(DataConfig(dataset_dir="none"), TrainConfig(method=name, weakly=weakly))
+        .values()
+    )
+]
 
 
 @pytest.fixture(autouse=True)
@@ -84,20 +95,9 @@ def make_method(name="pseudoseg", *, weakly=False, model=None, settings=None, sp
     )
     model_config = ModelConfig(**{**SMALL, "batch_norm_momentum": 0.9, **(model or {})})
 
-    def build(name="model", *, with_classifier=False):
-        return build_model(
-            model_config,
-            num_classes=spec.num_classes,
-            num_image_classes=spec.num_image_classes,
-            crop_size=CROP,
-            name=name,
-            seed=config.seed,
-            with_classifier=with_classifier,
-        )
-
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     method = METHODS[name](
-        build_model=build,
+        build_model=model_builder(model_config, spec, CROP, seed=config.seed),
         spec=spec,
         config=config,
         settings=METHOD_CONFIGS[name](**(settings or {})),
@@ -188,13 +188,11 @@ def test_losses_are_scalars_that_reach_every_variable(name, weakly):
     assert missing == []
 
 
-@pytest.mark.parametrize("name, weakly", REGIMES)
+@pytest.mark.parametrize("name, weakly", HIDING)
 def test_no_loss_depends_on_hidden_labels(name, weakly):
     method, config = make_method(name, weakly=weakly)
     batch = random_batch(METHODS[name], config)
     hidden = [stream for stream in batch.values() if "hidden_label" in stream]
-    if not hidden:
-        pytest.skip("this method hides no labels")
     initial = {v.ref(): v.numpy() for v in method.variables}
 
     def measure():

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from tfseg import command_line, flags, run_record
-from tfseg.config import DataConfig, EvalConfig, ModelConfig, TrainConfig, VisConfig
-from tfseg.errors import UserError
+from tfseg.config import OUTPUT_STRIDES, DataConfig, EvalConfig, ModelConfig, TrainConfig, VisConfig
+from tfseg.errors import UserError, check_choice
 from tfseg.method_config import METHOD_CONFIGS
 
 # Where the published programs differ from each other (PseudoSeg specification 1.3).
@@ -108,16 +108,6 @@ def _note_large_cut_out(config: DataConfig) -> None:
         )
 
 
-def _check_output_stride(config: ModelConfig) -> None:
-    if config.output_stride not in (8, 16, 32):
-        raise UserError(
-            "Unknown output stride.",
-            where="--output_stride",
-            received=config.output_stride,
-            accepted="8, 16, 32",
-        )
-
-
 # Training ---------------------------------------------------------------------------------------
 
 
@@ -126,24 +116,6 @@ def _prepare_logdir(path: str) -> None:
         os.makedirs(path, exist_ok=True)
     except FileExistsError:
         raise UserError("--train_logdir is a file.", where=path, fix="choose a directory") from None
-
-
-def _model_builder(model_config, spec, crop_size, seed):
-    """Returns the closure that methods call for their networks."""
-    from tfseg.models import build_model
-
-    def build(name: str = "model", *, with_classifier: bool = False):
-        return build_model(
-            model_config,
-            num_classes=spec.num_classes,
-            num_image_classes=spec.num_image_classes,
-            crop_size=crop_size,
-            name=name,
-            seed=seed,
-            with_classifier=with_classifier,
-        )
-
-    return build
 
 
 def _initialise(model, config: TrainConfig) -> None:
@@ -166,15 +138,11 @@ def _train(argv: list[str]) -> int:
     model_config = flags.read(ModelConfig)
     data_config = flags.read(DataConfig)
     config = flags.read(TrainConfig)
-    if config.method not in METHOD_CONFIGS:
-        raise UserError(
-            "Unknown method.",
-            where="--method",
-            received=config.method,
-            accepted=", ".join(METHOD_CONFIGS),
-        )
+    check_choice(config.method, METHOD_CONFIGS, flag="method", what="method")
     settings = flags.read_method_settings(METHOD_CONFIGS, config.method)
-    _check_output_stride(model_config)
+    check_choice(
+        model_config.output_stride, OUTPUT_STRIDES, flag="output_stride", what="output stride"
+    )
     check_crop_size("train_crop_size", data_config.train_crop_size, model_config.output_stride)
     if config.gradient_accumulation_steps < 1:
         raise UserError(
@@ -187,6 +155,7 @@ def _train(argv: list[str]) -> int:
 
     from tfseg.data.specs import load_spec
     from tfseg.methods import METHODS
+    from tfseg.models import model_builder
     from tfseg.training import devices
     from tfseg.training.interruption import Interruption
     from tfseg.training.trainer import Trainer, run
@@ -218,7 +187,7 @@ def _train(argv: list[str]) -> int:
     _prepare_logdir(config.train_logdir)
     with Interruption() as interruption:
         with strategy.scope():
-            build = _model_builder(model_config, spec, data_config.train_crop_size, config.seed)
+            build = model_builder(model_config, spec, data_config.train_crop_size, seed=config.seed)
             method = METHODS[config.method](
                 build_model=build,
                 spec=spec,
@@ -433,6 +402,7 @@ def _network_and_spec(data_config, checkpoint_dir, crop_flag, crop_size, *, with
       UserError: a flag contradicts the training run, or it had other classes than the data.
     """
     from tfseg.data.specs import load_spec
+    from tfseg.models import model_builder
 
     record = run_record.read(checkpoint_dir)
     model_config = flags.read(
@@ -440,7 +410,9 @@ def _network_and_spec(data_config, checkpoint_dir, crop_flag, crop_size, *, with
         saved=None if record is None else record["model"],
         may_differ=run_record.MAY_DIFFER,
     )
-    _check_output_stride(model_config)
+    check_choice(
+        model_config.output_stride, OUTPUT_STRIDES, flag="output_stride", what="output stride"
+    )
     check_crop_size(crop_flag, crop_size, model_config.output_stride)
     spec = load_spec(data_config.dataset_dir, data_config.dataset)
     if record is not None and list(record["dataset"]["class_names"]) != list(spec.class_names):
@@ -452,7 +424,7 @@ def _network_and_spec(data_config, checkpoint_dir, crop_flag, crop_size, *, with
             f"{', '.join(record['dataset']['class_names'][:8])} ...",
             fix="evaluate on records made with the class names of the training records",
         )
-    build = _model_builder(model_config, spec, tuple(crop_size), seed=0)
+    build = model_builder(model_config, spec, tuple(crop_size))
     return build(with_classifier=with_classifier), spec, model_config
 
 

@@ -50,6 +50,7 @@ def option(
     )
 
 
+OUTPUT_STRIDES = (8, 16, 32)
 _NAS = "NAS networks are not part of tfseg; choose one of the backbones of --model_variant"
 
 

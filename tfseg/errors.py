@@ -6,7 +6,7 @@ next. Everything else that escapes is a defect of tfseg and keeps its traceback.
 
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 USER_ERROR_EXIT_CODE = 2
@@ -44,6 +44,27 @@ class UserError(Exception):
             if value is not None:
                 parts.append(f"  {name}: {value}")
         super().__init__("\n".join(parts))
+
+
+def check_choice(value: Any, accepted: Collection[Any], *, flag: str, what: str) -> None:
+    """Checks a value that has to be one of a few.
+
+    Args:
+      value: what was given.
+      accepted: what may be given, in the order to name it in.
+      flag: its name, without dashes.
+      what: the kind of thing it chooses, for "Unknown <what>."
+
+    Raises:
+      UserError: it is none of them.
+    """
+    if value not in accepted:
+        raise UserError(
+            f"Unknown {what}.",
+            where=f"--{flag}",
+            received=value,
+            accepted=", ".join(map(str, accepted)),
+        )
 
 
 def from_os_error(error: OSError) -> UserError | None:

@@ -39,7 +39,7 @@ from tfseg.config import DataConfig, VisConfig
 from tfseg.data import colormap, pipeline, records, tfexample
 from tfseg.data.framing import TEMPORARY_PREFIX
 from tfseg.data.specs import DatasetSpec
-from tfseg.errors import UserError
+from tfseg.errors import UserError, check_choice
 from tfseg.evaluation import ImageProgress, check_scales, summarize
 from tfseg.ops.resize import resize_nearest_align_corners
 
@@ -97,13 +97,7 @@ def colors_of(spec: DatasetSpec, colormap_type: str | None = None) -> np.ndarray
     """
     palette = spec.palette
     if colormap_type is not None:
-        if colormap_type not in colormap.COLORMAPS:
-            raise UserError(
-                "Unknown colour map.",
-                where="--colormap_type",
-                received=colormap_type,
-                accepted=", ".join(colormap.COLORMAPS),
-            )
+        check_choice(colormap_type, colormap.COLORMAPS, flag="colormap_type", what="colour map")
         palette = colormap.as_palette(colormap.COLORMAPS[colormap_type]())
     return colormap.table(palette, max(256, spec.num_classes))
 

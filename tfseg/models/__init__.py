@@ -1,11 +1,15 @@
 """Networks: images in, logits out."""
 
+import functools
+from collections.abc import Callable
+
 from tfseg.config import ModelConfig
+from tfseg.data.specs import DatasetSpec
 from tfseg.models.backbones import BACKBONES
 from tfseg.models.deeplab import DeepLab
 from tfseg.models.layers import decayed_variables
 
-__all__ = ["BACKBONES", "DeepLab", "build_model", "decayed_variables"]
+__all__ = ["BACKBONES", "DeepLab", "build_model", "decayed_variables", "model_builder"]
 
 
 def build_model(
@@ -51,4 +55,27 @@ def build_model(
         name=name,
         seed=seed,
         with_classifier=with_classifier,
+    )
+
+
+def model_builder(
+    config: ModelConfig, spec: DatasetSpec, crop_size: tuple[int, int], *, seed: int = 0
+) -> Callable[..., DeepLab]:
+    """Returns what methods call for their networks: `build_model` but for their names and parts.
+
+    Args:
+      config: architecture and arithmetic.
+      spec: gives the numbers of classes.
+      crop_size, seed: as in `build_model`.
+
+    Returns:
+      `build(name='model', with_classifier=False)`.
+    """
+    return functools.partial(
+        build_model,
+        config,
+        num_classes=spec.num_classes,
+        num_image_classes=spec.num_image_classes,
+        crop_size=crop_size,
+        seed=seed,
     )

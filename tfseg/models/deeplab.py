@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tfseg.config import ModelConfig
-from tfseg.errors import UserError
+from tfseg.config import OUTPUT_STRIDES, ModelConfig
+from tfseg.errors import UserError, check_choice
 from tfseg.models.backbones import BACKBONES
 from tfseg.models.backbones.base import EndPoints
 from tfseg.models.heads import ASPP, Classifier, DecoderStage, Logits, head_settings, scaled_size
@@ -23,20 +23,8 @@ def _check(config: ModelConfig) -> None:
     Raises:
       UserError: names the flag, what it got and what it takes.
     """
-    if config.model_variant not in BACKBONES:
-        raise UserError(
-            "Unknown backbone.",
-            where="--model_variant",
-            received=config.model_variant,
-            accepted=", ".join(BACKBONES),
-        )
-    if config.output_stride not in (8, 16, 32):
-        raise UserError(
-            "Unknown output stride.",
-            where="--output_stride",
-            received=config.output_stride,
-            accepted="8, 16, 32",
-        )
+    check_choice(config.model_variant, BACKBONES, flag="model_variant", what="backbone")
+    check_choice(config.output_stride, OUTPUT_STRIDES, flag="output_stride", what="output stride")
     rates = config.atrous_rates or ()
     if any(rate < 1 for rate in rates) or any(a >= b for a, b in zip(rates, rates[1:])):
         raise UserError(

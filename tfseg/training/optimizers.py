@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfseg.config import TrainConfig
-from tfseg.errors import UserError
+from tfseg.errors import UserError, check_choice
 
 
 class Momentum(tf.keras.optimizers.Optimizer):
@@ -203,13 +203,7 @@ def make_optimizer(
       UserError: unknown name, or tensorflow-addons is needed and cannot be imported.
     """
     name = name or config.optimizer
-    if name not in OPTIMIZERS:
-        raise UserError(
-            "Unknown optimiser.",
-            where="--optimizer",
-            received=name,
-            accepted=", ".join(OPTIMIZERS),
-        )
+    check_choice(name, OPTIMIZERS, flag="optimizer", what="optimiser")
     if schedule is None:
         # The published programs ignore the schedule under adam.
         schedule = config.adam_learning_rate if name == "adam" else learning_rate(config)

@@ -1,0 +1,56 @@
+"""Training runs in processes of their own: the small network, what they leave, how to stop them."""
+
+import json
+import pathlib
+import signal
+import time
+
+import numpy as np
+
+from tests.conftest import RECORD_SIZE
+from tfseg import checkpoint
+
+NETWORK = (
+    "--model_variant=mobilenet_v2",
+    "--depth_multiplier=0.25",
+    f"--train_crop_size={RECORD_SIZE},{RECORD_SIZE}",
+    "--train_batch_size=4",
+    "--num_clones=1",
+)
+
+
+def log_of(logdir):
+    return [json.loads(x) for x in (pathlib.Path(logdir) / "train_log.jsonl").open()]
+
+
+def losses(logdir):
+    return [(entry["step"], entry["loss"]) for entry in log_of(logdir)]
+
+
+def final_values(logdir):
+    return dict(checkpoint.values(checkpoint.newest(str(logdir))))
+
+
+def assert_same_weights(first, second):
+    a, b = final_values(first), final_values(second)
+    assert a.keys() == b.keys()
+    for key in a:
+        np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+def wait_for_steps(logdir, process, steps):
+    path = logdir / "train_log.jsonl"
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        if path.exists() and len(path.read_text().splitlines()) >= steps:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no {steps} steps were logged (exit code {process.poll()})")
+
+
+def end_with(signum, process, logdir, *, after):
+    """Sends a signal once `after` steps are logged; the exit code must tell which it was."""
+    wait_for_steps(logdir, process, after)
+    process.send_signal(signum)
+    code = process.wait(timeout=100)
+    assert code == (-signal.SIGKILL if signum == signal.SIGKILL else 128 + signum)
