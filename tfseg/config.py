@@ -138,6 +138,11 @@ class ModelConfig:
         "Decay of the moving batch statistics everywhere; None: the published values (0.9997 in "
         "Xception, ASPP and decoder), which need tens of thousands of steps. Short runs: 0.99.",
     )
+    freeze_backbone: bool = option(
+        False,
+        "Train only what is built on the backbone: its weights and batch norm statistics stay as "
+        "they were initialised, and its backward pass is spared. For a few dozen masks.",
+    )
     fine_tune_batch_norm: bool = option(
         True, "Batch norm uses batch statistics in training; false keeps the stored ones."
     )
@@ -285,7 +290,7 @@ class TrainConfig:
     backbone_learning_rate_multiplier: float = option(
         1.0,
         "Factor on the learning rate of the backbone; below 1 where few labels would spoil its "
-        "ImageNet features. 0 freezes it, and spares its backward pass.",
+        "ImageNet features.",
     )
     ema_decay: float = option(
         0.0, "Keep an exponential moving average of the weights (network 'ema'); 0: off."

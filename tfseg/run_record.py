@@ -15,6 +15,7 @@ NAME = "config.json"
 
 # Model flags that change how a network is run, not what it is: they may differ after training.
 MAY_DIFFER = (
+    "freeze_backbone",
     "fine_tune_batch_norm",
     "sync_batch_norm",
     "batch_norm_momentum",

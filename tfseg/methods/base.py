@@ -79,7 +79,7 @@ def default_param_groups(
       backbone: those of them that the last belongs to.
 
     Returns:
-      Groups that hold every variable exactly once, but none of a frozen backbone.
+      Groups that hold every variable exactly once.
 
     Source: PseudoSeg specification 4.7: factor 2 where the name contains `biases`, times the
     last-layer multiplier where a last-layer string occurs anywhere in the name.
@@ -93,8 +93,6 @@ def default_param_groups(
             multiplier *= config.last_layer_gradient_multiplier
         decay = config.weight_decay if id(variable) in decayed_ids else 0.0
         rate = config.backbone_learning_rate_multiplier if id(variable) in backbone_ids else 1.0
-        if rate == 0.0:
-            continue
         members.setdefault((multiplier, decay, rate), []).append(variable)
     return [
         ParamGroup(
