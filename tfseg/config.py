@@ -287,11 +287,6 @@ class TrainConfig:
     adam_epsilon: float = option(1e-8, "Epsilon of --optimizer=adam.")
     weight_decay: float = option(4e-5, "L2 factor on convolution kernels; 1e-4 for ResNets.")
     last_layer_gradient_multiplier: float = option(1.0, "Gradient multiplier of the last layers.")
-    backbone_learning_rate_multiplier: float = option(
-        1.0,
-        "Factor on the learning rate of the backbone; below 1 where few labels would spoil its "
-        "ImageNet features.",
-    )
     ema_decay: float = option(
         0.0, "Keep an exponential moving average of the weights (network 'ema'); 0: off."
     )

@@ -63,20 +63,15 @@ LAST_LAYER_SCOPES = (
 
 
 def default_param_groups(
-    variables: Sequence[tf.Variable],
-    decayed: Sequence[tf.Variable],
-    config: TrainConfig,
-    *,
-    backbone: Sequence[tf.Variable] = (),
+    variables: Sequence[tf.Variable], decayed: Sequence[tf.Variable], config: TrainConfig
 ) -> list[ParamGroup]:
     """Groups variables as the DeepLab family does: biases learn twice as fast, kernels decay.
 
     Args:
       variables: trainable variables.
       decayed: those of them with an L2 term.
-      config: `weight_decay`, `last_layer_gradient_multiplier`,
-        `last_layers_contain_logits_only` and `backbone_learning_rate_multiplier` are used.
-      backbone: those of them that the last belongs to.
+      config: `weight_decay`, `last_layer_gradient_multiplier` and
+        `last_layers_contain_logits_only` are used.
 
     Returns:
       Groups that hold every variable exactly once.
@@ -85,24 +80,22 @@ def default_param_groups(
     last-layer multiplier where a last-layer string occurs anywhere in the name.
     """
     scopes = (LOGITS_SCOPE,) if config.last_layers_contain_logits_only else LAST_LAYER_SCOPES
-    decayed_ids, backbone_ids = ({id(v) for v in part} for part in (decayed, backbone))
-    members: dict[tuple[float, float, float], list[tf.Variable]] = {}
+    decayed_ids = {id(v) for v in decayed}
+    members: dict[tuple[float, float], list[tf.Variable]] = {}
     for variable in variables:
         multiplier = 2.0 if "biases" in variable.name else 1.0
         if any(scope in variable.name for scope in scopes):
             multiplier *= config.last_layer_gradient_multiplier
         decay = config.weight_decay if id(variable) in decayed_ids else 0.0
-        rate = config.backbone_learning_rate_multiplier if id(variable) in backbone_ids else 1.0
-        members.setdefault((multiplier, decay, rate), []).append(variable)
+        members.setdefault((multiplier, decay), []).append(variable)
     return [
         ParamGroup(
             name=f"group{i}",
             variables=group,
-            lr_multiplier=rate,
             gradient_multiplier=multiplier,
             weight_decay=decay,
         )
-        for i, ((multiplier, decay, rate), group) in enumerate(members.items())
+        for i, ((multiplier, decay), group) in enumerate(members.items())
     ]
 
 
@@ -166,10 +159,7 @@ class Method(tf.Module):
     def param_groups(self) -> list[ParamGroup]:
         """Returns the groups for the optimiser; every trainable variable is in exactly one."""
         return default_param_groups(
-            self.model.trainable_variables,
-            decayed_variables(self.model),
-            self.config,
-            backbone=self.model.backbone.variables,
+            self.model.trainable_variables, decayed_variables(self.model), self.config
         )
 
     def after_step(self, step: tf.Tensor) -> None:

@@ -133,7 +133,9 @@ class DeepLab(tf.keras.Model):
         self.settings = settings
         self.num_classes, self.num_image_classes = num_classes, num_image_classes
         self.crop_size = tuple(crop_size)
-        frozen = settings.replace(fine_tune_batch_norm=False) if config.freeze_backbone else settings
+        frozen = (
+            settings.replace(fine_tune_batch_norm=False) if config.freeze_backbone else settings
+        )
         self.backbone = BACKBONES[config.model_variant](frozen, config)
         self.backbone.trainable = not config.freeze_backbone
         self.mean_pixel = tuple(self.backbone.facts.mean_pixel)
