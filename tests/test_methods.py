@@ -1,5 +1,7 @@
 """The contract of every method: losses, gradients, groups, hidden labels, two replicas, resume."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
