@@ -16,7 +16,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Side of the scenes, pixels.
-_SIDE = 65
+_SIDE = 97
 # Row of the table, flagfile, program.
 _RUNS = (
     ("supervised, 24 masks", "digits", "train_sup.py"),
