@@ -24,6 +24,7 @@ def option(
     required: bool = False,
     dead: bool = False,
     unsupported: str | None = None,
+    limits: tuple[float | None, float | None] = (None, None),
 ) -> Any:
     """A dataclass field that is also a flag.
 
@@ -36,6 +37,7 @@ def option(
       required: the program cannot run without it.
       dead: accepted for old command lines, without effect.
       unsupported: why any value other than the default is refused.
+      limits: smallest and largest accepted value of a number; None: no limit.
     """
     return dataclasses.field(
         default=default,
@@ -46,6 +48,7 @@ def option(
             "required": required,
             "dead": dead,
             "unsupported": unsupported,
+            "limits": limits,
         },
     )
 
@@ -208,17 +211,21 @@ class DataConfig:
         0.25, "Distance between the random scales; 0: continuous."
     )
     flip_probability: float = option(
-        0.5, "Probability of mirroring left and right; 0 where left and right matter."
+        0.5,
+        "Probability of mirroring left and right; 0 where left and right matter.",
+        limits=(0, 1),
     )
     jitter_strength: float = option(
         1.0,
         "Factor on the ranges of the strong view's colour jitter, 0 to 1; 1: as published "
         "(brightness and contrast 0.5, saturation 0.5, hue 0.25).",
+        limits=(0, 1),
     )
     cutout_half_size: int = option(
         50,
         "Half the side, in pixels, of the square cut out of strong views; made for crops of 513, "
         "take less for smaller ones; 0: none.",
+        limits=(0, None),
     )
     skip_bad_records: bool = option(
         False,

@@ -40,13 +40,13 @@ def _define_field(field: dataclasses.Field, annotation: Any, default: Any) -> No
         flags.DEFINE_list(name, as_text, help_text)
     elif meta["choices"]:
         flags.DEFINE_enum(name, default, meta["choices"], help_text)
+    elif scalar in (int, float):
+        number = {int: flags.DEFINE_integer, float: flags.DEFINE_float}[scalar]
+        lower, upper = meta["limits"]
+        number(name, default, help_text, lower_bound=lower, upper_bound=upper)
     else:
-        {
-            bool: flags.DEFINE_boolean,
-            int: flags.DEFINE_integer,
-            float: flags.DEFINE_float,
-            str: flags.DEFINE_string,
-        }[scalar](name, default, help_text)
+        text = {bool: flags.DEFINE_boolean, str: flags.DEFINE_string}[scalar]
+        text(name, default, help_text)
 
 
 def define(*classes: type, defaults: Mapping[str, Any] | None = None) -> None:

@@ -53,6 +53,7 @@ class PseudoSegConfig:
         0,
         "Steps over which that weight rises linearly from 0; for short runs, whose first pseudo "
         "labels are all background. Published: 0.",
+        limits=(0, None),
     )
     cls_with_cls: bool = option(
         True,
