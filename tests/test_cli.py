@@ -176,6 +176,33 @@ def test_a_finished_run_does_nothing_when_repeated(records, trained, tmp_path):
     assert_same_weights(trained[0], logdir)
 
 
+@pytest.mark.parametrize(
+    "extra, words",
+    [
+        (("--depth_multiplier=0.5",), ("--depth_multiplier=0.5", "--depth_multiplier=0.25")),
+        (("--weakly",), ("--weakly=True", "--weakly=False")),
+    ],
+    ids=lambda x: " ".join(x),
+)
+def test_another_run_cannot_take_over_a_training_directory(
+    records, trained, tmp_path, extra, words
+):
+    logdir = tmp_path / "run"
+    shutil.copytree(trained[0], logdir)
+    before = (logdir / "config.json").read_text()
+    result = train(records, logdir, *extra, check=False)
+    assert_user_error(result, "holds another run", "--train_logdir", *words)
+    assert (logdir / "config.json").read_text() == before
+
+
+def test_a_run_that_goes_on_with_other_settings_says_so(records, trained, tmp_path):
+    logdir = tmp_path / "run"
+    shutil.copytree(trained[0], logdir)
+    result = train(records, logdir, "--momentum=0.8", "--log_steps=2")
+    (note,) = (x for x in result.stdout.splitlines() if "goes on with other settings" in x)
+    assert "--momentum: 0.9 -> 0.8" in note and "log_steps" not in note
+
+
 # Bad input ---------------------------------------------------------------------------------------
 
 

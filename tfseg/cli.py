@@ -153,6 +153,7 @@ def _train(argv: list[str]) -> int:
 
     import tensorflow as tf
 
+    from tfseg import checkpoint
     from tfseg.data.specs import load_spec
     from tfseg.methods import METHODS
     from tfseg.models import model_builder
@@ -160,7 +161,7 @@ def _train(argv: list[str]) -> int:
     from tfseg.training.interruption import Interruption
     from tfseg.training.trainer import Trainer, run
 
-    strategy = devices.make_strategy(config)
+    strategy = devices.make_strategy(config, tell_clones=flags.is_given("num_clones"))
     replicas = strategy.num_replicas_in_sync
     if config.jit_compile and model_config.sync_batch_norm and replicas > 1:
         raise UserError(
@@ -185,6 +186,17 @@ def _train(argv: list[str]) -> int:
         _note_large_cut_out(data_config)
     data = TrainingData(streams, spec, data_config, config, strategy)
     _prepare_logdir(config.train_logdir)
+    facts = {
+        "model": model_config,
+        "data": data_config,
+        "train": config,
+        "method": settings,
+        "spec": spec,
+    }
+    if checkpoint.written(config.train_logdir):
+        changed = run_record.check_continues(config.train_logdir, **facts)
+        if changed:
+            print(f"note: goes on with other settings: {'; '.join(changed)}", flush=True)
     with Interruption() as interruption:
         with strategy.scope():
             build = model_builder(model_config, spec, data_config.train_crop_size, seed=config.seed)
@@ -208,15 +220,7 @@ def _train(argv: list[str]) -> int:
         print(data.describe(), flush=True)
         is_chief = _is_chief(strategy)
         if is_chief:
-            run_record.write(
-                config.train_logdir,
-                model=model_config,
-                data=data_config,
-                train=config,
-                method=settings,
-                spec=spec,
-                extra={"num_replicas": replicas},
-            )
+            run_record.write(config.train_logdir, **facts, extra={"num_replicas": replicas})
         trainer = Trainer(
             method=method,
             strategy=strategy,

@@ -30,6 +30,19 @@ MAY_DIFFER = (
     "merge_method",
 )
 
+# Flags of training that any repetition of a command may change.
+_ANY_TIME = (
+    "training_number_of_steps",
+    "train_logdir",
+    "dataset_dir",
+    "dataset_dir_cls",
+    "log_steps",
+    "save_interval_secs",
+    "save_interval_steps",
+    "save_summaries_secs",
+    "save_summaries_images",
+)
+
 _PACKAGES = ("tensorflow", "tf-keras", "tf-models-official", "keras-cv", "numpy", "pillow", "tfseg")
 
 
@@ -88,6 +101,52 @@ def write(
         json.dump(record, file, indent=2)
         file.write("\n")
     os.replace(path + ".new", path)
+
+
+def check_continues(
+    folder: str, *, model: Any, data: Any, train: Any, method: Any, spec: Any
+) -> list[str]:
+    """Compares a run with the one whose checkpoints its training directory holds.
+
+    Args:
+      folder: the training directory; it has checkpoints.
+      model, data, train, method, spec: as for `write`.
+
+    Returns:
+      Settings that differ and may, each as "--flag: before -> now".
+
+    Raises:
+      UserError: the other run had another network, method, regime or other classes.
+    """
+    record = read(folder)
+    if record is None:
+        return []
+    fixed = {("train", "method"), ("train", "weakly")}
+    changed = []
+    sections = {"model": model, "data": data, "train": train, "method": method}
+    for section, settings in sections.items():
+        # As they look once written: tuples become lists.
+        now = json.loads(json.dumps(dataclasses.asdict(settings)))
+        for name, before in record.get(section, {}).items():
+            if name not in now or now[name] == before or name in _ANY_TIME:
+                continue
+            if (section, name) in fixed or (section == "model" and name not in MAY_DIFFER):
+                raise _another_run(folder, f"--{name}={now[name]}", f"--{name}={before}")
+            changed.append(f"--{name}: {before} -> {now[name]}")
+    before, classes = record["dataset"]["class_names"], list(spec.class_names)
+    if list(before) != classes:
+        raise _another_run(folder, ", ".join(classes[:8]), ", ".join(before[:8]))
+    return changed
+
+
+def _another_run(folder: str, received: str, accepted: str) -> UserError:
+    return UserError(
+        "The training directory holds another run.",
+        where=f"--train_logdir={folder}",
+        received=received,
+        accepted=f"{accepted} (from its {NAME})",
+        fix="choose another --train_logdir, or delete that one to start anew",
+    )
 
 
 def read(path: str) -> dict[str, Any] | None:

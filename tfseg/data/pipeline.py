@@ -628,13 +628,14 @@ def make_sources(
                 fix="choose another --train_split, or make the records with --masks_dir",
             )
         if stream.image_labels == "record" and not index.has_image_labels.any():
+            from_masks = ", or take the labels from the masks as published: "
+            from_masks += "--image_label_source=crop"
             raise UserError(
                 f"No image of split '{stream.split}' has image-level labels.",
                 where=f"stream '{name}'",
                 accepted="a split with image-level labels",
                 fix="make the records with --image_labels, choose another --train_split_cls, leave "
-                "out --weakly, or take the labels from the masks as published: "
-                "--image_label_source=crop",
+                "out --weakly" + (from_masks if index.has_mask.any() else ""),
             )
         if stream.image_labels == "crop" and not index.has_mask.any():
             raise UserError(

@@ -72,11 +72,12 @@ def _tpu(config: TrainConfig) -> tf.distribute.Strategy:
     return tf.distribute.TPUStrategy(resolver)
 
 
-def make_strategy(config: TrainConfig) -> tf.distribute.Strategy:
+def make_strategy(config: TrainConfig, *, tell_clones: bool = True) -> tf.distribute.Strategy:
     """Makes the distribution strategy of a run.
 
     Args:
       config: `strategy`, `num_clones`, `clone_on_cpu`, `tpu`, `train_batch_size` are used.
+      tell_clones: say so where other than `num_clones` replicas are used.
 
     Returns:
       The strategy; 'auto' takes every GPU up to `num_clones`, else one device.
@@ -106,7 +107,16 @@ def make_strategy(config: TrainConfig) -> tf.distribute.Strategy:
             strategy = _mirrored(config, gpus)
         else:
             strategy = tf.distribute.OneDeviceStrategy(gpus[0] if gpus else "/cpu:0")
-    _check_batch(config, strategy.num_replicas_in_sync)
+    replicas = strategy.num_replicas_in_sync
+    _check_batch(config, replicas)
+    if tell_clones and replicas != config.num_clones and config.train_batch_size > replicas:
+        print(
+            f"note: {replicas} replica(s) are used, not --num_clones={config.num_clones}; the "
+            f"global batch stays {config.train_batch_size}. Batch-norm statistics are per "
+            f"replica, so each is taken over {config.train_batch_size // replicas} images "
+            f"instead of {max(1, config.train_batch_size // config.num_clones)}.",
+            flush=True,
+        )
     return strategy
 
 
@@ -133,14 +143,6 @@ def _check_batch(config: TrainConfig, replicas: int) -> None:
             f"{config.gradient_accumulation_steps} accumulation step(s)",
             accepted=f"a multiple of {parts}, for example "
             f"{max(1, round(config.train_batch_size / parts)) * parts}",
-        )
-    if replicas != config.num_clones and config.train_batch_size > replicas:
-        print(
-            f"note: {replicas} replica(s) are used, not --num_clones={config.num_clones}; the "
-            f"global batch stays {config.train_batch_size}. Batch-norm statistics are per "
-            f"replica, so each is taken over {config.train_batch_size // replicas} images "
-            f"instead of {max(1, config.train_batch_size // config.num_clones)}.",
-            flush=True,
         )
 
 
