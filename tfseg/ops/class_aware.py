@@ -1,0 +1,50 @@
+"""Softmax and cross entropy among the classes that an image is known to hold: pure functions.
+
+Where image-level labels say which classes are present, a pixel need only be told apart among
+these: the softmax runs over present classes, and absent ones get no gradient.
+
+Notation: f logits, T temperature, g in {0, 1}^C the present classes, e = exp(f / T),
+S = sum_k g_k e_k + eps, q = e / S, eps = 1e-5. The published code computes e itself, which
+overflows at logits of 88 T; here everything is a difference of logarithms, with the same values.
+
+Source: Wang et al., "Learning pseudo labels for semi-and-weakly supervised semantic segmentation",
+Pattern Recognition 2022, section 3.2; Learning Pseudo Labels specification 4.1.
+"""
+
+import math
+
+import tensorflow as tf
+
+_LOG_EPSILON = math.log(1e-5)
+# Logit of an absent class: exp is 0 in float32, and differences stay finite.
+_ABSENT = -1e30
+
+
+def present_classes(image_label: tf.Tensor, *, has_background: bool) -> tf.Tensor:
+    """Returns which class ids an image may hold.
+
+    Args:
+      image_label: float32 [N, K] multi-hot over the image-level classes.
+      has_background: class 0 is background, has no image-level label and is always present; then
+        C = K + 1, else C = K.
+
+    Returns:
+      float32 [N, C] of 0 and 1.
+    """
+    if not has_background:
+        return image_label
+    return tf.pad(image_label, [[0, 0], [1, 0]], constant_values=1.0)
+
+
+def mask_absent_logits(logits: tf.Tensor, present: tf.Tensor) -> tf.Tensor:
+    """Pushes the logits (or scores) of absent classes far below all others.
+
+    Args:
+      logits: float [N, H, W, C].
+      present: float32 [N, C].
+
+    Returns:
+      float32 [N, H, W, C]; its arg max is a present class.
+    """
+    kept = present[:, None, None, :] > 0.0
+    return tf.where(kept, tf.cast(logits, tf.float32), _ABSENT)
