@@ -48,3 +48,85 @@ def mask_absent_logits(logits: tf.Tensor, present: tf.Tensor) -> tf.Tensor:
     """
     kept = present[:, None, None, :] > 0.0
     return tf.where(kept, tf.cast(logits, tf.float32), _ABSENT)
+
+
+def class_aware_log_probs(
+    logits: tf.Tensor, present: tf.Tensor, *, temperature: float = 1.0
+) -> tf.Tensor:
+    """Computes log(q + eps) for every class, absent ones included.
+
+    Args:
+      logits: float [N, H, W, C].
+      present: float32 [N, C], 1 where the class may occur.
+      temperature: T, above 0.
+
+    Returns:
+      float32 [N, H, W, C]. An absent class has the value that its logit would give beside the
+      present ones; it may exceed 0.
+
+    Source: specification 4.1.
+    """
+    scaled = tf.cast(logits, tf.float32) / temperature
+    return _with_epsilon(scaled - _log_sum(scaled, present))
+
+
+def restricted_softmax(
+    logits: tf.Tensor, present: tf.Tensor, *, temperature: float = 1.0
+) -> tf.Tensor:
+    """Computes p = q g, the softmax among present classes.
+
+    Args:
+      logits, present, temperature: as for `class_aware_log_probs`.
+
+    Returns:
+      float32 [N, H, W, C]; 0 for absent classes. Sums to 1 but for eps, which matters where every
+      present logit is below -8.
+
+    Source: specification 4.1.
+    """
+    scaled = tf.cast(logits, tf.float32) / temperature
+    return tf.exp(mask_absent_logits(scaled - _log_sum(scaled, present), present))
+
+
+def class_aware_cross_entropy(
+    logits: tf.Tensor,
+    label: tf.Tensor,
+    present: tf.Tensor,
+    *,
+    ignore_label: int,
+    temperature: float = 1.0,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Computes -log(q_y + eps) of every pixel with label y.
+
+    eps caps the loss at 11.5 and stills the gradient of pixels that are hopelessly wrong. Absent
+    classes get no gradient, unless y itself is one.
+
+    Args:
+      logits: float [N, H, W, C].
+      label: int32 [N, H, W], class ids or `ignore_label`.
+      present: float32 [N, C].
+      ignore_label: label of pixels that count 0.
+      temperature: T, above 0.
+
+    Returns:
+      (loss, kept), both float32 [N, H, W]; kept is 0 for ignored pixels, and so is the loss there.
+
+    Source: specification 4.1, equation of the class-aware cross entropy.
+    """
+    scaled = tf.cast(logits, tf.float32) / temperature
+    kept = tf.not_equal(label, ignore_label)
+    safe_label = tf.where(kept, label, 0)
+    chosen = tf.reduce_sum(tf.one_hot(safe_label, scaled.shape[-1]) * scaled, -1)
+    log_prob = _with_epsilon(chosen - _log_sum(scaled, present)[..., 0])
+    return tf.where(kept, -log_prob, 0.0), tf.cast(kept, tf.float32)
+
+
+def _log_sum(scaled: tf.Tensor, present: tf.Tensor) -> tf.Tensor:
+    """Returns log S, float32 [N, H, W, 1]."""
+    masked = mask_absent_logits(scaled, present)
+    return _with_epsilon(tf.reduce_logsumexp(masked, -1, keepdims=True))
+
+
+def _with_epsilon(x: tf.Tensor) -> tf.Tensor:
+    """Returns log(exp(x) + eps)."""
+    return tf.nn.softplus(x - _LOG_EPSILON) + _LOG_EPSILON
