@@ -224,8 +224,10 @@ def test_resizing_comes_before_augmentation(tmp_path):
 
 def test_image_labels_come_from_the_record_or_from_the_crop(folder):
     for source in ("record", "crop"):
+        # Those of the record are no truth about these masks, which a method may not use then.
+        labels = "hidden" if source == "record" else "optional"
         stream = pipeline.Stream(
-            "train", 4, views=("weak", "strong"), labels="optional", image_labels=source
+            "train", 4, views=("weak", "strong"), labels=labels, image_labels=source
         )
         for batch in take(dataset_of(settings(folder), {"s": stream}), 3):
             batch = batch["s"]
@@ -246,6 +248,86 @@ def test_records_without_a_mask_are_ignored_where_labels_are_optional(tmp_path):
     np.testing.assert_array_equal(batch["has_label"], batch["index"] % 2 == 0)
     assert (batch["label"][~batch["has_label"]] == 255).all()
     assert (batch["label"][batch["has_label"]] != 255).any(axis=(1, 2)).all()
+
+
+def listed_streams(batch_size=4, **changes):
+    """Some images with masks, and all images, of which only the former's masks may be used."""
+    weak = {"labels": "listed", "label_ids_of": "few", "image_labels": "record", **changes}
+    return {
+        "few": pipeline.Stream("few", batch_size, image_labels="record", epoch_of="all"),
+        "all": pipeline.Stream("train", batch_size, **weak),
+    }
+
+
+@pytest.fixture
+def listed_folder(tmp_path):
+    """Split train of ten images, split few with images 1, 4 and 7 of it."""
+    images, labels = make_images(SIZES)
+    named = [sorted(set(np.unique(label)) - {0, 255}) for label in labels]
+    write(str(tmp_path), labels=labels, image_labels=named)
+    few = [1, 4, 7]
+    with records.ShardWriter(str(tmp_path / records.shard_name("few", 0, 1))) as writer:
+        for i in few:
+            writer.write(
+                tfexample.encode(
+                    image=png(images[i]),
+                    label=png(labels[i]),
+                    filename=f"image_{i}",
+                    height=images[i].shape[0],
+                    width=images[i].shape[1],
+                    image_labels=named[i],
+                )
+            )
+    return tmp_path, few
+
+
+def test_only_masks_of_listed_images_are_labels(listed_folder):
+    folder, few = listed_folder
+    seen = set()
+    for batch in take(dataset_of(settings(folder), listed_streams()), 5):
+        batch = batch["all"]
+        np.testing.assert_array_equal(batch["has_label"], np.isin(batch["index"], few))
+        assert (batch["label"][~batch["has_label"]] == 255).all()
+        shown = batch["has_label"]
+        np.testing.assert_array_equal(batch["label"][shown], batch["hidden_label"][shown])
+        assert (batch["hidden_label"] != 255).any(axis=(1, 2)).all()
+        seen |= set(batch["index"])
+    assert seen == set(range(10))
+
+
+def test_few_records_come_round_in_an_epoch_as_long_as_that_of_many(listed_folder):
+    folder, _ = listed_folder
+    config = settings(folder)
+    streams = listed_streams(batch_size=10)
+    batches = [batch["few"] for batch in take(dataset_of(config, streams), 2)]
+    for batch in batches:
+        # Ten positions of three records: 0, 1, 2, 0, 1, 2, 0, 1, 2, 0.
+        np.testing.assert_array_equal(np.bincount(batch["index"]), [4, 3, 3])
+    assert (batches[0]["index"] != batches[1]["index"]).any()
+    same = [image for image, i in zip(batches[0]["image"], batches[0]["index"]) if i == 0]
+    assert any((image != same[0]).any() for image in same[1:])
+    sources = pipeline.make_sources(streams, SPEC, config)
+    numbers = pipeline.step_records(
+        streams["few"], 3, seed=3, step=1, length=sources["few"].epoch_length
+    )
+    np.testing.assert_array_equal(numbers, batches[1]["index"])
+
+
+def test_a_mask_of_a_class_that_the_image_level_labels_lack_is_an_error(tmp_path):
+    _, labels = make_images(SIZES)
+    named = [sorted(set(np.unique(label)) - {0, 255}) for label in labels]
+    named[2] = named[2][:-1]
+    write(str(tmp_path), labels=labels, image_labels=named)
+    config = settings(tmp_path)
+    streams = {"s": pipeline.Stream("train", COUNT, image_labels="record")}
+    sources = pipeline.make_sources(streams, SPEC, config)
+    with pytest.raises(tf.errors.OpError):
+        take(dataset_of(config, streams, sources=sources), 1)
+    with pytest.raises(UserError, match="image_2.*image-level labels lack"):
+        sources["s"].explain()
+    # Masks that no loss may see are not looked at, and labels may name more than a mask shows.
+    hidden = {"s": pipeline.Stream("train", COUNT, labels="hidden", image_labels="record")}
+    take(dataset_of(config, hidden), 1)
 
 
 def test_hidden_labels_have_another_name(tmp_path):

@@ -182,13 +182,27 @@ def stored_variables(prefix: str) -> dict[str, dict[str, str]]:
     return result
 
 
+def deployable_network(prefix: str) -> str | None:
+    """Returns which network of one of our checkpoints is the one to use, or None without any.
+
+    The first that its run named; 'model' or the first by name where no manifest tells.
+    """
+    stored = stored_variables(prefix)
+    try:
+        with open(prefix + _MANIFEST) as file:
+            named = json.load(file).get("networks", [])
+    except (OSError, ValueError):
+        named = []
+    return next((name for name in (*named, "model", *sorted(stored)) if name in stored), None)
+
+
 def load_network(model: Any, prefix: str, network: str | None = None) -> int:
     """Gives a network the weights stored in one of our checkpoints.
 
     Args:
       model: a network with the same variable names.
       prefix: the checkpoint.
-      network: which network of the checkpoint; None: 'model', or the only one there is.
+      network: which network of the checkpoint; None: the deployable one.
 
     Returns:
       The step at which it was saved, or -1 where its name tells none.
@@ -205,7 +219,7 @@ def load_network(model: Any, prefix: str, network: str | None = None) -> int:
             where=prefix,
             fix="use it as --tf_initial_checkpoint of a training run, then evaluate that run",
         )
-    name = network or ("model" if "model" in stored else next(iter(stored)))
+    name = network or deployable_network(prefix)
     if name not in stored:
         raise UserError(
             "The checkpoint holds no such network.",
@@ -292,7 +306,9 @@ class Store:
             "files": {
                 os.path.basename(p): {"bytes": os.path.getsize(p), "crc32c": _crc32c(p)}
                 for p in staged
-            }
+            },
+            # The first is the deployable one.
+            "networks": list(self.networks),
         }
         manifest_path = os.path.join(staging, name + _MANIFEST)
         with open(manifest_path, "w") as file:

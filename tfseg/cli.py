@@ -337,7 +337,11 @@ class TrainingData:
         parts = []
         for name, source in self._sources.items():
             numbers = pipeline.step_records(
-                self._streams[name], source.index.size, seed=self._config.seed, step=step
+                self._streams[name],
+                source.index.size,
+                seed=self._config.seed,
+                step=step,
+                length=source.epoch_length,
             )
             parts.append(f"{name}: {', '.join(source.index.ids[numbers])}")
         return "; ".join(parts)

@@ -364,7 +364,9 @@ class EvalConfig:
     eval_interval_secs: int = option(300, "Seconds between looks for a new checkpoint.")
     max_number_of_evaluations: int = option(0, "Stop after so many evaluations; 0: never.")
     network: str | None = option(
-        None, "Which network of the checkpoint (for example ema); None: the deployable one."
+        None,
+        "Which network of the checkpoint: ema, or hybrid, pseudo of learning_pseudo_labels; None: "
+        "the deployable one.",
     )
     weakly: bool = option(False, "Also report image-level classification metrics.")
     num_clones: int = option(1, "Replicas for evaluation.")
@@ -396,7 +398,9 @@ class VisConfig:
         False, "Also write class-id PNGs at the original size."
     )
     network: str | None = option(
-        None, "Which network of the checkpoint (for example ema); None: the deployable one."
+        None,
+        "Which network of the checkpoint: ema, or hybrid, pseudo of learning_pseudo_labels; None: "
+        "the deployable one.",
     )
     max_number_of_iterations: int = option(0, "One pass is always made.", dead=True)
     eval_interval_secs: int = option(300, "One pass is always made.", dead=True)

@@ -88,9 +88,8 @@ def _stored_keys(prefix: str, network: str) -> tuple[dict[str, str], int]:
     own = checkpoint.stored_variables(prefix)
     all_keys = checkpoint.open_reader(prefix).get_variable_to_shape_map()
     if own:
-        for name in (network, "model", next(iter(own))):
-            if name in own:
-                return own[name], len(all_keys) - len(own[name])
+        name = network if network in own else checkpoint.deployable_network(prefix)
+        return own[name], len(all_keys) - len(own[name])
     names = {key: key for key in all_keys if not _NOT_MODEL.search(key)}
     return names, len(all_keys) - len(names)
 

@@ -86,8 +86,48 @@ class PseudoSegConfig:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class LearningPseudoLabelsConfig:
+    """Learning Pseudo Labels (specification 4 and 5). Defaults are the published ones."""
+
+    cce_temperature: float = option(
+        1.0, "Temperature of the class-aware softmax.", limits=(1e-3, None)
+    )
+    score_power: float = option(
+        8.0,
+        "Exponent on the IoU of an image's worst class, which weighs PseudoNet's labels for it; 0: "
+        "every image counts the same.",
+        limits=(0, None),
+    )
+    score_momentum: float = option(
+        0.99, "What is kept of PseudoNet's running pixel counts at each step.", limits=(0, 1)
+    )
+    zero_iou_counts_as: str = option(
+        "one",
+        "IoU of a class that PseudoNet never got right yet: one, as published (the image then has "
+        "the weight of its other classes), or zero, which is safer: such an image waits.",
+        choices=("one", "zero"),
+    )
+    score_counts_void: bool = option(
+        True,
+        "Predictions in void and padding count as predictions in PseudoNet's IoU, as published; "
+        "false, which is better: they do not, and padded images are not thought worse than they "
+        "are.",
+    )
+    pseudo_net_schedule: str = option(
+        "constant",
+        "Learning rate of PseudoNet: constant (published) or decay, the run's own schedule, which "
+        "is better in the long run.",
+        choices=("constant", "decay"),
+    )
+    logits_learning_rate_multiplier: float = option(
+        10.0, "Factor on the learning rate of the last convolution.", limits=(0, None)
+    )
+
+
 # By name of the method, as in `tfseg.methods.METHODS`.
 METHOD_CONFIGS = {
     "supervised": NoSettings,
     "pseudoseg": PseudoSegConfig,
+    "learning_pseudo_labels": LearningPseudoLabelsConfig,
 }

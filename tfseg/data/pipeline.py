@@ -13,9 +13,9 @@ The batch vocabulary, `batch[stream][key]`:
 | `image`, `image_strong` | [B, H, W, 3] float32, RGB 0-255 | one crop, its weak and strong view |
 | `label` | [B, H, W] int32 | class id or ignore label; absent where the stream has labels='none' |
 | `image_label` | [B, K] float32 | multi-hot over the K image-level classes |
-| `hidden_label` | [B, H, W] int32 | the same for monitors only, not for losses (labels='hidden') |
+| `hidden_label` | [B, H, W] int32 | every mask, for monitors only (labels='hidden' or 'listed') |
 | `valid` | [B, H, W] float32 | 1 = image, 0 = padding or cut out |
-| `has_label` | [B] bool | whether the record has a mask |
+| `has_label` | [B] bool | whether the record has a mask (labels='listed': one that may be used) |
 | `index` | [B] int64 | record number in the split |
 
 Evaluation batches have `image`, `label`, `valid`, `has_label`, `index`, and `weight` [B] float32:
@@ -44,7 +44,7 @@ from tfseg.errors import UserError
 from tfseg.ops import resize
 
 VIEWS = ("weak", "strong")
-LABELS = ("required", "optional", "hidden", "none")
+LABELS = ("required", "optional", "hidden", "listed", "none")
 IMAGE_LABELS = ("none", "record", "crop")
 # Enough for what is decoded ahead of the step that meets a bad image.
 _RECENT_RECORDS = 4096
@@ -62,12 +62,16 @@ class Stream:
       batch_size: examples in a step, over all replicas.
       views: ('weak',) or ('weak', 'strong').
       labels: 'required' (a record without a mask is an error), 'optional' (the ignore label stands
-        in), 'hidden' (as optional, and delivered as `hidden_label`), or 'none' (masks are not
-        read).
+        in), 'hidden' (as optional, and delivered as `hidden_label`), 'listed' (as hidden, and
+        those of images that `label_ids_of` holds too as `label`), or 'none' (masks are not read).
       image_labels: 'none', 'record' (those of the record, which must have them), or 'crop' (the
         classes found in the augmented crop's label map, behind the cut-out, as published; a record
         without a mask is an error).
       dataset_dir: where the split is; None: the configuration's directory.
+      label_ids_of: with labels='listed', the stream whose split names the images with usable masks.
+      epoch_of: another stream; an epoch then has as many positions as that one's, in which this
+        split's records follow each other in a circle before they are shuffled. None: each record
+        once.
 
     Raises:
       UserError: a value that is none of these.
@@ -79,6 +83,8 @@ class Stream:
     labels: str = "required"
     image_labels: str = "none"
     dataset_dir: str | None = None
+    label_ids_of: str | None = None
+    epoch_of: str | None = None
 
     def __post_init__(self):
         if tuple(self.views) not in (VIEWS[:1], VIEWS):
@@ -89,6 +95,8 @@ class Stream:
             self._reject("image_labels", self.image_labels, ", ".join(IMAGE_LABELS))
         if self.image_labels == "crop" and self.labels == "none":
             self._reject("image_labels", "'crop' with labels='none'", "labels that are read")
+        if (self.labels == "listed") != (self.label_ids_of is not None):
+            self._reject("label_ids_of", self.label_ids_of, "a stream, with labels='listed' only")
         if self.batch_size < 1:
             self._reject("batch_size", self.batch_size, "at least 1")
 
@@ -109,33 +117,49 @@ def _rng(seed: int, split: str, *numbers: int) -> np.random.Generator:
     return np.random.default_rng([seed % (1 << 64), zlib.crc32(split.encode()), *numbers])
 
 
-def epoch_order(split: str, size: int, *, seed: int, epoch: int) -> np.ndarray:
-    """Returns the order of a split's records in an epoch, int64 [size]."""
-    return _rng(seed, split, epoch).permutation(size)
+def epoch_order(
+    split: str, size: int, *, seed: int, epoch: int, length: int | None = None
+) -> np.ndarray:
+    """Returns the order of an epoch, int64 [length]: number n stands for record n mod size.
+
+    Args:
+      split: name of the split.
+      size: its records.
+      seed: of the run.
+      epoch: number of the epoch.
+      length: positions of the epoch; None: `size`.
+    """
+    return _rng(seed, split, epoch).permutation(length or size)
 
 
 class _Order:
-    """Record numbers of the endless sequence of epochs; remembers the last few epochs."""
+    """What stands at the positions of the endless sequence of epochs; remembers the last few."""
 
-    def __init__(self, split: str, size: int, seed: int):
+    def __init__(self, split: str, size: int, seed: int, length: int | None = None):
         self._split, self._size, self._seed = split, size, seed
+        self._length = length or size
         self._epochs: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
 
-    def at(self, position: int) -> tuple[int, int]:
-        """Returns (epoch, record number) of a position."""
-        epoch, place = divmod(position, self._size)
+    def at(self, position: int) -> tuple[int, int, int]:
+        """Returns (epoch, record number, how often it stood in the circle before) of a position."""
+        epoch, place = divmod(position, self._length)
         with self._lock:
             order = self._epochs.get(epoch)
             if order is None:
-                order = epoch_order(self._split, self._size, seed=self._seed, epoch=epoch)
+                order = epoch_order(
+                    self._split, self._size, seed=self._seed, epoch=epoch, length=self._length
+                )
                 self._epochs[epoch] = order
                 for old in [e for e in self._epochs if e < epoch - 2]:
                     del self._epochs[old]
-        return epoch, int(order[place])
+        repeat, record = divmod(int(order[place]), self._size)
+        return epoch, record, repeat
 
 
-def step_records(stream: Stream, size: int, *, seed: int, step: int) -> np.ndarray:
+def step_records(
+    stream: Stream, size: int, *, seed: int, step: int, length: int | None = None
+) -> np.ndarray:
     """Returns the record numbers of a step's global batch.
 
     Args:
@@ -143,12 +167,13 @@ def step_records(stream: Stream, size: int, *, seed: int, step: int) -> np.ndarr
       size: records in the split.
       seed: of the run.
       step: steps done before it.
+      length: positions of an epoch; None: `size`.
 
     Returns:
       int64 [batch_size], in the order of the batch; damaged records included, which
       --skip_bad_records replaces.
     """
-    order = _Order(stream.split, size, seed)
+    order = _Order(stream.split, size, seed, length)
     first = step * stream.batch_size
     return np.array([order.at(first + i)[1] for i in range(stream.batch_size)])
 
@@ -170,6 +195,8 @@ class Source:
       image_labels: as in `Stream`.
       dataset_dir: as in `Stream`.
       lost: damage that was met while the index was made; these records are not in it.
+      usable_masks: bool for each record, whether losses may see its mask (labels='listed').
+      epoch_length: positions of an epoch; None: one for each record.
     """
 
     def __init__(
@@ -183,9 +210,13 @@ class Source:
         image_labels: str = "none",
         dataset_dir: str | None = None,
         lost: Sequence[RecordError] = (),
+        usable_masks: np.ndarray | None = None,
+        epoch_length: int | None = None,
     ):
         self.split, self.index, self.spec, self._config = split, index, spec, config
         self._labels, self._image_labels = labels, image_labels
+        self._usable_masks = usable_masks
+        self.epoch_length = epoch_length or index.size
         self._reader = records.RecordReader(index, dataset_dir or config.dataset_dir)
         self.errors: list[UserError] = []
         self.bad: dict[int, UserError] = {}
@@ -266,6 +297,8 @@ class Source:
                 ) from None
         if len(encoded) == 2:
             self._check_ids(pixels, example, location)
+            if self._image_labels == "record" and self.may_use_mask(i, example):
+                self._check_image_labels(pixels, example, location)
 
     def _check_ids(self, label: np.ndarray, example: tfexample.Example, location: Any) -> None:
         spec = self.spec
@@ -278,6 +311,28 @@ class Source:
                 received=", ".join(map(str, wrong[:8])),
                 accepted=f"0 to {spec.num_classes - 1}, and {spec.ignore_label} for ignored pixels",
                 fix="make the records again with a --label_map, or with all class names",
+            )
+
+    def may_use_mask(self, i: int, example: tfexample.Example) -> bool:
+        """Says whether losses may see the mask of record `i`."""
+        if self._labels in ("none", "hidden") or example.label is None:
+            return False
+        return self._usable_masks is None or bool(self._usable_masks[i])
+
+    def _check_image_labels(self, label: np.ndarray, example: tfexample.Example, location) -> None:
+        present = set(np.unique(label)) - {self.spec.ignore_label}
+        named = set(example.image_labels.tolist()) | set(range(self.spec.first_image_class))
+        denied = present - named
+        if denied:
+            names = self.spec.class_names
+            raise RecordError(
+                f"The mask of {example.filename} holds classes that its image-level labels lack.",
+                location=location,
+                key=tfexample.IMAGE_LABELS,
+                received=", ".join(names[c] for c in sorted(denied)),
+                accepted="masks of classes that the image-level labels name (they may name more)",
+                fix="correct the labels or the mask and make the records again "
+                "(tfrecords_tools/check.py lists all such images)",
             )
 
     def _note_bad(self, i: int, error: UserError) -> None:
@@ -322,7 +377,10 @@ class Source:
         raise UserError(f"Every record of split '{self.split}' is damaged.")
 
     def fetch(self, i: int) -> tuple[np.ndarray, ...]:
-        """Returns (image, label, has_label, image_label) of record `i` as NumPy values."""
+        """Returns (image, label, has_label, may_use, image_label) of record `i` as NumPy values.
+
+        `has_label` says whether there is a mask, `may_use` whether losses may see it.
+        """
         with self._lock:
             self._recent.append(i)
         example = self._checked(i)
@@ -334,6 +392,7 @@ class Source:
             np.array(example.image, object),
             np.array(example.label if has_label else b"", object),
             np.bool_(has_label),
+            np.bool_(self.may_use_mask(i, example)),
             multi_hot,
         )
 
@@ -414,6 +473,22 @@ def _decode_label(
     return label
 
 
+def _agreeing_label(
+    label: tf.Tensor, may_use: tf.Tensor, image_label: tf.Tensor, spec: DatasetSpec
+) -> tf.Tensor:
+    """Returns a label map that may be used, after comparing it with the image-level labels."""
+    found = augment.image_label_of(
+        tf.cast(label, tf.int32),
+        num_classes=spec.num_classes,
+        first_class=spec.first_image_class,
+        ignore_label=spec.ignore_label,
+    )
+    agrees = tf.reduce_all(found <= image_label) | ~may_use
+    check = tf.debugging.Assert(agrees, ["a mask holds a class that the image-level labels lack"])
+    with tf.control_dependencies([check] if check is not None else []):
+        return tf.identity(label)
+
+
 def _resized(
     image: tf.Tensor, label: tf.Tensor | None, size: tf.Tensor, config: DataConfig
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
@@ -474,24 +549,28 @@ def _training_example(source: Source, stream: Stream, config: DataConfig, settin
     )
 
     def read(position):
-        epoch, _ = order.at(int(position))
+        epoch, _, repeat = order.at(int(position))
         i = source.good_record(lambda k: order.at(int(position) + k)[1])
         height, width = int(source.index.height[i]), int(source.index.width[i])
         size = np.array(_resized_size(height, width, config), np.int32)
-        seed = _rng(settings["seed"], stream.split, epoch, i, 1).integers(
+        # Each time that a record comes round in an epoch it is augmented differently.
+        number = i + repeat * source.index.size
+        seed = _rng(settings["seed"], stream.split, epoch, number, 1).integers(
             np.iinfo(np.int64).max, size=2
         )
         return (*source.fetch(i), np.int64(i), size, seed)
 
-    types = (tf.string, tf.string, tf.bool, tf.float32, tf.int64, tf.int32, tf.int64)
+    types = (tf.string, tf.string, tf.bool, tf.bool, tf.float32, tf.int64, tf.int32, tf.int64)
 
     def make(position):
-        image, label, has_label, image_label, index, size, seed = tf.numpy_function(
+        image, label, has_label, may_use, image_label, index, size, seed = tf.numpy_function(
             source.keeping_errors(read), [position], types, stateful=False
         )
         size, seed = tf.ensure_shape(size, [2]), tf.ensure_shape(seed, [2])
         image = _decode(image, 3)
         label = _decode_label(label, has_label, image, spec, stream.labels)
+        if stream.image_labels == "record" and stream.labels in ("required", "optional", "listed"):
+            label = _agreeing_label(label, may_use, image_label, spec)
         image, label = _resized(image, label, size, config)
         draws = augment.draw(
             seed,
@@ -523,8 +602,12 @@ def _training_example(source: Source, stream: Stream, config: DataConfig, settin
                 first_class=spec.first_image_class,
                 ignore_label=spec.ignore_label,
             )
-        if stream.labels == "hidden":
+        if stream.labels in ("hidden", "listed"):
             example["hidden_label"] = example.pop("label")
+        if stream.labels == "listed":
+            may_use = tf.ensure_shape(may_use, [])
+            example["has_label"] = may_use
+            example["label"] = tf.where(may_use, example["hidden_label"], spec.ignore_label)
         return example
 
     # Plain graph code: converting it would only take time.
@@ -580,7 +663,9 @@ def make_train_dataset(
                 accepted=f"a multiple of {replicas}",
             )
         settings = {
-            "order": _Order(stream.split, sources[name].index.size, seed),
+            "order": _Order(
+                stream.split, sources[name].index.size, seed, sources[name].epoch_length
+            ),
             "seed": seed,
             "mean_pixel": mean_pixel,
         }
@@ -609,7 +694,7 @@ def make_sources(
     Raises:
       UserError: a split is not there, empty or truncated, or lacks masks or image-level labels.
     """
-    sources = {}
+    indexes, all_lost = {}, {}
     for name, stream in streams.items():
         lost: list[RecordError] = []
         if stream.dataset_dir is not None:
@@ -644,17 +729,26 @@ def make_sources(
                 accepted="a split with masks",
                 fix="use --image_label_source=record, with image-level labels in the records",
             )
-        sources[name] = Source(
+        indexes[name], all_lost[name] = index, lost
+    return {
+        name: Source(
             stream.split,
-            index,
+            indexes[name],
             spec,
             config,
             labels=stream.labels,
             image_labels=stream.image_labels,
             dataset_dir=stream.dataset_dir,
-            lost=lost,
+            lost=all_lost[name],
+            usable_masks=(
+                np.isin(indexes[name].ids, indexes[stream.label_ids_of].ids)
+                if stream.label_ids_of is not None
+                else None
+            ),
+            epoch_length=indexes[stream.epoch_of].size if stream.epoch_of is not None else None,
         )
-    return sources
+        for name, stream in streams.items()
+    }
 
 
 def _check_same_classes(dataset_dir: str, spec: DatasetSpec, config: DataConfig) -> None:
@@ -740,7 +834,8 @@ def _eval_batches(source, config, mean_pixel, groups, batch_size) -> tf.data.Dat
     def read(i):
         i = int(i)
         shape = _resized_size(int(source.index.height[i]), int(source.index.width[i]), config)
-        return (*source.fetch(i)[:3], np.array(shape, np.int32))
+        image, label, has_label, *_ = source.fetch(i)
+        return image, label, has_label, np.array(shape, np.int32)
 
     def make(i, weight, size):
         image, label, has_label, shape = tf.numpy_function(

@@ -1,9 +1,11 @@
 """The methods by name. A literal dict: grep finds everything."""
 
+from tfseg.methods.learning_pseudo_labels import LearningPseudoLabels
 from tfseg.methods.pseudoseg import PseudoSeg
 from tfseg.methods.supervised import Supervised
 
 METHODS = {
     "supervised": Supervised,
     "pseudoseg": PseudoSeg,
+    "learning_pseudo_labels": LearningPseudoLabels,
 }
