@@ -9,12 +9,14 @@ process instead of the wall clock, so it holds on a machine that does other work
 """
 
 import argparse
+import dataclasses
 import io
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import tfseg  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 
@@ -28,10 +30,13 @@ from tfseg.data.specs import DATASETS
 
 HEIGHT, WIDTH, QUALITY = 375, 500, 90
 MEAN_PIXEL = (127.5, 127.5, 127.5)
-# Rows of the table: name, views, labels. The published method reads both streams in each step.
+# Rows of the table: name, --augmentation, what the stream asks for. PseudoSeg reads the first two
+# in each step, Learning Pseudo Labels the last two.
 KINDS = (
-    ("weak", ("weak",), "required"),
-    ("weak + strong", ("weak", "strong"), "optional"),
+    ("weak", "deeplab", {}),
+    ("weak + strong", "deeplab", {"views": ("weak", "strong"), "labels": "optional"}),
+    ("composition", "composition", {}),
+    ("light", "composition", {"augment": "light", "labels": "optional"}),
 )
 
 
@@ -95,11 +100,11 @@ def _consume(batches: Iterator, seconds: float, batch_size: int) -> tuple[int, f
 
 
 def measure(
-    config: DataConfig, views: tuple[str, ...], labels: str, *, batch_size: int, seconds: float
+    config: DataConfig, asked: dict[str, Any], *, batch_size: int, seconds: float
 ) -> tuple[float, float]:
     """Returns examples per second of wall clock and per second of processor time."""
     spec = DATASETS["pascal_voc_seg"]
-    streams = {"s": pipeline.Stream("train", batch_size, views=views, labels=labels)}
+    streams = {"s": pipeline.Stream("train", batch_size, **asked)}
     sources = pipeline.make_sources(streams, spec, config)
     dataset = pipeline.make_train_dataset(streams, sources, config, mean_pixel=MEAN_PIXEL, seed=0)
     count, wall, cpu = _consume(iter(dataset), seconds, batch_size)
@@ -153,11 +158,10 @@ def main() -> None:
         )
         print(f"{'views':<15} {'per second':>11} {'per core':>9} {'per CPU second':>15}", end="")
         print(f" {'steps/s':>8} {'x step rate':>12}" if arguments.step_rate else "")
-        for name, views, labels in KINDS:
+        for name, augmentation, asked in KINDS:
             rate, per_cpu = measure(
-                config,
-                views,
-                labels,
+                dataclasses.replace(config, augmentation=augmentation),
+                asked,
                 batch_size=arguments.batch_size,
                 seconds=arguments.seconds,
             )

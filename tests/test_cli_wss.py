@@ -301,6 +301,17 @@ def test_splits_of_different_classes(records, tmp_path):
         (("--att_strides=a,b",), ("--att_strides", "numbers")),
         (("--train_split_cls=nothing",), ("nothing", "train_aug")),
         (("--method=pseudosegg",), ("--method", "pseudoseg")),
+        (("--augmentation=composition",), ("--augmentation", "'unlabelled'", "supervised")),
+        (("--augmentation=mixed",), ("--augmentation", "deeplab|composition")),
+        (
+            ("--augmentation=composition", "--augmentation_ops=-1"),
+            ("--augmentation_ops=-1", "non-negative"),
+        ),
+        (("--augmentation_ops=3",), ("--augmentation_ops", "--augmentation=composition")),
+        (
+            ("--augmentation=composition", "--scale_factor_step_size=0"),
+            ("--scale_factor_step_size", "--augmentation=deeplab"),
+        ),
     ],
     ids=lambda x: " ".join(x),
 )
@@ -318,6 +329,14 @@ def test_a_flag_of_another_method_in_the_supervised_program(records, tmp_path):
         check=False,
     )
     assert_user_error(result, "--unlabeled_weight", "--method=supervised", "train_wss.py")
+
+
+def test_composed_augmentation_in_a_program(records, tmp_path):
+    extra = ("--method=supervised", "--augmentation=composition", "--augmentation_ops=3")
+    run(*arguments(records, tmp_path, *extra))
+    assert all(np.isfinite(loss) for _, loss in losses(tmp_path))
+    data = json.loads((tmp_path / "config.json").read_text())["data"]
+    assert (data["augmentation"], data["augmentation_ops"]) == ("composition", 3)
 
 
 def test_a_cut_out_as_large_as_the_crop_is_noted(records, tmp_path):

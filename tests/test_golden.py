@@ -11,6 +11,7 @@ import pathlib
 import pytest
 
 from tests.golden_cases import (
+    lpl_data,
     lpl_losses,
     pseudoseg_data,
     pseudoseg_eval,
@@ -22,6 +23,7 @@ from tests.golden_cases import (
 HERE = pathlib.Path(__file__).parent / "golden"
 GOLDEN_DIR = pathlib.Path(os.environ.get("TFSEG_GOLDEN_DIR", HERE))
 CASES = {
+    **lpl_data.CASES,
     **lpl_losses.CASES,
     **pseudoseg_data.CASES,
     **pseudoseg_eval.CASES,

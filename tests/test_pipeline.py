@@ -1,8 +1,10 @@
 """Pipelines: positions, resume, workers and replicas, damaged records, evaluation batches."""
 
+import dataclasses
 import io
 import os
 
+import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -363,6 +365,172 @@ def test_a_stream_can_come_from_another_directory(folder, tmp_path, monkeypatch)
     assert not batch["has_label"].any()
 
 
+# Composition ------------------------------------------------------------------------------------
+
+COMPOSED = {
+    "seg": pipeline.Stream("train", 4),
+    "cls": pipeline.Stream("train", 4, labels="optional", augment="light"),
+    "images": pipeline.Stream("train", 2, labels="none"),
+}
+
+
+def composed(folder, **changes):
+    return settings(folder, augmentation="composition", **changes)
+
+
+def test_composed_batches_have_the_vocabulary_and_labels_of_the_masks(folder):
+    dataset = dataset_of(composed(folder), COMPOSED)
+    assert dataset.element_spec == dataset_of(settings(folder), COMPOSED).element_spec
+    _, labels = make_images(SIZES)
+    warped = 0
+    for batch in take(dataset, 10):
+        for name in ("seg", "cls"):
+            rows = batch[name]
+            for i, image, label, valid in zip(
+                *(rows[k] for k in ("index", "image", "label", "valid"))
+            ):
+                assert 0 <= image.min() and image.max() <= 255
+                assert set(np.unique(label)) <= {*np.unique(labels[i]), 255}
+                assert (label[valid == 0] == 255).all()
+                if name == "cls":
+                    # Padding alone: what is valid is the part of the image that fits in.
+                    assert valid.sum() == np.prod(np.minimum(SIZES[i], 33))
+                else:
+                    rectangle = np.outer(valid.max(1), valid.max(0))
+                    warped += (valid != rectangle).any()
+    assert warped > 5
+
+
+def test_a_light_stream_shows_pixels_of_the_record(folder):
+    images, labels = make_images(SIZES)
+    streams = {"s": dataclasses.replace(COMPOSED["cls"], batch_size=COUNT)}
+    batch = take(dataset_of(composed(folder), streams), 1)[0]["s"]
+    for i, image, label, valid in zip(*(batch[k] for k in ("index", "image", "label", "valid"))):
+        inside = np.ix_(np.flatnonzero(valid.max(1)), np.flatnonzero(valid.max(0)))
+        window = image[inside]
+        height, width = window.shape[:2]
+        room = np.subtract(SIZES[i], (height, width)) + 1
+        places = [(y, x) for y in range(room[0]) for x in range(room[1])]
+        matching = [
+            (images[i][y : y + height, x : x + width] == window).all()
+            and (labels[i][y : y + height, x : x + width] == label[inside]).all()
+            for y, x in places
+        ]
+        assert sum(matching) == 1
+        assert (image[valid == 0] == MEAN[0]).all()
+
+
+def test_without_operations_a_full_stream_is_a_light_one(folder):
+    config = composed(folder, augmentation_ops=0)
+    full = take(dataset_of(config), 2)
+    light = take(dataset_of(config, {"s": dataclasses.replace(STREAM, augment="light")}), 2)
+    assert_same(full, light)
+
+
+def test_a_light_stream_of_the_other_augmentation_is_a_full_one(folder):
+    light = {"s": dataclasses.replace(STREAM, augment="light")}
+    assert_same(take(dataset_of(settings(folder)), 2), take(dataset_of(settings(folder), light), 2))
+
+
+def test_composition_without_operations_shows_the_record(tmp_path):
+    images, labels = make_images([(33, 33)])
+    write_split(str(tmp_path), images, labels, split="train")
+    batch = take(dataset_of(composed(tmp_path, augmentation_ops=0)), 1)[0]["s"]
+    for image, label in zip(batch["image"], batch["label"]):
+        np.testing.assert_array_equal(image, images[0])
+        np.testing.assert_array_equal(label, labels[0])
+    assert batch["valid"].all()
+
+
+def test_composition_repeats_whatever_the_threads_and_differs_between_epochs(folder):
+    first = take(dataset_of(composed(folder), COMPOSED), 4)
+    assert_same(first, take(dataset_of(composed(folder, data_threads=1), COMPOSED), 4))
+    other = take(dataset_of(composed(folder), COMPOSED, seed=-4), 1)
+    assert (first[0]["seg"]["image"] != other[0]["seg"]["image"]).any()
+    epochs = take(dataset_of(composed(folder), {"s": pipeline.Stream("train", COUNT)}), 2)
+    images = [dict(zip(e["s"]["index"].tolist(), e["s"]["image"])) for e in epochs]
+    assert sum((images[0][i] != images[1][i]).any() for i in range(COUNT)) >= COUNT - 1
+
+
+@pytest.mark.parametrize("start", [1, 7])
+def test_resuming_a_composition_gives_the_following_batches(folder, start):
+    whole = take(dataset_of(composed(folder), COMPOSED), start + 3)
+    resumed = take(dataset_of(composed(folder), COMPOSED, start_step=start), 3)
+    assert_same(whole[start:], resumed)
+
+
+def test_composition_serves_image_labels_hidden_labels_and_records_without_a_mask(tmp_path):
+    _, labels = make_images(SIZES)
+    write(
+        str(tmp_path),
+        labels=[None if i % 2 else x for i, x in enumerate(labels)],
+        image_labels=[[1 + i % 3] for i in range(COUNT)],
+    )
+    streams = {
+        "shown": pipeline.Stream("train", COUNT, labels="optional", image_labels="record"),
+        "hidden": pipeline.Stream("train", COUNT, labels="hidden"),
+    }
+    batch = take(dataset_of(composed(tmp_path), streams), 1)[0]
+    shown, hidden = batch["shown"], batch["hidden"]
+    assert "label" not in hidden
+    np.testing.assert_array_equal(hidden["hidden_label"], shown["label"])
+    np.testing.assert_array_equal(shown["has_label"], shown["index"] % 2 == 0)
+    assert (shown["label"][~shown["has_label"]] == 255).all()
+    np.testing.assert_array_equal(shown["image_label"].argmax(1), shown["index"] % 3)
+
+
+def test_image_labels_of_a_composed_crop_are_those_of_its_label(folder):
+    stream = pipeline.Stream("train", 4, image_labels="crop")
+    for batch in take(dataset_of(composed(folder), {"s": stream}), 3):
+        for label, found in zip(batch["s"]["label"], batch["s"]["image_label"]):
+            assert set(np.flatnonzero(found) + 1) == set(np.unique(label)) - {0, 255}
+
+
+def test_resizing_comes_before_composition(tmp_path):
+    images, labels = make_images([(20, 30)])
+    write_split(str(tmp_path), images, labels, split="train")
+    config = composed(tmp_path, min_resize_value=24, augmentation_ops=0)
+    batch = take(dataset_of(config, {"s": pipeline.Stream("train", 2)}), 1)[0]["s"]
+    # 24x36, of which 33 columns fit into the crop.
+    assert (batch["valid"].sum((1, 2)) == 24 * 33).all()
+    assert set(np.unique(batch["label"])) <= {*np.unique(labels[0]), 255}
+    full = take(dataset_of(composed(tmp_path, min_resize_value=24)), 1)[0]["s"]
+    assert full["image"].shape == (4, 33, 33, 3)
+
+
+def test_opencv_starts_no_threads_beside_those_of_the_pipeline(folder):
+    cv2.setNumThreads(2)
+    dataset_of(composed(folder))
+    assert cv2.getNumThreads() == 1
+
+
+def test_composition_makes_no_strong_view(folder):
+    streams = {"both": pipeline.Stream("train", 4, views=("weak", "strong"))}
+    with pytest.raises(UserError, match="stream 'both'.*\n.*--augmentation"):
+        dataset_of(composed(folder), streams)
+
+
+def test_composition_refuses_scales_out_of_order(folder):
+    with pytest.raises(UserError, match="--min_scale_factor"):
+        dataset_of(composed(folder, min_scale_factor=3.0))
+
+
+def test_composition_refuses_images_too_long_to_warp(tmp_path):
+    images, labels = make_images([(33, 33), (1, 33000)])
+    write_split(str(tmp_path), images, labels, split="train", ids=["short", "long"])
+    with pytest.raises(UserError, match="Image long of split 'train'") as error:
+        dataset_of(composed(tmp_path))
+    assert "1x33000" in str(error.value)
+    light = {"s": dataclasses.replace(STREAM, augment="light")}
+    assert take(dataset_of(composed(tmp_path), light), 1)[0]["s"]["valid"].any()
+
+
+def test_a_damaged_record_is_named_with_composition_too(tmp_path):
+    write(str(tmp_path))
+    path = overwrite(tmp_path, 7, flip_a_byte)
+    assert f"{path}, record 2" in error_of(composed(tmp_path))
+
+
 # Declarations -----------------------------------------------------------------------------------
 
 
@@ -373,6 +541,7 @@ def test_a_stream_can_come_from_another_directory(folder, tmp_path, monkeypatch)
         {"views": ("weak", "blurred")},
         {"labels": "sometimes"},
         {"image_labels": "web"},
+        {"augment": "weak"},
         {"image_labels": "crop", "labels": "none"},
         {"batch_size": 0},
     ],

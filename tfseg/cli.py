@@ -108,6 +108,27 @@ def _note_large_cut_out(config: DataConfig) -> None:
         )
 
 
+# Flags that only one augmentation heeds.
+_AUGMENTATION_FLAGS = {"deeplab": "scale_factor_step_size", "composition": "augmentation_ops"}
+
+
+def _check_augmentation_flags(config: DataConfig) -> None:
+    """Refuses a flag of another augmentation than the chosen one.
+
+    Raises:
+      UserError: there is one.
+    """
+    for owner, flag in _AUGMENTATION_FLAGS.items():
+        if flags.is_given(flag) and owner != config.augmentation:
+            raise UserError(
+                f"--{flag} is no setting of --augmentation={config.augmentation}.",
+                where=f"--{flag}",
+                received=getattr(config, flag),
+                accepted=f"--{flag} with --augmentation={owner}",
+                fix=f"leave out --{flag}, or set --augmentation={owner}",
+            )
+
+
 # Training ---------------------------------------------------------------------------------------
 
 
@@ -144,6 +165,7 @@ def _train(argv: list[str]) -> int:
         model_config.output_stride, OUTPUT_STRIDES, flag="output_stride", what="output stride"
     )
     check_crop_size("train_crop_size", data_config.train_crop_size, model_config.output_stride)
+    _check_augmentation_flags(data_config)
     if config.gradient_accumulation_steps < 1:
         raise UserError(
             "--gradient_accumulation_steps must be at least 1.",

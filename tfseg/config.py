@@ -205,10 +205,24 @@ class DataConfig:
     keep_aspect_ratio: bool = option(
         True, "The published preprocessing always keeps the aspect ratio.", dead=True
     )
+    augmentation: str = option(
+        "deeplab",
+        "Augmentation of training images: deeplab (random scale, crop and flip), or composition "
+        "(--augmentation_ops random operations, some on colours, the others geometric, and a "
+        "random crop; as published for Learning Pseudo Labels).",
+        choices=("deeplab", "composition"),
+    )
+    augmentation_ops: int = option(
+        2,
+        "Operations on an image with --augmentation=composition; 0: the crop only.",
+        limits=(0, None),
+    )
     min_scale_factor: float = option(0.5, "Smallest random scale.")
     max_scale_factor: float = option(2.0, "Largest random scale.")
     scale_factor_step_size: float = option(
-        0.25, "Distance between the random scales; 0: continuous."
+        0.25,
+        "Distance between the random scales; 0: continuous, as it always is with "
+        "--augmentation=composition.",
     )
     flip_probability: float = option(
         0.5,

@@ -43,7 +43,17 @@ _ANY_TIME = (
     "save_summaries_images",
 )
 
-_PACKAGES = ("tensorflow", "tf-keras", "tf-models-official", "keras-cv", "numpy", "pillow", "tfseg")
+_PACKAGES = (
+    "tensorflow",
+    "tf-keras",
+    "tf-models-official",
+    "keras-cv",
+    "numpy",
+    "pillow",
+    # Its versions differ in the pixels of warps.
+    "opencv-python-headless",
+    "tfseg",
+)
 
 
 def _versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ The batch vocabulary, `batch[stream][key]`:
 | `label` | [B, H, W] int32 | class id or ignore label; absent where the stream has labels='none' |
 | `image_label` | [B, K] float32 | multi-hot over the K image-level classes |
 | `hidden_label` | [B, H, W] int32 | every mask, for monitors only (labels='hidden' or 'listed') |
-| `valid` | [B, H, W] float32 | 1 = image, 0 = padding or cut out |
+| `valid` | [B, H, W] float32 | 1 = image, 0 = padding, cut out, or brought in by a warp |
 | `has_label` | [B] bool | whether the record has a mask (labels='listed': one that may be used) |
 | `index` | [B] int64 | record number in the split |
 
@@ -46,6 +46,7 @@ from tfseg.ops import resize
 VIEWS = ("weak", "strong")
 LABELS = ("required", "optional", "hidden", "listed", "none")
 IMAGE_LABELS = ("none", "record", "crop")
+AUGMENT = ("full", "light")
 # Enough for what is decoded ahead of the step that meets a bad image.
 _RECENT_RECORDS = 4096
 _MANY = np.iinfo(np.int64).max // 2
@@ -72,6 +73,8 @@ class Stream:
       epoch_of: another stream; an epoch then has as many positions as that one's, in which this
         split's records follow each other in a circle before they are shuffled. None: each record
         once.
+      augment: 'full', or 'light': with --augmentation=composition no operations, the crop only;
+        with deeplab the same as 'full'.
 
     Raises:
       UserError: a value that is none of these.
@@ -85,6 +88,7 @@ class Stream:
     dataset_dir: str | None = None
     label_ids_of: str | None = None
     epoch_of: str | None = None
+    augment: str = "full"
 
     def __post_init__(self):
         if tuple(self.views) not in (VIEWS[:1], VIEWS):
@@ -93,6 +97,8 @@ class Stream:
             self._reject("labels", self.labels, ", ".join(LABELS))
         if self.image_labels not in IMAGE_LABELS:
             self._reject("image_labels", self.image_labels, ", ".join(IMAGE_LABELS))
+        if self.augment not in AUGMENT:
+            self._reject("augment", self.augment, ", ".join(AUGMENT))
         if self.image_labels == "crop" and self.labels == "none":
             self._reject("image_labels", "'crop' with labels='none'", "labels that are read")
         if (self.labels == "listed") != (self.label_ids_of is not None):
@@ -541,12 +547,106 @@ class Slice:
     replicas: int = 1
 
 
-def _training_example(source: Source, stream: Stream, config: DataConfig, settings: dict):
-    """Returns the function position -> example of one stream."""
-    spec, order = source.spec, settings["order"]
+def _deeplab_views(source: Source, stream: Stream, config: DataConfig, mean_pixel):
+    """Returns the function (image, label, size, seed) -> views of --augmentation=deeplab."""
     scales = augment.scale_factors(
         config.min_scale_factor, config.max_scale_factor, config.scale_factor_step_size
     )
+
+    def views(image, label, size, seed):
+        draws = augment.draw(
+            seed,
+            size,
+            crop_size=config.train_crop_size,
+            scales=scales,
+            scale_range=(config.min_scale_factor, config.max_scale_factor),
+            flip_probability=config.flip_probability,
+            jitter_strength=config.jitter_strength,
+        )
+        return augment.training_views(
+            image,
+            label,
+            draws,
+            crop_size=config.train_crop_size,
+            mean_pixel=mean_pixel,
+            ignore_label=source.spec.ignore_label,
+            strong="strong" in stream.views,
+            cutout_half_size=config.cutout_half_size,
+        )
+
+    return views
+
+
+def _composed_views(source: Source, stream: Stream, config: DataConfig, mean_pixel):
+    """Returns the function (image, label, size, seed) -> views of --augmentation=composition."""
+    # Here, because the other augmentation needs neither OpenCV nor its time to load.
+    from tfseg.data import composition
+
+    composition.use_one_thread_per_call()
+    scale_range = (config.min_scale_factor, config.max_scale_factor)
+    augment.scale_factors(*scale_range, step=0)  # refuses wrong ones
+    ops = config.augmentation_ops if stream.augment == "full" else 0
+    if ops:
+        _check_sides(source, config, composition.MAX_SIDE_PX)
+    crop_size = tuple(config.train_crop_size)
+    types = {"image": tf.float32, "valid": tf.float32, "label": tf.int32}
+
+    def compose(seed, image, label=None):
+        draws = composition.draw(
+            np.random.default_rng(seed),
+            ops=ops,
+            scale_range=scale_range,
+            flip_probability=config.flip_probability,
+        )
+        composed = composition.compose(
+            image,
+            label,
+            draws,
+            crop_size=crop_size,
+            mean_pixel=mean_pixel,
+            ignore_label=source.spec.ignore_label,
+            max_pixels=config.max_image_megapixels * 1e6,
+        )
+        return [composed[name] for name in types if name in composed]
+
+    def views(image, label, size, seed):
+        if image.dtype != tf.uint8:  # after --min_resize_value
+            image = tf.cast(tf.round(image), tf.uint8)
+        given = [seed, image] if label is None else [seed, image, label]
+        names = list(types)[: len(given)]
+        arrays = tf.numpy_function(
+            source.keeping_errors(compose), given, [types[name] for name in names], stateful=False
+        )
+        shapes = {"image": [*crop_size, 3], "valid": crop_size, "label": crop_size}
+        return {name: tf.ensure_shape(x, shapes[name]) for name, x in zip(names, arrays)}
+
+    return views
+
+
+def _check_sides(source: Source, config: DataConfig, max_side: int) -> None:
+    """Refuses images that are too long to be warped.
+
+    Raises:
+      UserError: there is one; names it.
+    """
+    for height, width, name in zip(source.index.height, source.index.width, source.index.ids):
+        size = _resized_size(int(height), int(width), config)
+        if max(size) > max_side:
+            raise UserError(
+                f"Image {name} of split '{source.split}' is too long to be rotated.",
+                where="--augmentation=composition",
+                received=f"{size[0]}x{size[1]} pixels",
+                accepted=f"sides of at most {max_side} pixels",
+                fix="make the records from smaller images, or set --min_resize_value and "
+                "--max_resize_value",
+            )
+
+
+def _training_example(source: Source, stream: Stream, config: DataConfig, settings: dict):
+    """Returns the function position -> example of one stream."""
+    spec, order = source.spec, settings["order"]
+    make_views = _composed_views if config.augmentation == "composition" else _deeplab_views
+    views = make_views(source, stream, config, settings["mean_pixel"])
 
     def read(position):
         epoch, _, repeat = order.at(int(position))
@@ -572,25 +672,7 @@ def _training_example(source: Source, stream: Stream, config: DataConfig, settin
         if stream.image_labels == "record" and stream.labels in ("required", "optional", "listed"):
             label = _agreeing_label(label, may_use, image_label, spec)
         image, label = _resized(image, label, size, config)
-        draws = augment.draw(
-            seed,
-            size,
-            crop_size=config.train_crop_size,
-            scales=scales,
-            scale_range=(config.min_scale_factor, config.max_scale_factor),
-            flip_probability=config.flip_probability,
-            jitter_strength=config.jitter_strength,
-        )
-        example = augment.training_views(
-            image,
-            label,
-            draws,
-            crop_size=config.train_crop_size,
-            mean_pixel=settings["mean_pixel"],
-            ignore_label=spec.ignore_label,
-            strong="strong" in stream.views,
-            cutout_half_size=config.cutout_half_size,
-        )
+        example = views(image, label, size, seed)
         example["index"] = tf.ensure_shape(index, [])
         example["has_label"] = tf.ensure_shape(has_label, [])
         if stream.image_labels == "record":
@@ -650,7 +732,8 @@ def make_train_dataset(
       Elements `{stream: {key: tensor}}`, one for each replica and step, in turn.
 
     Raises:
-      UserError: a batch cannot be divided among the replicas, or the scales are out of order.
+      UserError: a batch cannot be divided among the replicas, the scales are out of order, or an
+        image is too long for the augmentation.
     """
     datasets = {}
     for name, stream in streams.items():
@@ -692,10 +775,12 @@ def make_sources(
     """Opens the split of every stream.
 
     Raises:
-      UserError: a split is not there, empty or truncated, or lacks masks or image-level labels.
+      UserError: a split is not there, empty or truncated, or lacks masks or image-level labels; a
+        stream wants views that the augmentation does not make.
     """
     indexes, all_lost = {}, {}
     for name, stream in streams.items():
+        _check_views(name, stream, config)
         lost: list[RecordError] = []
         if stream.dataset_dir is not None:
             _check_same_classes(stream.dataset_dir, spec, config)
@@ -749,6 +834,24 @@ def make_sources(
         )
         for name, stream in streams.items()
     }
+
+
+def _check_views(name: str, stream: Stream, config: DataConfig) -> None:
+    """Insists on one view where the augmentation makes one.
+
+    Raises:
+      UserError: the stream wants two.
+    """
+    if config.augmentation == "composition" and "strong" in stream.views:
+        raise UserError(
+            f"The method needs a weak and a strong view of the images of stream '{name}'; "
+            "--augmentation=composition makes one view.",
+            where="--augmentation",
+            received=config.augmentation,
+            accepted="deeplab, with this method",
+            fix="leave out --augmentation, or choose a --method that takes one view of each image, "
+            "such as supervised",
+        )
 
 
 def _check_same_classes(dataset_dir: str, spec: DatasetSpec, config: DataConfig) -> None:

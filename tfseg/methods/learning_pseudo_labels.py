@@ -112,6 +112,7 @@ class LearningPseudoLabels(Method):
                 label_ids_of="labelled",
                 image_labels="record",
                 dataset_dir=data.dataset_dir_cls,
+                augment="light",
             ),
         }
 
