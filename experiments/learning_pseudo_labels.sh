@@ -1,0 +1,157 @@
+#!/usr/bin/env bash
+# Learning Pseudo Labels in two stages, from records to the number without image-level labels.
+#
+#   bash experiments/learning_pseudo_labels.sh
+#
+# runs it on scenes of digits, which it makes. Any parameter below can be set in the environment:
+#
+#   DATASET_DIR=records/voc OUTPUT_DIR=lpl_92 LABELLED_SPLIT=train_first_92 ALL_SPLIT=train_aug \
+#     STAGE1_FLAGS=experiments/learning_pseudo_labels/voc12_92.flags \
+#     STAGE2_FLAGS=experiments/learning_pseudo_labels/voc12_stage2.flags \
+#     TRAIN_FLAGS=--pretrained_weights=resnet101s.pth CROP=513,513 DENSE_CRF=true \
+#     PREDICTION_FLAGS="--eval_scales=0.5 --eval_scales=0.75 --eval_scales=1 --eval_scales=1.25 \
+#       --eval_scales=1.5 --add_flipped_images --merge_scales=logits --scale_kernel=cubic" \
+#     bash experiments/learning_pseudo_labels.sh
+#
+# Each step is an ordinary command, printed before it runs. Run again, it goes on where it stopped:
+# finished steps are passed over, a training resumes from its checkpoint. With other parameters than
+# those that OUTPUT_DIR was begun with it stops with exit code 2.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+PYTHON=${PYTHON:-python}
+OUTPUT_DIR=${OUTPUT_DIR:-demo_output/learning_pseudo_labels}
+DATASET_DIR=${DATASET_DIR:-}          # records; empty: scenes of digits
+LABELLED_SPLIT=${LABELLED_SPLIT:-train}     # images with masks
+ALL_SPLIT=${ALL_SPLIT:-train_aug}           # all training images, with image-level labels
+VAL_SPLIT=${VAL_SPLIT:-val}
+STAGE1_FLAGS=${STAGE1_FLAGS:-experiments/digits_lpl_stage1.flags}
+STAGE2_FLAGS=${STAGE2_FLAGS:-experiments/digits_lpl_stage2.flags}
+TRAIN_FLAGS=${TRAIN_FLAGS:-}                # more flags of both trainings, separated by spaces
+CROP=${CROP:-97,97}                         # evaluation crop
+PREDICTION_FLAGS=${PREDICTION_FLAGS:-}      # more flags of eval.py and vis.py
+TEACHER=${TEACHER:-hybrid}                  # whose labels stage 2 learns: hybrid or pseudo
+DENSE_CRF=${DENSE_CRF:-false}               # also evaluate the last network with a dense CRF
+SEED=${SEED:-0}
+
+stop() {
+  echo "error: $1" >&2
+  exit 2
+}
+
+# A signal reaches the running program, which saves and tells by its exit code; so do we.
+child=
+forward() {
+  [ -z "$child" ] || kill -s "$1" "$child" 2>/dev/null || true
+}
+trap 'forward TERM' TERM
+trap 'forward INT' INT
+
+run() {
+  echo
+  echo "\$ $*"
+  "$@" &
+  child=$!
+  local code=0
+  wait "$child" || code=$?
+  # A trapped signal ends the first wait; the program may still be saving.
+  while kill -0 "$child" 2>/dev/null; do
+    code=0
+    wait "$child" || code=$?
+  done
+  child=
+  [ "$code" -eq 0 ] || exit "$code"
+}
+
+step() {
+  local name=$1
+  shift
+  if [ -e "$OUTPUT_DIR/done/$name" ]; then
+    echo "== $name: done before =="
+    return
+  fi
+  echo "== $name =="
+  run "$@"
+  touch "$OUTPUT_DIR/done/$name"
+}
+
+checksum() {
+  [ -f "$1" ] || stop "no such flagfile: $1"
+  cksum <"$1"
+}
+
+parameters() {
+  for name in DATASET_DIR LABELLED_SPLIT ALL_SPLIT VAL_SPLIT STAGE1_FLAGS STAGE2_FLAGS TRAIN_FLAGS \
+    CROP PREDICTION_FLAGS TEACHER SEED; do
+    echo "$name=${!name}"
+  done
+  echo "content of STAGE1_FLAGS: $1"
+  echo "content of STAGE2_FLAGS: $2"
+}
+
+sum1=$(checksum "$STAGE1_FLAGS")
+sum2=$(checksum "$STAGE2_FLAGS")
+mkdir -p "$OUTPUT_DIR/done"
+if [ -e "$OUTPUT_DIR/parameters.txt" ]; then
+  parameters "$sum1" "$sum2" | diff "$OUTPUT_DIR/parameters.txt" - >"$OUTPUT_DIR/changes.txt" ||
+    stop "OUTPUT_DIR=$OUTPUT_DIR was begun with other parameters (< then, > now):
+$(grep '^[<>]' "$OUTPUT_DIR/changes.txt")
+  next: choose another OUTPUT_DIR, or delete that one to start anew"
+  rm -f "$OUTPUT_DIR/changes.txt"
+else
+  parameters "$sum1" "$sum2" >"$OUTPUT_DIR/parameters.new"
+  mv "$OUTPUT_DIR/parameters.new" "$OUTPUT_DIR/parameters.txt"
+fi
+
+if [ -z "$DATASET_DIR" ]; then
+  DATASET_DIR=$OUTPUT_DIR/digits
+  step 0_digits "$PYTHON" tfrecords_tools/build_digits.py --output_dir="$DATASET_DIR" \
+    --image_size=97 --num_digits=4 --num_train=24
+fi
+
+# Lists of flags are split at spaces on purpose.
+# shellcheck disable=SC2206
+train_flags=($TRAIN_FLAGS) prediction_flags=($PREDICTION_FLAGS)
+
+step 1_train "$PYTHON" train_wss.py --flagfile="$STAGE1_FLAGS" --dataset_dir="$DATASET_DIR" \
+  --train_split="$LABELLED_SPLIT" --train_split_cls="$ALL_SPLIT" --seed="$SEED" \
+  --train_logdir="$OUTPUT_DIR/stage1" ${train_flags[@]+"${train_flags[@]}"}
+
+evaluate() { # name, checkpoints, further flags
+  local name=$1 checkpoints=$2
+  shift 2
+  step "$name" "$PYTHON" eval.py --checkpoint_dir="$checkpoints" --dataset_dir="$DATASET_DIR" \
+    --eval_split="$VAL_SPLIT" --eval_crop_size="$CROP" --eval_batch_size=8 \
+    --eval_logdir="$OUTPUT_DIR/$name" --max_number_of_evaluations=1 "$@" \
+    ${prediction_flags[@]+"${prediction_flags[@]}"}
+}
+
+evaluate 2_hybrid "$OUTPUT_DIR/stage1" --network=hybrid --use_image_labels
+evaluate 2_pseudo "$OUTPUT_DIR/stage1" --network=pseudo --use_image_labels
+
+step 3_pseudo_labels "$PYTHON" vis.py --checkpoint_dir="$OUTPUT_DIR/stage1" \
+  --dataset_dir="$DATASET_DIR" --vis_split="$ALL_SPLIT" --vis_crop_size="$CROP" \
+  --vis_logdir="$OUTPUT_DIR/pseudo_labels" --network="$TEACHER" --use_image_labels \
+  --also_save_raw_predictions ${prediction_flags[@]+"${prediction_flags[@]}"}
+
+step 4_records "$PYTHON" tfrecords_tools/build_pseudo_labels.py --dataset_dir="$DATASET_DIR" \
+  --labelled_split="$LABELLED_SPLIT" --ids_of_split="$ALL_SPLIT" \
+  --pseudo_labels_dir="$OUTPUT_DIR/pseudo_labels/raw_segmentation_results" \
+  --output_split=pseudo --output_dir="$OUTPUT_DIR/records"
+
+step 5_retrain "$PYTHON" train_sup.py --flagfile="$STAGE2_FLAGS" \
+  --dataset_dir="$OUTPUT_DIR/records" --train_split=pseudo --seed="$SEED" \
+  --train_logdir="$OUTPUT_DIR/stage2" ${train_flags[@]+"${train_flags[@]}"}
+
+evaluate 6_retrained "$OUTPUT_DIR/stage2"
+if [ "$DENSE_CRF" = true ]; then
+  evaluate 6_retrained_crf "$OUTPUT_DIR/stage2" --dense_crf
+fi
+
+echo
+echo "mIoU on $VAL_SPLIT:"
+for name in 2_hybrid 2_pseudo 6_retrained 6_retrained_crf; do
+  metrics=$OUTPUT_DIR/$name/metrics.json
+  [ ! -e "$metrics" ] || "$PYTHON" -c 'import json, sys
+print("  %-16s %.3f" % (sys.argv[1], json.load(open(sys.argv[2]))["miou"]))' "$name" "$metrics"
+done
