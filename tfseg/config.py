@@ -113,6 +113,17 @@ class ModelConfig:
     decoder_output_is_logits: bool = option(
         False, "The decoder's last convolution gives the logits."
     )
+    decoder_projection_kernel_size: int = option(
+        1,
+        "Kernel of the decoder's projection of low-level features: 1 as in DeepLabv3+, 3 as in "
+        "Learning Pseudo Labels.",
+    )
+    head_initializer: str = option(
+        "xavier_uniform",
+        "Initial values of ASPP, decoder and logits: DeepLab's, or uniform within 1/sqrt(fan-in), "
+        "biases included, as PyTorch's convolutions have.",
+        choices=("xavier_uniform", "uniform_fan_in"),
+    )
     use_bounded_activation: bool = option(
         False, "relu6 in place of relu, for quantisation-friendly networks."
     )

@@ -64,6 +64,12 @@ def _check(config: ModelConfig) -> None:
 
 
 def _check_decoder(config: ModelConfig) -> None:
+    check_choice(
+        config.decoder_projection_kernel_size,
+        (1, 3),
+        flag="decoder_projection_kernel_size",
+        what="kernel size",
+    )
     strides = config.decoder_output_stride or ()
     if any(a <= b for a, b in zip(strides, strides[1:])):
         raise UserError(
@@ -140,7 +146,7 @@ class DeepLab(tf.keras.Model):
         self.backbone.trainable = not config.freeze_backbone
         self.mean_pixel = tuple(self.backbone.facts.mean_pixel)
         self._compute_type = tf.as_dtype(config.mixed_precision)
-        heads = head_settings(settings)
+        heads = head_settings(settings, config.head_initializer)
         channels = self.backbone.channels[self.backbone.last]
         self.aspp = None
         if config.aspp_with_batch_norm:

@@ -15,14 +15,14 @@ class Facts:
 
     Attributes:
       mean_pixel: RGB 0-255 that the scaling maps to about 0; what images are padded with.
-      scale: network input = (image - offset) / scale.
+      scale: by channel; network input = (image - offset) / scale.
       offset: see `scale`.
       classifier_dropout_rate: dropout before the image-level classifier.
       kernel_name, bias_name: leaf names of the classifier's variables.
     """
 
     mean_pixel: tuple[float, float, float]
-    scale: float
+    scale: tuple[float, float, float]
     offset: tuple[float, float, float]
     classifier_dropout_rate: float = 0.0
     kernel_name: str = "weights"
@@ -30,7 +30,12 @@ class Facts:
 
 
 # Network input = image * 2 / 255 - 1.
-CENTRED = Facts(mean_pixel=(127.5, 127.5, 127.5), scale=127.5, offset=(127.5, 127.5, 127.5))
+CENTRED = Facts(mean_pixel=(127.5,) * 3, scale=(127.5,) * 3, offset=(127.5,) * 3)
+# Means and deviations of ImageNet's pixels, as PyTorch's model collections use them. What is padded
+# with zeros after normalising has the mean pixel before it.
+_MEAN = (255 * 0.485, 255 * 0.456, 255 * 0.406)
+_DEVIATION = (255 * 0.229, 255 * 0.224, 255 * 0.225)
+STANDARDISED = Facts(mean_pixel=_MEAN, scale=_DEVIATION, offset=_MEAN)
 
 
 class Backbone(Layer):
@@ -58,4 +63,5 @@ class Backbone(Layer):
     def normalise(self, image: tf.Tensor) -> tf.Tensor:
         """Maps RGB 0..255 [N, h, w, 3] to the float32 network input."""
         offset = tf.constant(self.facts.offset, tf.float32)
-        return (tf.cast(image, tf.float32) - offset) * (1.0 / self.facts.scale)
+        factor = tf.constant([1.0 / scale for scale in self.facts.scale], tf.float32)
+        return (tf.cast(image, tf.float32) - offset) * factor
