@@ -11,6 +11,7 @@ import pathlib
 import pytest
 
 from tests.golden_cases import (
+    lpl_model,
     pseudoseg_data,
     pseudoseg_eval,
     pseudoseg_losses,
@@ -21,6 +22,7 @@ from tests.golden_cases import (
 HERE = pathlib.Path(__file__).parent / "golden"
 GOLDEN_DIR = pathlib.Path(os.environ.get("TFSEG_GOLDEN_DIR", HERE))
 CASES = {
+    **lpl_model.CASES,
     **pseudoseg_data.CASES,
     **pseudoseg_eval.CASES,
     **pseudoseg_losses.CASES,

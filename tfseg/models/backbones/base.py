@@ -38,6 +38,16 @@ _DEVIATION = (255 * 0.229, 255 * 0.224, 255 * 0.225)
 STANDARDISED = Facts(mean_pixel=_MEAN, scale=_DEVIATION, offset=_MEAN)
 
 
+def unit_names(unit: str, convolution: str, norm: str) -> dict[str, str]:
+    """Names PyTorch's modules of a convolution with batch norm, by our layers' names.
+
+    Args:
+      unit: our convolution's name; the batch norm is `<unit>/BatchNorm`.
+      convolution, norm: the modules.
+    """
+    return {unit: convolution, f"{unit}/BatchNorm": norm}
+
+
 class Backbone(Layer):
     """Base of the backbones: `call(image, training)` returns a dictionary of end points.
 
@@ -59,6 +69,10 @@ class Backbone(Layer):
         self.channels: dict[str, int] = {}
         self.low_level: dict[int, str] = {}
         self.hypercolumn: dict[int, str] = {}
+
+    def torch_names(self) -> dict[str, str]:
+        """Returns PyTorch's module by our layer's name; empty where there is no such original."""
+        return {}
 
     def normalise(self, image: tf.Tensor) -> tf.Tensor:
         """Maps RGB 0..255 [N, h, w, 3] to the float32 network input."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tfseg.models.backbones.base import STANDARDISED, Backbone, EndPoints
+from tfseg.models.backbones.base import STANDARDISED, Backbone, EndPoints, unit_names
 from tfseg.models.backbones.resnet import Bottleneck
 from tfseg.models.layers import AtrousRate, Conv2D, ConvBatchNorm, Settings, he_normal_fan_out
 
@@ -27,6 +27,19 @@ def _max_pool(x: tf.Tensor) -> tf.Tensor:
         x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], constant_values=lowest)
         return tf.nn.max_pool2d(x, 3, 2, "VALID")
     return tf.nn.max_pool2d(x, 3, 2, "SAME")
+
+
+def bottleneck_names(name: str, torch: str) -> dict[str, str]:
+    """Names the modules of a PyTorch bottleneck by the layers of ours.
+
+    Args:
+      name: of our layer.
+      torch: of the module, with a dot at its end, or ''.
+    """
+    names = unit_names(f"{name}/shortcut", f"{torch}downsample.0", f"{torch}downsample.1")
+    for i in (1, 2, 3):
+        names |= unit_names(f"{name}/conv{i}", f"{torch}conv{i}", f"{torch}bn{i}")
+    return names
 
 
 class ResNetS(Backbone):
@@ -96,3 +109,14 @@ class ResNetS(Backbone):
             x, _ = unit(x, training=training)
             ends[end] = x
         return ends
+
+    def torch_names(self) -> dict[str, str]:
+        """Returns the modules' names of the published weights: the stem is a sequence."""
+        modules = (("conv1.0", "conv1.1"), ("conv1.3", "conv1.4"), ("conv1.6", "bn1"))
+        names = {}
+        for (leaf, *_), (convolution, norm) in zip(_STEM, modules):
+            names |= unit_names(f"{self.scope}/{leaf}", convolution, norm)
+        for unit in self.units:
+            layer, number = unit.name.removeprefix(f"{self.scope}/").split("/unit_")
+            names |= bottleneck_names(unit.name, f"{layer}.{int(number) - 1}.")
+        return names
