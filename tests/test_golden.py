@@ -17,6 +17,7 @@ from tests.golden_cases import (
     pseudoseg_losses,
     pseudoseg_method,
     pseudoseg_model,
+    slrnet_model,
 )
 
 HERE = pathlib.Path(__file__).parent / "golden"
@@ -28,6 +29,7 @@ CASES = {
     **pseudoseg_losses.CASES,
     **pseudoseg_method.CASES,
     **pseudoseg_model.CASES,
+    **slrnet_model.CASES,
 }
 
 

@@ -235,6 +235,15 @@ def test_dropout_is_a_function_of_its_seed_and_keeps_the_mean():
     assert np.any(y != layer(x, training=True, dropout_seed=SEED + 1))
 
 
+def test_dropout_of_whole_channels():
+    layer = Dropout("a", 0.25, whole_channels=True)
+    y = layer(tf.ones([20, 3, 4, 100]), training=True, dropout_seed=SEED).numpy()
+    np.testing.assert_array_equal(y, np.broadcast_to(y[:, :1, :1], y.shape))
+    np.testing.assert_allclose((y[:, 0, 0] == 0).mean(), 0.25, atol=0.03)
+    np.testing.assert_allclose(y.max(), 4 / 3, rtol=1e-6)
+    assert np.any(y[0] != y[1])
+
+
 def test_dropout_is_off_in_inference_and_at_rate_zero():
     x = tf.ones([4])
     np.testing.assert_array_equal(Dropout("a", 0.5)(x, training=False), x)

@@ -90,6 +90,8 @@ PARAMETERS = {
     # Published (LPL specification 3).
     "resnet50s": 23_631_808,
     "resnet101s": 42_623_936,
+    # Published as 105.07 M (SLRNet specification 3): 105,023,168 in kernels.
+    "wide_resnet38": 105_023_168 + 47_744,
     "mobilenet_v2": 1_811_712,
     # The published 4,694,024 less classifier (1,281,000), head (414,720) and moving statistics.
     "efficientnet_lite0": 4_694_024 - 1_281_000 - 414_720 - 39_456,
@@ -150,6 +152,38 @@ def test_resnet_s_has_the_published_sizes_and_rates():
     assert rates == [1] * 3 + [1] * 4 + [1] + [2] * 5 + [2] + [4] * 2
     strides = [unit.convolutions[1].convolution._stride for unit in model.backbone.units]
     assert strides == [1] * 3 + [2] + [1] * 12
+
+
+def test_wide_resnet_has_the_published_sizes_and_rates():
+    model = _build("wide_resnet38", output_stride=8)
+    blocks = model.backbone.blocks
+    rates = {b.name.split("/")[1]: [c._rate for c in b.convolutions] for b in blocks}
+    published = {name: [1, 1] for name in ("b2", "b2_1", "b2_2", "b3", "b3_1", "b3_2")}
+    published |= {name: [1, 1] for name in ("b4", "b4_1", "b4_2", "b4_3", "b4_4", "b4_5")}
+    published |= {"b5": [1, 2], "b5_1": [2, 2], "b5_2": [2, 2], "b6": [1, 4, 1], "b7": [1, 4, 1]}
+    assert rates == published
+    ends = model.encode(_image(49, 40))
+    sizes = [tuple(ends[name].shape[1:]) for name in ("conv1a", "b2", "b3_2", "b4_5", "conv6")]
+    assert sizes == [
+        (49, 40, 64),
+        (25, 20, 128),
+        (13, 10, 256),
+        (7, 5, 512),
+        (7, 5, 4096),
+    ]
+
+
+def test_wide_resnet_drops_channels_by_seed():
+    model = _cached("wide_resnet38", output_stride=16)
+
+    def features(seed):
+        ends = model.encode(_image(), training=True, dropout_seed=seed)
+        return ends["b6"].numpy(), ends["b5_2"].numpy()
+
+    (plain, before), (one, same), (again, _), (two, _) = map(features, (None, SEED, SEED, SEED + 1))
+    np.testing.assert_allclose(before, same, atol=1e-4 * np.abs(before).max())
+    assert np.abs(one - plain).max() > 1e-3 and np.abs(one - two).max() > 1e-3
+    np.testing.assert_allclose(one, again, atol=1e-4 * np.abs(one).max())
 
 
 def test_resnet_s_standardises_each_channel_and_pads_with_the_mean():

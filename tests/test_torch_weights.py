@@ -253,6 +253,56 @@ def test_part_of_a_head_is_taken_and_the_rest_is_new(tmp_path):
     assert not any("logits" in name for name in (*coverage.matched, *coverage.excluded))
 
 
+def _wide_shapes():
+    """Names and shapes of WideResNet38's state dictionary."""
+    shapes = {"conv1a.weight": (64, 3, 3, 3)}
+
+    def block(name, channels, widths, sizes, project):
+        for leaf, width, size in zip(("2a", "2b1", "2b2"), widths, sizes):
+            shapes.update(_norm(f"{name}.bn_branch{leaf}", channels))
+            shapes[f"{name}.conv_branch{leaf}.weight"] = (width, channels, size, size)
+            channels = width
+        if project:
+            shapes[f"{name}.conv_branch1.weight"] = (widths[-1], project, 1, 1)
+
+    channels = 64
+    for first, inner, filters, count in (
+        ("b2", 128, 128, 3),
+        ("b3", 256, 256, 3),
+        ("b4", 512, 512, 6),
+        ("b5", 512, 1024, 3),
+    ):
+        block(first, channels, (inner, filters), (3, 3), channels)
+        for i in range(1, count):
+            block(f"{first}_{i}", filters, (inner, filters), (3, 3), None)
+        channels = filters
+    block("b6", 1024, (512, 1024, 2048), (1, 3, 1), 1024)
+    block("b7", 2048, (1024, 2048, 4096), (1, 3, 1), 2048)
+    return {**shapes, **_norm("bn7", 4096), "linear1000.weight": (10, 4096)}
+
+
+def test_wide_resnet_takes_every_tensor_by_its_name():
+    shapes = _wide_shapes()
+    # A constant of its own for each: the order of axes is checked by the golden cases.
+    arrays = {
+        f"module.backbone.{name}": np.broadcast_to(np.float32(i), shape)
+        for i, (name, shape) in enumerate(shapes.items())
+    }
+    model = _model("wide_resnet38")
+    coverage = _load("wide_resnet38", arrays)
+    variables = by_name(model.backbone.variables)
+    assert set(coverage.matched) == set(variables)
+    assert coverage.unused == ("module.backbone.linear1000.weight",)
+    leaves = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean"}
+    leaves |= {"moving_variance": "running_var", "weights": "weight"}
+    for name, variable in variables.items():
+        *scope, leaf = name.removeprefix("wide_resnet38/").split("/")
+        tensor = arrays[".".join(["module.backbone", *scope, leaves[leaf]])]
+        assert np.ptp(variable.numpy()) == 0 and variable.numpy().flat[0] == tensor.flat[0], name
+    with pytest.raises(UserError, match="--model_variant=wide_resnet38, or"):
+        _load("resnet50s", arrays)
+
+
 # Names and shapes -------------------------------------------------------------------------------
 
 

@@ -35,12 +35,14 @@ _SCOPES = {
     "MobilenetV2": "mobilenet_v2",
     "resnet50s": "resnet50s",
     "resnet101s": "resnet101s",
+    "wide_resnet38": "wide_resnet38",
     "efficientnet_lite0": "efficientnet_lite0",
 }
 # By backbone with a PyTorch original, a tensor that tells it from those that come after it here.
 _TORCH_PROBES = {
     "resnet101s": "layer3.6.conv1.weight",
     "resnet50s": "layer3.5.conv1.weight",
+    "wide_resnet38": "b4_5.conv_branch2a.weight",
     "efficientnet_lite0": "_blocks.0._depthwise_conv.weight",
 }
 _TORCH_SUFFIXES = (".pth", ".pt", ".pth.tar", ".safetensors")

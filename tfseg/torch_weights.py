@@ -36,7 +36,9 @@ class Settings:
         None, "File of torch.save (.pth, .pt, any name) or .safetensors file.", required=True
     )
     model_variant: str | None = option(
-        None, "Backbone of the file: resnet50s, resnet101s, ...", required=True
+        None,
+        "Backbone of the file: resnet50s, resnet101s, wide_resnet38 or efficientnet_lite0.",
+        required=True,
     )
     output: str | None = option(
         None, "Prefix of the checkpoint's files, such as weights/resnet101s.", required=True

@@ -1,7 +1,8 @@
 """Golden cases `lpl/bottleneck`, `lpl/aspp` and `lpl/decoder`: parts of the networks.
 
 Parameters and features are PyTorch's: channels first, and tensors by module name. They are placed
-by `tfseg.models.torch_layout`, as the converter does.
+by `tfseg.models.torch_layout`, as the converter does. Case modules of other networks that come from
+PyTorch use the helpers too.
 """
 
 import functools
@@ -14,7 +15,7 @@ from tfseg.models.backbones.resnet import Bottleneck
 from tfseg.models.backbones.resnet_s import bottleneck_names
 from tfseg.models.heads import ASPP, DecoderStage, Logits, head_settings
 from tfseg.models.layers import Settings
-from tfseg.models.torch_layout import aspp_slots, head_slots, slots
+from tfseg.models.torch_layout import Slot, aspp_slots, head_slots, slots
 from tfseg.ops.resize import resize_bilinear
 
 # Ten times the difference between the published code and an independent computation (1.8e-6 of
@@ -24,31 +25,35 @@ _PARAMETER = "param_"
 
 
 @functools.lru_cache
-def _load(path: str) -> dict[str, np.ndarray]:
+def load(path: str) -> dict[str, np.ndarray]:
+    """Returns the arrays of a case."""
     with np.load(path) as arrays:
         return dict(arrays)
 
 
-def _parameters(path: str) -> dict[str, np.ndarray]:
+def parameters_of(path: str) -> dict[str, np.ndarray]:
+    """Returns the parameters of a case by PyTorch's names."""
     return {
         key.removeprefix(_PARAMETER).replace("__", "."): value
-        for key, value in _load(path).items()
+        for key, value in load(path).items()
         if key.startswith(_PARAMETER)
     }
 
 
-def _fill(places, parameters) -> None:
+def fill(places: dict[str, Slot], parameters: dict[str, np.ndarray]) -> None:
     """Gives every variable its tensor; none may be left over."""
     assert set(places) == set(parameters)
     for name, slot in places.items():
         slot.variable.assign(slot.arrange(parameters[name]))
 
 
-def _channels_last(array: np.ndarray) -> tf.Tensor:
+def channels_last(array: np.ndarray) -> tf.Tensor:
+    """Turns [N, C, h, w] into [N, h, w, C]."""
     return tf.constant(array.transpose(0, 2, 3, 1))
 
 
-def _assert_close(actual: tf.Tensor, expected: np.ndarray) -> None:
+def assert_close(actual: tf.Tensor, expected: np.ndarray) -> None:
+    """Compares [N, h, w, C] with the file's [N, C, h, w], relative to the largest value."""
     actual = np.asarray(actual).transpose(0, 3, 1, 2)
     assert actual.shape == expected.shape
     limit = TOLERANCE * np.abs(expected).max()
@@ -56,7 +61,7 @@ def _assert_close(actual: tf.Tensor, expected: np.ndarray) -> None:
 
 
 def _check_bottleneck(path: str, quantity: str) -> None:
-    arrays, parameters = _load(path), _parameters(path)
+    arrays, parameters = load(path), parameters_of(path)
     layer = Bottleneck(
         Settings(epsilon=1e-5),
         "unit",
@@ -66,9 +71,9 @@ def _check_bottleneck(path: str, quantity: str) -> None:
         rate=int(arrays["dilation"]),
         bounded=False,
     )
-    _fill(slots(layer, bottleneck_names("unit", "")), parameters)
-    output, _ = layer(_channels_last(arrays["x"]))
-    _assert_close(output, arrays[quantity])
+    fill(slots(layer, bottleneck_names("unit", "")), parameters)
+    output, _ = layer(channels_last(arrays["x"]))
+    assert_close(output, arrays[quantity])
 
 
 def _head_config(parameters: dict[str, np.ndarray], aspp: str) -> ModelConfig:
@@ -88,12 +93,12 @@ def _head_config(parameters: dict[str, np.ndarray], aspp: str) -> ModelConfig:
 
 
 def _check_aspp(path: str, quantity: str) -> None:
-    arrays, parameters = _load(path), _parameters(path)
+    arrays, parameters = load(path), parameters_of(path)
     config = _head_config(parameters, "")
     layer = ASPP(head_settings(Settings()), config, arrays["x"].shape[1])
-    _fill(aspp_slots(layer), parameters)
-    output, _ = layer(_channels_last(arrays["x"]))
-    _assert_close(output, arrays[quantity])
+    fill(aspp_slots(layer), parameters)
+    output, _ = layer(channels_last(arrays["x"]))
+    assert_close(output, arrays[quantity])
 
 
 class _Head(tf.Module):
@@ -122,11 +127,11 @@ class _Head(tf.Module):
 
 
 def _check_decoder(path: str, quantity: str) -> None:
-    arrays, parameters = _load(path), _parameters(path)
+    arrays, parameters = load(path), parameters_of(path)
     head = _Head(parameters, arrays["l1"].shape[1], arrays["l4"].shape[1])
-    _fill(head_slots(head), parameters)
-    logits = head(_channels_last(arrays["l1"]), _channels_last(arrays["l4"]))
-    _assert_close(resize_bilinear(logits, [int(n) for n in arrays["out_hw"]]), arrays[quantity])
+    fill(head_slots(head), parameters)
+    logits = head(channels_last(arrays["l1"]), channels_last(arrays["l4"]))
+    assert_close(resize_bilinear(logits, [int(n) for n in arrays["out_hw"]]), arrays[quantity])
 
 
 def _output(path: str) -> list[str]:

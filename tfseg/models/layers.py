@@ -436,10 +436,12 @@ class Dropout(Layer):
     Args:
       name: unique in the network; two layers drop different entries for the same seed.
       rate: share of entries that become 0, in [0, 1).
+      whole_channels: of [N, h, w, C], drop all of a channel of an image or nothing.
     """
 
-    def __init__(self, name: str, rate: float):
+    def __init__(self, name: str, rate: float, *, whole_channels: bool = False):
         super().__init__(name)
+        self._whole_channels = whole_channels
         if not 0.0 <= rate < 1.0:
             raise UserError("A dropout rate is in [0, 1).", where=name, received=rate)
         self._rate = rate
@@ -464,7 +466,10 @@ class Dropout(Layer):
             raise ValueError(f"{self.name}: dropout in training needs dropout_seed (int32 [2])")
         seed = tf.random.experimental.stateless_fold_in(dropout_seed, self._key)
         # Philox by name: the automatic choice differs between devices.
-        draw = tf.random.stateless_uniform(tf.shape(x), seed, alg="philox")
+        shape = tf.shape(x)
+        if self._whole_channels:
+            shape = tf.stack([shape[0], 1, 1, shape[3]])
+        draw = tf.random.stateless_uniform(shape, seed, alg="philox")
         scale = tf.cast(1.0 / (1.0 - self._rate), x.dtype)
         return tf.where(draw >= self._rate, x * scale, tf.zeros_like(x))
 

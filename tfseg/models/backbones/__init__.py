@@ -9,6 +9,7 @@ from tfseg.models.backbones.efficientnet_lite import EfficientNetLite
 from tfseg.models.backbones.mobilenet_v2 import MobileNetV2
 from tfseg.models.backbones.resnet import ResNet
 from tfseg.models.backbones.resnet_s import ResNetS
+from tfseg.models.backbones.wide_resnet import WideResNet
 from tfseg.models.backbones.xception import Xception
 from tfseg.models.layers import Settings
 
@@ -50,6 +51,12 @@ def _efficientnet_lite(variant: str) -> Maker:
     )
 
 
+def _wide_resnet(variant: str) -> Maker:
+    return lambda settings, config: WideResNet(
+        settings, variant, output_stride=config.output_stride
+    )
+
+
 def _multi_grid(config: ModelConfig) -> Sequence[int] | None:
     if config.multi_grid is not None and (
         len(config.multi_grid) != 3 or min(config.multi_grid) < 1
@@ -74,6 +81,7 @@ BACKBONES: dict[str, Maker] = {
     "resnet_v1_101_beta": _resnet("resnet_v1_101_beta"),
     "resnet50s": _resnet("resnet50s", ResNetS),
     "resnet101s": _resnet("resnet101s", ResNetS),
+    "wide_resnet38": _wide_resnet("wide_resnet38"),
     "mobilenet_v2": _mobilenet_v2,
     "efficientnet_lite0": _efficientnet_lite("efficientnet_lite0"),
 }

@@ -58,11 +58,13 @@ class Backbone(Layer):
       channels: channels of every end point, by name.
       low_level: by stride, the end point that a decoder at that stride merges.
       hypercolumn: by stride code, the end points that PseudoSeg's attention may use (spec 5.3).
+      takes_dropout_seed: `call` takes `dropout_seed` too, because there is dropout inside.
     """
 
     facts: Facts
     scope: str
     last: str
+    takes_dropout_seed = False
 
     def __init__(self, name: str):
         super().__init__(name)
