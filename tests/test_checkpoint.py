@@ -117,6 +117,15 @@ def test_loading_a_named_network(tmp_path):
         checkpoint.load_network(target, prefix, "hybrid")
 
 
+def test_the_first_network_is_the_one_to_use(tmp_path):
+    networks = {"second": Network(fill=1.0), "first": Network(fill=2.0)}
+    prefix = checkpoint.Store(str(tmp_path), networks, {}).save(1)
+    assert checkpoint.deployable_network(prefix) == "second"
+    target = Network()
+    checkpoint.load_network(target, prefix)
+    assert target.variables[1].numpy().tolist() == [1.0, 1.0]
+
+
 def test_missing_and_unreadable_checkpoints(tmp_path):
     assert checkpoint.newest(str(tmp_path)) is None
     with pytest.raises(UserError, match="no such checkpoint"):

@@ -13,11 +13,13 @@ import pytest
 from tests.golden_cases import (
     lpl_data,
     lpl_losses,
+    lpl_model,
     pseudoseg_data,
     pseudoseg_eval,
     pseudoseg_losses,
     pseudoseg_method,
     pseudoseg_model,
+    slrnet_model,
 )
 
 HERE = pathlib.Path(__file__).parent / "golden"
@@ -25,11 +27,13 @@ GOLDEN_DIR = pathlib.Path(os.environ.get("TFSEG_GOLDEN_DIR", HERE))
 CASES = {
     **lpl_data.CASES,
     **lpl_losses.CASES,
+    **lpl_model.CASES,
     **pseudoseg_data.CASES,
     **pseudoseg_eval.CASES,
     **pseudoseg_losses.CASES,
     **pseudoseg_method.CASES,
     **pseudoseg_model.CASES,
+    **slrnet_model.CASES,
 }
 
 

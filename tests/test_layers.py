@@ -13,8 +13,10 @@ from tfseg.models.layers import (
     Dropout,
     Settings,
     decayed_variables,
+    he_normal_fan_out,
     he_truncated_normal,
     truncated_normal,
+    uniform_fan_in,
     xavier_uniform,
 )
 
@@ -46,6 +48,7 @@ def test_initial_value_depends_on_seed_network_and_name_only():
         (truncated_normal(0.09), 0.09 * 0.8796, 0.18),
         (he_truncated_normal, np.sqrt(2.6 / 576) * 0.8796, 2 * np.sqrt(2.6 / 576)),
         (xavier_uniform, np.sqrt(2 / (9 * (64 + 128))), np.sqrt(6 / (9 * (64 + 128)))),
+        (uniform_fan_in(9 * 64), np.sqrt(1 / (3 * 9 * 64)), np.sqrt(1 / (9 * 64))),
     ],
 )
 def test_initial_distributions(init, stddev, limit):
@@ -55,6 +58,13 @@ def test_initial_distributions(init, stddev, limit):
     assert np.abs(values).max() > limit * 0.99
     np.testing.assert_allclose(values.std(), stddev, rtol=0.02)
     np.testing.assert_allclose(values.mean(), 0.0, atol=stddev * 0.02)
+
+
+def test_he_normal_by_fan_out_is_not_truncated():
+    values = he_normal_fan_out(np.random.default_rng(0), [3, 3, 64, 128])
+    assert values.dtype == np.float32
+    np.testing.assert_allclose(values.std(), np.sqrt(2 / (9 * 128)), rtol=0.02)
+    assert (np.abs(values) > 2 * values.std()).mean() == pytest.approx(0.0455, abs=0.003)
 
 
 # Convolutions -----------------------------------------------------------------------------------
@@ -223,6 +233,15 @@ def test_dropout_is_a_function_of_its_seed_and_keeps_the_mean():
     np.testing.assert_allclose(np.mean(y), 1.0, atol=0.03)
     assert np.any(y != other(x, training=True, dropout_seed=SEED))
     assert np.any(y != layer(x, training=True, dropout_seed=SEED + 1))
+
+
+def test_dropout_of_whole_channels():
+    layer = Dropout("a", 0.25, whole_channels=True)
+    y = layer(tf.ones([20, 3, 4, 100]), training=True, dropout_seed=SEED).numpy()
+    np.testing.assert_array_equal(y, np.broadcast_to(y[:, :1, :1], y.shape))
+    np.testing.assert_allclose((y[:, 0, 0] == 0).mean(), 0.25, atol=0.03)
+    np.testing.assert_allclose(y.max(), 4 / 3, rtol=1e-6)
+    assert np.any(y[0] != y[1])
 
 
 def test_dropout_is_off_in_inference_and_at_rate_zero():

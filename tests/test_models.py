@@ -14,6 +14,7 @@ from tfseg.config import ModelConfig
 from tfseg.errors import UserError
 from tfseg.models import BACKBONES, build_model, decayed_variables
 from tfseg.models.backbones.mobilenet_v2 import divisible_channels
+from tfseg.models.backbones.resnet_s import _max_pool
 from tfseg.models.heads import scaled_size
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "pseudoseg"
@@ -86,6 +87,11 @@ PARAMETERS = {
     "resnet_v1_101": 42_500_160,
     "resnet_v1_50_beta": 23_508_032 + 103_296 + 20_480,
     "resnet_v1_101_beta": 42_500_160 + 103_296 + 20_480,
+    # Published (LPL specification 3).
+    "resnet50s": 23_631_808,
+    "resnet101s": 42_623_936,
+    # Published as 105.07 M (SLRNet specification 3): 105,023,168 in kernels.
+    "wide_resnet38": 105_023_168 + 47_744,
     "mobilenet_v2": 1_811_712,
     # The published 4,694,024 less classifier (1,281,000), head (414,720) and moving statistics.
     "efficientnet_lite0": 4_694_024 - 1_281_000 - 414_720 - 39_456,
@@ -135,6 +141,78 @@ def test_atrous_features_are_the_strided_ones_between(variant):
     assert a.shape[1:3] == (3, 2) and b.shape[1:3] == (9, 5)
     # Maximum pooling and zero padding agree too, because 65 and 33 are multiples of 32 plus 1.
     np.testing.assert_allclose(b[:, ::4, ::4], a, atol=2e-4 * np.abs(a).max())
+
+
+def test_resnet_s_has_the_published_sizes_and_rates():
+    model = _build("resnet50s", output_stride=8)
+    ends = model.encode(_image(65, 97))
+    sizes = [tuple(ends[f"layer{i}"].shape[1:3]) for i in (1, 2, 3, 4)]
+    assert sizes == [(17, 25), (9, 13), (9, 13), (9, 13)]
+    rates = [unit.convolutions[1].convolution._rate for unit in model.backbone.units]
+    assert rates == [1] * 3 + [1] * 4 + [1] + [2] * 5 + [2] + [4] * 2
+    strides = [unit.convolutions[1].convolution._stride for unit in model.backbone.units]
+    assert strides == [1] * 3 + [2] + [1] * 12
+
+
+def test_wide_resnet_has_the_published_sizes_and_rates():
+    model = _build("wide_resnet38", output_stride=8)
+    blocks = model.backbone.blocks
+    rates = {b.name.split("/")[1]: [c._rate for c in b.convolutions] for b in blocks}
+    published = {name: [1, 1] for name in ("b2", "b2_1", "b2_2", "b3", "b3_1", "b3_2")}
+    published |= {name: [1, 1] for name in ("b4", "b4_1", "b4_2", "b4_3", "b4_4", "b4_5")}
+    published |= {"b5": [1, 2], "b5_1": [2, 2], "b5_2": [2, 2], "b6": [1, 4, 1], "b7": [1, 4, 1]}
+    assert rates == published
+    ends = model.encode(_image(49, 40))
+    sizes = [tuple(ends[name].shape[1:]) for name in ("conv1a", "b2", "b3_2", "b4_5", "conv6")]
+    assert sizes == [
+        (49, 40, 64),
+        (25, 20, 128),
+        (13, 10, 256),
+        (7, 5, 512),
+        (7, 5, 4096),
+    ]
+
+
+def test_wide_resnet_drops_channels_by_seed():
+    model = _cached("wide_resnet38", output_stride=16)
+
+    def features(seed):
+        ends = model.encode(_image(), training=True, dropout_seed=seed)
+        return ends["b6"].numpy(), ends["b5_2"].numpy()
+
+    (plain, before), (one, same), (again, _), (two, _) = map(features, (None, SEED, SEED, SEED + 1))
+    np.testing.assert_allclose(before, same, atol=1e-4 * np.abs(before).max())
+    assert np.abs(one - plain).max() > 1e-3 and np.abs(one - two).max() > 1e-3
+    np.testing.assert_allclose(one, again, atol=1e-4 * np.abs(one).max())
+
+
+def test_resnet_s_standardises_each_channel_and_pads_with_the_mean():
+    backbone = _build("resnet50s").backbone
+    np.testing.assert_allclose(backbone.facts.mean_pixel, (123.675, 116.28, 103.53))
+    image = np.stack([np.full(3, 255.0), backbone.facts.mean_pixel])[None, None]
+    mean, deviation = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
+    expected = np.stack([(1 - mean) / deviation, np.zeros(3)])[None, None]
+    np.testing.assert_allclose(backbone.normalise(image), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(8, 10), (9, 7), (8, 7)])
+def test_resnet_s_pools_with_a_border_on_every_side(size):
+    # Negative, so that a border of zeros would show.
+    x = np.random.default_rng(0).uniform(-9, -1, [2, *size, 3]).astype(np.float32)
+    bordered = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)], constant_values=-np.inf)
+    expected = np.stack(
+        [
+            np.stack(
+                [bordered[:, i : i + 3, j : j + 3].max((1, 2)) for j in range(0, size[1], 2)],
+                axis=1,
+            )
+            for i in range(0, size[0], 2)
+        ],
+        axis=1,
+    )
+    np.testing.assert_array_equal(_max_pool(x), expected)
+    unknown = tf.function(_max_pool, input_signature=[tf.TensorSpec([None] * 3 + [3])])
+    np.testing.assert_array_equal(unknown(x), expected)
 
 
 @pytest.mark.parametrize("size", [(33, 33), (32, 47), (20, 65)])
@@ -248,6 +326,50 @@ def test_plain_convolutions_in_place_of_separable_ones():
     assert model(_image())["logits"].shape == [1, 9, 9, 5]
 
 
+def test_decoder_projection_kernel_is_chosen_by_its_flag():
+    for merge, channels in ((False, 48), (True, 256)):
+        config = {**FULL, "decoder_use_sum_merge": merge, "decoder_projection_kernel_size": 3}
+        model = _build(SMALL, **config)
+        low_level = model.backbone.channels[model.backbone.low_level[4]]
+        kernel = model.decoder[0].projection.convolution.kernel
+        assert tuple(kernel.shape) == (3, 3, low_level, channels)
+        assert model(_image())["logits"].shape == [1, 9, 9, 5]
+    plain = _build(SMALL, **FULL).decoder[0].projection.convolution.kernel
+    assert tuple(plain.shape) == (1, 1, low_level, 48)
+
+
+@pytest.mark.parametrize("separable", [False, True])
+def test_head_initializer_bounds_every_kernel_and_bias_of_the_heads_alone(separable):
+    config = {
+        **FULL,
+        "aspp_with_separable_conv": separable,
+        "decoder_use_separable_conv": separable,
+        "decoder_projection_kernel_size": 3,
+    }
+    model = _build(SMALL, **config, head_initializer="uniform_fan_in")
+    default = {variable_name(v): v.numpy() for v in _build(SMALL, **config).variables}
+    checked = 0
+    for variable in model.variables:
+        name, value = variable_name(variable), variable.numpy()
+        if name.startswith(SMALL) or "BatchNorm" in name:
+            np.testing.assert_array_equal(value, default[name])
+            continue
+        if name.endswith("depthwise_weights"):
+            fan_in = 9
+        elif name.endswith("biases"):
+            fan_in = 256
+        else:
+            fan_in = np.prod(value.shape[:3])
+        limit = fan_in**-0.5
+        assert np.abs(value).max() <= limit and np.abs(value).max() > 0.6 * limit, name
+        if value.size > 1000:
+            np.testing.assert_allclose(value.std(), limit / 3**0.5, rtol=0.05, err_msg=name)
+        checked += 1
+    # ASPP 5 and the projection of its result, decoder 3, logits 1; a bias; 5 are pairs.
+    assert checked == 11 + 5 * separable
+    assert not default["logits/semantic/biases"].any()
+
+
 def test_decoder_sums_and_gives_logits():
     model, outputs = _outputs(**FULL, decoder_use_sum_merge=True)
     low = model.encode(_image())[model.backbone.low_level[4]]
@@ -299,12 +421,16 @@ def test_bounded_activations_stay_within_six(variant):
     assert 0.0 <= np.min(end) and np.max(end) <= 6.0 and np.max(end) > 1.0
 
 
-def test_multi_grid_changes_the_last_block_only():
-    plain, grid = (_build("resnet_v1_50_beta", multi_grid=g) for g in (None, (1, 2, 4)))
+@pytest.mark.parametrize(
+    "variant, before, last",
+    [("resnet_v1_50_beta", "block3", "block4"), ("resnet50s", "layer3", "layer4")],
+)
+def test_multi_grid_changes_the_last_block_only(variant, before, last):
+    plain, grid = (_build(variant, multi_grid=g) for g in (None, (1, 2, 4)))
     image = _image(65, 65)
     a, b = plain.encode(image), grid.encode(image)
-    np.testing.assert_allclose(a["block3"], b["block3"], atol=1e-5)
-    assert np.abs(a["block4"] - b["block4"]).max() > 1e-3
+    np.testing.assert_allclose(a[before], b[before], atol=1e-5)
+    assert np.abs(a[last] - b[last]).max() > 1e-3
 
 
 def test_mobilenet_channels_are_scaled_and_divisible():
@@ -411,6 +537,7 @@ def test_dropout_needs_a_seed_and_follows_it():
         ({"image_pooling_crop_size": (33,)}, "height,width"),
         ({"image_pyramid": (0.0,)}, "positive"),
         ({"aspp_dropout_rate": 1.5}, "dropout rate"),
+        ({"decoder_projection_kernel_size": 2}, "accepted: 1, 3"),
     ],
 )
 def test_impossible_settings_are_explained(change, message):

@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import google_crc32c
@@ -253,6 +253,72 @@ def load_network(model: Any, prefix: str, network: str | None = None) -> int:
     return -1 if step is None else step
 
 
+def _move_into_place(staging: str, name: str, folder: str, networks: Iterable[str]) -> None:
+    """Moves the files of a checkpoint to its folder, with a manifest, which is the last to come.
+
+    Args:
+      staging: where they are.
+      name: of the checkpoint.
+      folder: where they go.
+      networks: what the checkpoint holds, the deployable one first.
+    """
+    staged = _files(os.path.join(staging, name))
+    manifest = {
+        "files": {
+            os.path.basename(p): {"bytes": os.path.getsize(p), "crc32c": _crc32c(p)} for p in staged
+        },
+        "networks": list(networks),
+    }
+    manifest_path = os.path.join(staging, name + _MANIFEST)
+    with open(manifest_path, "w") as file:
+        json.dump(manifest, file, indent=1)
+    for path in (*staged, manifest_path):
+        _fsync(path)
+    target_manifest = os.path.join(folder, name + _MANIFEST)
+    if os.path.exists(target_manifest):
+        os.remove(target_manifest)
+    for path in (*staged, manifest_path):
+        os.replace(path, os.path.join(folder, os.path.basename(path)))
+    _fsync(folder)
+
+
+def export(prefix: str, variables: Iterable[tf.Variable]) -> None:
+    """Writes variables as the network 'model' of a checkpoint, either whole or not at all.
+
+    Args:
+      prefix: such as `/weights/resnet101s`; the folder is made, files of that name are replaced.
+      variables: of a network or of a part of it.
+
+    Raises:
+      UserError: the prefix is a folder, or the disk is full or not writable.
+    """
+    folder, name = os.path.split(prefix)
+    if not name or os.path.isdir(prefix):
+        raise UserError(
+            "A checkpoint is not a folder.",
+            where=prefix,
+            accepted="a prefix, of which the files' names are made",
+            fix=f"give for example {os.path.join(prefix, 'model.ckpt')}",
+        )
+    folder = folder or "."
+    staging = os.path.join(folder, f".writing-{os.getpid()}")
+    try:
+        os.makedirs(staging)
+        tree = tf.train.Checkpoint(networks={"model": by_name(variables)})
+        tree.write(os.path.join(staging, name))
+        _move_into_place(staging, name, folder, ["model"])
+    except OSError as error:
+        raise from_os_error(error) or error from None
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"The checkpoint could not be written: {error.message}",
+            where=prefix,
+            fix="free some space, or choose another place",
+        ) from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
 @dataclasses.dataclass
 class Store:
     """Saves and restores the state of one run in its directory.
@@ -300,27 +366,8 @@ class Store:
         return os.path.join(self.folder, name)
 
     def _publish(self, staging: str, name: str) -> None:
-        """Moves the staged files into place, the manifest last, then drops old checkpoints."""
-        staged = _files(os.path.join(staging, name))
-        manifest = {
-            "files": {
-                os.path.basename(p): {"bytes": os.path.getsize(p), "crc32c": _crc32c(p)}
-                for p in staged
-            },
-            # The first is the deployable one.
-            "networks": list(self.networks),
-        }
-        manifest_path = os.path.join(staging, name + _MANIFEST)
-        with open(manifest_path, "w") as file:
-            json.dump(manifest, file, indent=1)
-        for path in (*staged, manifest_path):
-            _fsync(path)
-        target_manifest = os.path.join(self.folder, name + _MANIFEST)
-        if os.path.exists(target_manifest):
-            os.remove(target_manifest)
-        for path in (*staged, manifest_path):
-            os.replace(path, os.path.join(self.folder, os.path.basename(path)))
-        _fsync(self.folder)
+        """Moves the staged files into place, then drops old checkpoints."""
+        _move_into_place(staging, name, self.folder, self.networks)
         prefixes = written(self.folder)
         for old in prefixes[: max(0, len(prefixes) - self.max_to_keep)]:
             os.remove(old + _MANIFEST)

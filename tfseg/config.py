@@ -113,6 +113,17 @@ class ModelConfig:
     decoder_output_is_logits: bool = option(
         False, "The decoder's last convolution gives the logits."
     )
+    decoder_projection_kernel_size: int = option(
+        1,
+        "Kernel of the decoder's projection of low-level features: 1 as in DeepLabv3+, 3 as in "
+        "Learning Pseudo Labels.",
+    )
+    head_initializer: str = option(
+        "xavier_uniform",
+        "Initial values of ASPP, decoder and logits: DeepLab's, or uniform within 1/sqrt(fan-in), "
+        "biases included, as PyTorch's convolutions have.",
+        choices=("xavier_uniform", "uniform_fan_in"),
+    )
     use_bounded_activation: bool = option(
         False, "relu6 in place of relu, for quantisation-friendly networks."
     )
@@ -317,8 +328,10 @@ class TrainConfig:
     )
     pretrained_weights: str | None = option(
         None,
-        "ImageNet weights from an installed package: 'imagenet' for efficientnet_lite0 "
-        "(extra [pretrained]); or the path of its .pth or .npz file.",
+        "Weights of the backbone alone: the path of a PyTorch file (.pth, .safetensors), for "
+        "resnet50s, resnet101s, wide_resnet38 and efficientnet_lite0; or 'imagenet' for "
+        "efficientnet_lite0, from an installed package (extra [pretrained]), or the path of its "
+        ".npz file.",
     )
     initialize_last_layer: bool = option(False, "Take the last layers from the checkpoint too.")
     last_layers_contain_logits_only: bool = option(

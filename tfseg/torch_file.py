@@ -5,6 +5,7 @@ name is ever looked up: those that describe tensors are recognised by their text
 objects of this module; all others become objects that do nothing.
 
 Both layouts are read: the zip archive, and the sequence of pickles that PyTorch wrote before 1.6.
+So are `.safetensors` files, which hold a table and numbers and nothing else.
 """
 
 import dataclasses
@@ -35,6 +36,24 @@ _TYPES = {
     "ByteStorage": "u1",
     "BoolStorage": "?",
 }
+# The same for .safetensors.
+_SAFETENSORS_TYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "u1",
+    "BOOL": "?",
+}
+# Entries under which training programs keep the state dictionary.
+_NESTED = ("state_dict", "model_state_dict", "model", "net")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +125,15 @@ _KNOWN: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """An unpickler that imports nothing."""
+    """An unpickler that imports nothing.
+
+    Attributes:
+      storages: every storage met so far, by key; an optimiser's are among them.
+    """
+
+    def __init__(self, file: BinaryIO):
+        super().__init__(file)
+        self.storages: dict[str, _Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         """Returns this module's stand-in for a name; never what the name stands for."""
@@ -117,7 +144,11 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> Any:
         """Describes a storage; its numbers are read later."""
         if isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage":
-            return _Storage(pid[1], str(pid[2]), int(pid[4]))
+            if len(pid) > 5 and pid[5] is not None:
+                raise ValueError("a storage is part of another one")
+            storage = _Storage(pid[1], str(pid[2]), int(pid[4]))
+            self.storages[storage.key] = storage
+            return storage
         return _Inert()
 
 
@@ -146,8 +177,13 @@ def _array(tensor: _Tensor, numbers: np.ndarray) -> np.ndarray:
     strides = [s * numbers.itemsize for s in tensor.strides]
     view = np.lib.stride_tricks.as_strided(numbers[tensor.offset :], tensor.shape, strides)
     if isinstance(tensor.storage.type, _StorageType) and tensor.storage.type.name.startswith("BF"):
-        return (view.astype(np.uint32) << 16).view(np.float32)
+        return _widened(view)
     return view.copy()
+
+
+def _widened(upper_halves: np.ndarray) -> np.ndarray:
+    """Turns the bits of bfloat16 numbers into float32."""
+    return np.left_shift(upper_halves.astype(np.uint32), 16, dtype=np.uint32).view(np.float32)
 
 
 def _read_zip(path: str) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
@@ -179,16 +215,17 @@ def _read_legacy(file: BinaryIO, size: int) -> tuple[Any, Callable[[_Storage], n
     _Unpickler(file).load()
     system = _Unpickler(file).load()
     order = "<" if not isinstance(system, dict) or system.get("little_endian", True) else ">"
-    root = _Unpickler(file).load()
+    reader = _Unpickler(file)
+    root = reader.load()
+    storages = reader.storages
     keys = _Unpickler(file).load()
     if not isinstance(keys, list):
         raise ValueError("the list of storages is missing")
-    storages = {tensor.storage.key: tensor.storage for tensor in _tensors(root).values()}
     arrays = {}
     for key in map(str, keys):
         count = struct.unpack(order + "q", file.read(8))[0]
         if key not in storages:
-            raise ValueError(f"storage {key} belongs to no tensor of the state dictionary")
+            raise ValueError(f"storage {key} belongs to no tensor")
         dtype = _check_storage(dataclasses.replace(storages[key], size=count), size)
         raw = file.read(count * dtype.itemsize)
         arrays[key] = np.frombuffer(raw, dtype.newbyteorder(order), count).astype(dtype)
@@ -197,20 +234,44 @@ def _read_legacy(file: BinaryIO, size: int) -> tuple[Any, Callable[[_Storage], n
 
 def _tensors(root: Any) -> dict[str, _Tensor]:
     """Returns the state dictionary: the object itself, or its entry of the usual name."""
-    for name in ("state_dict", "model"):
-        if isinstance(root, dict) and isinstance(root.get(name), dict):
-            root = root[name]
+    for _ in _NESTED:
+        inner = [
+            root[name]
+            for name in _NESTED
+            if isinstance(root, dict) and isinstance(root.get(name), dict)
+        ]
+        root = inner[0] if inner else root
     if not isinstance(root, dict):
         raise ValueError("it holds no dictionary of tensors")
     return {str(key): value for key, value in root.items() if isinstance(value, _Tensor)}
 
 
+def _read_safetensors(path: str) -> dict[str, np.ndarray]:
+    import safetensors
+
+    with open(path, "rb") as file:
+        data = file.read()
+    try:
+        entries = safetensors.deserialize(data)
+    except safetensors.SafetensorError as error:
+        raise ValueError(str(error)) from None
+    arrays = {}
+    for name, entry in entries:
+        if entry["dtype"] not in _SAFETENSORS_TYPES:
+            raise ValueError(f"{name} has numbers of type {entry['dtype']}")
+        dtype = np.dtype(_SAFETENSORS_TYPES[entry["dtype"]])
+        array = np.frombuffer(entry["data"], dtype).reshape(entry["shape"])
+        arrays[name] = _widened(array) if entry["dtype"] == "BF16" else array
+    return arrays
+
+
 def read(path: str) -> dict[str, np.ndarray]:
-    """Reads every tensor of a state dictionary saved by `torch.save`.
+    """Reads every tensor of a state dictionary saved by `torch.save`, or of a `.safetensors` file.
 
     Args:
-      path: a `.pth` or `.pt` file; its state dictionary is the top object, or the entry
-        'state_dict' or 'model' of it.
+      path: a `.safetensors` file; or one of any other name written by `torch.save`, whose state
+        dictionary is the top object or its entry 'state_dict', 'model_state_dict', 'model' or
+        'net'.
 
     Returns:
       Arrays by name, in the file's types (bfloat16 as float32). Other objects are left out.
@@ -219,6 +280,8 @@ def read(path: str) -> dict[str, np.ndarray]:
       UserError: the file is not such a file, or it is damaged.
     """
     try:
+        if path.endswith(".safetensors"):
+            return _read_safetensors(path)
         if zipfile.is_zipfile(path):
             root, numbers = _read_zip(path)
         else:
@@ -247,5 +310,5 @@ def read(path: str) -> dict[str, np.ndarray]:
         raise UserError(
             f"The file cannot be read as PyTorch weights: {error}",
             where=path,
-            fix="download it again; nothing in it was executed",
+            fix="download or copy it again; nothing in it was executed",
         ) from None

@@ -47,6 +47,7 @@ def _check(config: ModelConfig) -> None:
                 fix="leave the flag out, or choose --model_variant=mobilenet_v2",
             )
     if config.multi_grid is not None and config.model_variant in (
+        "wide_resnet38",
         "mobilenet_v2",
         "efficientnet_lite0",
     ):
@@ -64,6 +65,12 @@ def _check(config: ModelConfig) -> None:
 
 
 def _check_decoder(config: ModelConfig) -> None:
+    check_choice(
+        config.decoder_projection_kernel_size,
+        (1, 3),
+        flag="decoder_projection_kernel_size",
+        what="kernel size",
+    )
     strides = config.decoder_output_stride or ()
     if any(a <= b for a, b in zip(strides, strides[1:])):
         raise UserError(
@@ -140,7 +147,7 @@ class DeepLab(tf.keras.Model):
         self.backbone.trainable = not config.freeze_backbone
         self.mean_pixel = tuple(self.backbone.facts.mean_pixel)
         self._compute_type = tf.as_dtype(config.mixed_precision)
-        heads = head_settings(settings)
+        heads = head_settings(settings, config.head_initializer)
         channels = self.backbone.channels[self.backbone.last]
         self.aspp = None
         if config.aspp_with_batch_norm:
@@ -192,19 +199,26 @@ class DeepLab(tf.keras.Model):
             channels = stages[-1].out_channels
         return stages, names
 
-    def encode(self, image: tf.Tensor, training: bool = False) -> EndPoints:
+    def encode(
+        self,
+        image: tf.Tensor,
+        training: bool = False,
+        dropout_seed: tf.Tensor | None = None,
+    ) -> EndPoints:
         """Runs the backbone.
 
         Args:
           image: RGB 0..255 [N, H, W, 3], any float or integer type, any size.
           training: batch norm takes and records batch statistics.
+          dropout_seed: int32 [2]; for the dropout inside wide_resnet38, which is off without it.
 
         Returns:
           End points by name; `backbone.last` is the deepest, `backbone.low_level` and
           `backbone.hypercolumn` name others, `backbone.channels` has their channels.
         """
         x = tf.cast(self.backbone.normalise(image), self._compute_type)
-        return self.backbone(x, training=training)
+        seed = {"dropout_seed": dropout_seed} if self.backbone.takes_dropout_seed else {}
+        return self.backbone(x, training=training, **seed)
 
     def decode(
         self,
@@ -290,7 +304,7 @@ class DeepLab(tf.keras.Model):
         return self._pyramid(image, scales, training, dropout_seed, input_scale)
 
     def _single_scale(self, image, training, dropout_seed, input_scale) -> dict[str, tf.Tensor]:
-        ends = self.encode(image, training=training)
+        ends = self.encode(image, training=training, dropout_seed=dropout_seed)
         outputs = self.decode(
             ends, training=training, dropout_seed=dropout_seed, input_scale=input_scale
         )

@@ -21,21 +21,29 @@ from tfseg.models.layers import (
     SeparableConv,
     Settings,
     truncated_normal,
+    uniform_fan_in,
     xavier_uniform,
 )
 from tfseg.ops.resize import resize_bilinear, separable_linear
 
 # Channels of a low-level feature that is concatenated, after its projection.
-_LOW_LEVEL_FILTERS = 48
+LOW_LEVEL_FILTERS = 48
 
 
-def head_settings(settings: Settings) -> Settings:
-    """Returns the settings of ASPP and decoder: they differ from the backbone's in epsilon."""
+def head_settings(settings: Settings, initializer: str = "xavier_uniform") -> Settings:
+    """Returns the settings of ASPP, decoder and logits: they differ from the backbone's in epsilon.
+
+    Args:
+      settings: the network's.
+      initializer: 'xavier_uniform': the published values of DeepLab, which differ by kind of layer;
+        'uniform_fan_in': PyTorch's, for every kernel and bias (specification LPL 3).
+    """
     return settings.replace(
         decay=0.9997,
         epsilon=1e-5,
         kernel_init=xavier_uniform,
         depthwise_init=truncated_normal(0.33),
+        init_by_fan_in=uniform_fan_in if initializer == "uniform_fan_in" else None,
     )
 
 
@@ -208,11 +216,12 @@ class DecoderStage(Layer):
 
     Args:
       settings: `head_settings`.
-      config: the `decoder_*` fields.
+      config: the `decoder_*` fields; the projection is never separable.
       in_channels: channels of the features.
       low_level_channels: channels of the low-level end point.
       suffix: of the scopes; '' for the first stage.
       num_logits: None, or the number of classes when this stage gives the logits.
+      projection_filters: channels of a low-level feature that is concatenated.
     """
 
     def __init__(
@@ -224,13 +233,15 @@ class DecoderStage(Layer):
         *,
         suffix: str,
         num_logits: int | None,
+        projection_filters: int = LOW_LEVEL_FILTERS,
     ):
         super().__init__(f"decoder_stage{suffix}")
+        projection_size = config.decoder_projection_kernel_size
         self._sum = config.decoder_use_sum_merge
         separable, filters = config.decoder_use_separable_conv, config.decoder_filters
         self.out_channels = num_logits or filters
 
-        def last(name: str, channels: int, kernel_size: int) -> Layer:
+        def last(name: str, channels: int, kernel_size: int, *, separable: bool) -> Layer:
             """The layer that ends a branch: linear with a bias where it gives the logits."""
             if num_logits is None:
                 return _conv_unit(
@@ -239,7 +250,7 @@ class DecoderStage(Layer):
                     channels,
                     filters,
                     kernel_size,
-                    separable=separable and kernel_size > 1,
+                    separable=separable,
                 )
             return Conv2D(
                 settings,
@@ -254,20 +265,24 @@ class DecoderStage(Layer):
 
         projection = f"decoder/feature_projection0{suffix}"
         if self._sum:
-            self.projection = last(projection, low_level_channels, 1)
-            self.convolutions = [last(f"decoder/decoder_conv0{suffix}", in_channels, 3)]
+            self.projection = last(projection, low_level_channels, projection_size, separable=False)
+            self.convolutions = [
+                last(f"decoder/decoder_conv0{suffix}", in_channels, 3, separable=separable)
+            ]
             return
-        self.projection = _conv_unit(settings, projection, low_level_channels, _LOW_LEVEL_FILTERS)
+        self.projection = _conv_unit(
+            settings, projection, low_level_channels, projection_filters, projection_size
+        )
         self.convolutions = [
             _conv_unit(
                 settings,
                 f"decoder/decoder_conv0{suffix}",
-                in_channels + _LOW_LEVEL_FILTERS,
+                in_channels + projection_filters,
                 filters,
                 3,
                 separable=separable,
             ),
-            last(f"decoder/decoder_conv1{suffix}", filters, 3),
+            last(f"decoder/decoder_conv1{suffix}", filters, 3, separable=separable),
         ]
 
     def call(

@@ -52,6 +52,18 @@ def xavier_uniform(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray
     return rng.uniform(-limit, limit, shape).astype(np.float32)
 
 
+def he_normal_fan_out(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
+    """Normal values of variance 2 / fan-out."""
+    fan_out = math.prod(shape[:-2]) * shape[-1]
+    return rng.standard_normal(shape, dtype=np.float32) * np.float32(math.sqrt(2.0 / fan_out))
+
+
+def uniform_fan_in(fan_in: int) -> Initializer:
+    """Uniform values within 1 / sqrt(fan-in): what PyTorch's convolutions start with."""
+    limit = 1.0 / math.sqrt(fan_in)
+    return lambda rng, shape: rng.uniform(-limit, limit, shape).astype(np.float32)
+
+
 def _constant(value: float) -> Initializer:
     return lambda rng, shape: np.full(shape, value, np.float32)
 
@@ -72,6 +84,8 @@ class Settings:
       kernel_init: initial values of convolution kernels.
       depthwise_init: initial values of depthwise kernels.
       activation: what "ReLU" means in this network.
+      init_by_fan_in: makes the initial values of every kernel and bias from its number of inputs,
+        whatever the layer would choose; None: the layers choose.
     """
 
     network: str = "model"
@@ -85,10 +99,15 @@ class Settings:
     kernel_init: Initializer = truncated_normal(0.09)
     depthwise_init: Initializer = truncated_normal(0.09)
     activation: Activation = tf.nn.relu
+    init_by_fan_in: Callable[[int], Initializer] | None = None
 
     def replace(self, **changes: Any) -> "Settings":
         """Returns a copy with some attributes changed."""
         return dataclasses.replace(self, **changes)
+
+    def choose_init(self, fan_in: int, own: Initializer) -> Initializer:
+        """Returns a layer's own initialiser, or what `init_by_fan_in` puts in its place."""
+        return own if self.init_by_fan_in is None else self.init_by_fan_in(fan_in)
 
     def variable(
         self, name: str, shape: Sequence[int], init: Initializer, *, trainable: bool = True
@@ -152,7 +171,7 @@ class Conv2D(Layer):
       kernel_size: side of the kernel.
       stride: stride in both directions.
       rate: atrous rate.
-      use_bias: add a bias, zero at first.
+      use_bias: add a bias, zero at first unless the settings say otherwise.
       fixed_padding: see `_padding`; False is TensorFlow's SAME throughout.
       init: initial values; None: the settings'.
       decayed: whether the kernel is part of the weight decay.
@@ -185,11 +204,13 @@ class Conv2D(Layer):
         self._padding = _Padding(kernel_size, stride, rate, fixed_padding)
         self._type = tf.as_dtype(compute_dtype or settings.compute_dtype)
         shape = [kernel_size, kernel_size, in_channels, filters]
-        init = init or settings.kernel_init
+        fan_in = math.prod(shape[:3])
+        init = settings.choose_init(fan_in, init or settings.kernel_init)
         self.kernel = settings.variable(f"{name}/{kernel_name}", shape, init)
         self.bias = None
         if use_bias:
-            self.bias = settings.variable(f"{name}/{bias_name}", [filters], _constant(0.0))
+            init = settings.choose_init(fan_in, _constant(0.0))
+            self.bias = settings.variable(f"{name}/{bias_name}", [filters], init)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Maps [N, h, w, in_channels] to [N, h', w', filters] in the compute type."""
@@ -251,7 +272,8 @@ class DepthwiseConv2D(Layer):
         self._padding = _Padding(kernel_size, stride, rate, fixed_padding)
         self._type = tf.as_dtype(settings.compute_dtype)
         shape = [kernel_size, kernel_size, channels, 1]
-        self.kernel = settings.variable(f"{name}/{kernel_name}", shape, settings.depthwise_init)
+        init = settings.choose_init(kernel_size**2, settings.depthwise_init)
+        self.kernel = settings.variable(f"{name}/{kernel_name}", shape, init)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Maps [N, h, w, channels] to [N, h', w', channels] in the compute type."""
@@ -414,10 +436,12 @@ class Dropout(Layer):
     Args:
       name: unique in the network; two layers drop different entries for the same seed.
       rate: share of entries that become 0, in [0, 1).
+      whole_channels: of [N, h, w, C], drop all of a channel of an image or nothing.
     """
 
-    def __init__(self, name: str, rate: float):
+    def __init__(self, name: str, rate: float, *, whole_channels: bool = False):
         super().__init__(name)
+        self._whole_channels = whole_channels
         if not 0.0 <= rate < 1.0:
             raise UserError("A dropout rate is in [0, 1).", where=name, received=rate)
         self._rate = rate
@@ -442,7 +466,10 @@ class Dropout(Layer):
             raise ValueError(f"{self.name}: dropout in training needs dropout_seed (int32 [2])")
         seed = tf.random.experimental.stateless_fold_in(dropout_seed, self._key)
         # Philox by name: the automatic choice differs between devices.
-        draw = tf.random.stateless_uniform(tf.shape(x), seed, alg="philox")
+        shape = tf.shape(x)
+        if self._whole_channels:
+            shape = tf.stack([shape[0], 1, 1, shape[3]])
+        draw = tf.random.stateless_uniform(shape, seed, alg="philox")
         scale = tf.cast(1.0 / (1.0 - self._rate), x.dtype)
         return tf.where(draw >= self._rate, x * scale, tf.zeros_like(x))
 

@@ -8,6 +8,8 @@ from tfseg.models.backbones.base import Backbone
 from tfseg.models.backbones.efficientnet_lite import EfficientNetLite
 from tfseg.models.backbones.mobilenet_v2 import MobileNetV2
 from tfseg.models.backbones.resnet import ResNet
+from tfseg.models.backbones.resnet_s import ResNetS
+from tfseg.models.backbones.wide_resnet import WideResNet
 from tfseg.models.backbones.xception import Xception
 from tfseg.models.layers import Settings
 
@@ -24,8 +26,8 @@ def _xception(variant: str) -> Maker:
     )
 
 
-def _resnet(variant: str) -> Maker:
-    return lambda settings, config: ResNet(
+def _resnet(variant: str, make: type[ResNet] | type[ResNetS] = ResNet) -> Maker:
+    return lambda settings, config: make(
         settings,
         variant,
         output_stride=config.output_stride,
@@ -45,6 +47,12 @@ def _mobilenet_v2(settings: Settings, config: ModelConfig) -> Backbone:
 
 def _efficientnet_lite(variant: str) -> Maker:
     return lambda settings, config: EfficientNetLite(
+        settings, variant, output_stride=config.output_stride
+    )
+
+
+def _wide_resnet(variant: str) -> Maker:
+    return lambda settings, config: WideResNet(
         settings, variant, output_stride=config.output_stride
     )
 
@@ -71,6 +79,9 @@ BACKBONES: dict[str, Maker] = {
     "resnet_v1_101": _resnet("resnet_v1_101"),
     "resnet_v1_50_beta": _resnet("resnet_v1_50_beta"),
     "resnet_v1_101_beta": _resnet("resnet_v1_101_beta"),
+    "resnet50s": _resnet("resnet50s", ResNetS),
+    "resnet101s": _resnet("resnet101s", ResNetS),
+    "wide_resnet38": _wide_resnet("wide_resnet38"),
     "mobilenet_v2": _mobilenet_v2,
     "efficientnet_lite0": _efficientnet_lite("efficientnet_lite0"),
 }

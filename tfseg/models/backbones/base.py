@@ -15,14 +15,14 @@ class Facts:
 
     Attributes:
       mean_pixel: RGB 0-255 that the scaling maps to about 0; what images are padded with.
-      scale: network input = (image - offset) / scale.
+      scale: by channel; network input = (image - offset) / scale.
       offset: see `scale`.
       classifier_dropout_rate: dropout before the image-level classifier.
       kernel_name, bias_name: leaf names of the classifier's variables.
     """
 
     mean_pixel: tuple[float, float, float]
-    scale: float
+    scale: tuple[float, float, float]
     offset: tuple[float, float, float]
     classifier_dropout_rate: float = 0.0
     kernel_name: str = "weights"
@@ -30,7 +30,22 @@ class Facts:
 
 
 # Network input = image * 2 / 255 - 1.
-CENTRED = Facts(mean_pixel=(127.5, 127.5, 127.5), scale=127.5, offset=(127.5, 127.5, 127.5))
+CENTRED = Facts(mean_pixel=(127.5,) * 3, scale=(127.5,) * 3, offset=(127.5,) * 3)
+# Means and deviations of ImageNet's pixels, as PyTorch's model collections use them. What is padded
+# with zeros after normalising has the mean pixel before it.
+_MEAN = (255 * 0.485, 255 * 0.456, 255 * 0.406)
+_DEVIATION = (255 * 0.229, 255 * 0.224, 255 * 0.225)
+STANDARDISED = Facts(mean_pixel=_MEAN, scale=_DEVIATION, offset=_MEAN)
+
+
+def unit_names(unit: str, convolution: str, norm: str) -> dict[str, str]:
+    """Names PyTorch's modules of a convolution with batch norm, by our layers' names.
+
+    Args:
+      unit: our convolution's name; the batch norm is `<unit>/BatchNorm`.
+      convolution, norm: the modules.
+    """
+    return {unit: convolution, f"{unit}/BatchNorm": norm}
 
 
 class Backbone(Layer):
@@ -43,11 +58,13 @@ class Backbone(Layer):
       channels: channels of every end point, by name.
       low_level: by stride, the end point that a decoder at that stride merges.
       hypercolumn: by stride code, the end points that PseudoSeg's attention may use (spec 5.3).
+      takes_dropout_seed: `call` takes `dropout_seed` too, because there is dropout inside.
     """
 
     facts: Facts
     scope: str
     last: str
+    takes_dropout_seed = False
 
     def __init__(self, name: str):
         super().__init__(name)
@@ -55,7 +72,12 @@ class Backbone(Layer):
         self.low_level: dict[int, str] = {}
         self.hypercolumn: dict[int, str] = {}
 
+    def torch_names(self) -> dict[str, str]:
+        """Returns PyTorch's module by our layer's name; empty where there is no such original."""
+        return {}
+
     def normalise(self, image: tf.Tensor) -> tf.Tensor:
         """Maps RGB 0..255 [N, h, w, 3] to the float32 network input."""
         offset = tf.constant(self.facts.offset, tf.float32)
-        return (tf.cast(image, tf.float32) - offset) * (1.0 / self.facts.scale)
+        factor = tf.constant([1.0 / scale for scale in self.facts.scale], tf.float32)
+        return (tf.cast(image, tf.float32) - offset) * factor

@@ -28,10 +28,18 @@ _STAGES = (
     (5, 2, 6, 192, 4),
     (3, 1, 6, 320, 1),
 )
+_TORCH_PARTS = {
+    "expand_conv": "_expand_conv",
+    "expand_bn": "_bn0",
+    "dw_conv": "_depthwise_conv",
+    "dw_bn": "_bn1",
+    "project_conv": "_project_conv",
+    "project_bn": "_bn2",
+}
 _KERNEL, _BIAS = "kernel", "bias"
 FACTS = Facts(
     mean_pixel=(127.0, 127.0, 127.0),
-    scale=128.0,
+    scale=(128.0, 128.0, 128.0),
     offset=(127.0, 127.0, 127.0),
     kernel_name=_KERNEL,
     bias_name=_BIAS,
@@ -173,6 +181,15 @@ class EfficientNetLite(Backbone):
             x, inner = block(x, training=training)
             ends[f"block{i:02d}"], ends[f"block{i:02d}/dw"] = x, inner
         return ends
+
+    def torch_names(self) -> dict[str, str]:
+        """Returns the modules' names of the file in the package of ImageNet weights."""
+        names = {f"{self.scope}/stem/conv": "_conv_stem", f"{self.scope}/stem/bn": "_bn0"}
+        for i, block in enumerate(self.blocks):
+            # Where there is no expansion its names stand for nothing.
+            for ours, theirs in _TORCH_PARTS.items():
+                names[f"{block.name}/{ours}"] = f"_blocks.{i}.{theirs}"
+        return names
 
 
 def _depthwise_he(rng, shape):

@@ -20,7 +20,7 @@ from tfseg.models.layers import (
 )
 
 _MEAN = (123.15, 115.90, 103.06)
-MEAN_SUBTRACTED = Facts(mean_pixel=_MEAN, scale=1.0, offset=_MEAN)
+MEAN_SUBTRACTED = Facts(mean_pixel=_MEAN, scale=(1.0, 1.0, 1.0), offset=_MEAN)
 _UNITS = {"resnet_v1_50": (3, 4, 6, 3), "resnet_v1_101": (3, 4, 23, 3)}
 _BOTTLENECKS = (64, 128, 256, 512)
 _CLIP = 6.0

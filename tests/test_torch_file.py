@@ -1,0 +1,188 @@
+"""Files of PyTorch weights: both layouts and safetensors, damaged ones, ones that would do harm."""
+
+import io
+import json
+import pickle
+import struct
+import zipfile
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from tests.torch_files import (
+    op_dict,
+    op_global,
+    op_integer,
+    op_state_dict,
+    op_tensor,
+    op_text,
+    op_tuple,
+    write_pickle,
+    write_torch,
+)
+from tfseg import torch_file
+from tfseg.errors import UserError
+
+BOTH = pytest.mark.parametrize("legacy", [True, False])
+
+
+def _array(*shape, dtype=np.float32):
+    return np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+
+
+@BOTH
+def test_nothing_in_a_torch_file_is_executed(tmp_path, legacy):
+    mark = tmp_path / "executed"
+    call = op_global("os", "system") + op_tuple(op_text(f"touch {mark}")) + b"R"
+    path = str(tmp_path / "evil.pth")
+    write_torch(path, {"w": _array(2, 3)}, legacy=legacy, extra=op_text("e") + call)
+    arrays = torch_file.read(path)
+    np.testing.assert_array_equal(arrays["w"], _array(2, 3))
+    assert set(arrays) == {"w"}
+    assert not mark.exists()
+    # The same file does harm when it is unpickled as usual: the test's own proof.
+    pickle.load(io.BytesIO(b"\x80\x02" + call + b"."))
+    assert mark.exists()
+
+
+@BOTH
+@pytest.mark.parametrize("nested", ["state_dict", "model", "model_state_dict", "net"])
+def test_state_dictionary_beside_optimiser_and_unknown_objects(tmp_path, legacy, nested):
+    path = str(tmp_path / "weights.pth.tar")
+    write_torch(path, {"w": _array(2, 3)}, legacy=legacy, nested=nested)
+    arrays = torch_file.read(path)
+    assert set(arrays) == {"w"}
+    np.testing.assert_array_equal(arrays["w"], _array(2, 3))
+
+
+@BOTH
+def test_dictionary_in_a_dictionary(tmp_path, legacy):
+    path = str(tmp_path / "weights.pth")
+    inner = op_state_dict({"w": _array(4)}, {"w": "0"})
+    pickled = op_dict(model=op_dict(state_dict=inner))
+    write_pickle(path, pickled, {"0": _array(4)}, legacy=legacy)
+    np.testing.assert_array_equal(torch_file.read(path)["w"], _array(4))
+
+
+@BOTH
+def test_views_and_names_that_share_a_storage(tmp_path, legacy):
+    path = str(tmp_path / "weights.pth")
+    shared = _array(2, 3)
+    body = op_dict(a=op_tensor("0", shared), b=op_tensor("0", shared.T))
+    write_pickle(path, body, {"0": shared}, legacy=legacy)
+    arrays = torch_file.read(path)
+    np.testing.assert_array_equal(arrays["a"], shared)
+    np.testing.assert_array_equal(arrays["b"], shared.T)
+    arrays["a"][:] = 0
+    assert arrays["b"].any()
+
+
+@BOTH
+def test_parameters_are_tensors(tmp_path, legacy):
+    path = str(tmp_path / "weights.pth")
+    body = op_dict(w=op_tensor("0", _array(3), is_parameter=True))
+    write_pickle(path, body, {"0": _array(3)}, legacy=legacy)
+    np.testing.assert_array_equal(torch_file.read(path)["w"], _array(3))
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", ["float16", "float64", "int64", ml_dtypes.bfloat16])
+def test_types_of_numbers(tmp_path, legacy, dtype):
+    path = str(tmp_path / "weights.pth")
+    values = np.array([[-1.5, 0.0, 3.0], [256.0, 1e-3, -7.0]])
+    values = values.round() if dtype == "int64" else values
+    written = {"w": values.astype(dtype), "scalar": np.array(2.0, dtype)}
+    write_torch(path, written, legacy=legacy)
+    arrays = torch_file.read(path)
+    for name, value in written.items():
+        assert arrays[name].shape == value.shape
+        np.testing.assert_array_equal(arrays[name], value.astype(np.float64))
+    expected = np.float32 if dtype is ml_dtypes.bfloat16 else dtype
+    assert arrays["w"].dtype == expected
+
+
+@BOTH
+def test_damaged_torch_files_are_errors(tmp_path, legacy):
+    path = tmp_path / "weights.pth"
+    write_torch(path, {"w": _array(600), "v": _array(300)}, legacy=legacy)
+    whole = path.read_bytes()
+    for cut in range(0, len(whole) - 1, 97):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(UserError, match="cannot be read as PyTorch weights"):
+            torch_file.read(str(path))
+
+
+def test_tensor_that_reaches_beyond_its_numbers_is_an_error(tmp_path):
+    path = tmp_path / "weights.pth"
+    array = _array(6)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02" + op_state_dict({"w": array}, {"w": "0"}) + b".")
+        archive.writestr("x/data/0", array[:5].tobytes())
+    with pytest.raises(UserError, match="longer than the file"):
+        torch_file.read(str(path))
+
+
+def test_file_without_a_dictionary_of_tensors_is_an_error(tmp_path):
+    path = str(tmp_path / "weights.pth")
+    network = op_global("torchvision.models.resnet", "ResNet") + b")\x81" + op_dict() + b"b"
+    write_pickle(path, network, {}, legacy=False)
+    with pytest.raises(UserError, match="no dictionary of tensors"):
+        torch_file.read(path)
+    write_pickle(path, op_integer(3), {}, legacy=True)
+    with pytest.raises(UserError, match="no dictionary of tensors"):
+        torch_file.read(path)
+
+
+# safetensors ------------------------------------------------------------------------------------
+
+
+def _write_safetensors(path, arrays):
+    table, data = {"__metadata__": {"format": "pt"}}, b""
+    names = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64"}
+    for name, array in arrays.items():
+        end = len(data) + array.nbytes
+        table[name] = {
+            "dtype": names.get(array.dtype.name, array.dtype.name),
+            "shape": list(array.shape),
+            "data_offsets": [len(data), end],
+        }
+        data += array.tobytes()
+    header = json.dumps(table).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + data)
+
+
+def test_safetensors(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    written = {
+        "w": _array(2, 3) - 2.5,
+        "half": _array(4, dtype=np.float16),
+        "brain": (_array(2, 2) / 2).astype(ml_dtypes.bfloat16),
+        "count": np.array(7, np.int64),
+    }
+    _write_safetensors(path, written)
+    arrays = torch_file.read(str(path))
+    assert set(arrays) == set(written)
+    for name, value in written.items():
+        assert arrays[name].shape == value.shape
+        np.testing.assert_array_equal(arrays[name], value.astype(np.float64))
+    assert arrays["brain"].dtype == np.float32
+
+
+def test_damaged_safetensors_are_errors(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    _write_safetensors(path, {"w": _array(60), "v": _array(30)})
+    whole = path.read_bytes()
+    for cut in range(0, len(whole) - 1, 37):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(UserError, match="cannot be read as PyTorch weights"):
+            torch_file.read(str(path))
+    _write_safetensors(path, {"w": np.zeros(3, np.complex64)})
+    with pytest.raises(UserError, match="cannot be read as PyTorch weights"):
+        torch_file.read(str(path))
+
+
+def test_missing_files_are_errors(tmp_path):
+    for name in ("none.pth", "none.safetensors"):
+        with pytest.raises(UserError, match="No such file"):
+            torch_file.read(str(tmp_path / name))

@@ -1,0 +1,122 @@
+"""ResNet 50 and 101 "s": three 3x3 stem convolutions, strides on the first unit of each layer.
+
+Source: He et al., "Deep residual learning", CVPR 2016, in the dilated form of the PyTorch-Encoding
+model collection that Learning Pseudo Labels starts from (LPL specification 3). At output stride 8
+the units' rates are the published ones: 1, then 2 in `layer3`; 2, then 4 in `layer4`.
+"""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from tfseg.models.backbones.base import STANDARDISED, Backbone, EndPoints, unit_names
+from tfseg.models.backbones.resnet import Bottleneck
+from tfseg.models.layers import AtrousRate, Conv2D, ConvBatchNorm, Settings, he_normal_fan_out
+
+_UNITS = {"resnet50s": (3, 4, 6, 3), "resnet101s": (3, 4, 23, 3)}
+_BOTTLENECKS = (64, 128, 256, 512)
+_STEM = (("conv1_1", 3, 64, 2), ("conv1_2", 64, 64, 1), ("conv1_3", 64, 128, 1))
+
+
+def _max_pool(x: tf.Tensor) -> tf.Tensor:
+    """Takes the maximum of 3x3 windows, stride 2, with a border of one pixel on every side."""
+    if not all(side is not None and side % 2 == 1 for side in x.shape[1:3]):
+        # SAME would leave out the border above and to the left of even sides, and so sample other
+        # positions. The kernel does not take explicit padding on every device.
+        lowest = tf.constant(float("-inf"), x.dtype)
+        x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], constant_values=lowest)
+        return tf.nn.max_pool2d(x, 3, 2, "VALID")
+    return tf.nn.max_pool2d(x, 3, 2, "SAME")
+
+
+def bottleneck_names(name: str, torch: str) -> dict[str, str]:
+    """Names the modules of a PyTorch bottleneck by the layers of ours.
+
+    Args:
+      name: of our layer.
+      torch: of the module, with a dot at its end, or ''.
+    """
+    names = unit_names(f"{name}/shortcut", f"{torch}downsample.0", f"{torch}downsample.1")
+    for i in (1, 2, 3):
+        names |= unit_names(f"{name}/conv{i}", f"{torch}conv{i}", f"{torch}bn{i}")
+    return names
+
+
+class ResNetS(Backbone):
+    """ResNet "s" without its classifier.
+
+    Args:
+      settings: seed, types, batch norm; initial values, decay and epsilon are set here.
+      variant: resnet50s or resnet101s, and the scope of the variables.
+      output_stride: 8 (published), 16 or 32.
+      multi_grid: unit rates of the last layer; None: 1, 1, 1.
+      bounded: ReLU6 and clipped sums.
+    """
+
+    facts = STANDARDISED
+    last = "layer4"
+
+    def __init__(
+        self,
+        settings: Settings,
+        variant: str,
+        *,
+        output_stride: int,
+        multi_grid: Sequence[int] | None,
+        bounded: bool,
+    ):
+        super().__init__(variant)
+        settings = settings.replace(decay=0.9, epsilon=1e-5, kernel_init=he_normal_fan_out)
+        self.scope = variant
+        self.stem = []
+        for leaf, in_channels, filters, stride in _STEM:
+            convolution = Conv2D(
+                settings, f"{variant}/{leaf}", in_channels, filters, 3, stride=stride
+            )
+            self.stem.append(ConvBatchNorm(convolution, settings, activation=settings.activation))
+            self.channels[leaf] = filters
+        rates = AtrousRate(output_stride, current=4)
+        self.units, self._ends = [], []
+        channels = _STEM[-1][2]
+        for i, (count, bottleneck) in enumerate(zip(_UNITS[variant], _BOTTLENECKS), start=1):
+            for unit in range(1, count + 1):
+                stride, rate = rates.next(2 if unit == 1 and i > 1 else 1)
+                unit_rate = multi_grid[unit - 1] if multi_grid and i == 4 else 1
+                layer = Bottleneck(
+                    settings,
+                    f"{variant}/layer{i}/unit_{unit}",
+                    channels,
+                    bottleneck,
+                    stride=stride,
+                    rate=rate * unit_rate,
+                    bounded=bounded,
+                )
+                channels = layer.out_channels
+                self.units.append(layer)
+                end = f"layer{i}" if unit == count else f"layer{i}/unit_{unit}"
+                self._ends.append(end)
+                self.channels[end] = channels
+        self.low_level = {4: "layer1", 8: "layer2"}
+        self.hypercolumn = {16: "layer4", 15: "layer3", 14: "layer2", 8: "layer1"}
+
+    def call(self, x: tf.Tensor, training: bool = False) -> EndPoints:
+        """Maps a network input [N, h, w, 3] to end points by name."""
+        ends = {}
+        for (leaf, *_), layer in zip(_STEM, self.stem):
+            x = ends[leaf] = layer(x, training=training)
+        x = _max_pool(x)
+        for end, unit in zip(self._ends, self.units):
+            x, _ = unit(x, training=training)
+            ends[end] = x
+        return ends
+
+    def torch_names(self) -> dict[str, str]:
+        """Returns the modules' names of the published weights: the stem is a sequence."""
+        modules = (("conv1.0", "conv1.1"), ("conv1.3", "conv1.4"), ("conv1.6", "bn1"))
+        names = {}
+        for (leaf, *_), (convolution, norm) in zip(_STEM, modules):
+            names |= unit_names(f"{self.scope}/{leaf}", convolution, norm)
+        for unit in self.units:
+            layer, number = unit.name.removeprefix(f"{self.scope}/").split("/unit_")
+            names |= bottleneck_names(unit.name, f"{layer}.{int(number) - 1}.")
+        return names

@@ -1,0 +1,113 @@
+"""Where the tensors of a PyTorch state dictionary belong in our networks.
+
+Each backbone that has a PyTorch original names the modules of its layers (`Backbone.torch_names`);
+here are the heads', and the order of axes, which depends on the kind of layer alone.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from tfseg.models.backbones.base import unit_names
+from tfseg.models.layers import BatchNorm, Conv2D, DepthwiseConv2D, Layer
+
+# [out, in, h, w] to [h, w, in, out], and a depthwise [channels, 1, h, w] to [h, w, channels, 1].
+_CONVOLUTION_AXES = (2, 3, 1, 0)
+_DEPTHWISE_AXES = (2, 3, 0, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """The place of one tensor.
+
+    Attributes:
+      variable: ours.
+      axes: the tensor's axes in our order; None: as they are.
+      shift: by how many places the input channels move on; those at the end come first then.
+    """
+
+    variable: tf.Variable
+    axes: tuple[int, ...] | None = None
+    shift: int = 0
+
+    def arrange(self, array: np.ndarray) -> np.ndarray:
+        """Returns the tensor as float32 in the variable's layout; of any rank but the right one,
+        as it is."""
+        array = np.asarray(array, np.float32)
+        if self.axes is None or array.ndim != len(self.axes):
+            return array
+        return np.roll(array.transpose(self.axes), self.shift, axis=2)
+
+
+def slots(module: tf.Module, names: Mapping[str, str]) -> dict[str, Slot]:
+    """Finds the places of the tensors of a network or a part of it.
+
+    Args:
+      module: a layer or model.
+      names: PyTorch's module by our layer's name.
+
+    Returns:
+      Places by tensor name (`layer1.0.bn1.running_mean`), in the order of `names`. Layers without
+      a name in `names` have none.
+    """
+    layers = {m.name: m for m in module.submodules if isinstance(m, Layer)}
+    result: dict[str, Slot] = {}
+    for name, torch in names.items():
+        layer = layers.get(name)
+        if isinstance(layer, BatchNorm):
+            leaves = {
+                "weight": layer.gamma,
+                "bias": layer.beta,
+                "running_mean": layer.moving_mean,
+                "running_var": layer.moving_variance,
+            }
+            result |= {f"{torch}.{leaf}": Slot(v) for leaf, v in leaves.items() if v is not None}
+        elif isinstance(layer, DepthwiseConv2D):
+            result[f"{torch}.weight"] = Slot(layer.kernel, _DEPTHWISE_AXES)
+        elif isinstance(layer, Conv2D):
+            result[f"{torch}.weight"] = Slot(layer.kernel, _CONVOLUTION_AXES)
+            if layer.bias is not None:
+                result[f"{torch}.bias"] = Slot(layer.bias)
+    return result
+
+
+def aspp_slots(module: tf.Module, *, prefix: str = "") -> dict[str, Slot]:
+    """Finds the places of the tensors of Learning Pseudo Labels' ASPP.
+
+    Args:
+      module: an `ASPP` of plain convolutions with image pooling, or a network that has one.
+      prefix: of the tensors' names, such as `aspp.`.
+
+    Source: LPL specification 3. Image pooling is the last part of the concatenation there and the
+    first here.
+    """
+    # Branch 5 is the image pooling; a name of a layer that is not there does no harm.
+    names = {}
+    for i in range(4):
+        names |= unit_names(f"aspp{i}", f"branch{i + 1}.0", f"branch{i + 1}.1")
+    names |= unit_names("image_pooling", "branch5_conv", "branch5_bn")
+    names |= unit_names("concat_projection", "conv_cat.0", "conv_cat.1")
+    result = slots(module, names)
+    last = "conv_cat.0.weight"
+    if last in result:
+        projection = result[last]
+        # All parts have as many channels as the projection's result.
+        result[last] = dataclasses.replace(projection, shift=projection.variable.shape[3])
+    return {prefix + name: slot for name, slot in result.items()}
+
+
+def head_slots(model: tf.Module) -> dict[str, Slot]:
+    """Finds the places of the tensors of Learning Pseudo Labels' ASPP, decoder and logits.
+
+    Args:
+      model: a network with rates 6, 12, 18, one decoder stage and plain convolutions.
+
+    Source: LPL specification 3.
+    """
+    names = unit_names("decoder/feature_projection0", "shortcut_conv.0", "shortcut_conv.1")
+    names |= unit_names("decoder/decoder_conv0", "cat_conv.0", "cat_conv.1")
+    names |= unit_names("decoder/decoder_conv1", "cat_conv.3", "cat_conv.4")
+    names["logits/semantic"] = "cls_conv"
+    return {**aspp_slots(model, prefix="aspp."), **slots(model, names)}
