@@ -76,16 +76,24 @@ def test_the_image_weights_scale_cross_training_alone():
         ({"score_counts_void": False}, {"cross_training"}),
         ({"score_power": 1.0}, {"cross_training"}),
         ({"score_momentum": 0.5}, {"cross_training"}),
-        ({"zero_iou_counts_as": "zero"}, {"cross_training"}),
     ],
     ids=str,
 )
 def test_an_option_changes_the_losses_it_should(settings, changed):
     batch = batch_for()
-    # The network is as good as nothing: all but one class were never predicted right.
     before, _ = measure(batch)
     after, _ = measure(batch, settings=settings)
     assert {name for name in before if before[name] != after[name]} == changed
+
+
+@pytest.mark.parametrize("counts_as, learns", [("one", True), ("zero", False)])
+def test_classes_that_were_never_right_count_as_one_or_as_zero(counts_as, learns):
+    batch = batch_for()
+    # Void alone: no class was ever predicted right.
+    labelled = {**batch["labelled"], "label": tf.fill([4, 33, 33], 255)}
+    losses, _ = measure({**batch, "labelled": labelled}, settings={"zero_iou_counts_as": counts_as})
+    assert (losses["cross_training"] > 0.0) == learns
+    assert losses["hybrid_segmentation"] == 0.0
 
 
 def test_masks_of_the_second_split_replace_predictions():
@@ -213,7 +221,7 @@ def test_two_replicas_equal_one_with_synchronised_statistics(two_replicas, parts
     (one, one_moments, one_counts), (two, two_moments, two_counts) = outcome
     if parts == 2:
         # Two replicas cut the batch into other parts than one, so only the counts must agree.
-        np.testing.assert_allclose(one_counts[0], two_counts[0], rtol=1e-3)
+        np.testing.assert_allclose(one_counts[0], two_counts[0], rtol=5e-3)
         return
     assert two == pytest.approx(one, rel=1e-5)
     np.testing.assert_array_equal(one_counts, two_counts)

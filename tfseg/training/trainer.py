@@ -199,6 +199,14 @@ class Trainer:
         zero = tf.constant(0)
         first = self._forward_backward(_part(batch, zero, parts), step, self._seed(zero))
         start = tf.nest.map_structure(lambda x: x / parts, first)
+        if self.strategy.num_replicas_in_sync > 1:
+            # Replicas cannot talk to each other (batch norm, counts) inside a loop of the graph, so
+            # it is written out; each part waits for the one before, or memory would not be saved.
+            state = start
+            for i in range(1, parts):
+                with tf.control_dependencies(tf.nest.flatten(state)):
+                    _, *state = one(tf.constant(i), *state)
+            return tuple(state)
         _, measured, gradients = tf.while_loop(
             lambda i, *_: i < parts, one, (zero + 1, *start), parallel_iterations=1
         )
