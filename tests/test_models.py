@@ -154,6 +154,55 @@ def test_resnet_s_has_the_published_sizes_and_rates():
     assert strides == [1] * 3 + [2] + [1] * 12
 
 
+def _numpy_convolution(x, kernel, *, stride=1, pad=0, rate=1):
+    """Convolution with `pad` zeros on every side, as PyTorch defines it, in float64."""
+    x = np.pad(x, [(0, 0), (pad, pad), (pad, pad), (0, 0)])
+    span = rate * (kernel.shape[0] - 1)
+    height, width = ((side - span - 1) // stride + 1 for side in x.shape[1:3])
+    return sum(
+        x[:, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
+        @ kernel[i // rate, j // rate]
+        for i in range(0, span + 1, rate)
+        for j in range(0, span + 1, rate)
+    )
+
+
+def test_resnet_s_equals_a_plain_computation_where_sides_are_even():
+    model = _build("resnet50s", output_stride=8)
+    rng = np.random.default_rng(0)
+    for variable in model.backbone.variables:
+        if variable.name.endswith(("gamma:0", "moving_variance:0")):
+            variable.assign(rng.uniform(0.5, 1.2, variable.shape))
+        elif variable.name.endswith(("beta:0", "moving_mean:0")):
+            variable.assign(rng.normal(size=variable.shape) * 0.1)
+    values = {variable_name(v)[len("resnet50s/") :]: v.numpy() for v in model.backbone.variables}
+
+    def unit(x, name, **how):
+        x = _numpy_convolution(x, values[f"{name}/weights"].astype(np.float64), **how)
+        norm = {k: values[f"{name}/BatchNorm/{k}"] for k in ("gamma", "beta")}
+        mean, variance = (values[f"{name}/BatchNorm/moving_{k}"] for k in ("mean", "variance"))
+        return (x - mean) / np.sqrt(variance + 1e-5) * norm["gamma"] + norm["beta"]
+
+    image = _image(40, 54)
+    mean, deviation = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
+    x = (image.numpy() / 255.0 - mean) / deviation
+    for i in (1, 2, 3):
+        x = np.maximum(unit(x, f"conv1_{i}", stride=2 if i == 1 else 1, pad=1), 0)
+    x = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)], constant_values=-np.inf)
+    x = np.max([x[:, i : i + 20 : 2, j : j + 27 : 2] for i in range(3) for j in range(3)], axis=0)
+    ends = model.encode(image)
+    for layer, layer_rates in enumerate(([1] * 3, [1] * 4, [1] + [2] * 5, [2, 4, 4]), start=1):
+        for i, rate in enumerate(layer_rates, start=1):
+            name, stride = f"layer{layer}/unit_{i}", 2 if (layer, i) == (2, 1) else 1
+            y = np.maximum(unit(x, f"{name}/conv1"), 0)
+            y = np.maximum(unit(y, f"{name}/conv2", stride=stride, pad=rate, rate=rate), 0)
+            y = unit(y, f"{name}/conv3")
+            x = np.maximum(y + (unit(x, f"{name}/shortcut", stride=stride) if i == 1 else x), 0)
+        ours = ends[f"layer{layer}"].numpy()
+        assert ours.shape == x.shape
+        np.testing.assert_allclose(ours, x, rtol=0, atol=2e-5 * np.abs(x).max())
+
+
 def test_wide_resnet_has_the_published_sizes_and_rates():
     model = _build("wide_resnet38", output_stride=8)
     blocks = model.backbone.blocks

@@ -144,7 +144,7 @@ def test_a_data_set_without_background_works():
 
 
 # One of each family; the others differ from it in depth alone.
-SIBLINGS = {"xception_41", "xception_71", "resnet_v1_101", "resnet_v1_101_beta"}
+SIBLINGS = {"xception_41", "xception_71", "resnet_v1_101", "resnet_v1_101_beta", "resnet101s"}
 
 
 @pytest.mark.parametrize("variant", sorted(set(BACKBONES) - SIBLINGS))

@@ -113,6 +113,36 @@ def test_damaged_torch_files_are_errors(tmp_path, legacy):
             torch_file.read(str(path))
 
 
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_bytes_that_were_changed_never_end_in_a_traceback(tmp_path, kind):
+    path = tmp_path / ("weights.safetensors" if kind == "safetensors" else "weights.pth")
+    if kind == "safetensors":
+        _write_safetensors(path, {"w": _array(6), "v": _array(4)})
+    else:
+        write_torch(path, {"w": _array(6), "v": _array(4)}, legacy=kind == "legacy", nested="model")
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for _ in range(500):
+        changed = bytearray(whole)
+        changed[rng.integers(len(changed))] = rng.integers(256)
+        path.write_bytes(changed)
+        try:
+            torch_file.read(str(path))
+        except UserError:
+            refused += 1
+    assert refused > 200
+
+
+def test_compressed_archives_are_refused(tmp_path):
+    path = tmp_path / "weights.pth"
+    array = _array(6)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02" + op_state_dict({"w": array}, {"w": "0"}) + b".")
+        archive.writestr("x/data/0", array.tobytes())
+    with pytest.raises(UserError, match="compressed"):
+        torch_file.read(str(path))
+
+
 def test_tensor_that_reaches_beyond_its_numbers_is_an_error(tmp_path):
     path = tmp_path / "weights.pth"
     array = _array(6)

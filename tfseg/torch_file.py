@@ -9,6 +9,7 @@ So are `.safetensors` files, which hold a table and numbers and nothing else.
 """
 
 import dataclasses
+import errno
 import io
 import math
 import os
@@ -186,8 +187,16 @@ def _widened(upper_halves: np.ndarray) -> np.ndarray:
     return np.left_shift(upper_halves.astype(np.uint32), 16, dtype=np.uint32).view(np.float32)
 
 
+def _check_members(archive: zipfile.ZipFile) -> None:
+    """Refuses what torch.save never writes: a small file might unpack to any size."""
+    for member in archive.infolist():
+        if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
+            raise ValueError(f"{member.filename} is compressed or encrypted")
+
+
 def _read_zip(path: str) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
     with zipfile.ZipFile(path) as archive:
+        _check_members(archive)
         names = archive.namelist()
         roots = [n[: -len("data.pkl")] for n in names if n.endswith("/data.pkl")]
         if len(roots) != 1:
@@ -292,6 +301,11 @@ def read(path: str) -> dict[str, np.ndarray]:
         }
     except FileNotFoundError:
         raise UserError("No such file.", where=path) from None
+    except OSError as error:
+        # Positions in a damaged archive may lie before its beginning; the rest is no damage.
+        if error.errno != errno.EINVAL:
+            raise
+        raise _damaged(path, error) from None
     except (
         pickle.UnpicklingError,
         zipfile.BadZipFile,
@@ -303,12 +317,16 @@ def read(path: str) -> dict[str, np.ndarray]:
         KeyError,
         MemoryError,
         OverflowError,
-        RecursionError,
+        RuntimeError,
         TypeError,
         ValueError,
     ) as error:
-        raise UserError(
-            f"The file cannot be read as PyTorch weights: {error}",
-            where=path,
-            fix="download or copy it again; nothing in it was executed",
-        ) from None
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: str, error: Exception) -> UserError:
+    return UserError(
+        f"The file cannot be read as PyTorch weights: {error}",
+        where=path,
+        fix="download or copy it again; nothing in it was executed",
+    )

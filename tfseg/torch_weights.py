@@ -1,7 +1,6 @@
 """Turns a PyTorch state dictionary into a checkpoint that training can start from.
 
-python -m tfseg.torch_weights --weights=resnet101s.pth --model_variant=resnet101s \
-  --output=weights/resnet101s
+python -m tfseg.torch_weights --weights=FILE --model_variant=resnet101s --output=PREFIX
 
 Neither PyTorch nor anything in the file is run. A file of a backbone alone gives a checkpoint of
 the backbone; one of Learning Pseudo Labels' network gives its ASPP, decoder and logits too. The
