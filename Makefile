@@ -25,6 +25,15 @@ $(VENV_ADDONS)/.installed: pyproject.toml
 	$(VENV_ADDONS)/bin/python -m pip install $(PIP_FLAGS) -e '.[addons,dev,pretrained]'
 	@touch $@
 
+# The dense CRF is compiled from source. Where that fails, its tests say that they did not run.
+NO_CRF := == the extra [crf] could not be compiled: install a C++ compiler to test the dense CRF ==
+
+$(VENV)/.crf: $(VENV)/.installed
+	@$(BIN)/python -m pip install $(PIP_FLAGS) -e '.[crf]' && touch $@ || echo "$(NO_CRF)"
+
+$(VENV_ADDONS)/.crf: $(VENV_ADDONS)/.installed
+	@$(VENV_ADDONS)/bin/python -m pip install $(PIP_FLAGS) -e '.[crf]' && touch $@ || echo "$(NO_CRF)"
+
 demo: $(VENV)/.installed
 	$(BIN)/python experiments/demo.py --output_dir=demo_output
 
@@ -33,14 +42,14 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 
-test: $(VENV)/.installed lint
+test: $(VENV)/.installed $(VENV)/.crf lint
 	TFSEG_EXPECT_TENSORFLOW=2.20 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 ifeq ($(strip $(PYTHON_ADDONS)),)
 test-addons:
 	@echo "make test-addons needs Python 3.10 or 3.11 (tensorflow-addons has no wheel for newer ones); none was found, so these tests did not run."
 else
-test-addons: $(VENV_ADDONS)/.installed
+test-addons: $(VENV_ADDONS)/.installed $(VENV_ADDONS)/.crf
 	TFSEG_EXPECT_TENSORFLOW=2.15 $(VENV_ADDONS)/bin/python -m pytest -m "not slow"
 endif
 

@@ -34,13 +34,14 @@ def make_images(sizes=SIZES, num_classes=4, seed=0):
     return images, labels
 
 
-def write_split(folder, images, labels, *, split="val", ids=None):
-    """Writes a split of one shard; a label of None is an image without mask."""
+def write_split(folder, images, labels, *, split="val", ids=None, image_labels=None):
+    """Writes a split of one shard; None for a label or image-level labels: without them."""
     ids = [f"image_{i}" for i in range(len(images))] if ids is None else ids
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, records.shard_name(split, 0, 1))
     with records.ShardWriter(path) as writer:
-        for name, image, label in zip(ids, images, labels):
+        known = [None] * len(images) if image_labels is None else image_labels
+        for name, image, label, classes in zip(ids, images, labels, known):
             writer.write(
                 tfexample.encode(
                     image=png(image),
@@ -48,6 +49,7 @@ def write_split(folder, images, labels, *, split="val", ids=None):
                     filename=name,
                     height=image.shape[0],
                     width=image.shape[1],
+                    image_labels=classes,
                 )
             )
     return ids
@@ -77,8 +79,8 @@ class ToyModel(tf.keras.Model):
         return result
 
 
-def numpy_prediction(model, image):
-    """Computes the toy network's labels of one image, [H, W], with NumPy alone.
+def numpy_logits(model, image):
+    """Computes the toy network's logits of one image, [H, W, C], with NumPy alone.
 
     The grid of logits lies on every fourth pixel of the padded image, so a pixel's logits depend
     on the four grid points around it, however far the image is padded.
@@ -97,6 +99,14 @@ def numpy_prediction(model, image):
 
     logits = (1 - a) * ((1 - b) * corner(0, 0) + b * corner(0, 1))
     logits += a * ((1 - b) * corner(1, 0) + b * corner(1, 1))
+    return logits
+
+
+def numpy_prediction(model, image, classes=None):
+    """Computes labels likewise, [H, W]; `classes` are those that may be there, None: all."""
+    logits = numpy_logits(model, image)
+    if classes is not None:
+        logits[..., [c for c in range(logits.shape[-1]) if c not in classes]] = -np.inf
     return logits.argmax(-1)
 
 

@@ -12,10 +12,13 @@ import pytest
 from PIL import Image
 
 from tests.conftest import RECORD_SIZE
+from tests.extras import NO_CRF
 from tests.programs import ROOT, assert_user_error, run, start
 from tests.runs import NETWORK, assert_same_weights, end_with, log_of, losses
 from tfseg import checkpoint
 from tfseg.data import framing, tfexample
+from tfseg.data import records as tf_records
+from tfseg.data.specs import load_spec
 
 pytestmark = pytest.mark.slow
 
@@ -84,6 +87,77 @@ def test_evaluation_and_pictures_take_the_network_from_the_run(records, trained,
     assert len(raw) == 7
     assert np.asarray(Image.open(raw[0])).shape == (SIZE, SIZE)
     assert "<html" in (tmp_path / "vis" / "index.html").read_text()
+
+
+def test_pseudo_labels_from_predictions_to_training(records, trained, tmp_path):
+    """Predictions restricted to image-level labels become the masks of a second training."""
+    logdir, _ = trained
+    copy = tmp_path / "records"
+    shutil.copytree(records, copy)
+    shared = (f"--checkpoint_dir={logdir}", f"--dataset_dir={copy}", "--use_image_labels")
+    seen = ("--eval_scales=0.75", "--eval_scales=1", "--merge_scales=logits")
+    run(
+        "vis.py",
+        *shared,
+        *seen,
+        "--scale_kernel=cubic",
+        "--vis_split=train_aug",
+        f"--vis_logdir={tmp_path / 'vis'}",
+        f"--vis_crop_size={SIZE},{SIZE}",
+        "--also_save_raw_predictions",
+    )
+    aug = tf_records.load_index(str(copy), "train_aug", load_spec(str(copy), "-"))
+    labelled = tf_records.load_index(str(copy), "train", load_spec(str(copy), "-"))
+    (tmp_path / "ids.txt").write_text("\n".join(sorted({*aug.ids, *labelled.ids})))
+    build = (
+        "tfrecords_tools/build_pseudo_labels.py",
+        f"--dataset_dir={copy}",
+        "--labelled_split=train",
+        f"--ids={tmp_path / 'ids.txt'}",
+        "--output_split=train_pseudo",
+        f"--output_dir={copy}",
+        "--num_workers=2",
+    )
+    raw = tmp_path / "vis" / "raw_segmentation_results"
+    run(*build, f"--pseudo_labels_dir={raw}")
+    checked = run("tfrecords_tools/check.py", f"--dataset_dir={copy}", "--num_workers=1")
+    assert "no problems" in checked.stdout  # no mask holds what the image-level labels lack
+    description = json.loads((copy / "dataset.json").read_text())["splits"]["train_pseudo"]
+    pseudo = len({*aug.ids} - {*labelled.ids})
+    assert description["num_pseudo_labels"] == pseudo > 0
+    assert description["num_masks"] == pseudo + labelled.size
+    train(copy, tmp_path / "second", "--train_split=train_pseudo", "--training_number_of_steps=2")
+    assert np.isfinite(losses(tmp_path / "second")[-1][1])
+    wrong = run(
+        *build, f"--pseudo_labels_dir={tmp_path / 'vis' / 'segmentation_results'}", check=False
+    )
+    assert_user_error(wrong, "has colours", "raw_segmentation_results")
+
+
+def test_evaluation_with_image_level_labels_and_a_dense_crf(records, trained, tmp_path):
+    result = run(
+        "eval.py",
+        f"--checkpoint_dir={trained[0]}",
+        f"--dataset_dir={records}",
+        f"--eval_logdir={tmp_path}",
+        f"--eval_crop_size={SIZE},{SIZE}",
+        "--max_number_of_evaluations=1",
+        "--use_image_labels",
+        "--dense_crf",
+        "--crf_iterations=2",
+        "--crf_workers=2",
+        "--absent_classes=zero",
+        check=False,
+    )
+    if NO_CRF:
+        assert_user_error(result, "--dense_crf", "pip install '.[crf]'")
+        return
+    assert result.returncode == 0, result.stderr[-2000:]
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert np.sum(metrics["confusion_matrix"]) == 7 * SIZE * SIZE
+    assert metrics["prediction"]["use_image_labels"] is True
+    assert metrics["prediction"]["dense_crf"]["iterations"] == 2
+    assert metrics["absent_classes"] == "zero"
 
 
 def test_bfloat16_accumulation_and_averaged_weights_work_together(records, tmp_path):

@@ -5,23 +5,29 @@ import glob
 import json
 import os
 import signal
+import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.extras import needs_crf
 from tests.small_split import (
     CROP,
+    SIZES,
     SPEC,
     ToyModel,
     make_images,
     numpy_confusion,
+    numpy_logits,
     numpy_prediction,
     write_split,
 )
-from tfseg import checkpoint, evaluation
+from tfseg import checkpoint, evaluation, inference
 from tfseg.config import DataConfig, EvalConfig
+from tfseg.data import records
 from tfseg.errors import UserError
+from tfseg.ops import dense_crf
 
 
 @pytest.fixture(scope="module")
@@ -316,3 +322,227 @@ def test_settings_that_cannot_be(split, tmp_path):
     config = dataclasses.replace(config_of(split[0], tmp_path)[1], eval_interval_secs=-1)
     with pytest.raises(UserError, match="negative"):
         next(evaluation.watch_checkpoints(str(tmp_path), config.eval_interval_secs, 0))
+
+
+# Image-level labels, dense CRF, conventions -------------------------------------------------------
+
+# Classes 1 to 3 by image; never those of the masks, which hold all.
+ALLOWED = [(1,), (2, 3), (), (1, 3), (2,), (1, 2, 3), (3,), (2,), (1,)]
+SETTINGS = {"crf_workers": 1, "crf_iterations": 2, "crf_bilateral_sxy": 5.0}
+
+
+@pytest.fixture(scope="module")
+def labelled_split(tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp("labelled"))
+    images, labels = make_images()
+    write_split(folder, images, labels, image_labels=ALLOWED)
+    return folder, images, labels
+
+
+def numpy_restricted_matrix(split):
+    _, images, labels = split
+    predictions = [
+        numpy_prediction(ToyModel(), x, {0, *classes}) for x, classes in zip(images, ALLOWED)
+    ]
+    return numpy_confusion(predictions, labels)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_predictions_keep_to_the_image_level_labels(
+    labelled_split, tmp_path, two_replicas, batch_size, replicas
+):
+    evaluator = evaluator_of(
+        labelled_split[0],
+        tmp_path,
+        two_replicas if replicas == 2 else None,
+        eval_batch_size=batch_size,
+        use_image_labels=True,
+    )
+    matrix, _ = evaluator.confusion_matrix()
+    np.testing.assert_array_equal(matrix, numpy_restricted_matrix(labelled_split))
+    assert (matrix != numpy_matrix(labelled_split)).any()
+
+
+def test_a_real_network_keeps_to_them_bit_for_bit(labelled_split, tmp_path, two_replicas):
+    from tfseg.config import ModelConfig
+    from tfseg.models import build_model
+
+    matrices = []
+    for strategy, batch_size in ((None, 1), (two_replicas, 8)):
+        with (strategy or tf.distribute.get_strategy()).scope():
+            model = build_model(ModelConfig(), num_classes=4, num_image_classes=3, crop_size=CROP)
+        evaluator = evaluator_of(
+            labelled_split[0],
+            tmp_path,
+            strategy,
+            model,
+            eval_batch_size=batch_size,
+            use_image_labels=True,
+            eval_scales=(0.75, 1.0),
+            merge_scales="logits",
+            scale_kernel="cubic",
+            add_flipped_images=True,
+        )
+        matrices.append(evaluator.confusion_matrix()[0])
+    np.testing.assert_array_equal(matrices[1], matrices[0])
+
+
+def test_a_record_without_image_level_labels_is_named(tmp_path):
+    images, labels = make_images()
+    write_split(str(tmp_path), images, labels, image_labels=[*ALLOWED[:4], None, *ALLOWED[5:]])
+    with pytest.raises(UserError) as error:
+        evaluator_of(str(tmp_path), tmp_path, use_image_labels=True)
+    text = str(error.value)
+    for word in ("1 of 9", "image_4", "val-00000-of-00001.tfrecord", "record 4"):
+        assert word in text
+    assert "image/class/label" in text and "--use_image_labels" in text
+
+
+def test_without_background_an_image_without_classes_is_named(tmp_path):
+    spec = dataclasses.replace(SPEC, has_background=False)
+    images, labels = make_images(SIZES[:2])
+    write_split(str(tmp_path), images, labels, image_labels=[(0, 3), ()])
+    index = records.load_index(str(tmp_path), "val", spec)
+    arguments = {"dataset_dir": str(tmp_path), "split": "val"}
+    with pytest.raises(UserError, match="image_1"):
+        inference.classes_present(index, spec, **arguments)
+    index.image_labels[1, 2] = 1
+    present = inference.classes_present(index, spec, **arguments)
+    np.testing.assert_array_equal(present, [[1, 0, 0, 1], [0, 0, 1, 0]])
+
+
+def numpy_refined_matrix(split, *, classes=None):
+    """The CRF on NumPy's probabilities of every image, at its own size."""
+    _, images, labels = split
+    settings = {**dense_crf.LEARNING_PSEUDO_LABELS, "iterations": 2, "bilateral_sxy": 5.0}
+    predictions = []
+    for i, image in enumerate(images):
+        logits = numpy_logits(ToyModel(), image)
+        present = np.ones(4)
+        if classes is not None:
+            present = np.isin(np.arange(4), [0, *classes[i]])
+        exp = np.exp(logits - logits.max(-1, keepdims=True)) * present
+        probs = exp / exp.sum(-1, keepdims=True)
+        predictions.append(dense_crf.refined_labels((i, probs, image, present), **settings)[1])
+    return numpy_confusion(predictions, labels)
+
+
+@needs_crf
+@pytest.mark.parametrize("batch_size, replicas", [(1, 1), (4, 2)])
+@pytest.mark.parametrize("use_image_labels", [False, True])
+def test_the_crf_refines_every_image_at_its_own_size(
+    labelled_split, tmp_path, two_replicas, batch_size, replicas, use_image_labels
+):
+    evaluator = evaluator_of(
+        labelled_split[0],
+        tmp_path,
+        two_replicas if replicas == 2 else None,
+        eval_batch_size=batch_size,
+        dense_crf=True,
+        use_image_labels=use_image_labels,
+        **SETTINGS,
+    )
+    matrix, _ = evaluator.confusion_matrix()
+    expected = numpy_refined_matrix(labelled_split, classes=ALLOWED if use_image_labels else None)
+    np.testing.assert_array_equal(matrix, expected)
+    assert (matrix != numpy_matrix(labelled_split)).any()
+
+
+@needs_crf
+def test_processes_give_what_one_gives_and_image_level_metrics_stay(labelled_split, tmp_path):
+    found = []
+    for options in (
+        {"dense_crf": True, **SETTINGS},
+        {"dense_crf": True, **SETTINGS, "crf_workers": 2},
+        {},
+    ):
+        evaluator = evaluator_of(
+            labelled_split[0],
+            tmp_path,
+            model=ToyModel(with_classifier=True),
+            weakly=True,
+            eval_batch_size=4,
+            **options,
+        )
+        found.append(evaluator.confusion_matrix())
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1] == found[2][1]
+
+
+@needs_crf
+def test_resized_images_are_refined_and_counted_at_their_original_size(tmp_path):
+    images, labels = make_images([(20, 30), (41, 23)])
+    write_split(str(tmp_path), images, labels)
+    data_config, config = config_of(str(tmp_path), tmp_path, dense_crf=True, crf_workers=1)
+    data_config = dataclasses.replace(data_config, min_resize_value=33, max_resize_value=65)
+    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+    evaluator = evaluation.Evaluator(ToyModel(), strategy, SPEC, data_config, config)
+    matrix, _ = evaluator.confusion_matrix()
+    assert matrix.sum() == sum(int((label != 255).sum()) for label in labels)
+
+
+@needs_crf
+def test_what_was_done_is_written_beside_the_metrics(labelled_split, tmp_path):
+    evaluator = evaluator_of(
+        labelled_split[0],
+        tmp_path,
+        use_image_labels=True,
+        dense_crf=True,
+        eval_scales=(0.75, 1.0),
+        merge_scales="logits",
+        absent_classes="zero",
+        **SETTINGS,
+    )
+    result = evaluator.evaluate(step=1, prefix="x")
+    content = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    assert content == result
+    assert content["absent_classes"] == "zero"
+    assert content["prediction"] == {
+        "eval_scales": [0.75, 1.0],
+        "add_flipped_images": False,
+        "merge_scales": "logits",
+        "scale_kernel": "bilinear",
+        "use_image_labels": True,
+        "dense_crf": {
+            "iterations": 2,
+            "gaussian_sxy": 3.0,
+            "gaussian_compat": 3.0,
+            "bilateral_sxy": 5.0,
+            "bilateral_srgb": 13.0,
+            "bilateral_compat": 10.0,
+        },
+    }
+
+
+def test_absent_classes_can_count_as_zero(tmp_path):
+    images, labels = make_images(num_classes=2)
+    spec = dataclasses.replace(SPEC, class_names=(*SPEC.class_names, "nowhere"))
+    write_split(str(tmp_path / "records"), images, labels)
+    means = {}
+    for absent in ("skip", "zero"):
+        data_config, config = config_of(str(tmp_path / "records"), tmp_path, absent_classes=absent)
+        strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+        evaluator = evaluation.Evaluator(ToyModel(), strategy, spec, data_config, config)
+        result = evaluator.evaluate(step=1, prefix="x")
+        means[absent] = result["miou"]
+        assert result["class_iou"]["nowhere"] == (None if absent == "skip" else 0.0)
+    assert means["zero"] == pytest.approx(means["skip"] * 4 / 5)
+
+
+@pytest.mark.parametrize("flag", ["crf_iterations", "crf_bilateral_compat", "crf_workers"])
+def test_flags_of_the_crf_need_the_crf(split, tmp_path, flag):
+    with pytest.raises(UserError, match=f"--{flag} needs --dense_crf"):
+        evaluator_of(split[0], tmp_path, **{flag: 4})
+
+
+def test_the_crf_without_its_library_fails_before_any_work(split, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydensecrf", None)
+    monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
+    with pytest.raises(UserError, match="pip install"):
+        evaluator_of(split[0], tmp_path, dense_crf=True)
+
+
+def test_defaults_of_the_crf_flags_are_those_of_learning_pseudo_labels():
+    config = EvalConfig(eval_logdir="x", checkpoint_dir="x")
+    assert inference.crf_settings(config) == dense_crf.LEARNING_PSEUDO_LABELS

@@ -5,7 +5,7 @@ import pytest
 from absl import flags as absl_flags
 
 from tfseg import flags
-from tfseg.config import DataConfig, ModelConfig, TrainConfig, option
+from tfseg.config import DataConfig, EvalConfig, ModelConfig, TrainConfig, VisConfig, option
 from tfseg.errors import UserError
 from tfseg.method_config import METHOD_CONFIGS, PseudoSegConfig
 
@@ -80,7 +80,10 @@ def test_saved_values_fill_in_and_contradictions_are_refused(parse):
     assert flags.read(Toy, saved=saved, may_differ=("size",)).size == (4, 4)
 
 
-@pytest.mark.parametrize("cls", [ModelConfig, DataConfig, TrainConfig, *METHOD_CONFIGS.values()])
+@pytest.mark.parametrize(
+    "cls",
+    [ModelConfig, DataConfig, TrainConfig, EvalConfig, VisConfig, *METHOD_CONFIGS.values()],
+)
 def test_every_field_has_help_that_ends_like_a_sentence(cls):
     for field in dataclasses.fields(cls):
         assert field.metadata["help"].endswith("."), field.name

@@ -111,3 +111,15 @@ def test_image_level_metrics_are_micro_averages():
 def test_precision_and_recall_without_positives_are_zero():
     counts = metrics.image_level_counts(np.array([[-1.0]]), np.array([[0]]))
     assert (counts.accuracy, counts.precision, counts.recall) == (1.0, 0.0, 0.0)
+
+
+def test_absent_classes_are_skipped_or_count_as_zero():
+    # Class 2 is nowhere; class 3 was predicted on one pixel of class 0.
+    matrix = np.array([[3, 0, 0, 1], [0, 4, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    np.testing.assert_array_equal(metrics.class_iou(matrix), [0.75, 1, np.nan, np.nan])
+    np.testing.assert_array_equal(metrics.class_iou(matrix, absent="zero"), [0.75, 1, 0, 0])
+    assert metrics.mean_iou(matrix) == pytest.approx(1.75 / 3)
+    assert metrics.mean_iou(matrix, absent="zero") == pytest.approx(1.75 / 4)
+    assert metrics.mean_iou(np.zeros((2, 2), int), absent="zero") == 0
+    with pytest.raises(UserError, match="skip, zero"):
+        metrics.mean_iou(matrix, absent="one")

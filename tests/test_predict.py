@@ -1,5 +1,6 @@
 """From logits to labels: sizes, scales, mirror images, independence of the batch."""
 
+import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,6 +8,7 @@ import tensorflow as tf
 from tests.small_split import STRIDE, ToyModel, make_images, numpy_prediction
 from tfseg import predict
 from tfseg.config import ModelConfig
+from tfseg.errors import UserError
 from tfseg.models import build_model
 from tfseg.ops.resize import resize_bilinear
 
@@ -129,3 +131,86 @@ def test_a_graph_for_any_size_agrees_with_one_for_the_size(network):
     np.testing.assert_array_equal(any_size(image), expected)
     any_size(image[:, :65])
     assert any_size.experimental_get_tracing_count() == 2
+
+
+PRESENT = np.array([[1, 0, 0, 1], [1, 1, 0, 0], [0, 0, 1, 1]], np.float32)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"prediction_with_upsampled_logits": False},
+        {"scales": (0.75, 1.0), "flip": True},
+        {"scales": (0.75, 1.0), "merge_scales": "logits", "scale_kernel": "cubic"},
+    ],
+    ids=str,
+)
+def test_labels_are_among_the_classes_that_are_present(image, options):
+    model = ToyModel()
+    free = predict.predict(model, image, **options).numpy()
+    labels = predict.predict(model, image, present=PRESENT, **options).numpy()
+    for one, unrestricted, present in zip(labels, free, PRESENT):
+        assert set(np.unique(one)) <= set(np.flatnonzero(present))
+        may_stay = present[unrestricted] > 0
+        assert may_stay.any() and not may_stay.all()
+        if not options or options.get("merge_scales") == "logits":
+            # (A mean of softmaxes among fewer classes may have another arg max.)
+            np.testing.assert_array_equal(one[may_stay], unrestricted[may_stay])
+    everything = predict.predict(model, image, present=np.ones_like(PRESENT), **options)
+    np.testing.assert_array_equal(everything, free)
+
+
+def test_a_restricted_label_is_the_best_of_the_present_ones(image):
+    model = ToyModel()
+    labels = predict.predict(model, image, present=PRESENT)
+    for label, one, present in zip(labels, image, PRESENT):
+        expected = numpy_prediction(model, one, set(np.flatnonzero(present)))
+        np.testing.assert_array_equal(label, expected)
+
+
+@pytest.mark.parametrize("merge_scales", ["probs", "logits"])
+def test_restricted_probabilities_are_a_softmax_among_the_present_classes(image, merge_scales):
+    model = ToyModel()
+    logits = resize_bilinear(model(image)["logits"], SIZE).numpy()
+    exp = np.exp(logits) * PRESENT[:, None, None]
+    probs = predict.predict_probabilities(
+        model, image, present=PRESENT, merge_scales=merge_scales
+    ).numpy()
+    np.testing.assert_allclose(probs, exp / exp.sum(-1, keepdims=True), atol=1e-6)
+    assert (probs[np.broadcast_to(PRESENT[:, None, None] == 0, probs.shape)] == 0).all()
+
+
+def test_merged_logits_are_the_mean_over_views_of_cubic_scaled_images(image):
+    model = ToyModel()
+    total = 0
+    for scale in (0.5, 1.25):
+        scaled = np.stack(
+            [cv2.resize(x, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC) for x in image]
+        )
+        assert scaled.shape[1:3] == tuple(round(n * scale) for n in SIZE)
+        for mirror in (1, -1):
+            logits = model(scaled[:, :, ::mirror])["logits"][:, :, ::mirror]
+            logits = resize_bilinear(logits, scaled.shape[1:3])
+            total += resize_bilinear(logits, SIZE).numpy()
+    options = {"scales": (0.5, 1.25), "flip": True}
+    options |= {"merge_scales": "logits", "scale_kernel": "cubic"}
+    probs = predict.predict_probabilities(model, image, **options)
+    np.testing.assert_allclose(probs, tf.nn.softmax(total / 4), atol=1e-5)
+    labels = predict.predict(model, image, **options)
+    np.testing.assert_array_equal(labels, total.argmax(-1))
+
+
+def test_image_logits_come_with_probabilities_too(image):
+    model = ToyModel(with_classifier=True)
+    for scales in ((1.0,), (0.75,)):
+        options = {"scales": scales, "present": PRESENT}
+        probs, logits = predict.predict_probabilities_with_image_logits(model, image, **options)
+        np.testing.assert_array_equal(probs, predict.predict_probabilities(model, image, **options))
+        np.testing.assert_allclose(logits, model(image)["image_logits"], atol=1e-5)
+
+
+@pytest.mark.parametrize("setting", ["merge_scales", "scale_kernel"])
+def test_unknown_ways_to_see_are_refused(image, setting):
+    with pytest.raises(UserError, match=setting):
+        predict.predict(ToyModel(), image, **{setting: "other"})

@@ -93,6 +93,7 @@ def test_documents_hold_commands_of_every_program():
         "vis.py",
         "check.py",
         "build_folder.py",
+        "build_pseudo_labels.py",
     ):
         assert program in text
     assert os.path.exists(ROOT / "LICENSE")

@@ -1,11 +1,14 @@
 """Resizing: known values, both grids, gradients, sizes known only at run time."""
 
+import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tfseg.ops.resize import (
+    cubic_matrix,
     interpolation_matrix,
+    rescale_cubic,
     resize_bilinear,
     resize_nearest,
     resize_nearest_align_corners,
@@ -121,3 +124,34 @@ def test_nearest_with_run_time_sizes(resize):
         input_signature=[tf.TensorSpec([None] * 3, tf.int32), tf.TensorSpec([2], tf.int32)],
     )
     np.testing.assert_array_equal(traced(label, [3, 11]), resize(label, (3, 11)))
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.75, 1.25, 1.5, 1.75, 0.3, 1.0])
+@pytest.mark.parametrize("size", [(37, 45), (24, 30), (5, 2), (3, 1)])
+@pytest.mark.parametrize("known", [True, False], ids=["known size", "any size"])
+def test_cubic_scaling_equals_opencvs(scale, size, known):
+    x = np.random.default_rng(0).uniform(0, 255, (2, *size, 3)).astype("float32")
+    if round(scale * min(size)) == 0:
+        size = None  # OpenCV has no empty images; ours keep one pixel.
+    signature = tf.TensorSpec([2, *(x.shape[1:3] if known else (None, None)), 3])
+    actual = tf.function(lambda y: rescale_cubic(y, scale), input_signature=[signature])(x)
+    if size is None:
+        assert 1 in actual.shape
+        return
+    for one, expected in zip(actual.numpy(), x):
+        expected = cv2.resize(expected, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+        np.testing.assert_allclose(one, expected.reshape(one.shape), atol=2e-4)
+
+
+def test_cubic_weights_sum_to_one_and_reach_two_samples():
+    matrix = cubic_matrix(9, 1.5)
+    assert matrix.shape == (14, 9)  # 13.5, to even
+    np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-12)
+    assert ((matrix != 0).sum(1) <= 4).all()
+    np.testing.assert_allclose(cubic_matrix(tf.constant(9), 1.5), matrix, atol=1e-12)
+
+
+def test_cubic_scaling_commutes_with_normalisation():
+    x = np.random.default_rng(0).uniform(0, 255, (1, 8, 9, 3)).astype("float32")
+    first = (rescale_cubic(x, 0.75) - 110.0) / 50.0
+    np.testing.assert_allclose(first, rescale_cubic((x - 110.0) / 50.0, 0.75), atol=1e-5)

@@ -162,3 +162,19 @@ def test_cap_on_pixels_uses_the_header_only():
     with pytest.raises(RecordError, match="100.0 megapixels"):
         tfexample.check_pixels(bytes(png), max_megapixels=64, location=Location("f", 0, 0))
     tfexample.check_pixels(bytes(png), max_megapixels=101, location=Location("f", 0, 0))
+
+
+def test_pseudo_labels_say_so():
+    arguments = {"image": encoded(), "filename": "a", "height": 4, "width": 6}
+    data = tfexample.encode(**arguments, label=encoded(mode="L"), is_pseudo=True)
+    assert tf.train.Example.FromString(data).features.feature["image/pseudo"].int64_list.value == [
+        1
+    ]
+    assert tfexample.decode(data).is_pseudo
+    data = tfexample.encode(**arguments, label=encoded(mode="L"))
+    assert "image/pseudo" not in tf.train.Example.FromString(data).features.feature
+    assert not tfexample.decode(data).is_pseudo
+    assert not tfexample.decode(published(**{"image/pseudo": 0})).is_pseudo
+    for wrong in (2, [1, 1]):
+        with pytest.raises(RecordError, match="neither 0 nor 1"):
+            tfexample.decode(published(**{"image/pseudo": wrong}))

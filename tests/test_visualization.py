@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.extras import needs_crf
 from tests.small_split import (
     CROP,
     SIZES,
@@ -17,14 +18,16 @@ from tests.small_split import (
     ToyModel,
     make_images,
     numpy_confusion,
+    numpy_logits,
     numpy_prediction,
     write_split,
 )
-from tfseg import metrics, visualization
+from tfseg import inference, metrics, visualization
 from tfseg.config import DataConfig, VisConfig
 from tfseg.data import colormap
 from tfseg.data.specs import DATASETS, DatasetSpec
 from tfseg.errors import UserError
+from tfseg.ops import dense_crf
 
 
 def draw(folder, output, *, spec=SPEC, data=None, model=None, **changes):
@@ -185,7 +188,7 @@ def test_resized_images_get_predictions_of_the_original_size(tmp_path):
 def test_a_resized_prediction_is_cut_and_brought_back_to_the_original_size():
     prediction = np.array([[1, 2, 3, 9], [4, 5, 6, 9], [9, 9, 9, 9]])
     valid = np.array([[1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 0]], bool)
-    result = visualization._original_size(prediction, valid, 3, 5)
+    result = inference.original_labels(prediction, valid, 3, 5)
     # Align-corners: the corners stay where they are; ties go to the later pixel.
     np.testing.assert_array_equal(result, [[1, 2, 2, 3, 3], [4, 5, 5, 6, 6], [4, 5, 5, 6, 6]])
 
@@ -290,3 +293,78 @@ def test_a_panel_brings_pictures_to_one_size():
     np.testing.assert_array_equal(
         panel[:, 2:].reshape(4, 6)[:, :3], [[128, 0, 0]] * 2 + [[224, 224, 192]] * 2
     )
+
+
+# Image-level labels and the dense CRF ------------------------------------------------------------
+
+ALLOWED = [(1,), (2, 3), ()]
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """Three images with image-level labels, not those of their masks."""
+    folder = tmp_path_factory.mktemp("labelled")
+    images, labels = make_images(SIZES[:3])
+    write_split(str(folder), images, labels, image_labels=ALLOWED)
+    return folder, images
+
+
+def raw(output, i):
+    return read(output, "raw_segmentation_results", f"image_{i}.png")
+
+
+def test_predictions_keep_to_the_image_level_labels(labelled, tmp_path):
+    folder, images = labelled
+    draw(folder, tmp_path, use_image_labels=True, also_save_raw_predictions=True)
+    for i, (image, classes) in enumerate(zip(images, ALLOWED)):
+        expected = numpy_prediction(ToyModel(), image, {0, *classes})
+        np.testing.assert_array_equal(raw(tmp_path, i), expected)
+    assert "those of the image-level labels" in Page(tmp_path / "index.html").text
+
+
+def test_records_without_image_level_labels_are_refused_before_any_work(drawn, tmp_path):
+    with pytest.raises(UserError, match="image/class/label"):
+        draw(drawn[0].parent / "records", tmp_path / "out", use_image_labels=True)
+    assert not (tmp_path / "out").exists()
+
+
+@needs_crf
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_the_crf_refines_what_is_drawn(labelled, tmp_path, batch_size):
+    folder, images = labelled
+    draw(
+        folder,
+        tmp_path,
+        use_image_labels=True,
+        dense_crf=True,
+        crf_workers=1,
+        vis_batch_size=batch_size,
+        also_save_raw_predictions=True,
+    )
+    changed = 0
+    for i, (image, classes) in enumerate(zip(images, ALLOWED)):
+        logits = numpy_logits(ToyModel(), image)
+        present = np.isin(np.arange(4), [0, *classes])
+        exp = np.exp(logits - logits.max(-1, keepdims=True)) * present
+        task = (i, exp / exp.sum(-1, keepdims=True), image, present)
+        _, expected = dense_crf.refined_labels(task, **dense_crf.LEARNING_PSEUDO_LABELS)
+        np.testing.assert_array_equal(raw(tmp_path, i), expected)
+        changed += (expected != numpy_prediction(ToyModel(), image, {0, *classes})).sum()
+    assert changed
+    assert "iterations 1, gaussian_sxy 3" in Page(tmp_path / "index.html").text
+
+
+@needs_crf
+def test_resized_images_are_refined_at_their_original_size(tmp_path):
+    images, labels = make_images([(20, 30), (41, 23)])
+    write_split(str(tmp_path / "records"), images, labels)
+    draw(
+        tmp_path / "records",
+        tmp_path / "out",
+        data={"min_resize_value": 33, "max_resize_value": 65},
+        dense_crf=True,
+        crf_workers=1,
+        also_save_raw_predictions=True,
+    )
+    for i, image in enumerate(images):
+        assert raw(tmp_path / "out", i).shape == image.shape[:2]

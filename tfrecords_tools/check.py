@@ -78,6 +78,7 @@ class Finding:
     row: records.Row | None = None
     picture: bytes = b""
     pixels: np.ndarray | None = None
+    is_pseudo: bool = False
     problems: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
 
@@ -91,6 +92,7 @@ class SplitResult:
     num_bytes: int = 0
     num_masks: int = 0
     num_image_labels: int = 0
+    num_pseudo_labels: int = 0
     pixels: np.ndarray | None = None
     ids: list[str] = dataclasses.field(default_factory=list)
     pictures: dict[bytes, str] = dataclasses.field(default_factory=dict)
@@ -131,6 +133,9 @@ class Examiner:
         where = f"{task.location}, id {example.filename}"
         finding.picture = hashlib.blake2b(example.image, digest_size=16).digest()
         labels = self._image_labels(example, where, finding)
+        finding.is_pseudo = example.is_pseudo
+        if example.is_pseudo and example.label is None:
+            finding.problems.append(("pseudo label without a mask", where))
         finding.row = records.Row(
             example.filename, example.height, example.width, labels, example.label is not None
         )
@@ -220,8 +225,12 @@ class Examiner:
             absent = sorted(in_mask - set(labels))
             if absent:
                 names = ", ".join(self.spec.class_names[i] for i in absent)
+                hint = " (pseudo label: predict with --use_image_labels)"
                 finding.problems.append(
-                    ("class in the mask but not in the image-level labels", f"{where}: {names}")
+                    (
+                        "class in the mask but not in the image-level labels",
+                        f"{where}: {names}{hint if example.is_pseudo else ''}",
+                    )
                 )
             if set(labels) - in_mask:
                 finding.notes.append("image-level label without a pixel in the mask (not wrong)")
@@ -348,6 +357,7 @@ def _collect(result: SplitResult, tasks: Sequence[Task], findings: Sequence[Find
             continue
         result.num_masks += finding.row.has_mask
         result.num_image_labels += finding.row.image_labels is not None
+        result.num_pseudo_labels += finding.is_pseudo
         if finding.row.id in seen:
             result.add(
                 "id twice in a split",
@@ -515,10 +525,14 @@ def describe(
     max_listed: int,
 ) -> str:
     """Returns the report."""
-    lines = [f"{'split':<24} {'records':>8} {'masks':>8} {'labels':>8} {'MB':>8} {'problems':>9}"]
+    lines = [
+        f"{'split':<24} {'records':>8} {'masks':>8} {'pseudo':>8} {'labels':>8} {'MB':>8} "
+        f"{'problems':>9}"
+    ]
     for r in results:
         lines.append(
-            f"{r.split:<24} {r.count:>8} {r.num_masks:>8} {r.num_image_labels:>8} "
+            f"{r.split:<24} {r.count:>8} {r.num_masks:>8} {r.num_pseudo_labels:>8} "
+            f"{r.num_image_labels:>8} "
             f"{r.num_bytes / 1e6:>8.1f} {len(r.problems):>9}"
         )
     lines += ["", "share of the masks' pixels:"]

@@ -562,6 +562,7 @@ def make_record(
     image_labels: tuple[int, ...] | None,
     spec: DatasetSpec,
     notes: tuple[str, ...] = (),
+    is_pseudo: bool = False,
 ) -> writing.Encoded:
     """Assembles one record.
 
@@ -573,6 +574,7 @@ def make_record(
       image_labels: class ids, or None if unknown.
       spec: the classes.
       notes: counted over the split.
+      is_pseudo: `ids` is a prediction.
     """
     data = tfexample.encode(
         image=image,
@@ -581,12 +583,14 @@ def make_record(
         width=size[1],
         label=None if ids is None else encode_mask(ids),
         image_labels=image_labels,
+        is_pseudo=is_pseudo,
     )
     return writing.Encoded(
         data=data,
         row=records.Row(record_id, size[0], size[1], image_labels, ids is not None),
         pixels=None if ids is None else writing.count_pixels(ids, spec),
         notes=notes,
+        is_pseudo=is_pseudo,
     )
 
 

@@ -14,7 +14,8 @@ A map of the package, in the order in which a command meets it:
 * `training` turns losses into updates: the loop, the optimisers, learning-rate schedules.
 * `checkpoint` saves and restores by variable name, TF1 model-zoo checkpoints included;
   `initial_weights` tells what of a file fits a network; `torch_weights` converts PyTorch's files.
-* `predict`, `metrics`, `evaluation`, `visualization` are what `eval.py` and `vis.py` run.
+* `predict`, `inference`, `metrics`, `evaluation`, `visualization` are what `eval.py` and `vis.py`
+  run.
 * `errors` has the one exception that a user ever sees.
 
 Importing this package selects Keras 2 (`tf_keras`), because tf-models-official is built on

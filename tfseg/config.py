@@ -372,7 +372,65 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalConfig:
+class PredictionConfig:
+    """How `eval.py` and `vis.py` get from an image to labels."""
+
+    eval_scales: tuple[float, ...] = option((1.0,), "Input scales; repeat the flag.", multi=True)
+    add_flipped_images: bool = option(False, "Average with the mirrored image.")
+    merge_scales: str = option(
+        "probs",
+        "What is averaged over scales and mirror images: probabilities, as DeepLab does, or "
+        "logits, as Learning Pseudo Labels does.",
+        choices=("probs", "logits"),
+    )
+    scale_kernel: str = option(
+        "bilinear",
+        "How the input is scaled: bilinear with aligned corners, as DeepLab does, or cubic as "
+        "OpenCV does, for networks tested that way.",
+        choices=("bilinear", "cubic"),
+    )
+    use_image_labels: bool = option(
+        False,
+        "Allow in each image only background and the classes of its image-level labels "
+        "(image/class/label of its record).",
+    )
+    dense_crf: bool = option(
+        False,
+        "Refine the probabilities by a dense CRF on the original image (extra [crf]); the "
+        "defaults of its flags are those of Learning Pseudo Labels.",
+    )
+    crf_iterations: int = option(
+        1, "Mean-field iterations of --dense_crf; SLRNet: 10.", limits=(1, None)
+    )
+    crf_gaussian_sxy: float = option(
+        3.0, "Standard deviation in pixels of the CRF's position kernel.", limits=(1e-3, None)
+    )
+    crf_gaussian_compat: float = option(
+        3.0, "Weight of the CRF's position kernel.", limits=(0, None)
+    )
+    crf_bilateral_sxy: float = option(
+        32.0,
+        "Standard deviation in pixels of the CRF's position-and-colour kernel; SLRNet: 80.",
+        limits=(1e-3, None),
+    )
+    crf_bilateral_srgb: float = option(
+        13.0,
+        "Standard deviation in grey levels of the CRF's position-and-colour kernel.",
+        limits=(1e-3, None),
+    )
+    crf_bilateral_compat: float = option(
+        10.0, "Weight of the CRF's position-and-colour kernel.", limits=(0, None)
+    )
+    crf_workers: int = option(
+        0,
+        "Processes of --dense_crf, each with a few images' probabilities in memory; 0: as many as "
+        "there are cores.",
+        limits=(0, None),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig(PredictionConfig):
     """What `eval.py` measures, of which checkpoint, and where it writes."""
 
     eval_logdir: str | None = option(
@@ -386,8 +444,6 @@ class EvalConfig:
     eval_crop_size: tuple[int, ...] = option(
         (513, 513), "Images are padded to this height,width; larger ones are taken whole."
     )
-    eval_scales: tuple[float, ...] = option((1.0,), "Input scales; repeat the flag.", multi=True)
-    add_flipped_images: bool = option(False, "Average with the mirrored image.")
     eval_interval_secs: int = option(300, "Seconds between looks for a new checkpoint.")
     max_number_of_evaluations: int = option(0, "Stop after so many evaluations; 0: never.")
     network: str | None = option(
@@ -396,13 +452,19 @@ class EvalConfig:
         "the deployable one.",
     )
     weakly: bool = option(False, "Also report image-level classification metrics.")
+    absent_classes: str = option(
+        "skip",
+        "Classes that are neither in the masks nor in the predictions: left out of the mean IoU, "
+        "or an IoU of zero, as the published evaluation of Learning Pseudo Labels has it.",
+        choices=("skip", "zero"),
+    )
     num_clones: int = option(1, "Replicas for evaluation.")
     master: str = option("", "Unused.", dead=True)
     quantize_delay_step: int = option(-1, "Unused.", dead=True)
 
 
 @dataclasses.dataclass(frozen=True)
-class VisConfig:
+class VisConfig(PredictionConfig):
     """Which predictions `vis.py` draws, and where."""
 
     vis_logdir: str | None = option(None, "Directory for the pictures.", required=True)
@@ -414,8 +476,6 @@ class VisConfig:
     vis_crop_size: tuple[int, ...] = option(
         (513, 513), "Images are padded to this height,width; larger ones are taken whole."
     )
-    eval_scales: tuple[float, ...] = option((1.0,), "Input scales; repeat the flag.", multi=True)
-    add_flipped_images: bool = option(False, "Average with the mirrored image.")
     colormap_type: str | None = option(
         None,
         "Colours; None: the palette of the records' dataset.json, else the data set's own.",

@@ -1,7 +1,8 @@
 """Measures a checkpoint on a split: every image once, whatever the batch size and replica count.
 
 Each replica counts its pixels into an integer confusion matrix; the host adds them up as int64.
-Every record of the split must have been counted exactly once, or there are no metrics.
+With a dense CRF, which works outside the graph, the host counts itself. Every record of the split
+must have been counted exactly once, or there are no metrics.
 """
 
 import contextlib
@@ -13,14 +14,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfseg import checkpoint, metrics, predict
+from tfseg import checkpoint, inference, metrics, predict
 from tfseg.config import DataConfig, EvalConfig
 from tfseg.data import pipeline, records
 from tfseg.data.framing import write_atomically
@@ -110,7 +111,7 @@ class Evaluator:
       strategy: its replicas share every batch.
       spec: the data set.
       data_config: `dataset_dir`, the resize settings.
-      config: split, batch size, crop size, scales, `weakly`, `eval_logdir`.
+      config: split, batch size, crop size, scales, CRF, `weakly`, `eval_logdir`.
       prediction_with_upsampled_logits: see `predict.predict`.
 
     Raises:
@@ -127,7 +128,7 @@ class Evaluator:
         *,
         prediction_with_upsampled_logits: bool = True,
     ):
-        check_scales(config.eval_scales)
+        inference.check(config)
         if config.eval_batch_size < 1:
             raise UserError(
                 "The batch size must be at least 1.",
@@ -135,15 +136,18 @@ class Evaluator:
                 received=config.eval_batch_size,
             )
         self._model, self._strategy, self._spec = model, strategy, spec
-        self._config = config
+        self._config, self._data_config = config, data_config
         self._index = records.load_index(data_config.dataset_dir, config.eval_split, spec)
         require_masks(self._index, config.eval_split)
         self._replicas = strategy.num_replicas_in_sync
-        self._prediction = {
-            "scales": config.eval_scales,
-            "flip": config.add_flipped_images,
-            "prediction_with_upsampled_logits": prediction_with_upsampled_logits,
-        }
+        self._present = None
+        if config.use_image_labels:
+            self._present = inference.classes_present(
+                self._index, spec, dataset_dir=data_config.dataset_dir, split=config.eval_split
+            )
+        self._view = inference.view_settings(config)
+        if not config.dense_crf:
+            self._view["prediction_with_upsampled_logits"] = prediction_with_upsampled_logits
         # Every replica gets the same number of images; the surplus has weight 0 in the last batch.
         per_replica = -(-config.eval_batch_size // self._replicas)
         self._dataset = pipeline.make_eval_dataset(
@@ -164,19 +168,29 @@ class Evaluator:
         return self._index.size
 
     def _replica_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        result = {}
-        if self._config.weakly:
-            prediction, image_logits = predict.predict_with_image_logits(
-                self._model, batch["image"], weight=batch["weight"], **self._prediction
-            )
-            result["image_logits"] = image_logits
-        else:
-            prediction = predict.predict(
-                self._model, batch["image"], weight=batch["weight"], **self._prediction
-            )
+        function, *names = {
+            (False, False): (predict.predict, "labels"),
+            (False, True): (predict.predict_with_image_logits, "labels", "image_logits"),
+            (True, False): (predict.predict_probabilities, "probs"),
+            (True, True): (
+                predict.predict_probabilities_with_image_logits,
+                "probs",
+                "image_logits",
+            ),
+        }[self._config.dense_crf, self._config.weakly]
+        predicted = function(
+            self._model,
+            batch["image"],
+            present=batch.get("present"),
+            weight=batch["weight"],
+            **self._view,
+        )
+        result = dict(zip(names, predicted if len(names) > 1 else (predicted,)))
+        if self._config.dense_crf:
+            return result
         result["matrix"], result["wrong_label"] = metrics.batch_confusion_matrix(
             batch["label"],
-            prediction,
+            result.pop("labels"),
             self._spec.num_classes,
             ignore_label=self._spec.ignore_label,
             weight=batch["weight"],
@@ -189,6 +203,8 @@ class Evaluator:
     def _distribute(self, batch: Mapping[str, tf.Tensor]) -> Any:
         """Gives each replica its slice of a global batch."""
         needed = {key: batch[key] for key in ("image", "label", "weight")}
+        if self._present is not None:
+            needed["present"] = tf.gather(self._present, batch["index"])
         size = needed["weight"].shape[0] // self._replicas
 
         def of_replica(context: Any) -> dict[str, tf.Tensor]:
@@ -207,27 +223,69 @@ class Evaluator:
     def confusion_matrix(self) -> tuple[np.ndarray, metrics.ImageLevelCounts]:
         """Returns int64 [C, C] over the split, and with `weakly` the image-level counts.
 
+        With the dense CRF pixels are counted at the original size of the images, else at the size
+        at which the network saw them (they differ with --min_resize_value alone).
+
         Raises:
           UserError: a mask holds a label that is no class; names the image.
         """
         total = np.zeros((self._spec.num_classes,) * 2, np.int64)
-        image_level = metrics.ImageLevelCounts()
+        image_level: list[metrics.ImageLevelCounts] = []
         times_counted = np.zeros(self.num_images, np.int64)
-        with ImageProgress(f"evaluating {self._config.eval_split}", self.num_images) as progress:
-            for batch in self._dataset:
-                results = self._collect(self._step(self._distribute(batch)))
-                counted = batch["weight"].numpy() != 0
-                index = batch["index"].numpy()
-                self._check_labels(np.concatenate(results["wrong_label"]), index)
-                total += sum(results["matrix"])
-                if self._config.weakly:
-                    truth = image_labels_of(batch["label"].numpy(), self._spec)
-                    logits = np.concatenate(results["image_logits"])
-                    image_level += metrics.image_level_counts(logits[counted], truth[counted])
-                np.add.at(times_counted, index[counted], 1)
-                progress.add(int(counted.sum()))
+        predicted = self._predicted(image_level)
+        counts = self._refined_counts if self._config.dense_crf else self._counts
+        with (
+            ImageProgress(f"evaluating {self._config.eval_split}", self.num_images) as progress,
+            contextlib.closing(counts(predicted)) as counted,
+        ):
+            for matrix, numbers in counted:
+                total += matrix
+                np.add.at(times_counted, numbers, 1)
+                progress.add(len(numbers))
         self._check_count(times_counted)
-        return total, image_level
+        return total, sum(image_level, start=metrics.ImageLevelCounts())
+
+    def _predicted(
+        self, image_level: list[metrics.ImageLevelCounts]
+    ) -> Iterator[tuple[Mapping[str, tf.Tensor], dict[str, list[np.ndarray]]]]:
+        """Yields batches and what the replicas found; with `weakly` adds to `image_level`."""
+        for batch in self._dataset:
+            results = self._collect(self._step(self._distribute(batch)))
+            if self._config.weakly:
+                counted = batch["weight"].numpy() != 0
+                truth = image_labels_of(batch["label"].numpy(), self._spec)
+                logits = np.concatenate(results["image_logits"])
+                image_level.append(metrics.image_level_counts(logits[counted], truth[counted]))
+            yield batch, results
+
+    def _counts(self, predicted: Iterator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields confusion matrices that the replicas counted, and the records in each."""
+        for batch, results in predicted:
+            index = batch["index"].numpy()
+            self._check_labels(np.concatenate(results["wrong_label"]), index)
+            yield sum(results["matrix"]), index[batch["weight"].numpy() != 0]
+
+    def _refined_counts(self, predicted: Iterator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields the confusion matrix of each image after the dense CRF, and its record."""
+        probs = ((batch, np.concatenate(results["probs"])) for batch, results in predicted)
+        with records.RecordReader(self._index, self._data_config.dataset_dir) as reader:
+            for i, labels in inference.refined_labels(
+                probs,
+                reader,
+                self._index,
+                self._config,
+                self._data_config,
+                present=self._present,
+            ):
+                image_id = str(self._index.ids[i])
+                matrix = metrics.confusion_matrix(
+                    inference.decode_label(reader.read(i).label, image_id),
+                    labels,
+                    self._spec.num_classes,
+                    ignore_label=self._spec.ignore_label,
+                    where=f"image {image_id} of split '{self._config.eval_split}'",
+                )
+                yield matrix, np.array([i])
 
     def _check_labels(self, wrong_label: np.ndarray, index: np.ndarray) -> None:
         for row in np.flatnonzero(wrong_label >= 0):
@@ -254,11 +312,12 @@ class Evaluator:
         Returns:
           The content of `<eval_logdir>/metrics.json`, which is written atomically: 'miou',
           'class_iou' by class name (None where no pixel has the class), 'pixel_accuracy',
-          'num_images', 'confusion_matrix' (rows = truth), 'step', 'checkpoint', and with `weakly`
+          'num_images', 'confusion_matrix' (rows = truth), 'step', 'checkpoint', 'absent_classes',
+          'prediction' (how it was made: scales, image-level labels, CRF), and with `weakly`
           'cls_overall', 'cls_precision', 'cls_recall'. Fractions, not per cent.
         """
         matrix, image_level = self.confusion_matrix()
-        result = summarize(matrix, self._spec)
+        result = summarize(matrix, self._spec, absent=self._config.absent_classes)
         if self._config.weakly:
             result["cls_overall"] = _or_none(image_level.accuracy)
             result["cls_precision"] = image_level.precision
@@ -268,25 +327,12 @@ class Evaluator:
             "confusion_matrix": matrix.tolist(),
             "step": int(step),
             "checkpoint": prefix,
+            "absent_classes": self._config.absent_classes,
+            "prediction": inference.settings_of(self._config),
         }
         _write_metrics(self._config.eval_logdir, result)
         _write_summaries(self._config.eval_logdir, result, self._spec)
         return result
-
-
-def check_scales(scales: Sequence[float]) -> None:
-    """Insists on at least one scale, all of them positive.
-
-    Raises:
-      UserError: otherwise.
-    """
-    if not scales or not all(math.isfinite(s) and s > 0 for s in scales):
-        raise UserError(
-            "The scales must be positive numbers.",
-            where="--eval_scales",
-            received=", ".join(map(str, scales)) or "none",
-            accepted="for example --eval_scales=0.75 --eval_scales=1 --eval_scales=1.25",
-        )
 
 
 def image_labels_of(label: np.ndarray, spec: DatasetSpec) -> np.ndarray:
@@ -309,11 +355,17 @@ def image_labels_of(label: np.ndarray, spec: DatasetSpec) -> np.ndarray:
     return result
 
 
-def summarize(matrix: np.ndarray, spec: DatasetSpec) -> dict[str, Any]:
-    """Returns 'miou', 'class_iou' by name and 'pixel_accuracy'; None where undefined."""
-    iou = metrics.class_iou(matrix)
+def summarize(matrix: np.ndarray, spec: DatasetSpec, *, absent: str = "skip") -> dict[str, Any]:
+    """Returns 'miou', 'class_iou' by name and 'pixel_accuracy'; None where undefined.
+
+    Args:
+      matrix: integers [C, C], rows = truth.
+      spec: the data set.
+      absent: see `metrics.mean_iou`.
+    """
+    iou = metrics.class_iou(matrix, absent=absent)
     return {
-        "miou": _or_none(metrics.mean_iou(matrix)),
+        "miou": _or_none(metrics.mean_iou(matrix, absent=absent)),
         "class_iou": {name: _or_none(x) for name, x in zip(spec.class_names, iou)},
         "pixel_accuracy": _or_none(metrics.pixel_accuracy(matrix)),
     }

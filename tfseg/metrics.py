@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfseg.errors import UserError
+from tfseg.errors import UserError, check_choice
 
 # Ids listed in messages; a wrong class count would otherwise name every image of a split.
 MAX_NAMED = 8
@@ -110,31 +110,46 @@ def batch_confusion_matrix(
     return tf.cast(matrix, tf.int64), tf.reduce_max(wrong, axis=[1, 2])
 
 
-def class_iou(matrix: np.ndarray) -> np.ndarray:
+# What the IoU of a class is that has no true pixel: left out, or 0.
+ABSENT_CLASSES = ("skip", "zero")
+
+
+def class_iou(matrix: np.ndarray, *, absent: str = "skip") -> np.ndarray:
     """Returns the IoU of each class as it is reported, float64 [C].
 
-    Classes without a true pixel are NaN, even if they were predicted somewhere; in the mean the
-    latter count as 0 (`mean_iou`).
-
     Args:
       matrix: integers [C, C], rows = truth.
+      absent: 'skip': classes without a true pixel are NaN, even if they were predicted somewhere;
+        in the mean the latter count as 0 (`mean_iou`). 'zero': they are 0.
+
+    Source: 'zero': Learning Pseudo Labels specification 6 (there by an epsilon of 1e-10 in the
+      denominator, which changes no other class by more than 1e-10).
     """
     truth, union, hit = _sums(matrix)
-    return np.where(truth > 0, hit / np.maximum(union, 1), np.nan)
+    return np.where(truth > 0, hit / np.maximum(union, 1), _of_absent(absent))
 
 
-def mean_iou(matrix: np.ndarray) -> float:
-    """Returns the mean IoU over classes that are present in truth or prediction.
+def mean_iou(matrix: np.ndarray, *, absent: str = "skip") -> float:
+    """Returns the mean IoU over classes.
 
     Args:
       matrix: integers [C, C], rows = truth.
+      absent: 'skip': over the classes that are present in truth or prediction; 'zero': over all,
+        those that are not with an IoU of 0.
 
     Returns:
-      A fraction; NaN if nothing was counted.
+      A fraction; NaN if nothing was counted and absent classes are skipped.
     """
+    if not np.isnan(_of_absent(absent)):
+        return float(np.mean(class_iou(matrix, absent=absent)))
     _, union, hit = _sums(matrix)
     present = union > 0
     return float(np.mean(hit[present] / union[present])) if present.any() else float("nan")
+
+
+def _of_absent(absent: str) -> float:
+    check_choice(absent, ABSENT_CLASSES, flag="absent_classes", what="convention")
+    return 0.0 if absent == "zero" else float("nan")
 
 
 def pixel_accuracy(matrix: np.ndarray) -> float:

@@ -3,16 +3,22 @@
 Shared by evaluation and pictures. The functions are plain graph code; `evaluation` and
 `visualization` wrap them in a `tf.function`.
 
-Source: PseudoSeg specification 7.
+Where it is known which classes an image may hold, the others are left out of every arg max and
+softmax.
+
+Source: PseudoSeg specification 7; Learning Pseudo Labels specification 4.3 and 4.4.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from tfseg.errors import check_choice
 from tfseg.models.heads import scaled_size
-from tfseg.ops.resize import resize_bilinear, resize_nearest_align_corners
+from tfseg.ops.class_aware import mask_absent_logits
+from tfseg.ops.resize import rescale_cubic, resize_bilinear, resize_nearest_align_corners
 
 Side = int | tf.Tensor
 
@@ -23,7 +29,10 @@ def predict(
     *,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
+    merge_scales: str = "probs",
+    scale_kernel: str = "bilinear",
     prediction_with_upsampled_logits: bool = True,
+    present: tf.Tensor | None = None,
     weight: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Returns the class of every pixel.
@@ -33,20 +42,27 @@ def predict(
       image: RGB 0..255 [N, H, W, 3].
       scales: the image is seen at each of these sizes.
       flip: each is also seen mirrored.
+      merge_scales: what is averaged over these views: 'probs' or 'logits'.
+      scale_kernel: how the image is scaled: 'bilinear' with aligned corners, to
+        trunc((side - 1) scale + 1) pixels; 'cubic' as OpenCV does, to round(side scale) pixels.
       prediction_with_upsampled_logits: upsample the logits and take the arg max; False: the
         reverse. With several scales or `flip` it is always the former.
+      present: float [N, C], 1 for the classes that may be in an image and 0 for the others, of
+        `ops.class_aware.present_classes`; None: all may.
       weight: [N]; rows of weight 0 at the end only fill the batch up, and their result is
         undefined: no work need be done for them.
 
     Returns:
       int32 [N, H, W].
+
+    Source: 'logits', 'cubic' and `present`: Learning Pseudo Labels specification 4.3.
     """
-    options = {
-        "scales": scales,
-        "flip": flip,
-        "prediction_with_upsampled_logits": prediction_with_upsampled_logits,
-    }
-    return _one_by_one(lambda one: _labels(model, one, **options)[0], image, tf.int32, weight)
+    view = _View(tuple(scales), flip, merge_scales, scale_kernel)
+
+    def function(*one: tf.Tensor) -> tf.Tensor:
+        return _labels(model, view, prediction_with_upsampled_logits, *one)[0]
+
+    return _one_by_one(function, (image, present), tf.int32, weight)
 
 
 def predict_with_image_logits(
@@ -55,73 +71,134 @@ def predict_with_image_logits(
     *,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
+    merge_scales: str = "probs",
+    scale_kernel: str = "bilinear",
     prediction_with_upsampled_logits: bool = True,
+    present: tf.Tensor | None = None,
     weight: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the class of every pixel and the image-level logits of the unscaled image.
 
     Args:
       model: network with a classifier.
-      image, scales, flip, prediction_with_upsampled_logits, weight: see `predict`.
+      image, scales, flip, merge_scales, scale_kernel, prediction_with_upsampled_logits, present,
+        weight: see `predict`. The image-level logits are of all classes.
 
     Returns:
       int32 [N, H, W] and float32 [N, K].
     """
+    view = _View(tuple(scales), flip, merge_scales, scale_kernel)
 
-    def function(one: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        labels, image_logits = _labels(
-            model,
-            one,
-            scales=scales,
-            flip=flip,
-            prediction_with_upsampled_logits=prediction_with_upsampled_logits,
-        )
-        if image_logits is None:
-            image_logits = model(one, training=False)["image_logits"]
-        return labels, image_logits
+    def function(*one: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        labels, logits = _labels(model, view, prediction_with_upsampled_logits, *one)
+        return labels, _image_logits(model, one[0]) if logits is None else logits
 
-    return _one_by_one(function, image, (tf.int32, tf.float32), weight)
+    return _one_by_one(function, (image, present), (tf.int32, tf.float32), weight)
 
 
 def predict_probabilities(
-    model: Any, image: tf.Tensor, *, scales: Sequence[float] = (1.0,), flip: bool = False
+    model: Any,
+    image: tf.Tensor,
+    *,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    merge_scales: str = "probs",
+    scale_kernel: str = "bilinear",
+    present: tf.Tensor | None = None,
+    weight: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Returns the mean class probability of every pixel over scales and mirror images.
+    """Returns the probability of every class at every pixel.
 
     Args:
-      model, image, scales, flip: see `predict`.
+      model, image, scales, flip, scale_kernel, present, weight: see `predict`.
+      merge_scales: 'probs': the mean probability over the views; 'logits': the softmax of the mean
+        logits.
 
     Returns:
-      float32 [N, H, W, C], sums to 1. (The published programs store its softmax, a softmax of
-      a probability; its arg max is the same.)
+      float32 [N, H, W, C], sums to 1 over the classes of `present`, 0 elsewhere. (The published
+      PseudoSeg programs store its softmax, a softmax of a probability; its arg max is the same.)
     """
-    return _one_by_one(
-        lambda one: _mean_probability(model, one, scales, flip)[0], image, tf.float32, None
-    )
+    view = _View(tuple(scales), flip, merge_scales, scale_kernel)
+
+    def function(*one: tf.Tensor) -> tf.Tensor:
+        return _probabilities(model, view, *one)[0]
+
+    return _one_by_one(function, (image, present), tf.float32, weight)
+
+
+def predict_probabilities_with_image_logits(
+    model: Any,
+    image: tf.Tensor,
+    *,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    merge_scales: str = "probs",
+    scale_kernel: str = "bilinear",
+    present: tf.Tensor | None = None,
+    weight: tf.Tensor | None = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the probability of every class, and the image-level logits of the unscaled image.
+
+    Args:
+      model: network with a classifier.
+      image, scales, flip, merge_scales, scale_kernel, present, weight: see
+        `predict_probabilities`.
+
+    Returns:
+      float32 [N, H, W, C] and float32 [N, K].
+    """
+    view = _View(tuple(scales), flip, merge_scales, scale_kernel)
+
+    def function(*one: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        probs, logits = _probabilities(model, view, *one)
+        return probs, _image_logits(model, one[0]) if logits is None else logits
+
+    return _one_by_one(function, (image, present), (tf.float32, tf.float32), weight)
+
+
+@dataclasses.dataclass(frozen=True)
+class _View:
+    """How an image is seen: the arguments of `predict` of these names."""
+
+    scales: tuple[float, ...]
+    flip: bool
+    merge_scales: str
+    scale_kernel: str
+
+    def __post_init__(self):
+        check_choice(self.merge_scales, ("probs", "logits"), flag="merge_scales", what="merging")
+        check_choice(self.scale_kernel, ("bilinear", "cubic"), flag="scale_kernel", what="kernel")
 
 
 def _one_by_one(
-    function: Callable[[tf.Tensor], Any], image: tf.Tensor, dtypes: Any, weight: tf.Tensor | None
+    function: Callable[..., Any],
+    inputs: tuple[tf.Tensor, tf.Tensor | None],
+    dtypes: Any,
+    weight: tf.Tensor | None,
 ) -> Any:
     """Applies a function of batches to each image alone where there are only CPUs.
 
     A CPU kernel may cut its work, and so round, differently with the batch size; one image is
     work enough for it, and so results do not depend on the batch size, bit for bit.
     """
+    inputs = [x for x in inputs if x is not None]
     if tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"):
-        return function(image)
-    if image.shape[0] == 1:
-        return function(image)
+        return function(*inputs)
+    if inputs[0].shape[0] == 1:
+        return function(*inputs)
 
-    def of_one(one: tf.Tensor) -> Any:
-        return tf.nest.map_structure(lambda x: tf.squeeze(x, 0), function(one[tf.newaxis]))
+    def of_one(one: list[tf.Tensor]) -> Any:
+        batches = [x[tf.newaxis] for x in one]
+        return tf.nest.map_structure(lambda x: tf.squeeze(x, 0), function(*batches))
 
-    size = tf.shape(image)[0]
+    size = tf.shape(inputs[0])[0]
     count = size
     if weight is not None:
         # At least one, because the shape of no results is not known.
         count = tf.reduce_max(tf.where(tf.not_equal(weight, 0), tf.range(1, size + 1), 1))
-    results = tf.map_fn(of_one, image[:count], parallel_iterations=1, fn_output_signature=dtypes)
+    results = tf.map_fn(
+        of_one, [x[:count] for x in inputs], parallel_iterations=1, fn_output_signature=dtypes
+    )
 
     def filled_up(x: tf.Tensor) -> tf.Tensor:
         return tf.pad(x, [[0, size - count], *[[0, 0]] * (x.shape.rank - 1)])
@@ -131,58 +208,87 @@ def _one_by_one(
 
 def _labels(
     model: Any,
-    image: tf.Tensor,
-    *,
-    scales: Sequence[float],
-    flip: bool,
+    view: _View,
     prediction_with_upsampled_logits: bool,
+    image: tf.Tensor,
+    present: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
     """Returns labels, and image-level logits if the unscaled image was seen by a classifier."""
-    if tuple(scales) != (1.0,) or flip:
-        mean, image_logits = _mean_probability(model, image, scales, flip)
-        return _arg_max(mean), image_logits
+    if view.scales != (1.0,) or view.flip:
+        merged, image_logits = _merged(model, view, image, present)
+        return _arg_max(merged), image_logits
     outputs = model(image, training=False)
     logits, size = outputs["logits"], _sides(image)
     if prediction_with_upsampled_logits:
-        labels = _arg_max(resize_bilinear(logits, size))
+        labels = _arg_max(_restricted(resize_bilinear(logits, size), present))
     else:
-        labels = resize_nearest_align_corners(_arg_max(logits), size)
+        labels = resize_nearest_align_corners(_arg_max(_restricted(logits, present)), size)
     return labels, outputs.get("image_logits")
+
+
+def _probabilities(
+    model: Any, view: _View, image: tf.Tensor, present: tf.Tensor | None = None
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """Returns probabilities, and image-level logits as `_labels`."""
+    merged, image_logits = _merged(model, view, image, present)
+    if view.merge_scales == "logits":
+        merged = tf.nn.softmax(merged)
+    return merged, image_logits
+
+
+def _image_logits(model: Any, image: tf.Tensor) -> tf.Tensor:
+    return model(image, training=False)["image_logits"]
+
+
+def _restricted(logits: tf.Tensor, present: tf.Tensor | None) -> tf.Tensor:
+    """Returns logits among which only those of present classes can win."""
+    return logits if present is None else mask_absent_logits(logits, present)
 
 
 def _arg_max(x: tf.Tensor) -> tf.Tensor:
     return tf.argmax(x, axis=-1, output_type=tf.int32)
 
 
-def _mean_probability(
-    model: Any, image: tf.Tensor, scales: Sequence[float], flip: bool
+def _merged(
+    model: Any, view: _View, image: tf.Tensor, present: tf.Tensor | None
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """Returns the mean of what `view.merge_scales` names, at the image's size."""
     image = tf.cast(image, tf.float32)
     size, total, image_logits = _sides(image), 0.0, None
-    for scale in scales:
-        scaled = resize_bilinear(image, _scaled(size, scale))
-        grid = None
-        if scale < 1.0:
+    for scale in view.scales:
+        if view.scale_kernel == "cubic":
+            scaled = rescale_cubic(image, scale)
+        else:
+            scaled = resize_bilinear(image, _scaled(size, scale))
+        if view.merge_scales == "logits":
+            # The published network gives logits at the size of its input.
+            grid = _sides(scaled)
+        elif scale < 1.0:
             # The published graph merges logits at no coarser grid than that of the unscaled
             # image, before it upsamples them; the detour changes the values a little.
             grid = _scaled(size, 1.0 / _logits_stride(model.config))
+        else:
+            grid = None
+
+        def upsampled(logits: tf.Tensor, grid=grid) -> tf.Tensor:
+            if grid is not None:
+                logits = resize_bilinear(logits, grid)
+            logits = resize_bilinear(logits, size)
+            if view.merge_scales == "logits":
+                return logits
+            return tf.nn.softmax(_restricted(logits, present))
+
         outputs = model(scaled, training=False, input_scale=scale)
-        total += _upsampled_probability(outputs["logits"], grid, size)
+        total += upsampled(outputs["logits"])
         if scale == 1.0:
             image_logits = outputs.get("image_logits")
-        if flip:
+        if view.flip:
             mirrored = model(tf.reverse(scaled, [2]), training=False, input_scale=scale)
-            logits = tf.reverse(mirrored["logits"], [2])
-            total += _upsampled_probability(logits, grid, size)
-    return total / (len(scales) * (2.0 if flip else 1.0)), image_logits
-
-
-def _upsampled_probability(
-    logits: tf.Tensor, grid: Sequence[Side] | None, size: Sequence[Side]
-) -> tf.Tensor:
-    if grid is not None:
-        logits = resize_bilinear(logits, grid)
-    return tf.nn.softmax(resize_bilinear(logits, size))
+            total += upsampled(tf.reverse(mirrored["logits"], [2]))
+    mean = total / (len(view.scales) * (2.0 if view.flip else 1.0))
+    if view.merge_scales == "logits":
+        mean = _restricted(mean, present)
+    return mean, image_logits
 
 
 def _logits_stride(config: Any) -> int:

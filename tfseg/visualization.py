@@ -34,20 +34,19 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from tfseg import gallery, metrics, predict
+from tfseg import gallery, inference, metrics, predict
 from tfseg.config import DataConfig, VisConfig
 from tfseg.data import colormap, pipeline, records, tfexample
 from tfseg.data.framing import TEMPORARY_PREFIX
+from tfseg.data.prediction_files import RAW_FOLDER, output_names, raw_ids
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError, check_choice
-from tfseg.evaluation import ImageProgress, check_scales, summarize
-from tfseg.ops.resize import resize_nearest_align_corners
+from tfseg.evaluation import ImageProgress, summarize
 
 _IMAGES = "images"
 _TRUTH = "truth"
 _OVERLAYS = "overlays"
 _PREDICTIONS = "segmentation_results"
-_RAW = "raw_segmentation_results"
 GALLERY_FILE = "index.html"
 
 _OVERLAY_OPACITY = 0.55
@@ -55,8 +54,6 @@ _OVERLAY_QUALITY = 90
 # Pictures are compressed while the next batch is predicted; zlib lets go of Python's lock.
 _WRITER_THREADS = 4
 _MAX_PENDING = 64
-# File systems allow 255 bytes; the rest is for the extension and the temporary name.
-_MAX_NAME_BYTES = 200
 
 
 def panel(pictures: Sequence[np.ndarray], spec: DatasetSpec) -> np.ndarray:
@@ -123,69 +120,6 @@ def overlay(
     return np.rint(image * (1 - tint) + colors[prediction] * tint).astype(np.uint8)
 
 
-def raw_ids(prediction: np.ndarray, spec: DatasetSpec) -> np.ndarray:
-    """Returns the ids that are written: class ids, or evaluation ids where the data set has them.
-
-    Args:
-      prediction: class ids [H, W].
-      spec: the data set.
-
-    Returns:
-      uint8 [H, W]; uint16 where 8 bits are too few for the data set.
-    """
-    table = np.asarray(spec.eval_ids or range(spec.num_classes))
-    return table.astype(np.uint8 if table.max() < 256 else np.uint16)[prediction]
-
-
-def output_names(ids: Sequence[str]) -> list[str]:
-    """Returns the name, without extension, under which each image's pictures are written.
-
-    Args:
-      ids: `image/filename` of each image of a split.
-
-    Returns:
-      The last component of each id; where two would be the same, ids with all their components.
-      None is absolute or contains '..'.
-
-    Raises:
-      UserError: two images have the same id, or a name is too long for a file.
-    """
-    paths = [_safe_path(str(image_id)) for image_id in ids]
-    names = [path.rsplit("/", 1)[-1] for path in paths]
-    # On some file systems A.png and a.png are one file.
-    if len({name.casefold() for name in names}) < len(names):
-        names = paths
-    first: dict[str, str] = {}
-    for name, image_id in zip(names, ids):
-        other = first.get(name.casefold())
-        if other is not None:
-            raise UserError(
-                "Two images of the split would be written under one name.",
-                where=f"images {other} and {image_id}",
-                fix="make the split again with ids that differ (tfrecords_tools/check.py)",
-            )
-        first[name.casefold()] = image_id
-        if max(len(part.encode()) for part in name.split("/")) > _MAX_NAME_BYTES:
-            raise UserError(
-                "An id is too long for a file name.",
-                received=image_id,
-                accepted=f"at most {_MAX_NAME_BYTES} bytes between two slashes",
-            )
-    return names
-
-
-def _safe_path(image_id: str) -> str:
-    """Returns an id as a relative path that stays below its folder."""
-    parts = []
-    for part in image_id.replace("\\", "/").split("/"):
-        part = "".join(c if c.isprintable() else "_" for c in part)
-        if part == "..":
-            part = "__"
-        if part not in ("", "."):
-            parts.append(part)
-    return "/".join(parts) or "_"
-
-
 def _png(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "PNG")
@@ -207,7 +141,7 @@ class _Drawn:
 
 
 class _Painter:
-    """Writes the pictures of one image at a time; threads may share it."""
+    """Writes the pictures of one image at a time; threads may share it, and its `reader`."""
 
     def __init__(
         self,
@@ -218,7 +152,7 @@ class _Painter:
     ):
         self._index, self._spec, self._config = index, spec, config
         self._max_megapixels = data_config.max_image_megapixels
-        self._reader = records.RecordReader(index, data_config.dataset_dir)
+        self.reader = records.RecordReader(index, data_config.dataset_dir)
         self._names = output_names(index.ids)
         self._colors = colors_of(spec, config.colormap_type)
 
@@ -229,19 +163,18 @@ class _Painter:
           i: record number.
           prediction: class ids [height, width] of the original image.
         """
-        location = self._reader.location(i)
-        example = self._reader.read(i)
+        location = self.reader.location(i)
+        example = self.reader.read(i)
         tfexample.check_pixels(
             example.image, max_megapixels=self._max_megapixels, location=location
         )
         name = self._names[i]
-        with Image.open(io.BytesIO(example.image)) as file:
-            image = np.asarray(file.convert("RGB"))
+        image = inference.decode_image(example.image)
         extension = "jpg" if tfexample.image_size(example.image)[0] == "jpeg" else "png"
         label = None
         pictures = {"image": self._write(_IMAGES, name, extension, example.image)}
         if example.label is not None:
-            label = self._label(example.label, str(self._index.ids[i]))
+            label = inference.decode_label(example.label, str(self._index.ids[i]))
             pictures["truth"] = self._write(_TRUTH, name, "png", _png(self._colors[label]))
         pictures["prediction"] = self._write(
             _PREDICTIONS, name, "png", _png(self._colors[prediction])
@@ -253,21 +186,8 @@ class _Painter:
             _jpeg(overlay(image, prediction, self._spec, self._colors)),
         )
         if self._config.also_save_raw_predictions:
-            self._write(_RAW, name, "png", _png(raw_ids(prediction, self._spec)))
+            self._write(RAW_FOLDER, name, "png", _png(raw_ids(prediction, self._spec)))
         return self._measure(i, prediction, label, pictures)
-
-    def _label(self, data: bytes, image_id: str) -> np.ndarray:
-        with Image.open(io.BytesIO(data)) as file:
-            label = np.asarray(file)
-        if label.ndim != 2:
-            raise UserError(
-                "A mask is not a picture of class ids.",
-                where=f"image {image_id}",
-                received=f"{label.shape[-1]} channels",
-                accepted="one channel",
-                fix="make the records again with tfrecords_tools, which convert palettes",
-            )
-        return label.astype(np.int64)
 
     def _measure(
         self,
@@ -302,7 +222,7 @@ class _Painter:
         return relative
 
     def close(self) -> None:
-        self._reader.close()
+        self.reader.close()
 
 
 def _write(path: str, content: bytes) -> None:
@@ -324,17 +244,6 @@ def _write(path: str, content: bytes) -> None:
         raise
 
 
-def _original_size(
-    prediction: np.ndarray, valid: np.ndarray, height: int, width: int
-) -> np.ndarray:
-    """Cuts the padding off a prediction and undoes the resizing of its image, if there was one."""
-    rows, columns = int(valid.any(axis=1).sum()), int(valid.any(axis=0).sum())
-    prediction = prediction[:rows, :columns]
-    if (rows, columns) == (height, width):
-        return prediction
-    return resize_nearest_align_corners(prediction[np.newaxis], (height, width))[0].numpy()
-
-
 def draw(
     model: Any,
     spec: DatasetSpec,
@@ -351,7 +260,7 @@ def draw(
       model: network of `build_model` with its weights.
       spec: the data set.
       data_config: `dataset_dir`, the resize settings.
-      config: split, output directory, crop size, scales, colours.
+      config: split, output directory, crop size, scales, CRF, colours.
       prefix: checkpoint of the weights, for the record.
       step: its training step.
       prediction_with_upsampled_logits: see `predict.predict`.
@@ -363,7 +272,7 @@ def draw(
     Raises:
       UserError: the split is not there, a record is damaged, a setting is wrong.
     """
-    check_scales(config.eval_scales)
+    inference.check(config)
     if config.vis_batch_size < 1:
         raise UserError(
             "The batch size must be at least 1.",
@@ -371,6 +280,11 @@ def draw(
             received=config.vis_batch_size,
         )
     index = records.load_index(data_config.dataset_dir, config.vis_split, spec)
+    present = None
+    if config.use_image_labels:
+        present = inference.classes_present(
+            index, spec, dataset_dir=data_config.dataset_dir, split=config.vis_split
+        )
     painter = _Painter(index, spec, data_config, config)
     _prepare(config)
     dataset = pipeline.make_eval_dataset(
@@ -381,29 +295,41 @@ def draw(
         crop_size=tuple(config.vis_crop_size),
         batch_size=config.vis_batch_size,
     )
+    view = inference.view_settings(config)
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def predict_batch(image: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+    def predict_batch(image, weight, present):
+        arguments = {**view, "weight": weight, "present": present}
+        if config.dense_crf:
+            return predict.predict_probabilities(model, image, **arguments)
         return predict.predict(
             model,
             image,
-            scales=config.eval_scales,
-            flip=config.add_flipped_images,
             prediction_with_upsampled_logits=prediction_with_upsampled_logits,
-            weight=weight,
+            **arguments,
         )
 
-    def predictions():
+    def predicted():
         for batch in dataset:
-            labels = predict_batch(batch["image"], batch["weight"]).numpy()
-            valid, weight = batch["valid"].numpy(), batch["weight"].numpy()
+            allowed = None if present is None else tf.gather(present, batch["index"])
+            yield batch, predict_batch(batch["image"], batch["weight"], allowed).numpy()
+
+    def predictions():
+        if config.dense_crf:
+            yield from inference.refined_labels(
+                predicted(), painter.reader, index, config, data_config, present=present
+            )
+            return
+        for batch, labels in predicted():
+            valid, weight = batch["valid"].numpy() > 0, batch["weight"].numpy()
             for row, i in enumerate(batch["index"].numpy()):
                 if weight[row]:
                     size = int(index.height[i]), int(index.width[i])
-                    yield int(i), _original_size(labels[row], valid[row] > 0, *size)
+                    yield int(i), inference.original_labels(labels[row], valid[row], *size)
 
     try:
-        drawn = _paint_all(painter, predictions(), f"drawing {config.vis_split}", index.size)
+        with contextlib.closing(predictions()) as found:
+            drawn = _paint_all(painter, found, f"drawing {config.vis_split}", index.size)
     finally:
         painter.close()
     return _write_gallery(drawn, spec, config, prefix=prefix, step=step)
@@ -412,7 +338,7 @@ def draw(
 def _prepare(config: VisConfig) -> None:
     """Makes the folders, so that a directory that cannot be written fails before any work."""
     folders = [_IMAGES, _TRUTH, _OVERLAYS, _PREDICTIONS]
-    folders += [_RAW] if config.also_save_raw_predictions else []
+    folders += [RAW_FOLDER] if config.also_save_raw_predictions else []
     for folder in folders:
         try:
             os.makedirs(os.path.join(config.vis_logdir, folder), exist_ok=True)
@@ -459,6 +385,12 @@ def _write_gallery(
     if len(config.eval_scales) > 1 or config.add_flipped_images or config.eval_scales[0] != 1.0:
         mirrored = ", mirrored too" if config.add_flipped_images else ""
         facts["scales"] = ", ".join(f"{s:g}" for s in config.eval_scales) + mirrored
+        facts["merged"] = f"{config.merge_scales}, {config.scale_kernel} scaling"
+    if config.use_image_labels:
+        facts["classes"] = "those of the image-level labels"
+    if config.dense_crf:
+        settings = inference.crf_settings(config)
+        facts["dense CRF"] = ", ".join(f"{k} {v:g}" for k, v in settings.items())
     if summary is not None:
         for text, key in (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy")):
             facts[text] = "–" if summary[key] is None else f"{100 * summary[key]:.2f} %"

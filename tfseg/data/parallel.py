@@ -37,7 +37,13 @@ def _run_chunk(tasks: list[Any]) -> list[Any]:
 
 
 def parallel_map(
-    function: Callable[[Any], Any], tasks: Iterable[Any], *, num_workers: int
+    function: Callable[[Any], Any],
+    tasks: Iterable[Any],
+    *,
+    num_workers: int,
+    chunk_size: int = _CHUNK,
+    chunks_ahead: int = 4,
+    flag: str = "num_workers",
 ) -> Iterator[Any]:
     """Yields `function(task)` in the order of the tasks.
 
@@ -45,6 +51,9 @@ def parallel_map(
       function: picklable; sent to each worker once.
       tasks: picklable each; taken as they are needed.
       num_workers: processes; 1 works in this process.
+      chunk_size: tasks that travel together; 1 where they are large.
+      chunks_ahead: per worker, taken before their results are asked for.
+      flag: the user's name for `num_workers`, without dashes.
 
     Raises:
       UserError: a worker process died.
@@ -64,8 +73,8 @@ def parallel_map(
     running: collections.deque = collections.deque()
     try:
         while True:
-            while len(running) < 4 * num_workers:
-                chunk = list(itertools.islice(tasks, _CHUNK))
+            while len(running) < chunks_ahead * num_workers:
+                chunk = list(itertools.islice(tasks, chunk_size))
                 if not chunk:
                     break
                 running.append(pool.submit(_run_chunk, chunk))
@@ -75,8 +84,8 @@ def parallel_map(
     except BrokenProcessPool:
         raise UserError(
             "A worker process ended unexpectedly, most likely for lack of memory.",
-            received=f"--num_workers={num_workers}",
-            fix="run again with a smaller --num_workers",
+            received=f"--{flag}={num_workers}",
+            fix=f"run again with a smaller --{flag}",
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -9,6 +9,7 @@
 | image/segmentation/class/encoded | bytes | PNG, one channel, class ids; absent without a mask |
 | image/segmentation/class/format | bytes | 'png'; absent without a mask |
 | image/class/label | int64 list | classes in the image, ids as in the mask; absent if unknown |
+| image/pseudo | int64 | 1: the mask is a prediction (pseudo label); absent: it is the truth |
 
 An image that is known to hold no class has `image/class/label` present and empty.
 
@@ -17,7 +18,7 @@ TensorFlow takes seconds, which converters and their worker processes would pay 
 are `tf.train.Example` on the wire, which a test checks in both directions.
 
 Source: keys of the published PseudoSeg / DeepLab records (specification 2.3), plus
-image/class/label; a dummy label map on unlabelled images is not needed.
+image/class/label and image/pseudo; a dummy label map on unlabelled images is not needed.
 """
 
 import dataclasses
@@ -39,6 +40,7 @@ CHANNELS = "image/channels"
 LABEL = "image/segmentation/class/encoded"
 LABEL_FORMAT = "image/segmentation/class/format"
 IMAGE_LABELS = "image/class/label"
+PSEUDO = "image/pseudo"
 
 _KINDS = ("bytes_list", "float_list", "int64_list")
 
@@ -95,6 +97,7 @@ class Example:
     """One record: encoded image, encoded mask or None, id, size in pixels, image-level labels.
 
     `image_labels` is int64 [n], class ids in ascending order as in the mask; None if unknown.
+    `is_pseudo` says that the mask is a prediction.
     """
 
     image: bytes
@@ -103,6 +106,7 @@ class Example:
     height: int
     width: int
     image_labels: np.ndarray | None
+    is_pseudo: bool = False
 
 
 def encode(
@@ -113,6 +117,7 @@ def encode(
     width: int,
     label: bytes | None = None,
     image_labels: Sequence[int] | None = None,
+    is_pseudo: bool = False,
 ) -> bytes:
     """Serialises one record; the same arguments always give the same bytes.
 
@@ -122,6 +127,7 @@ def encode(
       height, width: pixels.
       label: PNG of class ids with one channel, or None.
       image_labels: class ids of the classes in the image, or None if they are not known.
+      is_pseudo: the mask is a prediction.
     """
     example = ExampleProto()
     feature = example.features.feature
@@ -145,6 +151,8 @@ def encode(
         # SetInParent keeps an empty list apart from an absent one.
         feature[IMAGE_LABELS].int64_list.SetInParent()
         feature[IMAGE_LABELS].int64_list.value.extend(sorted({int(i) for i in image_labels}))
+    if is_pseudo:
+        put(PSEUDO, 1)
     return example.SerializeToString(deterministic=True)
 
 
@@ -220,7 +228,21 @@ def decode(serialized: bytes, where: Location | str | None = None) -> Example:
         height=height,
         width=width,
         image_labels=None if image_labels is None else np.array(image_labels, np.int64),
+        is_pseudo=_flag(example, PSEUDO, location),
     )
+
+
+def _flag(example: Any, key: str, location: Location) -> bool:
+    """Returns a feature that is 0 or 1; absent is 0."""
+    values = list(_values(example, key, "int64_list", location) or [0])
+    if values not in ([0], [1]):
+        raise RecordError(
+            "A feature is neither 0 nor 1.",
+            location=location,
+            key=key,
+            received=", ".join(map(str, values[:8])),
+        )
+    return bool(values[0])
 
 
 def _check_size(data: bytes, height: int, width: int, location: Location, key: str) -> None:

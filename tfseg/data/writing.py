@@ -35,12 +35,14 @@ class Encoded:
       row: what the index keeps about it.
       pixels: [C + 1] int64, pixels per class and, last, ignored ones; None without a mask.
       notes: what was done to the image or should be looked at; counted over the split.
+      is_pseudo: the mask is a prediction.
     """
 
     data: bytes
     row: records.Row
     pixels: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    is_pseudo: bool = False
 
 
 @dataclasses.dataclass
@@ -51,6 +53,7 @@ class SplitReport:
     count: int = 0
     num_masks: int = 0
     num_image_labels: int = 0
+    num_pseudo_labels: int = 0
     pixels: np.ndarray | None = None
     images_per_class: np.ndarray | None = None
     notes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
@@ -245,6 +248,7 @@ def _count(report: SplitReport, item: Encoded, spec: DatasetSpec) -> None:
     report.notes.update(item.notes)
     if item.row.has_mask:
         report.num_masks += 1
+        report.num_pseudo_labels += item.is_pseudo
         report.pixels += item.pixels
     if item.row.image_labels is not None:
         report.num_image_labels += 1
@@ -257,6 +261,7 @@ def _summary(report: SplitReport, spec: DatasetSpec) -> dict[str, Any]:
         "count": report.count,
         "num_masks": report.num_masks,
         "num_image_labels": report.num_image_labels,
+        "num_pseudo_labels": report.num_pseudo_labels,
         "pixels": dict(zip((*spec.class_names, "(ignored)"), report.pixels.tolist())),
     }
 
@@ -280,6 +285,8 @@ def describe(reports: Sequence[SplitReport], spec: DatasetSpec) -> str:
             cells.append(f"{share + (images or ' ' * 8):>18}")
         lines.append(f"  {name:<{width}}" + "".join(cells))
     for r in reports:
+        if r.num_pseudo_labels:
+            lines.append(f"note: {r.split}: {r.num_pseudo_labels} masks are pseudo labels")
         for note, count in sorted(r.notes.items()):
             lines.append(f"note: {r.split}: {count} x {note}")
     return "\n".join(lines)

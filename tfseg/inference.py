@@ -1,0 +1,258 @@
+"""What `eval.py` and `vis.py` share around the network: settings, classes allowed, the dense CRF.
+
+With --use_image_labels the classes that an image may be given are those of its image-level labels,
+and background where the data set has one. The labels are those of the record (image/class/label);
+the published code of Learning Pseudo Labels takes them from the mask, where void counts as
+background, and so cannot be used on images without one.
+
+With --dense_crf the probabilities leave the graph, are cut and resized to the size of the original
+image, and refined on its pixels by worker processes: the library holds Python's lock, so threads
+would take turns. Images come back in the order in which they were predicted.
+
+Source: Learning Pseudo Labels specification 4.3, 4.4 and 6.
+"""
+
+import dataclasses
+import functools
+import io
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from tfseg.config import DataConfig, PredictionConfig
+from tfseg.data import records, tfexample
+from tfseg.data.framing import RecordError
+from tfseg.data.parallel import parallel_map
+from tfseg.data.specs import DatasetSpec
+from tfseg.errors import UserError
+from tfseg.ops import dense_crf
+from tfseg.ops.class_aware import present_classes
+from tfseg.ops.resize import resize_bilinear, resize_nearest_align_corners
+
+_CRF_PREFIX = "crf_"
+
+
+def check(config: PredictionConfig) -> None:
+    """Insists on settings that can be meant.
+
+    Raises:
+      UserError: a scale is not positive, a flag of the CRF was given without --dense_crf, or the
+        extra that it needs is missing.
+    """
+    scales = config.eval_scales
+    if not scales or not all(math.isfinite(s) and s > 0 for s in scales):
+        raise UserError(
+            "The scales must be positive numbers.",
+            where="--eval_scales",
+            received=", ".join(map(str, scales)) or "none",
+            accepted="for example --eval_scales=0.75 --eval_scales=1 --eval_scales=1.25",
+        )
+    if config.dense_crf:
+        dense_crf.require()
+        return
+    for field in dataclasses.fields(PredictionConfig):
+        if field.name.startswith(_CRF_PREFIX) and getattr(config, field.name) != field.default:
+            raise UserError(
+                f"--{field.name} needs --dense_crf.",
+                where=f"--{field.name}",
+                received=getattr(config, field.name),
+                fix=f"add --dense_crf, or leave out --{field.name}",
+            )
+
+
+def crf_settings(config: PredictionConfig) -> dict[str, Any]:
+    """Returns the keyword arguments of `ops.dense_crf.dense_crf`."""
+    return {name: getattr(config, _CRF_PREFIX + name) for name in dense_crf.LEARNING_PSEUDO_LABELS}
+
+
+def view_settings(config: PredictionConfig) -> dict[str, Any]:
+    """Returns the keyword arguments of `predict` that say what the network sees."""
+    return {
+        "scales": config.eval_scales,
+        "flip": config.add_flipped_images,
+        "merge_scales": config.merge_scales,
+        "scale_kernel": config.scale_kernel,
+    }
+
+
+def settings_of(config: PredictionConfig) -> dict[str, Any]:
+    """Returns how predictions were made, in JSON's own types."""
+    return {
+        "eval_scales": list(config.eval_scales),
+        "add_flipped_images": config.add_flipped_images,
+        "merge_scales": config.merge_scales,
+        "scale_kernel": config.scale_kernel,
+        "use_image_labels": config.use_image_labels,
+        "dense_crf": crf_settings(config) if config.dense_crf else None,
+    }
+
+
+def classes_present(
+    index: records.Index, spec: DatasetSpec, *, dataset_dir: str, split: str
+) -> np.ndarray:
+    """Returns which classes each image of a split may be given, by its image-level labels.
+
+    Args:
+      index: of the split.
+      spec: the data set.
+      dataset_dir: folder of the shards, to name them.
+      split: name of the split.
+
+    Returns:
+      float32 [number of records, C] of 0 and 1.
+
+    Raises:
+      RecordError: a record has no image-level labels, or they leave no class at all.
+    """
+    present = present_classes(
+        tf.constant(index.image_labels, tf.float32), has_background=spec.has_background
+    ).numpy()
+    unknown = np.flatnonzero(~index.has_image_labels)
+    empty = np.flatnonzero(index.has_image_labels & ~present.any(axis=1))
+    for numbers, what, accepted in (
+        (unknown, "have no image-level labels", "image-level labels in every record"),
+        (empty, "show no class by their image-level labels", "at least one class in every image"),
+    ):
+        if not numbers.size:
+            continue
+        first = int(numbers[0])
+        raise RecordError(
+            f"{numbers.size} of {index.size} images of split '{split}' {what}.",
+            location=records.RecordReader(index, dataset_dir).location(first),
+            key=tfexample.IMAGE_LABELS,
+            received=f"image {index.ids[first]}",
+            accepted=accepted,
+            fix="make the records with image-level labels (build_folder.py --image_labels, or from "
+            "the masks), or leave out --use_image_labels",
+        )
+    return present
+
+
+def without_padding(x: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Cuts the padding off the rows and columns of one image's [H, W, ...], by `valid` [H, W]."""
+    rows, columns = int(valid.any(axis=1).sum()), int(valid.any(axis=0).sum())
+    return x[:rows, :columns]
+
+
+def original_labels(labels: np.ndarray, valid: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Brings labels to the size of the original image.
+
+    Args:
+      labels: integers [H, W] of the padded, perhaps resized image.
+      valid: [H, W], true inside the image.
+      height, width: of the original.
+
+    Returns:
+      [height, width], nearest labels where the image was resized.
+    """
+    labels = without_padding(labels, valid)
+    if labels.shape == (height, width):
+        return labels
+    return resize_nearest_align_corners(labels[np.newaxis], (height, width))[0].numpy()
+
+
+def original_probabilities(
+    probs: np.ndarray, valid: np.ndarray, height: int, width: int
+) -> np.ndarray:
+    """Brings probabilities to the size of the original image.
+
+    Args:
+      probs: float32 [H, W, C] of the padded, perhaps resized image.
+      valid, height, width: as for `original_labels`.
+
+    Returns:
+      float32 [height, width, C], interpolated where the image was resized.
+    """
+    probs = without_padding(probs, valid)
+    if probs.shape[:2] == (height, width):
+        return probs
+    return resize_bilinear(probs[np.newaxis], (height, width))[0].numpy()
+
+
+def decode_image(data: bytes) -> np.ndarray:
+    """Returns an encoded image as uint8 RGB [H, W, 3]."""
+    with Image.open(io.BytesIO(data)) as file:
+        return np.asarray(file.convert("RGB"))
+
+
+def decode_label(data: bytes, image_id: str) -> np.ndarray:
+    """Returns an encoded mask as int64 [H, W].
+
+    Raises:
+      UserError: it has more than one channel; names the image.
+    """
+    with Image.open(io.BytesIO(data)) as file:
+        label = np.asarray(file)
+    if label.ndim != 2:
+        raise UserError(
+            "A mask is not a picture of class ids.",
+            where=f"image {image_id}",
+            received=f"{label.shape[-1]} channels",
+            accepted="one channel",
+            fix="make the records again with tfrecords_tools, which convert palettes",
+        )
+    return label.astype(np.int64)
+
+
+def refined_labels(
+    batches: Iterable[tuple[Mapping[str, Any], np.ndarray]],
+    reader: records.RecordReader,
+    index: records.Index,
+    config: PredictionConfig,
+    data_config: DataConfig,
+    *,
+    present: np.ndarray | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields the labels of every image after the dense CRF.
+
+    Args:
+      batches: of `pipeline.make_eval_dataset`, each with its probabilities, float32 [N, H, W, C];
+        taken while earlier ones are being refined.
+      reader: of the split.
+      index: of the split.
+      config: settings and number of processes of the CRF.
+      data_config: limit of image sizes.
+      present: of `classes_present`, or None.
+
+    Yields:
+      (record number, int32 [height, width]) at the original size, rows of weight 0 left out.
+
+    Raises:
+      UserError: a record is damaged, or a process died.
+    """
+
+    def tasks():
+        for batch, probs in batches:
+            valid, weight = batch["valid"].numpy() > 0, batch["weight"].numpy()
+            for row, i in enumerate(batch["index"].numpy()):
+                if not weight[row]:
+                    continue
+                i = int(i)
+                example = reader.read(i)
+                tfexample.check_pixels(
+                    example.image,
+                    max_megapixels=data_config.max_image_megapixels,
+                    location=reader.location(i),
+                )
+                size = example.height, example.width
+                yield (
+                    i,
+                    np.ascontiguousarray(original_probabilities(probs[row], valid[row], *size)),
+                    decode_image(example.image),
+                    None if present is None else present[i],
+                )
+
+    yield from parallel_map(
+        functools.partial(dense_crf.refined_labels, **crf_settings(config)),
+        tasks(),
+        num_workers=min(config.crf_workers or os.cpu_count() or 1, index.size),
+        # One image's probabilities are some twenty megabytes.
+        chunk_size=1,
+        chunks_ahead=2,
+        flag="crf_workers",
+    )
