@@ -1,4 +1,4 @@
-"""Times a PseudoSeg step as a multiple of a supervised step, all in one process.
+"""Times the methods' steps as multiples of a supervised step, all in one process.
 
     python benchmarks/method_cost.py --backbone=xception_65 --crop=257 --batch=2 --steps=5
 
@@ -6,10 +6,12 @@ The variants take turns, so that all see the same machine. Each is a whole step 
 update) on a fixed batch, as the trainer makes it. Ideal cost of the shared passes: a supervised
 step is a forward pass and a backward pass of twice its work, 3; unlabelled images add the strong
 view, 3, and the weak one without gradient, 1: 7/3. With image-level labels the weak backbone has
-a gradient too: 9/3.
+a gradient too: 9/3. Learning Pseudo Labels runs two networks on both streams together; its measure
+is two supervised steps of that doubled batch.
 """
 
 import argparse
+import dataclasses
 import statistics
 import time
 
@@ -26,20 +28,58 @@ from tfseg.models import BACKBONES, model_builder
 from tfseg.training.trainer import Trainer
 
 SPEC = DATASETS["pascal_voc_seg"]
-# (name, method, --weakly, --separate_passes)
-VARIANTS = (
-    ("supervised", "supervised", False, False),
-    ("pseudoseg, unlabelled", "pseudoseg", False, False),
-    ("pseudoseg, unlabelled, separate passes", "pseudoseg", False, True),
-    ("pseudoseg, weakly", "pseudoseg", True, False),
-    ("pseudoseg, weakly, separate passes", "pseudoseg", True, True),
-)
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One kind of step.
+
+    Attributes:
+      name: in the table.
+      method: key of METHODS.
+      train: settings of the run.
+      method_settings: settings of the method.
+      batch_factor: times --batch, the images of each stream.
+      measure: the step that it is a multiple of.
+      measure_factor: how many of those.
+    """
+
+    name: str
+    method: str
+    train: dict = dataclasses.field(default_factory=dict)
+    method_settings: dict = dataclasses.field(default_factory=dict)
+    batch_factor: int = 1
+    measure: str = "supervised"
+    measure_factor: int = 1
+
+
+_SEPARATE, _WEAKLY = {"separate_passes": True}, {"weakly": True}
+_DOUBLED = "supervised, doubled batch"
+VARIANTS = {
+    "pseudoseg": (
+        Variant("supervised", "supervised"),
+        Variant("pseudoseg, unlabelled", "pseudoseg"),
+        Variant("pseudoseg, unlabelled, separate passes", "pseudoseg", {}, _SEPARATE),
+        Variant("pseudoseg, weakly", "pseudoseg", _WEAKLY),
+        Variant("pseudoseg, weakly, separate passes", "pseudoseg", _WEAKLY, _SEPARATE),
+    ),
+    "learning_pseudo_labels": (
+        Variant(_DOUBLED, "supervised", batch_factor=2, measure=_DOUBLED),
+        Variant(
+            "learning_pseudo_labels",
+            "learning_pseudo_labels",
+            measure=_DOUBLED,
+            measure_factor=2,
+        ),
+    ),
+}
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--method", default="pseudoseg", choices=list(VARIANTS))
     parser.add_argument("--backbone", default="xception_65", choices=list(BACKBONES))
     parser.add_argument("--crop", type=int, default=257, help="pixels, both sides")
     parser.add_argument("--batch", type=int, default=2, help="images of each stream")
@@ -65,13 +105,15 @@ def _batch(method, config: TrainConfig, crop: int) -> dict[str, dict[str, tf.Ten
     return batch
 
 
-def make_step(arguments: argparse.Namespace, method: str, weakly: bool, separate: bool):
+def make_step(arguments: argparse.Namespace, variant: Variant):
     """Returns a function that does one step of a fresh run."""
+    method = variant.method
     config = TrainConfig(
-        method=method, weakly=weakly, train_batch_size=arguments.batch, num_clones=1
+        method=method,
+        train_batch_size=arguments.batch * variant.batch_factor,
+        num_clones=1,
+        **variant.train,
     )
-    settings = {"separate_passes": separate} if method == "pseudoseg" else {}
-
     model_config = ModelConfig(
         model_variant=arguments.backbone, atrous_rates=(6, 12, 18), decoder_output_stride=(4,)
     )
@@ -82,7 +124,7 @@ def make_step(arguments: argparse.Namespace, method: str, weakly: bool, separate
             build_model=model_builder(model_config, SPEC, (arguments.crop, arguments.crop)),
             spec=SPEC,
             config=config,
-            settings=METHOD_CONFIGS[method](**settings),
+            settings=METHOD_CONFIGS[method](**variant.method_settings),
         ),
         strategy=tf.distribute.get_strategy(),
         config=config,
@@ -98,9 +140,10 @@ def make_step(arguments: argparse.Namespace, method: str, weakly: bool, separate
 
 def main() -> None:
     arguments = _arguments()
+    variants = {variant.name: variant for variant in VARIANTS[arguments.method]}
     steps = {}
-    for name, method, weakly, separate in VARIANTS:
-        steps[name] = make_step(arguments, method, weakly, separate)
+    for name, variant in variants.items():
+        steps[name] = make_step(arguments, variant)
         steps[name]()  # Tracing.
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(arguments.steps):
@@ -114,8 +157,10 @@ def main() -> None:
         f"median of {arguments.steps} steps"
     )
     for name, seconds in medians.items():
-        ratio = seconds / medians["supervised"]
-        print(f"{name:<40} {seconds:7.3f} s/step   {ratio:5.2f} x supervised")
+        variant = variants[name]
+        ratio = seconds / (variant.measure_factor * medians[variant.measure])
+        times_what = f"{variant.measure_factor} x {variant.measure}"
+        print(f"{name:<40} {seconds:7.3f} s/step   {ratio:5.2f} x ({times_what})")
 
 
 if __name__ == "__main__":

@@ -72,13 +72,14 @@ def place(tmp_path):
     return tmp_path
 
 
-def build(place, *extra, out="records", workers=1):
+def build(place, *extra, out="records", workers=1, ids=None):
+    ids = f"--ids={place / 'ids.txt'}" if ids is None else ids
     return run(
         "tfrecords_tools/build_pseudo_labels.py",
         f"--dataset_dir={place / 'records'}",
         "--labelled_split=few",
         f"--pseudo_labels_dir={place / 'raw'}",
-        f"--ids={place / 'ids.txt'}",
+        *ids.split(),
         "--output_split=pseudo",
         f"--output_dir={place / out}",
         f"--num_workers={workers}",
@@ -122,6 +123,27 @@ def test_true_masks_stay_and_others_are_predictions(place, out):
     entry = json.loads((place / out / "dataset.json").read_text())["splits"]["pseudo"]
     assert entry["num_pseudo_labels"] == 3 and entry["num_masks"] == 5
     assert "3 masks are pseudo labels" in result.stdout
+
+
+def test_a_split_and_the_labelled_one_can_stand_for_a_list(place):
+    (place / "raw" / "d.png").unlink()
+    result = build(place, ids="--ids_of_split=again")
+    assert result.returncode == 0, result.stderr
+    index, examples = read(place / "records", "pseudo")
+    assert index.ids.tolist() == ["c", "a", "b"]
+    assert [examples[i].is_pseudo for i in "cab"] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    "ids, words",
+    [
+        ("--ids_of_split=nosuch", ["nosuch", "few, again, all"]),
+        ("--num_shards=1", ["neither", "--ids"]),
+        ("--ids=a.txt --ids_of_split=all", ["both"]),
+    ],
+)
+def test_images_are_given_in_one_way(place, ids, words):
+    assert_user_error(build(place, ids=ids), *words)
 
 
 def test_running_twice_gives_the_same_files(place):

@@ -750,6 +750,11 @@ def test_voc_lists_nest_and_do_not_leak():
     assert not train_aug & (set(ids("val")) | set(ids("test")))
 
 
+@pytest.mark.parametrize("count", [92, 183, 366, 732])
+def test_the_first_masks_of_train(count):
+    assert ids(f"train_first_{count}") == ids("train")[:count]
+
+
 def test_coco_lists():
     counts = {"32_all": 3697, "64_all": 1849, "128_all": 925, "256_all": 463, "512_all": 232}
     for name, count in counts.items():

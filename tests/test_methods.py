@@ -185,6 +185,19 @@ def test_contract_on_two_replicas(name, weakly, two_replicas):
     assert unmoved == []
 
 
+def test_parameter_groups_of_deeplab_and_plain_ones():
+    deeplab, config = make_method("supervised", last_layer_gradient_multiplier=10.0)
+    groups = {(g.gradient_multiplier, g.weight_decay) for g in deeplab.param_groups()}
+    decay = config.weight_decay
+    # The logits' biases learn twice as fast as their kernel; batch norm does not decay.
+    assert groups == {(1.0, decay), (1.0, 0.0), (10.0, decay), (20.0, 0.0)}
+    plain, _ = make_method(
+        "supervised", last_layer_gradient_multiplier=10.0, parameter_groups="plain"
+    )
+    groups = {(g.gradient_multiplier, g.weight_decay) for g in plain.param_groups()}
+    assert groups == {(1.0, decay), (10.0, decay)}
+
+
 def test_a_frozen_backbone_stays_as_it_was():
     config = TrainConfig(method="pseudoseg", train_batch_size=4)
     batch = random_batch(METHODS["pseudoseg"], config)

@@ -467,8 +467,8 @@ def test_composition_serves_image_labels_hidden_labels_and_records_without_a_mas
         image_labels=[[1 + i % 3] for i in range(COUNT)],
     )
     streams = {
-        "shown": pipeline.Stream("train", COUNT, labels="optional", image_labels="record"),
-        "hidden": pipeline.Stream("train", COUNT, labels="hidden"),
+        "shown": pipeline.Stream("train", COUNT, labels="optional"),
+        "hidden": pipeline.Stream("train", COUNT, labels="hidden", image_labels="record"),
     }
     batch = take(dataset_of(composed(tmp_path), streams), 1)[0]
     shown, hidden = batch["shown"], batch["hidden"]
@@ -476,7 +476,7 @@ def test_composition_serves_image_labels_hidden_labels_and_records_without_a_mas
     np.testing.assert_array_equal(hidden["hidden_label"], shown["label"])
     np.testing.assert_array_equal(shown["has_label"], shown["index"] % 2 == 0)
     assert (shown["label"][~shown["has_label"]] == 255).all()
-    np.testing.assert_array_equal(shown["image_label"].argmax(1), shown["index"] % 3)
+    np.testing.assert_array_equal(hidden["image_label"].argmax(1), hidden["index"] % 3)
 
 
 def test_image_labels_of_a_composed_crop_are_those_of_its_label(folder):

@@ -7,7 +7,8 @@ python tfrecords_tools/build_pseudo_labels.py --dataset_dir=records --labelled_s
     --output_split=all_pseudo --output_dir=records
 
 * --ids lists the images of the new split, one id a line, as in the records. Images come from
-  whichever split of --dataset_dir has them.
+  whichever split of --dataset_dir has them. --ids_of_split=<split> takes that split's images in
+  place of a list, and the labelled split's.
 * Ids of --labelled_split keep their masks. Every other id takes the picture of class ids that
   `vis.py --also_save_raw_predictions` wrote for it; its record says image/pseudo = 1.
 * The file of an id is its last component plus .png, or all of them where names would otherwise
@@ -52,6 +53,9 @@ def define_flags() -> None:
     flags.DEFINE_string("labelled_split", None, "Split whose images keep their masks.")
     flags.DEFINE_string("pseudo_labels_dir", None, f"Folder of <name>.png: {_RAW}.")
     flags.DEFINE_string("ids", None, "Text file, one id a line: the images of the new split.")
+    flags.DEFINE_string(
+        "ids_of_split", None, "In place of --ids: this split's images and the labelled split's."
+    )
     flags.DEFINE_string("output_split", None, "Name of the new split.")
     flags.DEFINE_float(
         "max_image_megapixels", 64.0, "Refuse pictures with more than this many megapixels."
@@ -438,22 +442,44 @@ def check_output(dataset_dir: str, output_dir: str, output_split: str, labelled_
     return same
 
 
+def _ids(splits: Mapping[str, records.Index]) -> list[str]:
+    """Returns the ids of the new split, of --ids or of --ids_of_split."""
+    if FLAGS.ids is not None:
+        return common.read_ids(FLAGS.ids)
+    if FLAGS.ids_of_split not in splits:
+        raise UserError(
+            "There is no such split.",
+            where=f"--dataset_dir={FLAGS.dataset_dir}",
+            received=f"--ids_of_split={FLAGS.ids_of_split}",
+            accepted=", ".join(splits),
+        )
+    both = (splits[FLAGS.ids_of_split], splits[FLAGS.labelled_split])
+    return list(dict.fromkeys(i for index in both for i in index.ids.tolist()))
+
+
 def main(argv: list[str]) -> None:
     started = time.monotonic()
-    names = ("dataset_dir", "labelled_split", "pseudo_labels_dir", "ids")
+    names = ("dataset_dir", "labelled_split", "pseudo_labels_dir")
     common.require(*names, "output_split", "output_dir")
+    if (FLAGS.ids is None) == (FLAGS.ids_of_split is None):
+        raise UserError(
+            "The images of the new split are given in one way.",
+            where="--ids, --ids_of_split",
+            received="neither" if FLAGS.ids is None else "both",
+            accepted="one of the two flags",
+        )
     common.check_folder(FLAGS.pseudo_labels_dir, "pseudo_labels_dir")
     spec = load_spec(FLAGS.dataset_dir, FLAGS.dataset)
     same_folder = check_output(
         FLAGS.dataset_dir, FLAGS.output_dir, FLAGS.output_split, FLAGS.labelled_split
     )
-    ids = common.read_ids(FLAGS.ids)
     splits, unusable = load_splits(
         FLAGS.dataset_dir,
         spec,
         FLAGS.labelled_split,
         without=FLAGS.output_split if same_folder else None,
     )
+    ids = _ids(splits)
     sources = make_sources(
         ids,
         splits,

@@ -318,6 +318,12 @@ class TrainConfig:
     adam_learning_rate: float = option(0.001, "Constant rate of --optimizer=adam.")
     adam_epsilon: float = option(1e-8, "Epsilon of --optimizer=adam.")
     weight_decay: float = option(4e-5, "L2 factor on convolution kernels; 1e-4 for ResNets.")
+    parameter_groups: str = option(
+        "deeplab",
+        "deeplab: kernels of plain and pointwise convolutions decay, biases learn twice as fast. "
+        "plain: every variable decays and learns alike, as in most PyTorch code.",
+        choices=("deeplab", "plain"),
+    )
     last_layer_gradient_multiplier: float = option(1.0, "Gradient multiplier of the last layers.")
     ema_decay: float = option(
         0.0, "Keep an exponential moving average of the weights (network 'ema'); 0: off."

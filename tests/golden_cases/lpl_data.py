@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfseg.data import augment, composition
+from tfseg.ops import resize
 
 IGNORE = 255
 # The published network's normalisation; ours shifts and scales by its backbone's own numbers, so
@@ -21,8 +22,8 @@ INPUT = re.compile(
     r"|[a-z]+_alpha|posterize_bits)$"
 )
 # hsv_*: random hue, saturation and value, in a branch that the published configuration never
-# enters; tfseg does not have it. ms_*: the scales of the test-time images, no augmentation.
-LEFT_OUT = re.compile(r"^(hsv_|ms_)")
+# enters; tfseg does not have it.
+LEFT_OUT = re.compile(r"^hsv_")
 MOVED = re.compile(r"^(scale|rot|shear)_(image|seg)$")
 CROP = re.compile(r"^crop_(\w+)_(image|seg)$")
 
@@ -81,6 +82,9 @@ def _check(path, name):
             tf.constant(label), num_classes=len(expected), first_class=0, ignore_label=IGNORE
         )
         np.testing.assert_array_equal(actual, expected[:, 0, 0])
+    elif name.startswith("ms_"):
+        actual = resize.rescale_cubic(tf.constant(arrays["norm"][None]), float(name[3:]))
+        np.testing.assert_allclose(actual[0], expected, atol=1e-5)
     elif match := CROP.match(name):
         case, kind = match.groups()
         position = tuple(arrays[f"crop_{case}_draw_left_top"].tolist())

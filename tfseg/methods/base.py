@@ -67,10 +67,12 @@ def default_param_groups(
 ) -> list[ParamGroup]:
     """Groups variables as the DeepLab family does: biases learn twice as fast, kernels decay.
 
+    With --parameter_groups=plain all decay, and only the last layers may learn faster.
+
     Args:
       variables: trainable variables.
       decayed: those of them with an L2 term.
-      config: `weight_decay`, `last_layer_gradient_multiplier` and
+      config: `weight_decay`, `parameter_groups`, `last_layer_gradient_multiplier` and
         `last_layers_contain_logits_only` are used.
 
     Returns:
@@ -80,13 +82,14 @@ def default_param_groups(
     last-layer multiplier where a last-layer string occurs anywhere in the name.
     """
     scopes = (LOGITS_SCOPE,) if config.last_layers_contain_logits_only else LAST_LAYER_SCOPES
+    plain = config.parameter_groups == "plain"
     decayed_ids = {id(v) for v in decayed}
     members: dict[tuple[float, float], list[tf.Variable]] = {}
     for variable in variables:
-        multiplier = 2.0 if "biases" in variable.name else 1.0
+        multiplier = 2.0 if "biases" in variable.name and not plain else 1.0
         if any(scope in variable.name for scope in scopes):
             multiplier *= config.last_layer_gradient_multiplier
-        decay = config.weight_decay if id(variable) in decayed_ids else 0.0
+        decay = config.weight_decay if plain or id(variable) in decayed_ids else 0.0
         members.setdefault((multiplier, decay), []).append(variable)
     return [
         ParamGroup(
