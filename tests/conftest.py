@@ -1,5 +1,8 @@
 """One TensorFlow process with two CPU devices, so that strategies can be tested anywhere."""
 
+import os
+import sys
+
 import tfseg  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 
 import pytest
@@ -14,6 +17,24 @@ RECORD_SIZE = 33
 def pytest_configure(config):
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+def pytest_sessionfinish(session, exitstatus):
+    session.config.exit_code = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config):
+    """Leaves without Python's own shutdown, as the programs do.
+
+    Threads of abandoned input pipelines may be inside Python then, and wait for it for ever: once
+    in a while a finished session hung. Workers of pytest-xdist are ended by their parent.
+    """
+    code = getattr(config, "exit_code", None)
+    if code is not None and not hasattr(config, "workerinput"):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 @pytest.fixture(scope="session")
