@@ -1,0 +1,116 @@
+"""The two-stage recipes as a user runs them: stopped inside and between steps, and begun anew."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import RECORD_SIZE
+from tests.programs import ROOT, environment
+from tests.runs import NETWORK, log_of
+from tfseg import checkpoint
+
+pytestmark = pytest.mark.slow
+
+# Light programs, so that they start fast; enough steps to be stopped inside.
+SHARED = (
+    *(flag for flag in NETWORK if "batch_size" not in flag),
+    "--decoder_output_stride=4",
+    "--aspp_convs_filters=16",
+    "--decoder_filters=16",
+    "--batch_norm_momentum=0.9",
+    "--log_steps=1",
+    "--save_summaries_images=false",
+)
+STAGE1 = (*SHARED, "--method=learning_pseudo_labels", "--train_batch_size=2")
+STAGE2 = (*SHARED, "--method=supervised", "--train_batch_size=4", "--training_number_of_steps=3")
+
+
+@pytest.fixture
+def settings(records, tmp_path):
+    """Environment of the recipe over the small records."""
+    for name, flags in (("stage1", STAGE1), ("stage2", STAGE2)):
+        (tmp_path / f"{name}.flags").write_text("\n".join(flags) + "\n")
+    with open(tmp_path / "stage1.flags", "a") as file:
+        file.write("--training_number_of_steps=30\n")
+    return {
+        **environment(),
+        "PYTHON": sys.executable,
+        "DATASET_DIR": str(records),
+        "OUTPUT_DIR": str(tmp_path / "out"),
+        "STAGE1_FLAGS": str(tmp_path / "stage1.flags"),
+        "STAGE2_FLAGS": str(tmp_path / "stage2.flags"),
+        "CROP": f"{RECORD_SIZE},{RECORD_SIZE}",
+    }
+
+
+def begin(settings, log):
+    with open(log, "w") as file:
+        return subprocess.Popen(
+            ["bash", "experiments/learning_pseudo_labels.sh"],
+            cwd=ROOT,
+            env=settings,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def wait_for(path, process, lines=1):
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        if path.exists() and (path.is_dir() or len(path.read_text().splitlines()) >= lines):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{path} did not appear (exit code {process.poll()})")
+
+
+def test_the_recipe_goes_on_where_it_was_stopped(settings, tmp_path):
+    out, log = tmp_path / "out", tmp_path / "log"
+    process = begin(settings, log)
+    wait_for(out / "stage1" / "train_log.jsonl", process, lines=3)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=100) == 128 + signal.SIGTERM, log.read_text()[-2000:]
+    stopped_at = checkpoint.step_of(checkpoint.newest(str(out / "stage1")))
+    assert 3 <= stopped_at < 30
+
+    process = begin(settings, log)
+    wait_for(out / "done" / "2_hybrid", process, lines=0)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=100)
+    steps = [entry["step"] for entry in log_of(out / "stage1")]
+    assert steps == list(range(1, 31))
+
+    process = begin(settings, log)
+    assert process.wait(timeout=500) == 0, log.read_text()[-2000:]
+    text = log.read_text()
+    assert "== 1_train: done before ==" in text and "== 2_hybrid: done before ==" in text
+    for name in ("2_hybrid", "2_pseudo", "6_retrained"):
+        miou = json.loads((out / name / "metrics.json").read_text())["miou"]
+        assert f"{name:<16} {miou:.3f}" in text
+    content = json.loads((out / "records" / "dataset.json").read_text())
+    assert content["splits"]["pseudo"]["num_pseudo_labels"] > 0
+
+    changed = subprocess.run(
+        ["bash", "experiments/learning_pseudo_labels.sh"],
+        cwd=ROOT,
+        env={**settings, "SEED": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert changed.returncode == 2
+    assert "< SEED=0" in changed.stderr and "> SEED=1" in changed.stderr
+    with open(settings["STAGE2_FLAGS"], "a") as file:
+        file.write("--base_learning_rate=0.5\n")
+    changed = subprocess.run(
+        ["bash", "experiments/learning_pseudo_labels.sh"],
+        cwd=ROOT,
+        env=settings,
+        capture_output=True,
+        text=True,
+    )
+    assert changed.returncode == 2 and "content of STAGE2_FLAGS" in changed.stderr
