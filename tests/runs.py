@@ -19,6 +19,32 @@ NETWORK = (
 )
 
 
+# train_wss.py on `records`.
+WSS = (
+    "train_wss.py",
+    *NETWORK,
+    "--train_split=train",
+    "--train_split_cls=train_aug",
+    "--decoder_output_stride=4",
+    "--aspp_convs_filters=16",
+    "--decoder_filters=16",
+    "--cutout_half_size=5",
+    "--log_steps=1",
+    "--save_summaries_images=false",
+)
+
+
+def arguments(records, logdir, *extra, steps=2):
+    """Returns the command line of a short run of train_wss.py."""
+    return (
+        *WSS,
+        f"--dataset_dir={records}",
+        f"--train_logdir={logdir}",
+        f"--training_number_of_steps={steps}",
+        *extra,
+    )
+
+
 def log_of(logdir):
     return [json.loads(x) for x in (pathlib.Path(logdir) / "train_log.jsonl").open()]
 

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import RECORD_SIZE
 from tests.programs import ROOT, assert_user_error, command, environment, run, start
 from tests.runs import (
-    NETWORK,
+    arguments,
     assert_same_weights,
     end_with,
     final_values,
@@ -23,30 +23,6 @@ from tests.runs import (
 from tfseg import checkpoint
 
 pytestmark = pytest.mark.slow
-
-WSS = (
-    "train_wss.py",
-    *NETWORK,
-    "--train_split=train",
-    "--train_split_cls=train_aug",
-    "--decoder_output_stride=4",
-    "--aspp_convs_filters=16",
-    "--decoder_filters=16",
-    "--cutout_half_size=5",
-    "--log_steps=1",
-    "--save_summaries_images=false",
-)
-
-
-def arguments(records, logdir, *extra, steps=2):
-    return (
-        *WSS,
-        f"--dataset_dir={records}",
-        f"--train_logdir={logdir}",
-        f"--training_number_of_steps={steps}",
-        *extra,
-    )
-
 
 # Regimes ----------------------------------------------------------------------------------------
 
