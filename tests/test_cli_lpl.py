@@ -19,6 +19,7 @@ METHOD = "--method=learning_pseudo_labels"
 
 def long_run(records, logdir):
     extra = (METHOD, "--deterministic", "--save_interval_steps=4", "--ema_decay=0.9")
+    extra += ("--batch_norm_momentum=0.5", "--base_learning_rate=0.03")
     return arguments(records, logdir, *extra, steps=16)
 
 
@@ -51,7 +52,7 @@ def test_an_interrupted_run_reaches_the_same_weights_and_counts(records, trained
 
 
 def test_either_network_can_be_evaluated_and_drawn(records, trained, tmp_path):
-    miou = {}
+    matrices = {}
     for network in ("", "--network=hybrid", "--network=pseudo", "--network=ema"):
         out = tmp_path / f"eval{network}"
         run(
@@ -64,8 +65,8 @@ def test_either_network_can_be_evaluated_and_drawn(records, trained, tmp_path):
             "--use_image_labels",
             *([network] if network else []),
         )
-        miou[network] = json.loads((out / "metrics.json").read_text())["confusion_matrix"]
-    assert miou[""] == miou["--network=hybrid"] != miou["--network=pseudo"]
+        matrices[network] = json.loads((out / "metrics.json").read_text())["confusion_matrix"]
+    assert matrices[""] == matrices["--network=hybrid"] != matrices["--network=pseudo"]
 
 
 @pytest.mark.parametrize(
@@ -73,13 +74,6 @@ def test_either_network_can_be_evaluated_and_drawn(records, trained, tmp_path):
     [
         ("--jit_compile", "--augmentation=composition"),
         ("--mixed_precision=float16", "--gradient_accumulation_steps=2"),
-        (
-            "--strategy=mirrored",
-            "--clone_on_cpu",
-            "--num_clones=2",
-            "--sync_batch_norm",
-            "--gradient_accumulation_steps=2",
-        ),
     ],
     ids=lambda extra: " ".join(extra),
 )

@@ -204,8 +204,11 @@ class Trainer:
             # it is written out; each part waits for the one before, or memory would not be saved.
             state = start
             for i in range(1, parts):
-                with tf.control_dependencies(tf.nest.flatten(state)):
-                    _, *state = one(tf.constant(i), *state)
+                # Waiting for the number of its part is waiting for all: one edge, not one for each
+                # operation.
+                with tf.control_dependencies([tf.group(*tf.nest.flatten(state))]):
+                    number = tf.identity(i)
+                _, *state = one(number, *state)
             return tuple(state)
         _, measured, gradients = tf.while_loop(
             lambda i, *_: i < parts, one, (zero + 1, *start), parallel_iterations=1
