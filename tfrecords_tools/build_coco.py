@@ -25,7 +25,6 @@ import numpy as np
 from absl import flags
 
 from tfrecords_tools import common
-from tfseg.data import writing
 from tfseg.data.specs import DATASETS, DatasetSpec
 from tfseg.errors import UserError
 
@@ -269,8 +268,7 @@ def main(argv: list[str]) -> None:
         unlabelled_splits=FLAGS.unlabelled_splits,
         allow_missing_masks=FLAGS.allow_missing_masks,
     )
-    reports = writing.write_splits(
-        FLAGS.output_dir,
+    common.write(
         spec,
         tasks,
         common.Encoder(
@@ -279,10 +277,8 @@ def main(argv: list[str]) -> None:
             exif_orientation=FLAGS.exif_orientation,
             mask_reader=MaskReader(spec.ignore_label, FLAGS.crowd == "ignore"),
         ),
-        num_shards=FLAGS.num_shards,
-        num_workers=FLAGS.num_workers,
+        started=started,
     )
-    common.finish(reports, spec, FLAGS.output_dir, started)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from absl import flags
 
 from tfrecords_tools import common
-from tfseg.data import colormap, writing
+from tfseg.data import colormap
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 
@@ -283,8 +283,7 @@ def main(argv: list[str]) -> None:
         unlabelled_splits=FLAGS.unlabelled_splits,
         allow_missing_masks=FLAGS.allow_missing_masks,
     )
-    reports = writing.write_splits(
-        FLAGS.output_dir,
+    common.write(
         spec,
         tasks,
         common.Encoder(
@@ -293,10 +292,8 @@ def main(argv: list[str]) -> None:
             max_megapixels=FLAGS.max_image_megapixels,
             exif_orientation=FLAGS.exif_orientation,
         ),
-        num_shards=FLAGS.num_shards,
-        num_workers=FLAGS.num_workers,
+        started=started,
     )
-    common.finish(reports, spec, FLAGS.output_dir, started)
 
 
 if __name__ == "__main__":

@@ -498,15 +498,12 @@ def main(argv: list[str]) -> None:
             "not in the new split",
             flush=True,
         )
-    reports = writing.write_splits(
-        FLAGS.output_dir,
+    common.write(
         spec,
         {FLAGS.output_split: sources},
         Encoder(spec, FLAGS.max_image_megapixels),
-        num_shards=FLAGS.num_shards,
-        num_workers=FLAGS.num_workers,
+        started=started,
     )
-    common.finish(reports, spec, FLAGS.output_dir, started)
 
 
 if __name__ == "__main__":

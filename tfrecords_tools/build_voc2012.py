@@ -18,7 +18,6 @@ import numpy as np
 from absl import flags
 
 from tfrecords_tools import common
-from tfseg.data import writing
 from tfseg.data.specs import DATASETS
 from tfseg.errors import UserError
 
@@ -168,8 +167,7 @@ def main(argv: list[str]) -> None:
         unlabelled_splits=(*FLAGS.unlabelled_splits, "test"),
         allow_missing_masks=FLAGS.allow_missing_masks,
     )
-    reports = writing.write_splits(
-        FLAGS.output_dir,
+    common.write(
         SPEC,
         tasks,
         common.Encoder(
@@ -178,10 +176,8 @@ def main(argv: list[str]) -> None:
             exif_orientation=FLAGS.exif_orientation,
             mask_reader=MaskReader(FLAGS.max_image_megapixels),
         ),
-        num_shards=FLAGS.num_shards,
-        num_workers=FLAGS.num_workers,
+        started=started,
     )
-    common.finish(reports, SPEC, FLAGS.output_dir, started)
 
 
 if __name__ == "__main__":

@@ -630,6 +630,30 @@ def check_unlabelled(unlabelled: Sequence[str], splits: Mapping[str, Any]) -> No
         )
 
 
+def write(
+    spec: DatasetSpec,
+    tasks: Mapping[str, Sequence[Any]],
+    encode: Callable[[Any], writing.Encoded],
+    *,
+    started: float,
+) -> None:
+    """Writes splits as the output flags say, and prints what was written.
+
+    Args:
+      spec, tasks, encode: as for `writing.write_splits`.
+      started: `time.monotonic()` of the program's start.
+    """
+    reports = writing.write_splits(
+        FLAGS.output_dir,
+        spec,
+        tasks,
+        encode,
+        num_shards=FLAGS.num_shards,
+        num_workers=FLAGS.num_workers,
+    )
+    finish(reports, spec, FLAGS.output_dir, started)
+
+
 def finish(
     reports: Sequence[writing.SplitReport], spec: DatasetSpec, output_dir: str, started: float
 ) -> None:
