@@ -274,8 +274,7 @@ class Source:
                 f"Image {example.filename} of split '{self.split}' has no image-level labels.",
                 location=location,
                 key=tfexample.IMAGE_LABELS,
-                fix="make the records with --image_labels; PseudoSeg does without if --weakly is left "
-                "out",
+                fix="make the records with --image_labels; for PseudoSeg, leave out --weakly",
             )
         return example
 
@@ -805,8 +804,8 @@ def make_sources(
                 f"No image of split '{stream.split}' has image-level labels.",
                 where=f"stream '{name}'",
                 accepted="a split with image-level labels",
-                fix="make the records with --image_labels, or choose another --train_split_cls; for "
-                "PseudoSeg leave out --weakly" + (from_masks if index.has_mask.any() else ""),
+                fix="make the records with --image_labels, choose another --train_split_cls, or, "
+                "for PseudoSeg, leave out --weakly" + (from_masks if index.has_mask.any() else ""),
             )
         if stream.image_labels == "crop" and not index.has_mask.any():
             raise UserError(
