@@ -77,7 +77,7 @@ def test_the_image_weights_scale_cross_training_alone():
         ({"score_power": 1.0}, {"cross_training"}),
         ({"score_momentum": 0.5}, {"cross_training"}),
     ],
-    ids=str,
+    ids=lambda x: str(x) if isinstance(x, dict) else "",
 )
 def test_an_option_changes_the_losses_it_should(settings, changed):
     batch = batch_for()
