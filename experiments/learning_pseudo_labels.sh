@@ -31,6 +31,8 @@ TRAIN_FLAGS=${TRAIN_FLAGS:-}                # more flags of both trainings, sepa
 CROP=${CROP:-97,97}                         # evaluation crop
 PREDICTION_FLAGS=${PREDICTION_FLAGS:-}      # more flags of eval.py and vis.py
 TEACHER=${TEACHER:-hybrid}                  # whose labels stage 2 learns: hybrid or pseudo
+RETRAIN_FROM=${RETRAIN_FROM:-flags}         # flags: as STAGE2_FLAGS say (published: ImageNet
+                                            # weights); stage1: from HybridNet's, for short runs
 DENSE_CRF=${DENSE_CRF:-false}               # also evaluate the last network with a dense CRF
 SEED=${SEED:-0}
 
@@ -39,13 +41,15 @@ stop() {
   exit 2
 }
 
-# A signal reaches the running program, which saves and tells by its exit code; so do we.
-child=
+# A signal is handed to the running program, which saves; then we stop too. Always as SIGTERM,
+# because what bash starts in the background may ignore SIGINT.
+child= stopped=
 forward() {
-  [ -z "$child" ] || kill -s "$1" "$child" 2>/dev/null || true
+  stopped=$1
+  [ -z "$child" ] || kill -s TERM "$child" 2>/dev/null || true
 }
-trap 'forward TERM' TERM
-trap 'forward INT' INT
+trap 'forward 143' TERM
+trap 'forward 130' INT
 
 run() {
   echo
@@ -60,6 +64,7 @@ run() {
     wait "$child" || code=$?
   done
   child=
+  [ -z "$stopped" ] || exit "$stopped"
   [ "$code" -eq 0 ] || exit "$code"
 }
 
@@ -82,13 +87,22 @@ checksum() {
 
 parameters() {
   for name in DATASET_DIR LABELLED_SPLIT ALL_SPLIT VAL_SPLIT STAGE1_FLAGS STAGE2_FLAGS TRAIN_FLAGS \
-    CROP PREDICTION_FLAGS TEACHER SEED; do
+    CROP PREDICTION_FLAGS TEACHER RETRAIN_FROM SEED; do
     echo "$name=${!name}"
   done
   echo "content of STAGE1_FLAGS: $1"
   echo "content of STAGE2_FLAGS: $2"
 }
 
+case $RETRAIN_FROM in
+  flags) retrain_flags=() ;;
+  stage1) retrain_flags=("--tf_initial_checkpoint=$OUTPUT_DIR/stage1" --initialize_last_layer) ;;
+  *) stop "RETRAIN_FROM=$RETRAIN_FROM is neither flags nor stage1" ;;
+esac
+case $TEACHER in
+  hybrid | pseudo) ;;
+  *) stop "TEACHER=$TEACHER is neither hybrid nor pseudo" ;;
+esac
 sum1=$(checksum "$STAGE1_FLAGS")
 sum2=$(checksum "$STAGE2_FLAGS")
 mkdir -p "$OUTPUT_DIR/done"
@@ -141,7 +155,8 @@ step 4_records "$PYTHON" tfrecords_tools/build_pseudo_labels.py --dataset_dir="$
 
 step 5_retrain "$PYTHON" train_sup.py --flagfile="$STAGE2_FLAGS" \
   --dataset_dir="$OUTPUT_DIR/records" --train_split=pseudo --seed="$SEED" \
-  --train_logdir="$OUTPUT_DIR/stage2" ${train_flags[@]+"${train_flags[@]}"}
+  --train_logdir="$OUTPUT_DIR/stage2" ${retrain_flags[@]+"${retrain_flags[@]}"} \
+  ${train_flags[@]+"${train_flags[@]}"}
 
 evaluate 6_retrained "$OUTPUT_DIR/stage2"
 if [ "$DENSE_CRF" = true ]; then
