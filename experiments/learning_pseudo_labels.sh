@@ -76,7 +76,9 @@ step() {
     return
   fi
   echo "== $name =="
+  local began=$SECONDS
   run "$@"
+  echo "== $name: $((SECONDS - began)) s =="
   touch "$OUTPUT_DIR/done/$name"
 }
 
