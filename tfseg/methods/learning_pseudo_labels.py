@@ -85,7 +85,7 @@ class LearningPseudoLabels(Method):
         return {"hybrid": self.model, "pseudo": self.pseudo_net}
 
     @classmethod
-    def streams(cls, data: DataConfig, train: TrainConfig) -> dict[str, Stream]:
+    def streams(cls, data: DataConfig, train: TrainConfig, settings=None) -> dict[str, Stream]:
         if data.image_label_source != "record":
             raise UserError(
                 "learning_pseudo_labels takes image-level labels from the records: classes that a "
