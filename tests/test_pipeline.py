@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.small_split import SPEC, make_images, png, write_split
 from tfseg.config import DataConfig
-from tfseg.data import pipeline, records, tfexample, specs
+from tfseg.data import pipeline, records, sampling, specs, tfexample
 from tfseg.data.framing import HEADER_BYTES, frame
 from tfseg.errors import UserError
 
@@ -26,6 +26,8 @@ def write(folder, *, image_labels=None, images=None, labels=None):
     """Writes two shards of five records; returns their images and labels."""
     made = make_images(SIZES)
     images, labels = images or made[0], labels or made[1]
+    if os.path.exists(records.index_path(folder, "train")):
+        os.remove(records.index_path(folder, "train"))  # of what was written before
     for shard in range(2):
         path = os.path.join(folder, records.shard_name("train", shard, 2))
         with records.ShardWriter(path) as writer:
@@ -86,23 +88,8 @@ def test_every_record_comes_once_per_epoch_and_batches_straddle_epochs(folder):
 
 def test_step_records_names_the_images_of_a_batch(folder):
     for step, element in enumerate(take(dataset_of(settings(folder)), 4)):
-        expected = pipeline.step_records(STREAM, COUNT, seed=3, step=step)
+        expected = sampling.step_records("train", 4, sampling.uniform(COUNT), seed=3, step=step)
         np.testing.assert_array_equal(element["s"]["index"], expected)
-
-
-def test_the_whole_split_is_shuffled():
-    order = pipeline.epoch_order("train", 1000, seed=0, epoch=0)
-    # Records of one shard, neighbours on disk, are no neighbours in the epoch.
-    assert (np.abs(np.diff(order)) < 10).mean() < 0.05
-    assert np.abs(order[:100].mean() - 500) < 100
-
-
-@pytest.mark.parametrize("other", [{"seed": 1}, {"epoch": 1}, {"split": "val"}])
-def test_order_depends_on_seed_epoch_and_split(other):
-    given = {"split": "train", "size": 50, "seed": 0, "epoch": 0}
-    first = pipeline.epoch_order(**given)
-    np.testing.assert_array_equal(first, pipeline.epoch_order(**given))
-    assert (first != pipeline.epoch_order(**{**given, **other})).any()
 
 
 # Reproducibility --------------------------------------------------------------------------------
@@ -309,10 +296,122 @@ def test_few_records_come_round_in_an_epoch_as_long_as_that_of_many(listed_folde
     same = [image for image, i in zip(batches[0]["image"], batches[0]["index"]) if i == 0]
     assert any((image != same[0]).any() for image in same[1:])
     sources = pipeline.make_sources(streams, SPEC, config)
-    numbers = pipeline.step_records(
-        streams["few"], 3, seed=3, step=1, length=sources["few"].epoch_length
-    )
+    numbers = sampling.step_records("few", 10, sources["few"].epoch, seed=3, step=1)
     np.testing.assert_array_equal(numbers, batches[1]["index"])
+
+
+def test_images_with_usable_masks_stand_several_times_in_an_epoch(listed_folder):
+    folder, few = listed_folder
+    streams = listed_streams(batch_size=4, oversample=3)
+    config = settings(folder)
+    found = [batch["all"] for batch in take(dataset_of(config, streams), 8)]
+    numbers = np.concatenate([batch["index"] for batch in found])
+    counts = np.where(np.isin(np.arange(COUNT), few), 3, 1)
+    # Two epochs of ten records and six repetitions each.
+    for epoch in (numbers[:16], numbers[16:]):
+        np.testing.assert_array_equal(np.bincount(epoch, minlength=COUNT), counts)
+    images = np.concatenate([batch["image"] for batch in found])[:16]
+    first, second, third = images[numbers[:16] == few[0]]
+    assert (first != second).any() and (second != third).any() and (first != third).any()
+    source = pipeline.make_sources(streams, SPEC, config)["all"]
+    agreed = sampling.step_records("train", 4, source.epoch, seed=3, step=5)
+    np.testing.assert_array_equal(found[5]["index"], agreed)
+    # An epoch as long as another's follows that one's repetitions.
+    assert pipeline.make_sources(streams, SPEC, config)["few"].epoch.length == 16
+    resumed = take(dataset_of(config, streams, start_step=5), 1)[0]["all"]
+    assert_same(resumed, found[5])
+
+
+def test_a_mask_named_without_being_there_is_no_reason_to_repeat_an_image(tmp_path):
+    _, labels = make_images(SIZES)
+    write(str(tmp_path), labels=[None] * 5 + labels[5:], image_labels=[[1, 2, 3]] * COUNT)
+    stream = pipeline.Stream(
+        "train", 4, labels="listed", label_ids_of="s", image_labels="record", oversample=2
+    )
+    source = pipeline.make_sources({"s": stream}, SPEC, settings(tmp_path))["s"]
+    np.testing.assert_array_equal(np.bincount(source.epoch.pool), [1] * 5 + [2] * 5)
+
+
+WEIGHTED = pipeline.Stream(
+    "train", 4, image_labels="record", labels="none", sampling="class_weighted", epoch_length=400
+)
+
+
+def test_class_weighted_batches_prefer_rare_classes(tmp_path):
+    write(str(tmp_path), image_labels=[[1]] * 8 + [[2], []])
+    config = settings(tmp_path)
+    source = pipeline.make_sources({"s": WEIGHTED}, SPEC, config)["s"]
+    assert source.epoch.length == 400
+    # Class weights 9/9 and 9/2, both halved; the image without a class is never drawn.
+    expected = np.array([1.0] * 8 + [4.5, 0.0]) / 12.5
+    np.testing.assert_allclose(source.epoch.probabilities, expected)
+    drawn = sampling.step_records("train", 400, source.epoch, seed=3, step=0)
+    np.testing.assert_allclose(np.bincount(drawn, minlength=COUNT) / 400, expected, atol=0.06)
+    whole = take(dataset_of(config, {"s": WEIGHTED}), 3)
+    np.testing.assert_array_equal(np.concatenate([b["s"]["index"] for b in whole]), drawn[:12])
+    resumed = take(dataset_of(config, {"s": WEIGHTED}, start_step=2), 1)
+    assert_same(resumed, whole[2:])
+    second = take(
+        dataset_of(config, {"s": WEIGHTED}, part=pipeline.Slice(pipeline=1, num_pipelines=2)), 1
+    )
+    np.testing.assert_array_equal(second[0]["s"]["index"], drawn[2:4])
+
+
+def test_what_a_clutter_penalty_leaves_out_is_the_person(tmp_path):
+    stream = dataclasses.replace(WEIGHTED, clutter_penalty=2.0, epoch_length=None)
+    spec = dataclasses.replace(SPEC, class_names=("background", "cat", "person", "cow"))
+    for known, classes, tidy in ((SPEC, 3, 1), (spec, 2, 0)):
+        write(str(tmp_path), image_labels=[[1, 2, 3], [2]] + [[1]] * 8)
+        source = pipeline.make_sources({"s": stream}, known, settings(tmp_path))["s"]
+        assert source.epoch.length == COUNT
+        # 12 labels: 9 of class 1, 2 of class 2, 1 of class 3.
+        weights = [12 / 10, 12 / 3, 12 / 2]
+        expected = [sum(weights) / (classes**2 + 1), tidy * weights[1] / 2, weights[0] / 2]
+        ratio = source.epoch.probabilities[:3] / source.epoch.probabilities[2]
+        np.testing.assert_allclose(ratio, np.divide(expected, expected[2]))
+
+
+def test_images_that_weigh_nothing_cannot_be_drawn(tmp_path):
+    write(str(tmp_path), image_labels=[[]] * COUNT)
+    with pytest.raises(UserError, match="can be drawn by its classes"):
+        pipeline.make_sources({"s": WEIGHTED}, SPEC, settings(tmp_path))
+
+
+def test_an_image_without_a_foreground_class_is_named_at_the_start(tmp_path):
+    named = [[1]] * COUNT
+    stream = pipeline.Stream("train", 4, image_labels="record", labels="none")
+    strict = dataclasses.replace(stream, require_foreground=True)
+    write(str(tmp_path), image_labels=named)
+    pipeline.make_sources({"s": strict}, SPEC, settings(tmp_path))
+    named[4], named[7] = [], []
+    write(str(tmp_path), image_labels=named)
+    config = settings(tmp_path, skip_bad_records=True)
+    with pytest.raises(UserError) as error:
+        pipeline.make_sources({"s": strict}, SPEC, config)
+    assert "2 of 10 images of split 'train', the first of them image_4" in str(error.value)
+    assert "received: image_4, image_7\n" in str(error.value)
+    assert pipeline.make_sources({"s": stream}, SPEC, config)["s"].index.size == COUNT
+
+
+def test_records_without_image_level_labels_are_counted_at_the_start(tmp_path):
+    named = [[1]] * 6 + [None] + [[1]] * 3
+    stream = {"s": pipeline.Stream("train", 4, image_labels="record", labels="none")}
+
+    def message():
+        with pytest.raises(UserError) as error:
+            pipeline.make_sources(stream, SPEC, settings(tmp_path))
+        return str(error.value)
+
+    write(str(tmp_path), image_labels=named)
+    assert "Image image_6 of split 'train' has no image-level labels" in message()
+    # Or they are replaced as they come.
+    config = settings(tmp_path, skip_bad_records=True, max_bad_record_fraction=0.2)
+    found = np.concatenate([e["s"]["index"] for e in take(dataset_of(config, stream), 5)])
+    assert set(found) == set(range(COUNT)) - {6}
+    write(str(tmp_path), image_labels=[None, *named[1:]])
+    assert "2 of 10 images of split 'train', the first of them image_0, have no" in message()
+    write(str(tmp_path), image_labels=[None] * COUNT)
+    assert "Every image of split 'train' has no image-level labels" in message()
 
 
 def test_a_mask_of_a_class_that_the_image_level_labels_lack_is_an_error(tmp_path):
@@ -544,6 +643,14 @@ def test_a_damaged_record_is_named_with_composition_too(tmp_path):
         {"augment": "weak"},
         {"image_labels": "crop", "labels": "none"},
         {"batch_size": 0},
+        {"sampling": "random", "image_labels": "record"},
+        {"sampling": "class_weighted"},
+        {"require_foreground": True},
+        {"oversample": 2},
+        {"oversample": 0},
+        {"epoch_length": 10, "image_labels": "record"},
+        {"epoch_length": 0, "image_labels": "record", "sampling": "class_weighted"},
+        {"epoch_of": "other", "image_labels": "record", "sampling": "class_weighted"},
     ],
 )
 def test_a_wrong_declaration_is_refused(wrong):
@@ -719,9 +826,7 @@ def test_bad_records_are_replaced_and_listed(tmp_path, change, reason):
 
 def test_the_replacement_is_the_next_good_record_of_the_order(tmp_path):
     write(str(tmp_path))
-    order = [
-        i for step in range(3) for i in pipeline.step_records(STREAM, COUNT, seed=3, step=step)
-    ]
+    order = sampling.step_records("train", 12, sampling.uniform(COUNT), seed=3, step=0)
     for i in order[2:4]:
         overwrite(tmp_path, i, flip_a_byte)
     config = settings(tmp_path, skip_bad_records=True, max_bad_record_fraction=0.3)

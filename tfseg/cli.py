@@ -355,16 +355,13 @@ class TrainingData:
 
     def describe_batch(self, step: int) -> str:
         """Names the images of a step's global batch, by stream."""
-        from tfseg.data import pipeline
+        from tfseg.data import sampling
 
         parts = []
         for name, source in self._sources.items():
-            numbers = pipeline.step_records(
-                self._streams[name],
-                source.index.size,
-                seed=self._config.seed,
-                step=step,
-                length=source.epoch_length,
+            stream = self._streams[name]
+            numbers = sampling.step_records(
+                stream.split, stream.batch_size, source.epoch, seed=self._config.seed, step=step
             )
             parts.append(f"{name}: {', '.join(source.index.ids[numbers])}")
         return "; ".join(parts)

@@ -1,10 +1,10 @@
 """From records on disk to batches: `tf.data` pipelines whose every position is arithmetic.
 
-The order of a split is a function of (seed, split, epoch), the augmentation of an example one of
-(seed, split, epoch, record). Batch g of a stream covers positions g B .. (g + 1) B - 1 of the
-endless sequence of epochs, so a run resumes exactly by starting at its step; nothing about the
-data is stored in checkpoints. Records are read by offset: a damaged one never hides the rest of
-its shard.
+The order of a split is a function of (seed, split, epoch) (`tfseg.data.sampling`), the augmentation
+of an example one of (seed, split, epoch, record). Batch g of a stream covers positions g B ..
+(g + 1) B - 1 of the endless sequence of epochs, so a run resumes exactly by starting at its step;
+nothing about the data is stored in checkpoints. Records are read by offset: a damaged one never
+hides the rest of its shard.
 
 The batch vocabulary, `batch[stream][key]`:
 
@@ -21,15 +21,13 @@ The batch vocabulary, `batch[stream][key]`:
 Evaluation batches have `image`, `label`, `valid`, `has_label`, `index`, and `weight` [B] float32:
 0 for rows that only fill the last batch up.
 
-Source: PseudoSeg specification 2.5 and 3; the order is ours (theirs shuffled a buffer of 100
-decoded crops).
+Source: PseudoSeg specification 2.5 and 3.
 """
 
 import collections
 import dataclasses
 import os
 import threading
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -37,7 +35,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfseg.config import DataConfig
-from tfseg.data import augment, records, tfexample
+from tfseg.data import augment, records, sampling, tfexample
 from tfseg.data.framing import RecordError
 from tfseg.data.specs import DatasetSpec, load_spec
 from tfseg.errors import UserError
@@ -47,6 +45,7 @@ VIEWS = ("weak", "strong")
 LABELS = ("required", "optional", "hidden", "listed", "none")
 IMAGE_LABELS = ("none", "record", "crop")
 AUGMENT = ("full", "light")
+SAMPLING = ("uniform", "class_weighted")
 # Enough for what is decoded ahead of the step that meets a bad image.
 _RECENT_RECORDS = 4096
 _MANY = np.iinfo(np.int64).max // 2
@@ -74,7 +73,15 @@ class Stream:
         split's records follow each other in a circle before they are shuffled. None: each record
         once.
       augment: 'full', or 'light': with --augmentation=composition no operations, the crop only;
-        with deeplab the same as 'full'.
+        with the others the same as 'full'.
+      oversample: with labels='listed', how often the records with usable masks stand in an epoch;
+        all others stand in it once.
+      sampling: 'uniform', or 'class_weighted': draws with replacement that prefer rare image-level
+        classes (`sampling.class_weighted`; needs image_labels='record').
+      epoch_length: with sampling='class_weighted', the draws of an epoch; None: as many as records.
+      clutter_penalty: with sampling='class_weighted', how much images of many classes are avoided.
+      require_foreground: an image whose image-level labels name no class is an error (needs
+        image_labels='record').
 
     Raises:
       UserError: a value that is none of these.
@@ -89,6 +96,11 @@ class Stream:
     label_ids_of: str | None = None
     epoch_of: str | None = None
     augment: str = "full"
+    oversample: int = 1
+    sampling: str = "uniform"
+    epoch_length: int | None = None
+    clutter_penalty: float = 1.0
+    require_foreground: bool = False
 
     def __post_init__(self):
         if tuple(self.views) not in (VIEWS[:1], VIEWS):
@@ -105,6 +117,24 @@ class Stream:
             self._reject("label_ids_of", self.label_ids_of, "a stream, with labels='listed' only")
         if self.batch_size < 1:
             self._reject("batch_size", self.batch_size, "at least 1")
+        self._check_sampling()
+
+    def _check_sampling(self) -> None:
+        if self.sampling not in SAMPLING:
+            self._reject("sampling", self.sampling, ", ".join(SAMPLING))
+        if self.oversample < 1 or (self.oversample > 1 and self.labels != "listed"):
+            self._reject("oversample", self.oversample, "at least 1, and 1 without labels='listed'")
+        weighted = self.sampling == "class_weighted"
+        if weighted and (self.oversample > 1 or self.epoch_of is not None):
+            self._reject("sampling", self.sampling, "uniform, with oversample or epoch_of")
+        if self.epoch_length is not None and not (weighted and self.epoch_length > 0):
+            self._reject(
+                "epoch_length", self.epoch_length, "at least 1, with sampling='class_weighted' only"
+            )
+        if self.image_labels != "record":
+            needing = {"sampling": weighted, "require_foreground": self.require_foreground}
+            for name in [name for name, needs in needing.items() if needs]:
+                self._reject(name, getattr(self, name), "image_labels='record' with it")
 
     def _reject(self, name: str, received: Any, accepted: str) -> None:
         raise UserError(
@@ -113,75 +143,6 @@ class Stream:
             received=received,
             accepted=accepted,
         )
-
-
-# Order ------------------------------------------------------------------------------------------
-
-
-def _rng(seed: int, split: str, *numbers: int) -> np.random.Generator:
-    # Entropy must not be negative; seeds may.
-    return np.random.default_rng([seed % (1 << 64), zlib.crc32(split.encode()), *numbers])
-
-
-def epoch_order(
-    split: str, size: int, *, seed: int, epoch: int, length: int | None = None
-) -> np.ndarray:
-    """Returns the order of an epoch, int64 [length]: number n stands for record n mod size.
-
-    Args:
-      split: name of the split.
-      size: its records.
-      seed: of the run.
-      epoch: number of the epoch.
-      length: positions of the epoch; None: `size`.
-    """
-    return _rng(seed, split, epoch).permutation(length or size)
-
-
-class _Order:
-    """What stands at the positions of the endless sequence of epochs; remembers the last few."""
-
-    def __init__(self, split: str, size: int, seed: int, length: int | None = None):
-        self._split, self._size, self._seed = split, size, seed
-        self._length = length or size
-        self._epochs: dict[int, np.ndarray] = {}
-        self._lock = threading.Lock()
-
-    def at(self, position: int) -> tuple[int, int, int]:
-        """Returns (epoch, record number, how often it stood in the circle before) of a position."""
-        epoch, place = divmod(position, self._length)
-        with self._lock:
-            order = self._epochs.get(epoch)
-            if order is None:
-                order = epoch_order(
-                    self._split, self._size, seed=self._seed, epoch=epoch, length=self._length
-                )
-                self._epochs[epoch] = order
-                for old in [e for e in self._epochs if e < epoch - 2]:
-                    del self._epochs[old]
-        repeat, record = divmod(int(order[place]), self._size)
-        return epoch, record, repeat
-
-
-def step_records(
-    stream: Stream, size: int, *, seed: int, step: int, length: int | None = None
-) -> np.ndarray:
-    """Returns the record numbers of a step's global batch.
-
-    Args:
-      stream: split and batch size.
-      size: records in the split.
-      seed: of the run.
-      step: steps done before it.
-      length: positions of an epoch; None: `size`.
-
-    Returns:
-      int64 [batch_size], in the order of the batch; damaged records included, which
-      --skip_bad_records replaces.
-    """
-    order = _Order(stream.split, size, seed, length)
-    first = step * stream.batch_size
-    return np.array([order.at(first + i)[1] for i in range(stream.batch_size)])
 
 
 # Reading ----------------------------------------------------------------------------------------
@@ -202,7 +163,7 @@ class Source:
       dataset_dir: as in `Stream`.
       lost: damage that was met while the index was made; these records are not in it.
       usable_masks: bool for each record, whether losses may see its mask (labels='listed').
-      epoch_length: positions of an epoch; None: one for each record.
+      epoch: what an epoch is drawn from; None: each record once.
     """
 
     def __init__(
@@ -217,12 +178,12 @@ class Source:
         dataset_dir: str | None = None,
         lost: Sequence[RecordError] = (),
         usable_masks: np.ndarray | None = None,
-        epoch_length: int | None = None,
+        epoch: sampling.Epoch | None = None,
     ):
         self.split, self.index, self.spec, self._config = split, index, spec, config
         self._labels, self._image_labels = labels, image_labels
         self._usable_masks = usable_masks
-        self.epoch_length = epoch_length or index.size
+        self.epoch = epoch or sampling.uniform(index.size)
         self._reader = records.RecordReader(index, dataset_dir or config.dataset_dir)
         self.errors: list[UserError] = []
         self.bad: dict[int, UserError] = {}
@@ -367,7 +328,7 @@ class Source:
         if not self._config.skip_bad_records:
             return candidates(0)
         # Twice, because only a whole epoch is sure to hold every record.
-        for k in range(2 * self.index.size):
+        for k in range(2 * self.epoch.length):
             i = candidates(k)
             if self._known_good[i]:
                 return i
@@ -655,7 +616,7 @@ def _training_example(source: Source, stream: Stream, config: DataConfig, settin
         size = np.array(_resized_size(height, width, config), np.int32)
         # Each time that a record comes round in an epoch it is augmented differently.
         number = i + repeat * source.index.size
-        seed = _rng(settings["seed"], stream.split, epoch, number, 1).integers(
+        seed = sampling.generator(settings["seed"], stream.split, epoch, number, 1).integers(
             np.iinfo(np.int64).max, size=2
         )
         return (*source.fetch(i), np.int64(i), size, seed)
@@ -746,9 +707,7 @@ def make_train_dataset(
                 accepted=f"a multiple of {replicas}",
             )
         settings = {
-            "order": _Order(
-                stream.split, sources[name].index.size, seed, sources[name].epoch_length
-            ),
+            "order": sampling.Order(stream.split, sources[name].epoch, seed),
             "seed": seed,
             "mean_pixel": mean_pixel,
         }
@@ -775,8 +734,8 @@ def make_sources(
     """Opens the split of every stream.
 
     Raises:
-      UserError: a split is not there, empty or truncated, or lacks masks or image-level labels; a
-        stream wants views that the augmentation does not make.
+      UserError: a split is not there, empty or truncated, or lacks masks, image-level labels or
+        classes in them; a stream wants views that the augmentation does not make.
     """
     indexes, all_lost = {}, {}
     for name, stream in streams.items():
@@ -790,31 +749,15 @@ def make_sources(
             spec,
             on_damage=lost.append if config.skip_bad_records else None,
         )
-        if stream.labels == "required" and not index.has_mask.any():
-            raise UserError(
-                f"No image of split '{stream.split}' has a mask.",
-                where=f"stream '{name}'",
-                accepted="a split with masks",
-                fix="choose another --train_split, or make the records with --masks_dir",
-            )
-        if stream.image_labels == "record" and not index.has_image_labels.any():
-            from_masks = ", or take the labels from the masks as published: "
-            from_masks += "--image_label_source=crop"
-            raise UserError(
-                f"No image of split '{stream.split}' has image-level labels.",
-                where=f"stream '{name}'",
-                accepted="a split with image-level labels",
-                fix="make the records with --image_labels, choose another --train_split_cls, or, "
-                "for PseudoSeg, leave out --weakly" + (from_masks if index.has_mask.any() else ""),
-            )
-        if stream.image_labels == "crop" and not index.has_mask.any():
-            raise UserError(
-                f"No image of split '{stream.split}' has a mask to take image-level labels from.",
-                where=f"stream '{name}', --image_label_source=crop",
-                accepted="a split with masks",
-                fix="use --image_label_source=record, with image-level labels in the records",
-            )
+        _check_masks(name, stream, index)
+        if stream.image_labels == "record":
+            _check_image_level_labels(name, stream, index, config)
         indexes[name], all_lost[name] = index, lost
+    usable = {
+        name: np.isin(indexes[name].ids, indexes[stream.label_ids_of].ids) & indexes[name].has_mask
+        for name, stream in streams.items()
+        if stream.label_ids_of is not None
+    }
     return {
         name: Source(
             stream.split,
@@ -825,15 +768,109 @@ def make_sources(
             image_labels=stream.image_labels,
             dataset_dir=stream.dataset_dir,
             lost=all_lost[name],
-            usable_masks=(
-                np.isin(indexes[name].ids, indexes[stream.label_ids_of].ids)
-                if stream.label_ids_of is not None
-                else None
-            ),
-            epoch_length=indexes[stream.epoch_of].size if stream.epoch_of is not None else None,
+            usable_masks=usable.get(name),
+            epoch=_epoch(name, streams, indexes, usable, spec),
         )
         for name, stream in streams.items()
     }
+
+
+def _epoch(name: str, streams, indexes, usable, spec: DatasetSpec) -> sampling.Epoch:
+    """Returns what an epoch of a stream is drawn from.
+
+    Raises:
+      UserError: class weights leave no image.
+    """
+    stream, index = streams[name], indexes[name]
+    if stream.sampling == "class_weighted":
+        known = spec.class_names[spec.first_image_class :]
+        person = sampling.UNCOUNTED_CLASS
+        try:
+            return sampling.class_weighted(
+                index.image_labels,
+                length=stream.epoch_length,
+                clutter_penalty=stream.clutter_penalty,
+                uncounted=known.index(person) if person in known else None,
+            )
+        except ValueError:
+            raise UserError(
+                f"No image of split '{stream.split}' can be drawn by its classes.",
+                where=f"stream '{name}'",
+                received="image-level labels that name no class, or only "
+                f"'{person}', which counts for nothing with a clutter penalty above 1",
+                fix="sample uniformly, or check the records with tfrecords_tools/check.py",
+            ) from None
+    epoch = sampling.uniform(index.size)
+    if stream.oversample > 1:
+        epoch = sampling.oversampled(usable[name], stream.oversample)
+    if stream.epoch_of is not None:
+        other = _epoch(stream.epoch_of, streams, indexes, usable, spec)
+        epoch = dataclasses.replace(epoch, length=other.length)
+    return epoch
+
+
+def _check_masks(name: str, stream: Stream, index: records.Index) -> None:
+    """Insists on masks where the stream needs them.
+
+    Raises:
+      UserError: there is none.
+    """
+    if stream.labels == "required" and not index.has_mask.any():
+        raise UserError(
+            f"No image of split '{stream.split}' has a mask.",
+            where=f"stream '{name}'",
+            accepted="a split with masks",
+            fix="choose another --train_split, or make the records with --masks_dir",
+        )
+    if stream.image_labels == "crop" and not index.has_mask.any():
+        raise UserError(
+            f"No image of split '{stream.split}' has a mask to take image-level labels from.",
+            where=f"stream '{name}', --image_label_source=crop",
+            accepted="a split with masks",
+            fix="use --image_label_source=record, with image-level labels in the records",
+        )
+
+
+def _check_image_level_labels(
+    name: str, stream: Stream, index: records.Index, config: DataConfig
+) -> None:
+    """Insists on image-level labels, and on a class in them where the stream wants one.
+
+    Raises:
+      UserError: images lack them; names the first and counts them. With --skip_bad_records some
+        may: they are left out as they come.
+    """
+    known = index.has_image_labels
+    if not known.all() and not (config.skip_bad_records and known.any()):
+        from_masks = ", or take the labels from the masks as published: "
+        from_masks += "--image_label_source=crop"
+        raise UserError(
+            f"{_first_of(~known, index, stream.split)} no image-level labels.",
+            where=f"stream '{name}'",
+            accepted="a split with image-level labels",
+            fix="make the records with --image_labels, choose another --train_split_cls, or, for "
+            "PseudoSeg, leave out --weakly" + (from_masks if index.has_mask.any() else ""),
+        )
+    empty = known & ~index.image_labels.any(1)
+    if stream.require_foreground and empty.any():
+        raise UserError(
+            f"{_first_of(empty, index, stream.split)} image-level labels that name no class.",
+            where=f"stream '{name}'",
+            received=", ".join(index.ids[empty][:8]) + (" ..." if empty.sum() > 8 else ""),
+            accepted="images that show at least one class besides the background",
+            fix="take these ids out of the split's list, or correct their labels, and make its "
+            "records again",
+        )
+
+
+def _first_of(which: np.ndarray, index: records.Index, split: str) -> str:
+    """Returns the beginning of a sentence about some records: 'Image x of split y has'."""
+    first, count = index.ids[np.argmax(which)], int(which.sum())
+    if count == index.size:
+        return f"Every image of split '{split}' has"
+    if count == 1:
+        return f"Image {first} of split '{split}' has"
+    return f"{count} of {index.size} images of split '{split}', the first of them {first}, have"
 
 
 def _check_views(name: str, stream: Stream, config: DataConfig) -> None:
