@@ -109,7 +109,7 @@ class LearningPseudoLabels(Method):
                 split=data.train_split_cls,
                 batch_size=train.train_batch_size,
                 labels="listed",
-                label_ids_of="labelled",
+                label_split=data.train_split,
                 image_labels="record",
                 dataset_dir=data.dataset_dir_cls,
                 augment="light",
