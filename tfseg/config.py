@@ -126,8 +126,8 @@ class ModelConfig:
     )
     head: str = option(
         "deeplab",
-        "What is built on the backbone: DeepLabv3+, or low_rank, SLRNet's (--method=slrnet asks for "
-        "it by itself).",
+        "What is built on the backbone: DeepLabv3+, or low_rank, SLRNet's (--method=slrnet asks "
+        "for it by itself).",
         choices=("deeplab", "low_rank"),
     )
     background_logit: str = option(
