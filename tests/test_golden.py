@@ -23,6 +23,8 @@ from tests.golden_cases import (
     pseudoseg_model,
     slrnet_method,
     slrnet_model,
+    slrnet_ops,
+    slrnet_training,
 )
 from tfseg.errors import UserError
 
@@ -40,9 +42,11 @@ CASES = {
     **pseudoseg_model.CASES,
     **slrnet_method.CASES,
     **slrnet_model.CASES,
+    **slrnet_ops.CASES,
+    **slrnet_training.CASES,
 }
 # Families that need an optional library: quantity -> why it cannot be computed here, or None.
-UNAVAILABLE = {**lpl_eval.UNAVAILABLE}
+UNAVAILABLE = {**lpl_eval.UNAVAILABLE, **slrnet_ops.UNAVAILABLE}
 
 
 def _pending() -> list[str]:

@@ -345,10 +345,17 @@ class TrainConfig:
         "Optimiser: momentum, adam, or (with the extra [addons]) lamb, sgdw, novograd, "
         "rectified_adam, lookahead, swa.",
     )
-    learning_policy: str = option("poly", "Learning-rate schedule.", choices=("poly", "step"))
+    learning_policy: str = option(
+        "poly", "Learning-rate schedule.", choices=("poly", "step", "cosine")
+    )
     base_learning_rate: float = option(0.007, "Learning rate at the start of the schedule.")
     decay_steps: float = option(
-        0.0, "Length of the poly decay in steps; 0: all steps after the slow start."
+        0.0,
+        "Length of the poly or cosine decay in steps; 0: all steps after the slow start and "
+        "--constant_steps.",
+    )
+    constant_steps: int = option(
+        0, "Steps at --base_learning_rate before the cosine decay begins.", limits=(0, None)
     )
     end_learning_rate: float = option(0.0, "Learning rate at the end of the poly decay.")
     learning_rate_decay_factor: float = option(0.1, "Factor of the step policy.")
