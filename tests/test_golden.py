@@ -21,6 +21,7 @@ from tests.golden_cases import (
     pseudoseg_losses,
     pseudoseg_method,
     pseudoseg_model,
+    slrnet_eval,
     slrnet_model,
 )
 from tfseg.errors import UserError
@@ -37,6 +38,7 @@ CASES = {
     **pseudoseg_losses.CASES,
     **pseudoseg_method.CASES,
     **pseudoseg_model.CASES,
+    **slrnet_eval.CASES,
     **slrnet_model.CASES,
 }
 # Families that need an optional library: quantity -> why it cannot be computed here, or None.
