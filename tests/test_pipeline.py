@@ -241,7 +241,7 @@ def test_records_without_a_mask_are_ignored_where_labels_are_optional(tmp_path):
 
 def listed_streams(batch_size=4, **changes):
     """Some images with masks, and all images, of which only the former's masks may be used."""
-    weak = {"labels": "listed", "label_ids_of": "few", "image_labels": "record", **changes}
+    weak = {"labels": "listed", "label_split": "few", "image_labels": "record", **changes}
     return {
         "few": pipeline.Stream("few", batch_size, image_labels="record", epoch_of="all"),
         "all": pipeline.Stream("train", batch_size, **weak),
@@ -326,7 +326,7 @@ def test_a_mask_named_without_being_there_is_no_reason_to_repeat_an_image(tmp_pa
     _, labels = make_images(SIZES)
     write(str(tmp_path), labels=[None] * 5 + labels[5:], image_labels=[[1, 2, 3]] * COUNT)
     stream = pipeline.Stream(
-        "train", 4, labels="listed", label_ids_of="s", image_labels="record", oversample=2
+        "train", 4, labels="listed", label_split="train", image_labels="record", oversample=2
     )
     source = pipeline.make_sources({"s": stream}, SPEC, settings(tmp_path))["s"]
     np.testing.assert_array_equal(np.bincount(source.epoch.pool), [1] * 5 + [2] * 5)

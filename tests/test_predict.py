@@ -11,6 +11,7 @@ from tfseg.config import ModelConfig
 from tfseg.errors import UserError
 from tfseg.models import build_model
 from tfseg.ops.resize import resize_bilinear
+from tfseg.predict import Views
 
 SIZE = (33, 41)
 
@@ -57,15 +58,16 @@ def test_probabilities_are_averaged_over_scales_and_mirror_images(image):
             if scale < 1:
                 part = resize_bilinear(part, (9, 11))  # the grid of the unscaled image
             total += tf.nn.softmax(resize_bilinear(part, SIZE)).numpy()
-    actual = predict.predict_probabilities(model, image, scales=(0.5, 1.25), flip=True)
+    views = Views((0.5, 1.25), flip=True)
+    actual = predict.predict_probabilities(model, image, views)
     np.testing.assert_allclose(actual, total / 4, atol=1e-6)
-    labels = predict.predict(model, image, scales=(0.5, 1.25), flip=True)
+    labels = predict.predict(model, image, views)
     np.testing.assert_array_equal(labels, total.argmax(-1))
 
 
 def test_the_model_learns_the_scale_of_its_input(image):
     model = ToyModel()
-    predict.predict(model, image[:1], scales=(0.5, 1.0, 1.25))
+    predict.predict(model, image[:1], Views((0.5, 1.0, 1.25)))
     assert [tuple(map(tuple, [size])) + (scale,) for size, scale in model.seen_scales] == [
         ((17, 21), 0.5),
         ((33, 41), 1.0),
@@ -74,18 +76,19 @@ def test_the_model_learns_the_scale_of_its_input(image):
 
 
 def test_a_mirrored_image_gives_mirrored_labels(image):
-    options = {"scales": (0.75, 1.0), "flip": True}
-    labels = predict.predict(ToyModel(), image, **options).numpy()
-    mirrored = predict.predict(ToyModel(), image[:, :, ::-1], **options).numpy()
+    views = Views((0.75, 1.0), flip=True)
+    labels = predict.predict(ToyModel(), image, views).numpy()
+    mirrored = predict.predict(ToyModel(), image[:, :, ::-1], views).numpy()
     np.testing.assert_array_equal(mirrored, labels[:, :, ::-1])
 
 
 @pytest.mark.parametrize("scales", [(1.0,), (0.75, 1.0), (0.75,)])
 def test_image_logits_are_those_of_the_unscaled_image(image, scales):
     model = ToyModel(with_classifier=True)
-    labels, image_logits = predict.predict_with_image_logits(model, image, scales=scales)
+    views = Views(scales)
+    labels, image_logits = predict.predict_with_image_logits(model, image, views)
     np.testing.assert_allclose(image_logits, model(image)["image_logits"], atol=1e-5)
-    np.testing.assert_array_equal(labels, predict.predict(model, image, scales=scales))
+    np.testing.assert_array_equal(labels, predict.predict(model, image, views))
 
 
 def test_rows_that_fill_the_batch_up_change_nothing(image):
@@ -105,9 +108,9 @@ def network():
     return build_model(config, num_classes=5, num_image_classes=4, crop_size=(65, 65))
 
 
-def _run(network, *, reduce_retracing=False, **options):
+def _run(network, views, *, reduce_retracing=False):
     return tf.function(
-        lambda x: predict.predict_probabilities(network, x, **options),
+        lambda x: predict.predict_probabilities(network, x, views),
         autograph=False,
         reduce_retracing=reduce_retracing,
     )
@@ -117,7 +120,7 @@ def test_results_on_a_cpu_do_not_depend_on_the_batch(network):
     if tf.config.list_logical_devices("GPU"):
         pytest.skip("on a GPU a batch is predicted at once")
     images = np.stack(make_images([(65, 65)] * 3)[0]).astype(np.float32)
-    run = _run(network, flip=True)
+    run = _run(network, Views(flip=True))
     together = run(images).numpy()
     for i in range(3):
         np.testing.assert_array_equal(run(images[i : i + 1])[0], together[i])
@@ -125,9 +128,9 @@ def test_results_on_a_cpu_do_not_depend_on_the_batch(network):
 
 def test_a_graph_for_any_size_agrees_with_one_for_the_size(network):
     first, image = [x[None].astype(np.float32) for x in make_images([(65, 65), (97, 129)])[0]]
-    any_size = _run(network, scales=(0.75,), reduce_retracing=True)
+    any_size = _run(network, Views((0.75,)), reduce_retracing=True)
     any_size(first)  # for 65 x 65; the next one is for all sizes
-    expected = _run(network, scales=(0.75,))(image)
+    expected = _run(network, Views((0.75,)))(image)
     np.testing.assert_array_equal(any_size(image), expected)
     any_size(image[:, :65])
     assert any_size.experimental_get_tracing_count() == 2
@@ -141,8 +144,8 @@ PRESENT = np.array([[1, 0, 0, 1], [1, 1, 0, 0], [0, 0, 1, 1]], np.float32)
     [
         {},
         {"prediction_with_upsampled_logits": False},
-        {"scales": (0.75, 1.0), "flip": True},
-        {"scales": (0.75, 1.0), "merge_scales": "logits", "scale_kernel": "cubic"},
+        {"views": Views((0.75, 1.0), flip=True)},
+        {"views": Views((0.75, 1.0), merge_scales="logits", scale_kernel="cubic")},
     ],
     ids=str,
 )
@@ -154,7 +157,7 @@ def test_labels_are_among_the_classes_that_are_present(image, options):
         assert set(np.unique(one)) <= set(np.flatnonzero(present))
         may_stay = present[unrestricted] > 0
         assert may_stay.any() and not may_stay.all()
-        if not options or options.get("merge_scales") == "logits":
+        if not options or options.get("views", Views()).merge_scales == "logits":
             # (A mean of softmaxes among fewer classes may have another arg max.)
             np.testing.assert_array_equal(one[may_stay], unrestricted[may_stay])
     everything = predict.predict(model, image, present=np.ones_like(PRESENT), **options)
@@ -174,9 +177,8 @@ def test_restricted_probabilities_are_a_softmax_among_the_present_classes(image,
     model = ToyModel()
     logits = resize_bilinear(model(image)["logits"], SIZE).numpy()
     exp = np.exp(logits) * PRESENT[:, None, None]
-    probs = predict.predict_probabilities(
-        model, image, present=PRESENT, merge_scales=merge_scales
-    ).numpy()
+    views = Views(merge_scales=merge_scales)
+    probs = predict.predict_probabilities(model, image, views, present=PRESENT).numpy()
     np.testing.assert_allclose(probs, exp / exp.sum(-1, keepdims=True), atol=1e-6)
     assert (probs[np.broadcast_to(PRESENT[:, None, None] == 0, probs.shape)] == 0).all()
 
@@ -193,24 +195,23 @@ def test_merged_logits_are_the_mean_over_views_of_cubic_scaled_images(image):
             logits = model(scaled[:, :, ::mirror])["logits"][:, :, ::mirror]
             logits = resize_bilinear(logits, scaled.shape[1:3])
             total += resize_bilinear(logits, SIZE).numpy()
-    options = {"scales": (0.5, 1.25), "flip": True}
-    options |= {"merge_scales": "logits", "scale_kernel": "cubic"}
-    probs = predict.predict_probabilities(model, image, **options)
+    views = Views((0.5, 1.25), flip=True, merge_scales="logits", scale_kernel="cubic")
+    probs = predict.predict_probabilities(model, image, views)
     np.testing.assert_allclose(probs, tf.nn.softmax(total / 4), atol=1e-5)
-    labels = predict.predict(model, image, **options)
+    labels = predict.predict(model, image, views)
     np.testing.assert_array_equal(labels, total.argmax(-1))
 
 
 def test_image_logits_come_with_probabilities_too(image):
     model = ToyModel(with_classifier=True)
     for scales in ((1.0,), (0.75,)):
-        options = {"scales": scales, "present": PRESENT}
+        options = {"views": Views(scales), "present": PRESENT}
         probs, logits = predict.predict_probabilities_with_image_logits(model, image, **options)
         np.testing.assert_array_equal(probs, predict.predict_probabilities(model, image, **options))
         np.testing.assert_allclose(logits, model(image)["image_logits"], atol=1e-5)
 
 
 @pytest.mark.parametrize("setting", ["merge_scales", "scale_kernel"])
-def test_unknown_ways_to_see_are_refused(image, setting):
+def test_unknown_ways_to_see_are_refused(setting):
     with pytest.raises(UserError, match=setting):
-        predict.predict(ToyModel(), image, **{setting: "other"})
+        Views(**{setting: "other"})

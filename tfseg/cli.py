@@ -209,7 +209,8 @@ def _train(argv: list[str]) -> int:
             received=f"{len(config.label_weights)} weights",
             accepted=f"{spec.num_classes} weights, in the order of {spec.name}'s classes",
         )
-    streams = METHODS[config.method].streams(data_config, config)
+    model_config = METHODS[config.method].network_config(model_config, settings)
+    streams = METHODS[config.method].streams(data_config, config, settings)
     if any("strong" in stream.views for stream in streams.values()):
         _note_large_cut_out(data_config)
     data = TrainingData(streams, spec, data_config, config, strategy)
@@ -267,7 +268,7 @@ def _train(argv: list[str]) -> int:
                 trainer=trainer,
                 config=config,
                 interruption=interruption,
-                images_per_step=config.train_batch_size * len(streams),
+                images_per_step=sum(stream.batch_size for stream in streams.values()),
                 describe_batch=data.describe_batch,
                 write_panels=(
                     data.panel_writer(method, spec, is_chief)

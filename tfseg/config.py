@@ -124,6 +124,48 @@ class ModelConfig:
         "biases included, as PyTorch's convolutions have.",
         choices=("xavier_uniform", "uniform_fan_in"),
     )
+    head: str = option(
+        "deeplab",
+        "What is built on the backbone: DeepLabv3+, or low_rank, SLRNet's (--method=slrnet asks for "
+        "it by itself).",
+        choices=("deeplab", "low_rank"),
+    )
+    background_logit: str = option(
+        "constant",
+        "Background's logit in the low_rank head: the constant 1, or learned, which needs masks.",
+        choices=("constant", "learned"),
+    )
+    low_rank_view_scale: float = option(
+        0.5, "Size of SLRNet's second view relative to the first.", limits=(0.05, 1)
+    )
+    low_rank_iterations: int = option(
+        1, "Iterations of the low-rank factorisation; may be more in evaluation.", limits=(1, None)
+    )
+    low_rank_temperature: float = option(
+        1.0, "Temperature of the factorisation's softmax.", limits=(1e-3, None)
+    )
+    low_rank_test_views: int = option(
+        1,
+        "Views that evaluation factorises together: 1, or 2 (image and reduced copy, as in "
+        "training).",
+        limits=(1, 2),
+    )
+    low_rank_wide: bool = option(
+        False,
+        "SLRNet's variant for many classes: wider projections; set --decoder_filters and "
+        "--aspp_convs_filters to 512 with it.",
+    )
+    low_rank_freeze_aspp_statistics: bool = option(
+        True,
+        "Batch norm in SLRNet's ASPP keeps mean 0 and variance 1, as published; false: it "
+        "normalises.",
+    )
+    class_score_power: float = option(
+        3.0, "Exponent of the penalty on small masks in SLRNet's class scores.", limits=(0, None)
+    )
+    class_score_offset: float = option(
+        0.01, "What that penalty adds to a mask's mean before the logarithm.", limits=(1e-6, None)
+    )
     use_bounded_activation: bool = option(
         False, "relu6 in place of relu, for quantisation-friendly networks."
     )

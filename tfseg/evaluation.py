@@ -145,9 +145,11 @@ class Evaluator:
             self._present = inference.classes_present(
                 self._index, spec, dataset_dir=data_config.dataset_dir, split=config.eval_split
             )
-        self._view = inference.view_settings(config)
+        self._views = inference.views_of(config)
+        # The CRF refines probabilities, at the size of the image.
+        self._options = {}
         if not config.dense_crf:
-            self._view["prediction_with_upsampled_logits"] = prediction_with_upsampled_logits
+            self._options["prediction_with_upsampled_logits"] = prediction_with_upsampled_logits
         # Every replica gets the same number of images; the surplus has weight 0 in the last batch.
         per_replica = -(-config.eval_batch_size // self._replicas)
         self._dataset = pipeline.make_eval_dataset(
@@ -181,9 +183,10 @@ class Evaluator:
         predicted = function(
             self._model,
             batch["image"],
+            self._views,
             present=batch.get("present"),
             weight=batch["weight"],
-            **self._view,
+            **self._options,
         )
         result = dict(zip(names, predicted if len(names) > 1 else (predicted,)))
         if self._config.dense_crf:

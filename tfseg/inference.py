@@ -33,6 +33,7 @@ from tfseg.errors import UserError
 from tfseg.ops import dense_crf
 from tfseg.ops.class_aware import present_classes
 from tfseg.ops.resize import resize_bilinear, resize_nearest_align_corners
+from tfseg.predict import Views
 
 _CRF_PREFIX = "crf_"
 
@@ -70,14 +71,14 @@ def crf_settings(config: PredictionConfig) -> dict[str, Any]:
     return {name: getattr(config, _CRF_PREFIX + name) for name in dense_crf.LEARNING_PSEUDO_LABELS}
 
 
-def view_settings(config: PredictionConfig) -> dict[str, Any]:
-    """Returns the keyword arguments of `predict` that say what the network sees."""
-    return {
-        "scales": config.eval_scales,
-        "flip": config.add_flipped_images,
-        "merge_scales": config.merge_scales,
-        "scale_kernel": config.scale_kernel,
-    }
+def views_of(config: PredictionConfig) -> Views:
+    """Returns the views in which the network sees an image."""
+    return Views(
+        scales=tuple(config.eval_scales),
+        flip=config.add_flipped_images,
+        merge_scales=config.merge_scales,
+        scale_kernel=config.scale_kernel,
+    )
 
 
 def settings_of(config: PredictionConfig) -> dict[str, Any]:

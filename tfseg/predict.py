@@ -23,14 +23,41 @@ from tfseg.ops.resize import rescale_cubic, resize_bilinear, resize_nearest_alig
 Side = int | tf.Tensor
 
 
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """The views in which the network sees an image, and how what it says of them is merged.
+
+    Attributes:
+      scales: the image is seen at each of these sizes.
+      flip: each is also seen mirrored.
+      merge_scales: what is averaged over the views: 'probs' or 'logits'.
+      scale_kernel: how the image is scaled: 'bilinear' with aligned corners, to
+        trunc((side - 1) scale + 1) pixels; 'cubic' as OpenCV does, to round(side scale) pixels.
+
+    Raises:
+      UserError: an unknown kind of merging, or kernel.
+
+    Source: 'logits' and 'cubic': Learning Pseudo Labels specification 4.3.
+    """
+
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    merge_scales: str = "probs"
+    scale_kernel: str = "bilinear"
+
+    def __post_init__(self):
+        check_choice(self.merge_scales, ("probs", "logits"), flag="merge_scales", what="merging")
+        check_choice(self.scale_kernel, ("bilinear", "cubic"), flag="scale_kernel", what="kernel")
+
+
+ONE_VIEW = Views()
+
+
 def predict(
     model: Any,
     image: tf.Tensor,
+    views: Views = ONE_VIEW,
     *,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-    merge_scales: str = "probs",
-    scale_kernel: str = "bilinear",
     prediction_with_upsampled_logits: bool = True,
     present: tf.Tensor | None = None,
     weight: tf.Tensor | None = None,
@@ -40,13 +67,9 @@ def predict(
     Args:
       model: network of `build_model`.
       image: RGB 0..255 [N, H, W, 3].
-      scales: the image is seen at each of these sizes.
-      flip: each is also seen mirrored.
-      merge_scales: what is averaged over these views: 'probs' or 'logits'.
-      scale_kernel: how the image is scaled: 'bilinear' with aligned corners, to
-        trunc((side - 1) scale + 1) pixels; 'cubic' as OpenCV does, to round(side scale) pixels.
+      views: what the network sees of it.
       prediction_with_upsampled_logits: upsample the logits and take the arg max; False: the
-        reverse. With several scales or `flip` it is always the former.
+        reverse. With several views it is always the former.
       present: float [N, C], 1 for the classes that may be in an image and 0 for the others, of
         `ops.class_aware.present_classes`; None: all may.
       weight: [N]; rows of weight 0 at the end only fill the batch up, and their result is
@@ -55,12 +78,11 @@ def predict(
     Returns:
       int32 [N, H, W].
 
-    Source: 'logits', 'cubic' and `present`: Learning Pseudo Labels specification 4.3.
+    Source: `present`: Learning Pseudo Labels specification 4.3.
     """
-    view = _View(tuple(scales), flip, merge_scales, scale_kernel)
 
     def function(*one: tf.Tensor) -> tf.Tensor:
-        return _labels(model, view, prediction_with_upsampled_logits, *one)[0]
+        return _labels(model, views, prediction_with_upsampled_logits, *one)[0]
 
     return _one_by_one(function, (image, present), tf.int32, weight)
 
@@ -68,11 +90,8 @@ def predict(
 def predict_with_image_logits(
     model: Any,
     image: tf.Tensor,
+    views: Views = ONE_VIEW,
     *,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-    merge_scales: str = "probs",
-    scale_kernel: str = "bilinear",
     prediction_with_upsampled_logits: bool = True,
     present: tf.Tensor | None = None,
     weight: tf.Tensor | None = None,
@@ -81,16 +100,15 @@ def predict_with_image_logits(
 
     Args:
       model: network with a classifier.
-      image, scales, flip, merge_scales, scale_kernel, prediction_with_upsampled_logits, present,
-        weight: see `predict`. The image-level logits are of all classes.
+      image, views, prediction_with_upsampled_logits, present, weight: see `predict`. The
+        image-level logits are of all classes.
 
     Returns:
       int32 [N, H, W] and float32 [N, K].
     """
-    view = _View(tuple(scales), flip, merge_scales, scale_kernel)
 
     def function(*one: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        labels, logits = _labels(model, view, prediction_with_upsampled_logits, *one)
+        labels, logits = _labels(model, views, prediction_with_upsampled_logits, *one)
         return labels, _image_logits(model, one[0]) if logits is None else logits
 
     return _one_by_one(function, (image, present), (tf.int32, tf.float32), weight)
@@ -99,29 +117,24 @@ def predict_with_image_logits(
 def predict_probabilities(
     model: Any,
     image: tf.Tensor,
+    views: Views = ONE_VIEW,
     *,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-    merge_scales: str = "probs",
-    scale_kernel: str = "bilinear",
     present: tf.Tensor | None = None,
     weight: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Returns the probability of every class at every pixel.
 
     Args:
-      model, image, scales, flip, scale_kernel, present, weight: see `predict`.
-      merge_scales: 'probs': the mean probability over the views; 'logits': the softmax of the mean
-        logits.
+      model, image, views, present, weight: see `predict`. With merge_scales='probs' it is the mean
+        probability over the views, with 'logits' the softmax of the mean logits.
 
     Returns:
       float32 [N, H, W, C], sums to 1 over the classes of `present`, 0 elsewhere. (The published
       PseudoSeg programs store its softmax, a softmax of a probability; its arg max is the same.)
     """
-    view = _View(tuple(scales), flip, merge_scales, scale_kernel)
 
     def function(*one: tf.Tensor) -> tf.Tensor:
-        return _probabilities(model, view, *one)[0]
+        return _probabilities(model, views, *one)[0]
 
     return _one_by_one(function, (image, present), tf.float32, weight)
 
@@ -129,11 +142,8 @@ def predict_probabilities(
 def predict_probabilities_with_image_logits(
     model: Any,
     image: tf.Tensor,
+    views: Views = ONE_VIEW,
     *,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-    merge_scales: str = "probs",
-    scale_kernel: str = "bilinear",
     present: tf.Tensor | None = None,
     weight: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -141,33 +151,17 @@ def predict_probabilities_with_image_logits(
 
     Args:
       model: network with a classifier.
-      image, scales, flip, merge_scales, scale_kernel, present, weight: see
-        `predict_probabilities`.
+      image, views, present, weight: see `predict_probabilities`.
 
     Returns:
       float32 [N, H, W, C] and float32 [N, K].
     """
-    view = _View(tuple(scales), flip, merge_scales, scale_kernel)
 
     def function(*one: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        probs, logits = _probabilities(model, view, *one)
+        probs, logits = _probabilities(model, views, *one)
         return probs, _image_logits(model, one[0]) if logits is None else logits
 
     return _one_by_one(function, (image, present), (tf.float32, tf.float32), weight)
-
-
-@dataclasses.dataclass(frozen=True)
-class _View:
-    """How an image is seen: the arguments of `predict` of these names."""
-
-    scales: tuple[float, ...]
-    flip: bool
-    merge_scales: str
-    scale_kernel: str
-
-    def __post_init__(self):
-        check_choice(self.merge_scales, ("probs", "logits"), flag="merge_scales", what="merging")
-        check_choice(self.scale_kernel, ("bilinear", "cubic"), flag="scale_kernel", what="kernel")
 
 
 def _one_by_one(
@@ -208,14 +202,14 @@ def _one_by_one(
 
 def _labels(
     model: Any,
-    view: _View,
+    views: Views,
     prediction_with_upsampled_logits: bool,
     image: tf.Tensor,
     present: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
     """Returns labels, and image-level logits if the unscaled image was seen by a classifier."""
-    if view.scales != (1.0,) or view.flip:
-        merged, image_logits = _merged(model, view, image, present)
+    if views.scales != (1.0,) or views.flip:
+        merged, image_logits = _merged(model, views, image, present)
         return _arg_max(merged), image_logits
     outputs = model(image, training=False)
     logits, size = outputs["logits"], _sides(image)
@@ -227,11 +221,11 @@ def _labels(
 
 
 def _probabilities(
-    model: Any, view: _View, image: tf.Tensor, present: tf.Tensor | None = None
+    model: Any, views: Views, image: tf.Tensor, present: tf.Tensor | None = None
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
     """Returns probabilities, and image-level logits as `_labels`."""
-    merged, image_logits = _merged(model, view, image, present)
-    if view.merge_scales == "logits":
+    merged, image_logits = _merged(model, views, image, present)
+    if views.merge_scales == "logits":
         merged = tf.nn.softmax(merged)
     return merged, image_logits
 
@@ -250,17 +244,17 @@ def _arg_max(x: tf.Tensor) -> tf.Tensor:
 
 
 def _merged(
-    model: Any, view: _View, image: tf.Tensor, present: tf.Tensor | None
+    model: Any, views: Views, image: tf.Tensor, present: tf.Tensor | None
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """Returns the mean of what `view.merge_scales` names, at the image's size."""
+    """Returns the mean of what `views.merge_scales` names, at the image's size."""
     image = tf.cast(image, tf.float32)
     size, total, image_logits = _sides(image), 0.0, None
-    for scale in view.scales:
-        if view.scale_kernel == "cubic":
+    for scale in views.scales:
+        if views.scale_kernel == "cubic":
             scaled = rescale_cubic(image, scale)
         else:
             scaled = resize_bilinear(image, _scaled(size, scale))
-        if view.merge_scales == "logits":
+        if views.merge_scales == "logits":
             # The published network gives logits at the size of its input.
             grid = _sides(scaled)
         elif scale < 1.0:
@@ -274,7 +268,7 @@ def _merged(
             if grid is not None:
                 logits = resize_bilinear(logits, grid)
             logits = resize_bilinear(logits, size)
-            if view.merge_scales == "logits":
+            if views.merge_scales == "logits":
                 return logits
             return tf.nn.softmax(_restricted(logits, present))
 
@@ -282,11 +276,11 @@ def _merged(
         total += upsampled(outputs["logits"])
         if scale == 1.0:
             image_logits = outputs.get("image_logits")
-        if view.flip:
+        if views.flip:
             mirrored = model(tf.reverse(scaled, [2]), training=False, input_scale=scale)
             total += upsampled(tf.reverse(mirrored["logits"], [2]))
-    mean = total / (len(view.scales) * (2.0 if view.flip else 1.0))
-    if view.merge_scales == "logits":
+    mean = total / (len(views.scales) * (2.0 if views.flip else 1.0))
+    if views.merge_scales == "logits":
         mean = _restricted(mean, present)
     return mean, image_logits
 

@@ -295,18 +295,21 @@ def draw(
         crop_size=tuple(config.vis_crop_size),
         batch_size=config.vis_batch_size,
     )
-    view = inference.view_settings(config)
+    views = inference.views_of(config)
 
     @tf.function(autograph=False, reduce_retracing=True)
     def predict_batch(image, weight, present):
-        arguments = {**view, "weight": weight, "present": present}
         if config.dense_crf:
-            return predict.predict_probabilities(model, image, **arguments)
+            return predict.predict_probabilities(
+                model, image, views, weight=weight, present=present
+            )
         return predict.predict(
             model,
             image,
+            views,
             prediction_with_upsampled_logits=prediction_with_upsampled_logits,
-            **arguments,
+            weight=weight,
+            present=present,
         )
 
     def predicted():

@@ -84,10 +84,12 @@ def _predicted(path, function, **options):
     result = function(
         model,
         tf.constant(arrays["image_norm"].transpose(0, 2, 3, 1)),
-        scales=tuple(float(rate) for rate in arrays["rates"]),
-        flip=bool(arrays["flip"]),
-        merge_scales="logits",
-        scale_kernel="cubic",
+        predict.Views(
+            scales=tuple(float(rate) for rate in arrays["rates"]),
+            flip=bool(arrays["flip"]),
+            merge_scales="logits",
+            scale_kernel="cubic",
+        ),
         **options,
     )
     assert model.calls == sum(name.startswith("logits_") for name in arrays)

@@ -37,7 +37,7 @@ def _mean_probability(path):
 
     @tf.function(autograph=False)
     def run(image):
-        return predict.predict_probabilities(model, image, scales=scales, flip=True)
+        return predict.predict_probabilities(model, image, predict.Views(scales, flip=True))
 
     return run(tf.constant(arrays["image"])).numpy()
 

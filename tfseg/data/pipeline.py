@@ -63,12 +63,13 @@ class Stream:
       views: ('weak',) or ('weak', 'strong').
       labels: 'required' (a record without a mask is an error), 'optional' (the ignore label stands
         in), 'hidden' (as optional, and delivered as `hidden_label`), 'listed' (as hidden, and
-        those of images that `label_ids_of` holds too as `label`), or 'none' (masks are not read).
+        those of images that `label_split` holds too as `label`), or 'none' (masks are not read).
       image_labels: 'none', 'record' (those of the record, which must have them), or 'crop' (the
         classes found in the augmented crop's label map, behind the cut-out, as published; a record
         without a mask is an error).
       dataset_dir: where the split is; None: the configuration's directory.
-      label_ids_of: with labels='listed', the stream whose split names the images with usable masks.
+      label_split: with labels='listed', the split of the configuration's directory that names the
+        images with usable masks; where no stream reads it, all of them must be in this one.
       epoch_of: another stream; an epoch then has as many positions as that one's, in which this
         split's records follow each other in a circle before they are shuffled. None: each record
         once.
@@ -93,7 +94,7 @@ class Stream:
     labels: str = "required"
     image_labels: str = "none"
     dataset_dir: str | None = None
-    label_ids_of: str | None = None
+    label_split: str | None = None
     epoch_of: str | None = None
     augment: str = "full"
     oversample: int = 1
@@ -113,8 +114,8 @@ class Stream:
             self._reject("augment", self.augment, ", ".join(AUGMENT))
         if self.image_labels == "crop" and self.labels == "none":
             self._reject("image_labels", "'crop' with labels='none'", "labels that are read")
-        if (self.labels == "listed") != (self.label_ids_of is not None):
-            self._reject("label_ids_of", self.label_ids_of, "a stream, with labels='listed' only")
+        if (self.labels == "listed") != (self.label_split is not None):
+            self._reject("label_split", self.label_split, "a split, with labels='listed' only")
         if self.batch_size < 1:
             self._reject("batch_size", self.batch_size, "at least 1")
         self._check_sampling()
@@ -773,6 +774,31 @@ def make_train_dataset(
     return dataset.with_options(_options())
 
 
+def _usable_masks(
+    stream: Stream,
+    index: records.Index,
+    streams: Mapping[str, Stream],
+    spec: DatasetSpec,
+    config: DataConfig,
+) -> np.ndarray:
+    """Returns which records of a stream with labels='listed' have a usable mask, bool [n].
+
+    Raises:
+      UserError: images of `label_split` would be in no stream at all.
+    """
+    listed = records.load_index(config.dataset_dir, stream.label_split, spec).ids
+    missing = listed[~np.isin(listed, index.ids)]
+    if missing.size and all(other.split != stream.label_split for other in streams.values()):
+        raise UserError(
+            f"{missing.size} of {listed.size} images of split '{stream.label_split}' are not in "
+            f"split '{stream.split}', so their masks would not be used.",
+            where=f"--train_split={stream.label_split}, --train_split_cls={stream.split}",
+            received=f"{', '.join(missing[:3])}{' ...' if missing.size > 3 else ''}",
+            accepted="a second split that holds the images of the first",
+        )
+    return np.isin(index.ids, listed) & index.has_mask
+
+
 def make_sources(
     streams: Mapping[str, Stream], spec: DatasetSpec, config: DataConfig
 ) -> dict[str, Source]:
@@ -799,9 +825,9 @@ def make_sources(
             _check_image_level_labels(name, stream, index, config)
         indexes[name], all_lost[name] = index, lost
     usable = {
-        name: np.isin(indexes[name].ids, indexes[stream.label_ids_of].ids) & indexes[name].has_mask
+        name: _usable_masks(stream, indexes[name], streams, spec, config)
         for name, stream in streams.items()
-        if stream.label_ids_of is not None
+        if stream.label_split is not None
     }
     return {
         name: Source(
