@@ -630,6 +630,68 @@ def test_a_damaged_record_is_named_with_composition_too(tmp_path):
     assert f"{path}, record 2" in error_of(composed(tmp_path))
 
 
+# Resized crops ----------------------------------------------------------------------------------
+
+
+def resized_crop(folder, **changes):
+    return settings(folder, augmentation="resized_crop", **changes)
+
+
+def test_resized_crops_have_the_vocabulary_and_labels_of_the_masks(folder):
+    dataset = dataset_of(resized_crop(folder), COMPOSED)
+    assert dataset.element_spec == dataset_of(settings(folder), COMPOSED).element_spec
+    _, labels = make_images(SIZES)
+    for batch in take(dataset, 5):
+        assert "label" not in batch["images"]
+        for name in ("seg", "cls"):
+            assert batch[name]["valid"].all()
+            assert (batch[name]["image"] == np.round(batch[name]["image"])).all()
+            for i, label in zip(batch[name]["index"], batch[name]["label"]):
+                assert set(np.unique(label)) <= set(np.unique(labels[i]))
+
+
+def test_resized_crops_repeat_whatever_the_threads_and_go_on(folder):
+    whole = take(dataset_of(resized_crop(folder), COMPOSED), 4)
+    assert_same(whole, take(dataset_of(resized_crop(folder, data_threads=1), COMPOSED), 4))
+    assert_same(whole[2:], take(dataset_of(resized_crop(folder), COMPOSED, start_step=2), 2))
+    epochs = take(dataset_of(resized_crop(folder), {"s": pipeline.Stream("train", COUNT)}), 2)
+    images = [dict(zip(e["s"]["index"].tolist(), e["s"]["image"])) for e in epochs]
+    assert all((images[0][i] != images[1][i]).any() for i in range(COUNT))
+
+
+def test_a_resized_crop_of_all_without_flip_and_jitter_shows_the_record(tmp_path):
+    images, labels = make_images([(20, 24)])
+    write_split(str(tmp_path), images, labels, split="train")
+    options = {"crop_area": (1.0, 1.0), "flip_probability": 0.0, "jitter_strength": 0.0}
+    # Sides of the crop: none but that of all of the image has its area.
+    config = resized_crop(tmp_path, train_crop_size=(20, 24), **options)
+    batch = take(dataset_of(config), 1)[0]["s"]
+    hue_turned_and_back = np.asarray(Image.fromarray(images[0]).convert("HSV").convert("RGB"))
+    full = [(label == labels[0]).all() for label in batch["label"]]
+    assert any(full)
+    for image in batch["image"][full]:
+        np.testing.assert_array_equal(image, hue_turned_and_back)
+
+
+def test_resizing_comes_before_the_resized_crop(tmp_path):
+    images, labels = make_images([(20, 30)])
+    write_split(str(tmp_path), images, labels, split="train")
+    batch = take(dataset_of(resized_crop(tmp_path, min_resize_value=24)), 1)[0]["s"]
+    assert batch["image"].shape == (4, 33, 33, 3) and batch["valid"].all()
+
+
+def test_a_resized_crop_is_one_view(folder):
+    streams = {"both": pipeline.Stream("train", 4, views=("weak", "strong"))}
+    with pytest.raises(UserError, match="--augmentation=resized_crop makes one view"):
+        dataset_of(resized_crop(folder), streams)
+
+
+@pytest.mark.parametrize("area", [(0.9,), (0.0, 1.0), (0.8, 0.7), (0.5, 1.5)])
+def test_wrong_areas_are_refused(folder, area):
+    with pytest.raises(UserError, match="--crop_area"):
+        dataset_of(resized_crop(folder, crop_area=area))
+
+
 # Declarations -----------------------------------------------------------------------------------
 
 

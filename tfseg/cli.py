@@ -108,8 +108,14 @@ def _note_large_cut_out(config: DataConfig) -> None:
         )
 
 
-# Flags that only one augmentation heeds.
-_AUGMENTATION_FLAGS = {"deeplab": "scale_factor_step_size", "composition": "augmentation_ops"}
+# The augmentations that heed a flag which not all do.
+_AUGMENTATIONS_OF = {
+    "min_scale_factor": ("deeplab", "composition"),
+    "max_scale_factor": ("deeplab", "composition"),
+    "scale_factor_step_size": ("deeplab",),
+    "augmentation_ops": ("composition",),
+    "crop_area": ("resized_crop",),
+}
 
 
 def _check_augmentation_flags(config: DataConfig) -> None:
@@ -118,14 +124,14 @@ def _check_augmentation_flags(config: DataConfig) -> None:
     Raises:
       UserError: there is one.
     """
-    for owner, flag in _AUGMENTATION_FLAGS.items():
-        if flags.is_given(flag) and owner != config.augmentation:
+    for flag, owners in _AUGMENTATIONS_OF.items():
+        if flags.is_given(flag) and config.augmentation not in owners:
             raise UserError(
                 f"--{flag} is no setting of --augmentation={config.augmentation}.",
                 where=f"--{flag}",
                 received=getattr(config, flag),
-                accepted=f"--{flag} with --augmentation={owner}",
-                fix=f"leave out --{flag}, or set --augmentation={owner}",
+                accepted=f"--{flag} with --augmentation={' or '.join(owners)}",
+                fix=f"leave out --{flag}, or set --augmentation={owners[0]}",
             )
 
 

@@ -260,10 +260,16 @@ class DataConfig:
     )
     augmentation: str = option(
         "deeplab",
-        "Augmentation of training images: deeplab (random scale, crop and flip), or composition "
+        "Augmentation of training images: deeplab (random scale, crop and flip); composition "
         "(--augmentation_ops random operations, some on colours, the others geometric, and a "
-        "random crop; as published for Learning Pseudo Labels).",
-        choices=("deeplab", "composition"),
+        "random crop; as published for Learning Pseudo Labels); or resized_crop (a crop of random "
+        "--crop_area and shape resized to --train_crop_size, flip, colour jitter; as published for "
+        "SLRNet).",
+        choices=("deeplab", "composition", "resized_crop"),
+    )
+    crop_area: tuple[float, ...] = option(
+        (0.9, 1.0),
+        "Smallest,largest share of an image's area in a crop of --augmentation=resized_crop.",
     )
     augmentation_ops: int = option(
         2,
@@ -284,8 +290,9 @@ class DataConfig:
     )
     jitter_strength: float = option(
         1.0,
-        "Factor on the ranges of the strong view's colour jitter, 0 to 1; 1: as published "
-        "(brightness and contrast 0.5, saturation 0.5, hue 0.25).",
+        "Factor on the ranges of the colour jitter, 0 to 1. 1: as published, of the strong view "
+        "(brightness and contrast 0.5, saturation 0.5, hue 0.25) or of resized_crop (0.3, 0.3, 0.3 "
+        "and 0.1).",
         limits=(0, 1),
     )
     cutout_half_size: int = option(

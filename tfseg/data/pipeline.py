@@ -541,7 +541,7 @@ def _deeplab_views(source: Source, stream: Stream, config: DataConfig, mean_pixe
 
 def _composed_views(source: Source, stream: Stream, config: DataConfig, mean_pixel):
     """Returns the function (image, label, size, seed) -> views of --augmentation=composition."""
-    # Here, because the other augmentation needs neither OpenCV nor its time to load.
+    # Here, because the other augmentations need neither OpenCV nor its time to load.
     from tfseg.data import composition
 
     composition.use_one_thread_per_call()
@@ -550,26 +550,72 @@ def _composed_views(source: Source, stream: Stream, config: DataConfig, mean_pix
     ops = config.augmentation_ops if stream.augment == "full" else 0
     if ops:
         _check_sides(source, config, composition.MAX_SIDE_PX)
-    crop_size = tuple(config.train_crop_size)
-    types = {"image": tf.float32, "valid": tf.float32, "label": tf.int32}
 
-    def compose(seed, image, label=None):
+    def compose(rng, image, label):
         draws = composition.draw(
-            np.random.default_rng(seed),
-            ops=ops,
-            scale_range=scale_range,
-            flip_probability=config.flip_probability,
+            rng, ops=ops, scale_range=scale_range, flip_probability=config.flip_probability
         )
-        composed = composition.compose(
+        return composition.compose(
             image,
             label,
             draws,
-            crop_size=crop_size,
+            crop_size=config.train_crop_size,
             mean_pixel=mean_pixel,
             ignore_label=source.spec.ignore_label,
             max_pixels=config.max_image_megapixels * 1e6,
         )
-        return [composed[name] for name in types if name in composed]
+
+    return _numpy_views(source, config, compose)
+
+
+def _resized_crop_views(source: Source, stream: Stream, config: DataConfig, mean_pixel):
+    """Returns the function (image, label, size, seed) -> views of --augmentation=resized_crop."""
+    from tfseg.data import resized_crop
+
+    area = tuple(config.crop_area)
+    if len(area) != 2 or not 0 < area[0] <= area[1] <= 1:
+        raise UserError(
+            "The random areas of the crop are wrong.",
+            where="--crop_area",
+            received=",".join(map(str, area)),
+            accepted="smallest,largest share of the image's area, above 0 and up to 1",
+        )
+
+    def crop(rng, image, label):
+        draws = resized_crop.draw(
+            rng,
+            image.shape[:2],
+            area=area,
+            flip_probability=config.flip_probability,
+            jitter_strength=config.jitter_strength,
+        )
+        return resized_crop.apply(image, label, draws, crop_size=config.train_crop_size)
+
+    return _numpy_views(source, config, crop)
+
+
+_VIEWS_OF = {
+    "deeplab": _deeplab_views,
+    "composition": _composed_views,
+    "resized_crop": _resized_crop_views,
+}
+
+
+def _numpy_views(source: Source, config: DataConfig, make: Callable):
+    """Returns the function (image, label, size, seed) -> views of an augmentation on arrays.
+
+    Args:
+      source: keeps the errors.
+      config: crop size.
+      make: (NumPy generator, image uint8 [H, W, 3], label uint8 [H, W] or None) -> 'image',
+        'valid', and 'label' where there is one.
+    """
+    crop_size = tuple(config.train_crop_size)
+    types = {"image": tf.float32, "valid": tf.float32, "label": tf.int32}
+
+    def made(seed, image, label=None):
+        views = make(np.random.default_rng(seed), image, label)
+        return [views[name] for name in types if name in views]
 
     def views(image, label, size, seed):
         if image.dtype != tf.uint8:  # after --min_resize_value
@@ -577,7 +623,7 @@ def _composed_views(source: Source, stream: Stream, config: DataConfig, mean_pix
         given = [seed, image] if label is None else [seed, image, label]
         names = list(types)[: len(given)]
         arrays = tf.numpy_function(
-            source.keeping_errors(compose), given, [types[name] for name in names], stateful=False
+            source.keeping_errors(made), given, [types[name] for name in names], stateful=False
         )
         shapes = {"image": [*crop_size, 3], "valid": crop_size, "label": crop_size}
         return {name: tf.ensure_shape(x, shapes[name]) for name, x in zip(names, arrays)}
@@ -607,8 +653,7 @@ def _check_sides(source: Source, config: DataConfig, max_side: int) -> None:
 def _training_example(source: Source, stream: Stream, config: DataConfig, settings: dict):
     """Returns the function position -> example of one stream."""
     spec, order = source.spec, settings["order"]
-    make_views = _composed_views if config.augmentation == "composition" else _deeplab_views
-    views = make_views(source, stream, config, settings["mean_pixel"])
+    views = _VIEWS_OF[config.augmentation](source, stream, config, settings["mean_pixel"])
 
     def read(position):
         epoch, _, repeat = order.at(int(position))
@@ -905,10 +950,10 @@ def _check_views(name: str, stream: Stream, config: DataConfig) -> None:
     Raises:
       UserError: the stream wants two.
     """
-    if config.augmentation == "composition" and "strong" in stream.views:
+    if config.augmentation != "deeplab" and "strong" in stream.views:
         raise UserError(
             f"The method needs a weak and a strong view of the images of stream '{name}'; "
-            "--augmentation=composition makes one view.",
+            f"--augmentation={config.augmentation} makes one view.",
             where="--augmentation",
             received=config.augmentation,
             accepted="deeplab, with this method",
