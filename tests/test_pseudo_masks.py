@@ -76,6 +76,12 @@ def test_coco_pixels_of_several_classes_have_no_label():
     assert _labels(confident_foreground, masks, **COCO) == [IGNORE, 1]
 
 
+def test_coco_maxima_are_those_of_each_image():
+    row = _row([0.0, 0.0], [0.3, 0.2])
+    both = confident_foreground(tf.concat([row, 3.0 * row], 0), **COCO)
+    np.testing.assert_array_equal(both, np.ones([2, 1, 2]))
+
+
 def test_images_without_foreground_are_background():
     masks = _row([0.3, 0.6], [0.0, 0.0], [0.0, 0.0])
     assert _labels(confident_foreground, masks, **COCO) == [0, 0]

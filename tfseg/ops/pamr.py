@@ -4,14 +4,15 @@ Each pixel takes the mean of its neighbours' mask values, weighted by likeness o
 times over. Its neighbours are the eight of a 3x3 window, at several dilations d; beyond the border
 the outermost pixels go on.
 
-Everything is a sum over one neighbour after the other, each a shifted view of the padded masks:
-memory stays that of a few copies of the masks, however many neighbours there are.
+One neighbour is dealt with after the other, each a part of the padded masks that is cut out when
+its turn comes: memory stays that of a few copies of the masks, however many neighbours there are.
 
 Source: Araslanov and Roth, "Single-stage semantic segmentation from image labels", CVPR 2020,
 section 3.3; SLRNet specification 4.5.
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
@@ -41,14 +42,17 @@ def affinity(
 
     Source: specification 4.5.
     """
-    neighbours = list(_neighbours(image, dilations))
     centres, count = len(dilations), 9 * len(dilations)
-    mean = (tf.add_n(neighbours) + centres * image) / count
-    squares = tf.add_n([tf.square(x - mean) for x in neighbours])
+    total = _sum_over_neighbours(lambda k, x: x, image, dilations)
+    mean = (total + centres * image) / count
+    squares = _sum_over_neighbours(lambda k, x: tf.square(x - mean), image, dilations)
     squares += centres * tf.square(image - mean)
     deviation = tf.sqrt(squares / (count - 1))
     scale = 1.0 / (_EPSILON + _SHARPNESS * deviation)
-    unlikeness = [tf.reduce_mean(tf.abs(image - x) * scale, -1) for x in neighbours]
+    unlikeness: list[tf.Tensor] = []
+    for neighbour in _neighbours(image, dilations):
+        with tf.control_dependencies(unlikeness[-1:]):
+            unlikeness.append(tf.reduce_mean(tf.abs(image - neighbour()) * scale, -1))
     return tf.nn.softmax(-tf.stack(unlikeness, -1)), deviation
 
 
@@ -79,9 +83,7 @@ def refine(
     weights = tf.split(weights, 8 * len(dilations), axis=-1)
 
     def step(masks: tf.Tensor) -> tuple[tf.Tensor]:
-        total = tf.zeros_like(masks)
-        for weight, neighbour in zip(weights, _neighbours(masks, dilations)):
-            total += weight * neighbour
+        total = _sum_over_neighbours(lambda k, x: weights[k] * x, masks, dilations)
         return (tf.ensure_shape(total, masks.shape),)
 
     return tf.while_loop(
@@ -89,8 +91,20 @@ def refine(
     )[0]
 
 
-def _neighbours(x: tf.Tensor, dilations: Sequence[int]) -> Iterator[tf.Tensor]:
-    """Yields each neighbour's values, [N, h, w, D] as `x`."""
+def _sum_over_neighbours(
+    term: Callable[[int, tf.Tensor], tf.Tensor], x: tf.Tensor, dilations: Sequence[int]
+) -> tf.Tensor:
+    """Returns the sum of term(k, values of neighbour k), a tensor like `x`."""
+    total = tf.zeros_like(x)
+    for k, neighbour in enumerate(_neighbours(x, dilations)):
+        # Or else a graph would cut out all of them at once.
+        with tf.control_dependencies([total]):
+            total += term(k, neighbour())
+    return total
+
+
+def _neighbours(x: tf.Tensor, dilations: Sequence[int]) -> Iterator[Callable[[], tf.Tensor]]:
+    """Yields, for each neighbour, a function that cuts out its values, [N, h, w, D] as `x`."""
     margin = max(dilations)
     padded = x
     # Sizes that are known are kept as such, for shape inference.
@@ -99,9 +113,12 @@ def _neighbours(x: tf.Tensor, dilations: Sequence[int]) -> Iterator[tf.Tensor]:
     for axis, side in ((1, height), (2, width)):
         index = tf.clip_by_value(tf.range(-margin, side + margin), 0, side - 1)
         padded = tf.gather(padded, index, axis=axis)
+
+    def part(top: int, left: int) -> tf.Tensor:
+        return padded[:, top : top + height, left : left + width]
+
     for d in dilations:
         for down in (-d, 0, d):
             for right in (-d, 0, d):
                 if down or right:
-                    top, left = margin + down, margin + right
-                    yield padded[:, top : top + height, left : left + width]
+                    yield functools.partial(part, margin + down, margin + right)
