@@ -288,6 +288,16 @@ def test_splits_of_different_classes(records, tmp_path):
             ("--augmentation=composition", "--scale_factor_step_size=0"),
             ("--scale_factor_step_size", "--augmentation=deeplab"),
         ),
+        (
+            ("--augmentation=resized_crop", "--min_scale_factor=1"),
+            ("--min_scale_factor", "--augmentation=deeplab or composition"),
+        ),
+        (("--crop_area=0.5,1",), ("--crop_area", "--augmentation=resized_crop")),
+        (
+            ("--method=supervised", "--augmentation=resized_crop", "--crop_area=0.9"),
+            ("--crop_area", "smallest,largest"),
+        ),
+        (("--augmentation=resized_crop",), ("--augmentation=resized_crop", "'unlabelled'")),
     ],
     ids=lambda x: " ".join(x),
 )
@@ -313,6 +323,14 @@ def test_composed_augmentation_in_a_program(records, tmp_path):
     assert all(np.isfinite(loss) for _, loss in losses(tmp_path))
     data = json.loads((tmp_path / "config.json").read_text())["data"]
     assert (data["augmentation"], data["augmentation_ops"]) == ("composition", 3)
+
+
+def test_resized_crops_in_a_program(records, tmp_path):
+    extra = ("--method=supervised", "--augmentation=resized_crop", "--crop_area=0.5,1")
+    run(*arguments(records, tmp_path, *extra))
+    assert all(np.isfinite(loss) for _, loss in losses(tmp_path))
+    data = json.loads((tmp_path / "config.json").read_text())["data"]
+    assert (data["augmentation"], data["crop_area"]) == ("resized_crop", [0.5, 1.0])
 
 
 def test_a_cut_out_as_large_as_the_crop_is_noted(records, tmp_path):

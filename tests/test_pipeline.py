@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.small_split import SPEC, make_images, png, write_split
 from tfseg.config import DataConfig
-from tfseg.data import pipeline, records, tfexample, specs
+from tfseg.data import pipeline, records, sampling, specs, tfexample
 from tfseg.data.framing import HEADER_BYTES, frame
 from tfseg.errors import UserError
 from tfseg.ops.resize import resize_pillow
@@ -27,6 +27,8 @@ def write(folder, *, image_labels=None, images=None, labels=None):
     """Writes two shards of five records; returns their images and labels."""
     made = make_images(SIZES)
     images, labels = images or made[0], labels or made[1]
+    if os.path.exists(records.index_path(folder, "train")):
+        os.remove(records.index_path(folder, "train"))  # of what was written before
     for shard in range(2):
         path = os.path.join(folder, records.shard_name("train", shard, 2))
         with records.ShardWriter(path) as writer:
@@ -87,23 +89,8 @@ def test_every_record_comes_once_per_epoch_and_batches_straddle_epochs(folder):
 
 def test_step_records_names_the_images_of_a_batch(folder):
     for step, element in enumerate(take(dataset_of(settings(folder)), 4)):
-        expected = pipeline.step_records(STREAM, COUNT, seed=3, step=step)
+        expected = sampling.step_records("train", 4, sampling.uniform(COUNT), seed=3, step=step)
         np.testing.assert_array_equal(element["s"]["index"], expected)
-
-
-def test_the_whole_split_is_shuffled():
-    order = pipeline.epoch_order("train", 1000, seed=0, epoch=0)
-    # Records of one shard, neighbours on disk, are no neighbours in the epoch.
-    assert (np.abs(np.diff(order)) < 10).mean() < 0.05
-    assert np.abs(order[:100].mean() - 500) < 100
-
-
-@pytest.mark.parametrize("other", [{"seed": 1}, {"epoch": 1}, {"split": "val"}])
-def test_order_depends_on_seed_epoch_and_split(other):
-    given = {"split": "train", "size": 50, "seed": 0, "epoch": 0}
-    first = pipeline.epoch_order(**given)
-    np.testing.assert_array_equal(first, pipeline.epoch_order(**given))
-    assert (first != pipeline.epoch_order(**{**given, **other})).any()
 
 
 # Reproducibility --------------------------------------------------------------------------------
@@ -255,7 +242,7 @@ def test_records_without_a_mask_are_ignored_where_labels_are_optional(tmp_path):
 
 def listed_streams(batch_size=4, **changes):
     """Some images with masks, and all images, of which only the former's masks may be used."""
-    weak = {"labels": "listed", "label_ids_of": "few", "image_labels": "record", **changes}
+    weak = {"labels": "listed", "label_split": "few", "image_labels": "record", **changes}
     return {
         "few": pipeline.Stream("few", batch_size, image_labels="record", epoch_of="all"),
         "all": pipeline.Stream("train", batch_size, **weak),
@@ -310,10 +297,122 @@ def test_few_records_come_round_in_an_epoch_as_long_as_that_of_many(listed_folde
     same = [image for image, i in zip(batches[0]["image"], batches[0]["index"]) if i == 0]
     assert any((image != same[0]).any() for image in same[1:])
     sources = pipeline.make_sources(streams, SPEC, config)
-    numbers = pipeline.step_records(
-        streams["few"], 3, seed=3, step=1, length=sources["few"].epoch_length
-    )
+    numbers = sampling.step_records("few", 10, sources["few"].epoch, seed=3, step=1)
     np.testing.assert_array_equal(numbers, batches[1]["index"])
+
+
+def test_images_with_usable_masks_stand_several_times_in_an_epoch(listed_folder):
+    folder, few = listed_folder
+    streams = listed_streams(batch_size=4, oversample=3)
+    config = settings(folder)
+    found = [batch["all"] for batch in take(dataset_of(config, streams), 8)]
+    numbers = np.concatenate([batch["index"] for batch in found])
+    counts = np.where(np.isin(np.arange(COUNT), few), 3, 1)
+    # Two epochs of ten records and six repetitions each.
+    for epoch in (numbers[:16], numbers[16:]):
+        np.testing.assert_array_equal(np.bincount(epoch, minlength=COUNT), counts)
+    images = np.concatenate([batch["image"] for batch in found])[:16]
+    first, second, third = images[numbers[:16] == few[0]]
+    assert (first != second).any() and (second != third).any() and (first != third).any()
+    source = pipeline.make_sources(streams, SPEC, config)["all"]
+    agreed = sampling.step_records("train", 4, source.epoch, seed=3, step=5)
+    np.testing.assert_array_equal(found[5]["index"], agreed)
+    # An epoch as long as another's follows that one's repetitions.
+    assert pipeline.make_sources(streams, SPEC, config)["few"].epoch.length == 16
+    resumed = take(dataset_of(config, streams, start_step=5), 1)[0]["all"]
+    assert_same(resumed, found[5])
+
+
+def test_a_mask_named_without_being_there_is_no_reason_to_repeat_an_image(tmp_path):
+    _, labels = make_images(SIZES)
+    write(str(tmp_path), labels=[None] * 5 + labels[5:], image_labels=[[1, 2, 3]] * COUNT)
+    stream = pipeline.Stream(
+        "train", 4, labels="listed", label_split="train", image_labels="record", oversample=2
+    )
+    source = pipeline.make_sources({"s": stream}, SPEC, settings(tmp_path))["s"]
+    np.testing.assert_array_equal(np.bincount(source.epoch.pool), [1] * 5 + [2] * 5)
+
+
+WEIGHTED = pipeline.Stream(
+    "train", 4, image_labels="record", labels="none", sampling="class_weighted", epoch_length=400
+)
+
+
+def test_class_weighted_batches_prefer_rare_classes(tmp_path):
+    write(str(tmp_path), image_labels=[[1]] * 8 + [[2], []])
+    config = settings(tmp_path)
+    source = pipeline.make_sources({"s": WEIGHTED}, SPEC, config)["s"]
+    assert source.epoch.length == 400
+    # Class weights 9/9 and 9/2, both halved; the image without a class is never drawn.
+    expected = np.array([1.0] * 8 + [4.5, 0.0]) / 12.5
+    np.testing.assert_allclose(source.epoch.probabilities, expected)
+    drawn = sampling.step_records("train", 400, source.epoch, seed=3, step=0)
+    np.testing.assert_allclose(np.bincount(drawn, minlength=COUNT) / 400, expected, atol=0.06)
+    whole = take(dataset_of(config, {"s": WEIGHTED}), 3)
+    np.testing.assert_array_equal(np.concatenate([b["s"]["index"] for b in whole]), drawn[:12])
+    resumed = take(dataset_of(config, {"s": WEIGHTED}, start_step=2), 1)
+    assert_same(resumed, whole[2:])
+    second = take(
+        dataset_of(config, {"s": WEIGHTED}, part=pipeline.Slice(pipeline=1, num_pipelines=2)), 1
+    )
+    np.testing.assert_array_equal(second[0]["s"]["index"], drawn[2:4])
+
+
+def test_what_a_clutter_penalty_leaves_out_is_the_person(tmp_path):
+    stream = dataclasses.replace(WEIGHTED, clutter_penalty=2.0, epoch_length=None)
+    spec = dataclasses.replace(SPEC, class_names=("background", "cat", "person", "cow"))
+    for known, classes, tidy in ((SPEC, 3, 1), (spec, 2, 0)):
+        write(str(tmp_path), image_labels=[[1, 2, 3], [2]] + [[1]] * 8)
+        source = pipeline.make_sources({"s": stream}, known, settings(tmp_path))["s"]
+        assert source.epoch.length == COUNT
+        # 12 labels: 9 of class 1, 2 of class 2, 1 of class 3.
+        weights = [12 / 10, 12 / 3, 12 / 2]
+        expected = [sum(weights) / (classes**2 + 1), tidy * weights[1] / 2, weights[0] / 2]
+        ratio = source.epoch.probabilities[:3] / source.epoch.probabilities[2]
+        np.testing.assert_allclose(ratio, np.divide(expected, expected[2]))
+
+
+def test_images_that_weigh_nothing_cannot_be_drawn(tmp_path):
+    write(str(tmp_path), image_labels=[[]] * COUNT)
+    with pytest.raises(UserError, match="can be drawn by its classes"):
+        pipeline.make_sources({"s": WEIGHTED}, SPEC, settings(tmp_path))
+
+
+def test_an_image_without_a_foreground_class_is_named_at_the_start(tmp_path):
+    named = [[1]] * COUNT
+    stream = pipeline.Stream("train", 4, image_labels="record", labels="none")
+    strict = dataclasses.replace(stream, require_foreground=True)
+    write(str(tmp_path), image_labels=named)
+    pipeline.make_sources({"s": strict}, SPEC, settings(tmp_path))
+    named[4], named[7] = [], []
+    write(str(tmp_path), image_labels=named)
+    config = settings(tmp_path, skip_bad_records=True)
+    with pytest.raises(UserError) as error:
+        pipeline.make_sources({"s": strict}, SPEC, config)
+    assert "2 of 10 images of split 'train', the first of them image_4" in str(error.value)
+    assert "received: image_4, image_7\n" in str(error.value)
+    assert pipeline.make_sources({"s": stream}, SPEC, config)["s"].index.size == COUNT
+
+
+def test_records_without_image_level_labels_are_counted_at_the_start(tmp_path):
+    named = [[1]] * 6 + [None] + [[1]] * 3
+    stream = {"s": pipeline.Stream("train", 4, image_labels="record", labels="none")}
+
+    def message():
+        with pytest.raises(UserError) as error:
+            pipeline.make_sources(stream, SPEC, settings(tmp_path))
+        return str(error.value)
+
+    write(str(tmp_path), image_labels=named)
+    assert "Image image_6 of split 'train' has no image-level labels" in message()
+    # Or they are replaced as they come.
+    config = settings(tmp_path, skip_bad_records=True, max_bad_record_fraction=0.2)
+    found = np.concatenate([e["s"]["index"] for e in take(dataset_of(config, stream), 5)])
+    assert set(found) == set(range(COUNT)) - {6}
+    write(str(tmp_path), image_labels=[None, *named[1:]])
+    assert "2 of 10 images of split 'train', the first of them image_0, have no" in message()
+    write(str(tmp_path), image_labels=[None] * COUNT)
+    assert "Every image of split 'train' has no image-level labels" in message()
 
 
 def test_a_mask_of_a_class_that_the_image_level_labels_lack_is_an_error(tmp_path):
@@ -532,6 +631,68 @@ def test_a_damaged_record_is_named_with_composition_too(tmp_path):
     assert f"{path}, record 2" in error_of(composed(tmp_path))
 
 
+# Resized crops ----------------------------------------------------------------------------------
+
+
+def resized_crop(folder, **changes):
+    return settings(folder, augmentation="resized_crop", **changes)
+
+
+def test_resized_crops_have_the_vocabulary_and_labels_of_the_masks(folder):
+    dataset = dataset_of(resized_crop(folder), COMPOSED)
+    assert dataset.element_spec == dataset_of(settings(folder), COMPOSED).element_spec
+    _, labels = make_images(SIZES)
+    for batch in take(dataset, 5):
+        assert "label" not in batch["images"]
+        for name in ("seg", "cls"):
+            assert batch[name]["valid"].all()
+            assert (batch[name]["image"] == np.round(batch[name]["image"])).all()
+            for i, label in zip(batch[name]["index"], batch[name]["label"]):
+                assert set(np.unique(label)) <= set(np.unique(labels[i]))
+
+
+def test_resized_crops_repeat_whatever_the_threads_and_go_on(folder):
+    whole = take(dataset_of(resized_crop(folder), COMPOSED), 4)
+    assert_same(whole, take(dataset_of(resized_crop(folder, data_threads=1), COMPOSED), 4))
+    assert_same(whole[2:], take(dataset_of(resized_crop(folder), COMPOSED, start_step=2), 2))
+    epochs = take(dataset_of(resized_crop(folder), {"s": pipeline.Stream("train", COUNT)}), 2)
+    images = [dict(zip(e["s"]["index"].tolist(), e["s"]["image"])) for e in epochs]
+    assert all((images[0][i] != images[1][i]).any() for i in range(COUNT))
+
+
+def test_a_resized_crop_of_all_without_flip_and_jitter_shows_the_record(tmp_path):
+    images, labels = make_images([(20, 24)])
+    write_split(str(tmp_path), images, labels, split="train")
+    options = {"crop_area": (1.0, 1.0), "flip_probability": 0.0, "jitter_strength": 0.0}
+    # Sides of the crop: none but that of all of the image has its area.
+    config = resized_crop(tmp_path, train_crop_size=(20, 24), **options)
+    batch = take(dataset_of(config), 1)[0]["s"]
+    hue_turned_and_back = np.asarray(Image.fromarray(images[0]).convert("HSV").convert("RGB"))
+    full = [(label == labels[0]).all() for label in batch["label"]]
+    assert any(full)
+    for image in batch["image"][full]:
+        np.testing.assert_array_equal(image, hue_turned_and_back)
+
+
+def test_resizing_comes_before_the_resized_crop(tmp_path):
+    images, labels = make_images([(20, 30)])
+    write_split(str(tmp_path), images, labels, split="train")
+    batch = take(dataset_of(resized_crop(tmp_path, min_resize_value=24)), 1)[0]["s"]
+    assert batch["image"].shape == (4, 33, 33, 3) and batch["valid"].all()
+
+
+def test_a_resized_crop_is_one_view(folder):
+    streams = {"both": pipeline.Stream("train", 4, views=("weak", "strong"))}
+    with pytest.raises(UserError, match="--augmentation=resized_crop makes one view"):
+        dataset_of(resized_crop(folder), streams)
+
+
+@pytest.mark.parametrize("area", [(0.9,), (0.0, 1.0), (0.8, 0.7), (0.5, 1.5)])
+def test_wrong_areas_are_refused(folder, area):
+    with pytest.raises(UserError, match="--crop_area"):
+        dataset_of(resized_crop(folder, crop_area=area))
+
+
 # Declarations -----------------------------------------------------------------------------------
 
 
@@ -545,6 +706,14 @@ def test_a_damaged_record_is_named_with_composition_too(tmp_path):
         {"augment": "weak"},
         {"image_labels": "crop", "labels": "none"},
         {"batch_size": 0},
+        {"sampling": "random", "image_labels": "record"},
+        {"sampling": "class_weighted"},
+        {"require_foreground": True},
+        {"oversample": 2},
+        {"oversample": 0},
+        {"epoch_length": 10, "image_labels": "record"},
+        {"epoch_length": 0, "image_labels": "record", "sampling": "class_weighted"},
+        {"epoch_of": "other", "image_labels": "record", "sampling": "class_weighted"},
     ],
 )
 def test_a_wrong_declaration_is_refused(wrong):
@@ -720,9 +889,7 @@ def test_bad_records_are_replaced_and_listed(tmp_path, change, reason):
 
 def test_the_replacement_is_the_next_good_record_of_the_order(tmp_path):
     write(str(tmp_path))
-    order = [
-        i for step in range(3) for i in pipeline.step_records(STREAM, COUNT, seed=3, step=step)
-    ]
+    order = sampling.step_records("train", 12, sampling.uniform(COUNT), seed=3, step=0)
     for i in order[2:4]:
         overwrite(tmp_path, i, flip_a_byte)
     config = settings(tmp_path, skip_bad_records=True, max_bad_record_fraction=0.3)

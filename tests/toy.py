@@ -39,7 +39,7 @@ class ToyMethod(Method):
         return build_model()
 
     @classmethod
-    def streams(cls, data, train):
+    def streams(cls, data, train, settings=None):
         return {"labelled": Stream(split="train", batch_size=train.train_batch_size)}
 
     def losses(self, batch, step, seed, monitors):

@@ -108,8 +108,14 @@ def _note_large_cut_out(config: DataConfig) -> None:
         )
 
 
-# Flags that only one augmentation heeds.
-_AUGMENTATION_FLAGS = {"deeplab": "scale_factor_step_size", "composition": "augmentation_ops"}
+# The augmentations that heed a flag which not all do.
+_AUGMENTATIONS_OF = {
+    "min_scale_factor": ("deeplab", "composition"),
+    "max_scale_factor": ("deeplab", "composition"),
+    "scale_factor_step_size": ("deeplab",),
+    "augmentation_ops": ("composition",),
+    "crop_area": ("resized_crop",),
+}
 
 
 def _check_augmentation_flags(config: DataConfig) -> None:
@@ -118,14 +124,14 @@ def _check_augmentation_flags(config: DataConfig) -> None:
     Raises:
       UserError: there is one.
     """
-    for owner, flag in _AUGMENTATION_FLAGS.items():
-        if flags.is_given(flag) and owner != config.augmentation:
+    for flag, owners in _AUGMENTATIONS_OF.items():
+        if flags.is_given(flag) and config.augmentation not in owners:
             raise UserError(
                 f"--{flag} is no setting of --augmentation={config.augmentation}.",
                 where=f"--{flag}",
                 received=getattr(config, flag),
-                accepted=f"--{flag} with --augmentation={owner}",
-                fix=f"leave out --{flag}, or set --augmentation={owner}",
+                accepted=f"--{flag} with --augmentation={' or '.join(owners)}",
+                fix=f"leave out --{flag}, or set --augmentation={owners[0]}",
             )
 
 
@@ -203,7 +209,8 @@ def _train(argv: list[str]) -> int:
             received=f"{len(config.label_weights)} weights",
             accepted=f"{spec.num_classes} weights, in the order of {spec.name}'s classes",
         )
-    streams = METHODS[config.method].streams(data_config, config)
+    model_config = METHODS[config.method].network_config(model_config, settings)
+    streams = METHODS[config.method].streams(data_config, config, settings)
     if any("strong" in stream.views for stream in streams.values()):
         _note_large_cut_out(data_config)
     data = TrainingData(streams, spec, data_config, config, strategy)
@@ -261,7 +268,7 @@ def _train(argv: list[str]) -> int:
                 trainer=trainer,
                 config=config,
                 interruption=interruption,
-                images_per_step=config.train_batch_size * len(streams),
+                images_per_step=sum(stream.batch_size for stream in streams.values()),
                 describe_batch=data.describe_batch,
                 write_panels=(
                     data.panel_writer(method, spec, is_chief)
@@ -354,16 +361,13 @@ class TrainingData:
 
     def describe_batch(self, step: int) -> str:
         """Names the images of a step's global batch, by stream."""
-        from tfseg.data import pipeline
+        from tfseg.data import sampling
 
         parts = []
         for name, source in self._sources.items():
-            numbers = pipeline.step_records(
-                self._streams[name],
-                source.index.size,
-                seed=self._config.seed,
-                step=step,
-                length=source.epoch_length,
+            stream = self._streams[name]
+            numbers = sampling.step_records(
+                stream.split, stream.batch_size, source.epoch, seed=self._config.seed, step=step
             )
             parts.append(f"{name}: {', '.join(source.index.ids[numbers])}")
         return "; ".join(parts)

@@ -124,6 +124,48 @@ class ModelConfig:
         "biases included, as PyTorch's convolutions have.",
         choices=("xavier_uniform", "uniform_fan_in"),
     )
+    head: str = option(
+        "deeplab",
+        "What is built on the backbone: DeepLabv3+, or low_rank, SLRNet's (--method=slrnet asks "
+        "for it by itself).",
+        choices=("deeplab", "low_rank"),
+    )
+    background_logit: str = option(
+        "constant",
+        "Background's logit in the low_rank head: the constant 1, or learned, which needs masks.",
+        choices=("constant", "learned"),
+    )
+    low_rank_view_scale: float = option(
+        0.5, "Size of SLRNet's second view relative to the first.", limits=(0.05, 1)
+    )
+    low_rank_iterations: int = option(
+        1, "Iterations of the low-rank factorisation; may be more in evaluation.", limits=(1, None)
+    )
+    low_rank_temperature: float = option(
+        1.0, "Temperature of the factorisation's softmax.", limits=(1e-3, None)
+    )
+    low_rank_test_views: int = option(
+        1,
+        "Views that evaluation factorises together: 1, or 2 (image and reduced copy, as in "
+        "training).",
+        limits=(1, 2),
+    )
+    low_rank_wide: bool = option(
+        False,
+        "SLRNet's variant for many classes: wider projections; set --decoder_filters and "
+        "--aspp_convs_filters to 512 with it.",
+    )
+    low_rank_freeze_aspp_statistics: bool = option(
+        True,
+        "Batch norm in SLRNet's ASPP keeps mean 0 and variance 1, as published; false: it "
+        "normalises.",
+    )
+    class_score_power: float = option(
+        3.0, "Exponent of the penalty on small masks in SLRNet's class scores.", limits=(0, None)
+    )
+    class_score_offset: float = option(
+        0.01, "What that penalty adds to a mask's mean before the logarithm.", limits=(1e-6, None)
+    )
     use_bounded_activation: bool = option(
         False, "relu6 in place of relu, for quantisation-friendly networks."
     )
@@ -218,10 +260,16 @@ class DataConfig:
     )
     augmentation: str = option(
         "deeplab",
-        "Augmentation of training images: deeplab (random scale, crop and flip), or composition "
+        "Augmentation of training images: deeplab (random scale, crop and flip); composition "
         "(--augmentation_ops random operations, some on colours, the others geometric, and a "
-        "random crop; as published for Learning Pseudo Labels).",
-        choices=("deeplab", "composition"),
+        "random crop; as published for Learning Pseudo Labels); or resized_crop (a crop of random "
+        "--crop_area and shape resized to --train_crop_size, flip, colour jitter; as published for "
+        "SLRNet).",
+        choices=("deeplab", "composition", "resized_crop"),
+    )
+    crop_area: tuple[float, ...] = option(
+        (0.9, 1.0),
+        "Smallest,largest share of an image's area in a crop of --augmentation=resized_crop.",
     )
     augmentation_ops: int = option(
         2,
@@ -242,8 +290,9 @@ class DataConfig:
     )
     jitter_strength: float = option(
         1.0,
-        "Factor on the ranges of the strong view's colour jitter, 0 to 1; 1: as published "
-        "(brightness and contrast 0.5, saturation 0.5, hue 0.25).",
+        "Factor on the ranges of the colour jitter, 0 to 1. 1: as published, of the strong view "
+        "(brightness and contrast 0.5, saturation 0.5, hue 0.25) or of resized_crop (0.3, 0.3, 0.3 "
+        "and 0.1).",
         limits=(0, 1),
     )
     cutout_half_size: int = option(
@@ -303,10 +352,17 @@ class TrainConfig:
         "Optimiser: momentum, adam, or (with the extra [addons]) lamb, sgdw, novograd, "
         "rectified_adam, lookahead, swa.",
     )
-    learning_policy: str = option("poly", "Learning-rate schedule.", choices=("poly", "step"))
+    learning_policy: str = option(
+        "poly", "Learning-rate schedule.", choices=("poly", "step", "cosine")
+    )
     base_learning_rate: float = option(0.007, "Learning rate at the start of the schedule.")
     decay_steps: float = option(
-        0.0, "Length of the poly decay in steps; 0: all steps after the slow start."
+        0.0,
+        "Length of the poly or cosine decay in steps; 0: all steps after the slow start and "
+        "--constant_steps.",
+    )
+    constant_steps: int = option(
+        0, "Steps at --base_learning_rate before the cosine decay begins.", limits=(0, None)
     )
     end_learning_rate: float = option(0.0, "Learning rate at the end of the poly decay.")
     learning_rate_decay_factor: float = option(0.1, "Factor of the step policy.")

@@ -125,9 +125,112 @@ class LearningPseudoLabelsConfig:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class SLRNetConfig:
+    """SLRNet (specification 1, 2, 4). Defaults are the published ones for PASCAL VOC."""
+
+    supervision: str = option(
+        "image_labels",
+        "image_labels: none of the images has a mask. pixel_and_image_labels: those of "
+        "--train_split have masks, all have image-level labels. pixel_labels: masks there, nothing "
+        "for the others.",
+        choices=("image_labels", "pixel_and_image_labels", "pixel_labels"),
+    )
+    sampling: str = option(
+        "stratified",
+        "Images with masks in a batch: stratified: --labelled_batch_size of them beside "
+        "--train_batch_size of the others; published: --train_batch_size images of "
+        "--train_split_cls as they come, those with masks --labelled_oversampling times an epoch.",
+        choices=("stratified", "published"),
+    )
+    labelled_batch_size: int | None = option(
+        None,
+        "Images with masks in a step, over all replicas; None: --train_batch_size.",
+        limits=(1, None),
+    )
+    labelled_oversampling: int = option(
+        3,
+        "With --sampling=published; published: 3 with image-level labels, 7 without.",
+        limits=(1, None),
+    )
+    image_sampling: str = option(
+        "uniform",
+        "Order of the images without masks: uniform, or class_weighted: drawn with replacement, "
+        "those with rare classes more often, as published for COCO.",
+        choices=("uniform", "class_weighted"),
+    )
+    draws_per_epoch: int | None = option(
+        None,
+        "Images of an epoch with --image_sampling=class_weighted (published for COCO: 40000); "
+        "None: those of the split.",
+        limits=(1, None),
+    )
+    clutter_penalty: float = option(
+        1.0,
+        "With --image_sampling=class_weighted: exponent on the number of an image's classes, which "
+        "divides its weight; below 1: no penalty.",
+        limits=(0, None),
+    )
+    pretrain_steps: int = option(
+        3966,
+        "Steps before the pseudo masks are learned from; published: six epochs (661 steps each), "
+        "eleven without image-level labels. Give --constant_steps the same number.",
+        limits=(0, None),
+    )
+    loss_coefficients: tuple[float, ...] | None = option(
+        None,
+        "Weights of class, mask, code and segmentation loss; None: 1,4,4,1, and 0.5,2,2,0.5 with "
+        "--supervision=pixel_and_image_labels. Published for COCO: 1,8,8,1.",
+    )
+    cutoff_top: float | None = option(
+        None,
+        "Pseudo mask: share of a class's largest value in the image that a pixel needs; None: 0.6, "
+        "without image-level labels 0.8.",
+        limits=(0, 1),
+    )
+    cutoff_low: float | None = option(
+        None,
+        "Pseudo mask: what a pixel needs at the least; None: 0.2, without image-level labels 0.6.",
+        limits=(0, 1),
+    )
+    background_factor: float | None = option(
+        None,
+        "Pseudo mask: that share for background; None: 0.7, without image-level labels 0.9.",
+        limits=(0, 1),
+    )
+    pseudo_mask_rule: str = option(
+        "classes",
+        "classes: every class, background too, by its own largest value, as for PASCAL VOC. "
+        "foreground: background is where no other class is above --cutoff_low, as for COCO.",
+        choices=("classes", "foreground"),
+    )
+    require_all_classes: bool = option(
+        True,
+        "An image's segmentation loss counts only where its pseudo mask (or mask) holds background "
+        "and every class of its image-level labels, as published.",
+    )
+    positive_weights: tuple[float, ...] | None = option(
+        None,
+        "Factors on the class loss of classes that are present: one, or one for each class; None: "
+        "1. Published for COCO: 10 times the class weights.",
+    )
+    auxiliary_class_weight: float = option(
+        0.4, "Share of the auxiliary logits in the class loss; published for L2ID: 1."
+    )
+    second_view_flip: bool = option(False, "Mirror the second view at random.")
+    pamr_dilations: tuple[int, ...] = option(
+        (1, 2, 4, 8, 12, 24), "Distances in cells of the neighbours that refine a mask."
+    )
+    pamr_iterations: int = option(10, "Iterations of that refinement.", limits=(0, None))
+    new_layers_learning_rate_multiplier: float = option(
+        10.0, "Factor on the learning rate of what is built on the backbone.", limits=(0, None)
+    )
+
+
 # By name of the method, as in `tfseg.methods.METHODS`.
 METHOD_CONFIGS = {
     "supervised": NoSettings,
     "pseudoseg": PseudoSegConfig,
     "learning_pseudo_labels": LearningPseudoLabelsConfig,
+    "slrnet": SLRNetConfig,
 }

@@ -1,10 +1,10 @@
 """From records on disk to batches: `tf.data` pipelines whose every position is arithmetic.
 
-The order of a split is a function of (seed, split, epoch), the augmentation of an example one of
-(seed, split, epoch, record). Batch g of a stream covers positions g B .. (g + 1) B - 1 of the
-endless sequence of epochs, so a run resumes exactly by starting at its step; nothing about the
-data is stored in checkpoints. Records are read by offset: a damaged one never hides the rest of
-its shard.
+The order of a split is a function of (seed, split, epoch) (`tfseg.data.sampling`), the augmentation
+of an example one of (seed, split, epoch, record). Batch g of a stream covers positions g B ..
+(g + 1) B - 1 of the endless sequence of epochs, so a run resumes exactly by starting at its step;
+nothing about the data is stored in checkpoints. Records are read by offset: a damaged one never
+hides the rest of its shard.
 
 The batch vocabulary, `batch[stream][key]`:
 
@@ -21,15 +21,13 @@ The batch vocabulary, `batch[stream][key]`:
 Evaluation batches have `image`, `label`, `valid`, `has_label`, `index`, and `weight` [B] float32:
 0 for rows that only fill the last batch up.
 
-Source: PseudoSeg specification 2.5 and 3; the order is ours (theirs shuffled a buffer of 100
-decoded crops).
+Source: PseudoSeg specification 2.5 and 3.
 """
 
 import collections
 import dataclasses
 import os
 import threading
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -37,7 +35,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfseg.config import DataConfig
-from tfseg.data import augment, records, tfexample
+from tfseg.data import augment, records, sampling, tfexample
 from tfseg.data.framing import RecordError
 from tfseg.data.specs import DatasetSpec, load_spec
 from tfseg.errors import UserError
@@ -47,6 +45,7 @@ VIEWS = ("weak", "strong")
 LABELS = ("required", "optional", "hidden", "listed", "none")
 IMAGE_LABELS = ("none", "record", "crop")
 AUGMENT = ("full", "light")
+SAMPLING = ("uniform", "class_weighted")
 # Enough for what is decoded ahead of the step that meets a bad image.
 _RECENT_RECORDS = 4096
 _MANY = np.iinfo(np.int64).max // 2
@@ -64,17 +63,26 @@ class Stream:
       views: ('weak',) or ('weak', 'strong').
       labels: 'required' (a record without a mask is an error), 'optional' (the ignore label stands
         in), 'hidden' (as optional, and delivered as `hidden_label`), 'listed' (as hidden, and
-        those of images that `label_ids_of` holds too as `label`), or 'none' (masks are not read).
+        those of images that `label_split` holds too as `label`), or 'none' (masks are not read).
       image_labels: 'none', 'record' (those of the record, which must have them), or 'crop' (the
         classes found in the augmented crop's label map, behind the cut-out, as published; a record
         without a mask is an error).
       dataset_dir: where the split is; None: the configuration's directory.
-      label_ids_of: with labels='listed', the stream whose split names the images with usable masks.
+      label_split: with labels='listed', the split of the configuration's directory that names the
+        images with usable masks; where no stream reads it, all of them must be in this one.
       epoch_of: another stream; an epoch then has as many positions as that one's, in which this
         split's records follow each other in a circle before they are shuffled. None: each record
         once.
       augment: 'full', or 'light': with --augmentation=composition no operations, the crop only;
-        with deeplab the same as 'full'.
+        with the others the same as 'full'.
+      oversample: with labels='listed', how often the records with usable masks stand in an epoch;
+        all others stand in it once.
+      sampling: 'uniform', or 'class_weighted': draws with replacement that prefer rare image-level
+        classes (`sampling.class_weighted`; needs image_labels='record').
+      epoch_length: with sampling='class_weighted', the draws of an epoch; None: as many as records.
+      clutter_penalty: with sampling='class_weighted', how much images of many classes are avoided.
+      require_foreground: an image whose image-level labels name no class is an error (needs
+        image_labels='record').
 
     Raises:
       UserError: a value that is none of these.
@@ -86,9 +94,14 @@ class Stream:
     labels: str = "required"
     image_labels: str = "none"
     dataset_dir: str | None = None
-    label_ids_of: str | None = None
+    label_split: str | None = None
     epoch_of: str | None = None
     augment: str = "full"
+    oversample: int = 1
+    sampling: str = "uniform"
+    epoch_length: int | None = None
+    clutter_penalty: float = 1.0
+    require_foreground: bool = False
 
     def __post_init__(self):
         if tuple(self.views) not in (VIEWS[:1], VIEWS):
@@ -101,10 +114,28 @@ class Stream:
             self._reject("augment", self.augment, ", ".join(AUGMENT))
         if self.image_labels == "crop" and self.labels == "none":
             self._reject("image_labels", "'crop' with labels='none'", "labels that are read")
-        if (self.labels == "listed") != (self.label_ids_of is not None):
-            self._reject("label_ids_of", self.label_ids_of, "a stream, with labels='listed' only")
+        if (self.labels == "listed") != (self.label_split is not None):
+            self._reject("label_split", self.label_split, "a split, with labels='listed' only")
         if self.batch_size < 1:
             self._reject("batch_size", self.batch_size, "at least 1")
+        self._check_sampling()
+
+    def _check_sampling(self) -> None:
+        if self.sampling not in SAMPLING:
+            self._reject("sampling", self.sampling, ", ".join(SAMPLING))
+        if self.oversample < 1 or (self.oversample > 1 and self.labels != "listed"):
+            self._reject("oversample", self.oversample, "at least 1, and 1 without labels='listed'")
+        weighted = self.sampling == "class_weighted"
+        if weighted and (self.oversample > 1 or self.epoch_of is not None):
+            self._reject("sampling", self.sampling, "uniform, with oversample or epoch_of")
+        if self.epoch_length is not None and not (weighted and self.epoch_length > 0):
+            self._reject(
+                "epoch_length", self.epoch_length, "at least 1, with sampling='class_weighted' only"
+            )
+        if self.image_labels != "record":
+            needing = {"sampling": weighted, "require_foreground": self.require_foreground}
+            for name in [name for name, needs in needing.items() if needs]:
+                self._reject(name, getattr(self, name), "image_labels='record' with it")
 
     def _reject(self, name: str, received: Any, accepted: str) -> None:
         raise UserError(
@@ -113,75 +144,6 @@ class Stream:
             received=received,
             accepted=accepted,
         )
-
-
-# Order ------------------------------------------------------------------------------------------
-
-
-def _rng(seed: int, split: str, *numbers: int) -> np.random.Generator:
-    # Entropy must not be negative; seeds may.
-    return np.random.default_rng([seed % (1 << 64), zlib.crc32(split.encode()), *numbers])
-
-
-def epoch_order(
-    split: str, size: int, *, seed: int, epoch: int, length: int | None = None
-) -> np.ndarray:
-    """Returns the order of an epoch, int64 [length]: number n stands for record n mod size.
-
-    Args:
-      split: name of the split.
-      size: its records.
-      seed: of the run.
-      epoch: number of the epoch.
-      length: positions of the epoch; None: `size`.
-    """
-    return _rng(seed, split, epoch).permutation(length or size)
-
-
-class _Order:
-    """What stands at the positions of the endless sequence of epochs; remembers the last few."""
-
-    def __init__(self, split: str, size: int, seed: int, length: int | None = None):
-        self._split, self._size, self._seed = split, size, seed
-        self._length = length or size
-        self._epochs: dict[int, np.ndarray] = {}
-        self._lock = threading.Lock()
-
-    def at(self, position: int) -> tuple[int, int, int]:
-        """Returns (epoch, record number, how often it stood in the circle before) of a position."""
-        epoch, place = divmod(position, self._length)
-        with self._lock:
-            order = self._epochs.get(epoch)
-            if order is None:
-                order = epoch_order(
-                    self._split, self._size, seed=self._seed, epoch=epoch, length=self._length
-                )
-                self._epochs[epoch] = order
-                for old in [e for e in self._epochs if e < epoch - 2]:
-                    del self._epochs[old]
-        repeat, record = divmod(int(order[place]), self._size)
-        return epoch, record, repeat
-
-
-def step_records(
-    stream: Stream, size: int, *, seed: int, step: int, length: int | None = None
-) -> np.ndarray:
-    """Returns the record numbers of a step's global batch.
-
-    Args:
-      stream: split and batch size.
-      size: records in the split.
-      seed: of the run.
-      step: steps done before it.
-      length: positions of an epoch; None: `size`.
-
-    Returns:
-      int64 [batch_size], in the order of the batch; damaged records included, which
-      --skip_bad_records replaces.
-    """
-    order = _Order(stream.split, size, seed, length)
-    first = step * stream.batch_size
-    return np.array([order.at(first + i)[1] for i in range(stream.batch_size)])
 
 
 # Reading ----------------------------------------------------------------------------------------
@@ -202,7 +164,7 @@ class Source:
       dataset_dir: as in `Stream`.
       lost: damage that was met while the index was made; these records are not in it.
       usable_masks: bool for each record, whether losses may see its mask (labels='listed').
-      epoch_length: positions of an epoch; None: one for each record.
+      epoch: what an epoch is drawn from; None: each record once.
     """
 
     def __init__(
@@ -217,12 +179,12 @@ class Source:
         dataset_dir: str | None = None,
         lost: Sequence[RecordError] = (),
         usable_masks: np.ndarray | None = None,
-        epoch_length: int | None = None,
+        epoch: sampling.Epoch | None = None,
     ):
         self.split, self.index, self.spec, self._config = split, index, spec, config
         self._labels, self._image_labels = labels, image_labels
         self._usable_masks = usable_masks
-        self.epoch_length = epoch_length or index.size
+        self.epoch = epoch or sampling.uniform(index.size)
         self._reader = records.RecordReader(index, dataset_dir or config.dataset_dir)
         self.errors: list[UserError] = []
         self.bad: dict[int, UserError] = {}
@@ -367,7 +329,7 @@ class Source:
         if not self._config.skip_bad_records:
             return candidates(0)
         # Twice, because only a whole epoch is sure to hold every record.
-        for k in range(2 * self.index.size):
+        for k in range(2 * self.epoch.length):
             i = candidates(k)
             if self._known_good[i]:
                 return i
@@ -579,7 +541,7 @@ def _deeplab_views(source: Source, stream: Stream, config: DataConfig, mean_pixe
 
 def _composed_views(source: Source, stream: Stream, config: DataConfig, mean_pixel):
     """Returns the function (image, label, size, seed) -> views of --augmentation=composition."""
-    # Here, because the other augmentation needs neither OpenCV nor its time to load.
+    # Here, because the other augmentations need neither OpenCV nor its time to load.
     from tfseg.data import composition
 
     composition.use_one_thread_per_call()
@@ -588,26 +550,72 @@ def _composed_views(source: Source, stream: Stream, config: DataConfig, mean_pix
     ops = config.augmentation_ops if stream.augment == "full" else 0
     if ops:
         _check_sides(source, config, composition.MAX_SIDE_PX)
-    crop_size = tuple(config.train_crop_size)
-    types = {"image": tf.float32, "valid": tf.float32, "label": tf.int32}
 
-    def compose(seed, image, label=None):
+    def compose(rng, image, label):
         draws = composition.draw(
-            np.random.default_rng(seed),
-            ops=ops,
-            scale_range=scale_range,
-            flip_probability=config.flip_probability,
+            rng, ops=ops, scale_range=scale_range, flip_probability=config.flip_probability
         )
-        composed = composition.compose(
+        return composition.compose(
             image,
             label,
             draws,
-            crop_size=crop_size,
+            crop_size=config.train_crop_size,
             mean_pixel=mean_pixel,
             ignore_label=source.spec.ignore_label,
             max_pixels=config.max_image_megapixels * 1e6,
         )
-        return [composed[name] for name in types if name in composed]
+
+    return _numpy_views(source, config, compose)
+
+
+def _resized_crop_views(source: Source, stream: Stream, config: DataConfig, mean_pixel):
+    """Returns the function (image, label, size, seed) -> views of --augmentation=resized_crop."""
+    from tfseg.data import resized_crop
+
+    area = tuple(config.crop_area)
+    if len(area) != 2 or not 0 < area[0] <= area[1] <= 1:
+        raise UserError(
+            "The random areas of the crop are wrong.",
+            where="--crop_area",
+            received=",".join(map(str, area)),
+            accepted="smallest,largest share of the image's area, above 0 and up to 1",
+        )
+
+    def crop(rng, image, label):
+        draws = resized_crop.draw(
+            rng,
+            image.shape[:2],
+            area=area,
+            flip_probability=config.flip_probability,
+            jitter_strength=config.jitter_strength,
+        )
+        return resized_crop.apply(image, label, draws, crop_size=config.train_crop_size)
+
+    return _numpy_views(source, config, crop)
+
+
+_VIEWS_OF = {
+    "deeplab": _deeplab_views,
+    "composition": _composed_views,
+    "resized_crop": _resized_crop_views,
+}
+
+
+def _numpy_views(source: Source, config: DataConfig, make: Callable):
+    """Returns the function (image, label, size, seed) -> views of an augmentation on arrays.
+
+    Args:
+      source: keeps the errors.
+      config: crop size.
+      make: (NumPy generator, image uint8 [H, W, 3], label uint8 [H, W] or None) -> 'image',
+        'valid', and 'label' where there is one.
+    """
+    crop_size = tuple(config.train_crop_size)
+    types = {"image": tf.float32, "valid": tf.float32, "label": tf.int32}
+
+    def made(seed, image, label=None):
+        views = make(np.random.default_rng(seed), image, label)
+        return [views[name] for name in types if name in views]
 
     def views(image, label, size, seed):
         if image.dtype != tf.uint8:  # after --min_resize_value
@@ -615,7 +623,7 @@ def _composed_views(source: Source, stream: Stream, config: DataConfig, mean_pix
         given = [seed, image] if label is None else [seed, image, label]
         names = list(types)[: len(given)]
         arrays = tf.numpy_function(
-            source.keeping_errors(compose), given, [types[name] for name in names], stateful=False
+            source.keeping_errors(made), given, [types[name] for name in names], stateful=False
         )
         shapes = {"image": [*crop_size, 3], "valid": crop_size, "label": crop_size}
         return {name: tf.ensure_shape(x, shapes[name]) for name, x in zip(names, arrays)}
@@ -645,8 +653,7 @@ def _check_sides(source: Source, config: DataConfig, max_side: int) -> None:
 def _training_example(source: Source, stream: Stream, config: DataConfig, settings: dict):
     """Returns the function position -> example of one stream."""
     spec, order = source.spec, settings["order"]
-    make_views = _composed_views if config.augmentation == "composition" else _deeplab_views
-    views = make_views(source, stream, config, settings["mean_pixel"])
+    views = _VIEWS_OF[config.augmentation](source, stream, config, settings["mean_pixel"])
 
     def read(position):
         epoch, _, repeat = order.at(int(position))
@@ -655,7 +662,7 @@ def _training_example(source: Source, stream: Stream, config: DataConfig, settin
         size = np.array(_resized_size(height, width, config), np.int32)
         # Each time that a record comes round in an epoch it is augmented differently.
         number = i + repeat * source.index.size
-        seed = _rng(settings["seed"], stream.split, epoch, number, 1).integers(
+        seed = sampling.generator(settings["seed"], stream.split, epoch, number, 1).integers(
             np.iinfo(np.int64).max, size=2
         )
         return (*source.fetch(i), np.int64(i), size, seed)
@@ -746,9 +753,7 @@ def make_train_dataset(
                 accepted=f"a multiple of {replicas}",
             )
         settings = {
-            "order": _Order(
-                stream.split, sources[name].index.size, seed, sources[name].epoch_length
-            ),
+            "order": sampling.Order(stream.split, sources[name].epoch, seed),
             "seed": seed,
             "mean_pixel": mean_pixel,
         }
@@ -769,14 +774,39 @@ def make_train_dataset(
     return dataset.with_options(_options())
 
 
+def _usable_masks(
+    stream: Stream,
+    index: records.Index,
+    streams: Mapping[str, Stream],
+    spec: DatasetSpec,
+    config: DataConfig,
+) -> np.ndarray:
+    """Returns which records of a stream with labels='listed' have a usable mask, bool [n].
+
+    Raises:
+      UserError: images of `label_split` would be in no stream at all.
+    """
+    listed = records.load_index(config.dataset_dir, stream.label_split, spec).ids
+    missing = listed[~np.isin(listed, index.ids)]
+    if missing.size and all(other.split != stream.label_split for other in streams.values()):
+        raise UserError(
+            f"{missing.size} of {listed.size} images of split '{stream.label_split}' are not in "
+            f"split '{stream.split}', so their masks would not be used.",
+            where=f"--train_split={stream.label_split}, --train_split_cls={stream.split}",
+            received=f"{', '.join(missing[:3])}{' ...' if missing.size > 3 else ''}",
+            accepted="a second split that holds the images of the first",
+        )
+    return np.isin(index.ids, listed) & index.has_mask
+
+
 def make_sources(
     streams: Mapping[str, Stream], spec: DatasetSpec, config: DataConfig
 ) -> dict[str, Source]:
     """Opens the split of every stream.
 
     Raises:
-      UserError: a split is not there, empty or truncated, or lacks masks or image-level labels; a
-        stream wants views that the augmentation does not make.
+      UserError: a split is not there, empty or truncated, or lacks masks, image-level labels or
+        classes in them; a stream wants views that the augmentation does not make.
     """
     indexes, all_lost = {}, {}
     for name, stream in streams.items():
@@ -790,31 +820,15 @@ def make_sources(
             spec,
             on_damage=lost.append if config.skip_bad_records else None,
         )
-        if stream.labels == "required" and not index.has_mask.any():
-            raise UserError(
-                f"No image of split '{stream.split}' has a mask.",
-                where=f"stream '{name}'",
-                accepted="a split with masks",
-                fix="choose another --train_split, or make the records with --masks_dir",
-            )
-        if stream.image_labels == "record" and not index.has_image_labels.any():
-            from_masks = ", or take the labels from the masks as published: "
-            from_masks += "--image_label_source=crop"
-            raise UserError(
-                f"No image of split '{stream.split}' has image-level labels.",
-                where=f"stream '{name}'",
-                accepted="a split with image-level labels",
-                fix="make the records with --image_labels, choose another --train_split_cls, or, "
-                "for PseudoSeg, leave out --weakly" + (from_masks if index.has_mask.any() else ""),
-            )
-        if stream.image_labels == "crop" and not index.has_mask.any():
-            raise UserError(
-                f"No image of split '{stream.split}' has a mask to take image-level labels from.",
-                where=f"stream '{name}', --image_label_source=crop",
-                accepted="a split with masks",
-                fix="use --image_label_source=record, with image-level labels in the records",
-            )
+        _check_masks(name, stream, index)
+        if stream.image_labels == "record":
+            _check_image_level_labels(name, stream, index, config)
         indexes[name], all_lost[name] = index, lost
+    usable = {
+        name: _usable_masks(stream, indexes[name], streams, spec, config)
+        for name, stream in streams.items()
+        if stream.label_split is not None
+    }
     return {
         name: Source(
             stream.split,
@@ -825,15 +839,109 @@ def make_sources(
             image_labels=stream.image_labels,
             dataset_dir=stream.dataset_dir,
             lost=all_lost[name],
-            usable_masks=(
-                np.isin(indexes[name].ids, indexes[stream.label_ids_of].ids)
-                if stream.label_ids_of is not None
-                else None
-            ),
-            epoch_length=indexes[stream.epoch_of].size if stream.epoch_of is not None else None,
+            usable_masks=usable.get(name),
+            epoch=_epoch(name, streams, indexes, usable, spec),
         )
         for name, stream in streams.items()
     }
+
+
+def _epoch(name: str, streams, indexes, usable, spec: DatasetSpec) -> sampling.Epoch:
+    """Returns what an epoch of a stream is drawn from.
+
+    Raises:
+      UserError: class weights leave no image.
+    """
+    stream, index = streams[name], indexes[name]
+    if stream.sampling == "class_weighted":
+        known = spec.class_names[spec.first_image_class :]
+        person = sampling.UNCOUNTED_CLASS
+        try:
+            return sampling.class_weighted(
+                index.image_labels,
+                length=stream.epoch_length,
+                clutter_penalty=stream.clutter_penalty,
+                uncounted=known.index(person) if person in known else None,
+            )
+        except ValueError:
+            raise UserError(
+                f"No image of split '{stream.split}' can be drawn by its classes.",
+                where=f"stream '{name}'",
+                received="image-level labels that name no class, or only "
+                f"'{person}', which counts for nothing with a clutter penalty above 1",
+                fix="sample uniformly, or check the records with tfrecords_tools/check.py",
+            ) from None
+    epoch = sampling.uniform(index.size)
+    if stream.oversample > 1:
+        epoch = sampling.oversampled(usable[name], stream.oversample)
+    if stream.epoch_of is not None:
+        other = _epoch(stream.epoch_of, streams, indexes, usable, spec)
+        epoch = dataclasses.replace(epoch, length=other.length)
+    return epoch
+
+
+def _check_masks(name: str, stream: Stream, index: records.Index) -> None:
+    """Insists on masks where the stream needs them.
+
+    Raises:
+      UserError: there is none.
+    """
+    if stream.labels == "required" and not index.has_mask.any():
+        raise UserError(
+            f"No image of split '{stream.split}' has a mask.",
+            where=f"stream '{name}'",
+            accepted="a split with masks",
+            fix="choose another --train_split, or make the records with --masks_dir",
+        )
+    if stream.image_labels == "crop" and not index.has_mask.any():
+        raise UserError(
+            f"No image of split '{stream.split}' has a mask to take image-level labels from.",
+            where=f"stream '{name}', --image_label_source=crop",
+            accepted="a split with masks",
+            fix="use --image_label_source=record, with image-level labels in the records",
+        )
+
+
+def _check_image_level_labels(
+    name: str, stream: Stream, index: records.Index, config: DataConfig
+) -> None:
+    """Insists on image-level labels, and on a class in them where the stream wants one.
+
+    Raises:
+      UserError: images lack them; names the first and counts them. With --skip_bad_records some
+        may: they are left out as they come.
+    """
+    known = index.has_image_labels
+    if not known.all() and not (config.skip_bad_records and known.any()):
+        from_masks = ", or take the labels from the masks as published: "
+        from_masks += "--image_label_source=crop"
+        raise UserError(
+            f"{_first_of(~known, index, stream.split)} no image-level labels.",
+            where=f"stream '{name}'",
+            accepted="a split with image-level labels",
+            fix="make the records with --image_labels, choose another --train_split_cls, or, for "
+            "PseudoSeg, leave out --weakly" + (from_masks if index.has_mask.any() else ""),
+        )
+    empty = known & ~index.image_labels.any(1)
+    if stream.require_foreground and empty.any():
+        raise UserError(
+            f"{_first_of(empty, index, stream.split)} image-level labels that name no class.",
+            where=f"stream '{name}'",
+            received=", ".join(index.ids[empty][:8]) + (" ..." if empty.sum() > 8 else ""),
+            accepted="images that show at least one class besides the background",
+            fix="take these ids out of the split's list, or correct their labels, and make its "
+            "records again",
+        )
+
+
+def _first_of(which: np.ndarray, index: records.Index, split: str) -> str:
+    """Returns the beginning of a sentence about some records: 'Image x of split y has'."""
+    first, count = index.ids[np.argmax(which)], int(which.sum())
+    if count == index.size:
+        return f"Every image of split '{split}' has"
+    if count == 1:
+        return f"Image {first} of split '{split}' has"
+    return f"{count} of {index.size} images of split '{split}', the first of them {first}, have"
 
 
 def _check_views(name: str, stream: Stream, config: DataConfig) -> None:
@@ -842,10 +950,10 @@ def _check_views(name: str, stream: Stream, config: DataConfig) -> None:
     Raises:
       UserError: the stream wants two.
     """
-    if config.augmentation == "composition" and "strong" in stream.views:
+    if config.augmentation != "deeplab" and "strong" in stream.views:
         raise UserError(
             f"The method needs a weak and a strong view of the images of stream '{name}'; "
-            "--augmentation=composition makes one view.",
+            f"--augmentation={config.augmentation} makes one view.",
             where="--augmentation",
             received=config.augmentation,
             accepted="deeplab, with this method",

@@ -12,9 +12,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfseg.config import DataConfig, TrainConfig
+from tfseg.config import DataConfig, ModelConfig, TrainConfig
 from tfseg.data.pipeline import Stream
 from tfseg.data.specs import DatasetSpec
+from tfseg.errors import check_choice
 from tfseg.method_config import NoSettings
 from tfseg.models import decayed_variables
 from tfseg.monitors import Monitors
@@ -116,6 +117,8 @@ class Method(tf.Module):
 
     # The method's own settings: a dataclass of `method_config`.
     Config: type = NoSettings
+    # The values of --head with which it works.
+    heads: tuple[str, ...] = ("deeplab",)
 
     def __init__(
         self,
@@ -142,7 +145,17 @@ class Method(tf.Module):
         return {"model": self.model}
 
     @classmethod
-    def streams(cls, data: DataConfig, train: TrainConfig) -> dict[str, Stream]:
+    def network_config(cls, config: ModelConfig, settings: Any) -> ModelConfig:
+        """Returns the network's settings, completed by what the method settles itself.
+
+        Raises:
+          UserError: the method does not work with the network's head.
+        """
+        check_choice(config.head, cls.heads, flag="head", what=f"head for {cls.__name__}")
+        return config
+
+    @classmethod
+    def streams(cls, data: DataConfig, train: TrainConfig, settings: Any) -> dict[str, Stream]:
         """Declares the data: one `Stream` per key of the batch."""
         raise NotImplementedError(f"{cls.__name__} declares no streams")
 

@@ -85,7 +85,7 @@ class LearningPseudoLabels(Method):
         return {"hybrid": self.model, "pseudo": self.pseudo_net}
 
     @classmethod
-    def streams(cls, data: DataConfig, train: TrainConfig) -> dict[str, Stream]:
+    def streams(cls, data: DataConfig, train: TrainConfig, settings=None) -> dict[str, Stream]:
         if data.image_label_source != "record":
             raise UserError(
                 "learning_pseudo_labels takes image-level labels from the records: classes that a "
@@ -109,7 +109,7 @@ class LearningPseudoLabels(Method):
                 split=data.train_split_cls,
                 batch_size=train.train_batch_size,
                 labels="listed",
-                label_ids_of="labelled",
+                label_split=data.train_split,
                 image_labels="record",
                 dataset_dir=data.dataset_dir_cls,
                 augment="light",

@@ -149,7 +149,7 @@ class PseudoSeg(Method):
         return [available[code] for code in codes]
 
     @classmethod
-    def streams(cls, data: DataConfig, train: TrainConfig) -> dict[str, Stream]:
+    def streams(cls, data: DataConfig, train: TrainConfig, settings=None) -> dict[str, Stream]:
         return {
             # Its masks are there, so the classes in a crop are known; the published code does the
             # same here.

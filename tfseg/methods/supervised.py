@@ -21,7 +21,7 @@ class Supervised(Method):
         return build_model(with_classifier=self.config.weakly)
 
     @classmethod
-    def streams(cls, data: DataConfig, train: TrainConfig) -> dict[str, Stream]:
+    def streams(cls, data: DataConfig, train: TrainConfig, settings=None) -> dict[str, Stream]:
         streams = {
             "labelled": Stream(
                 split=data.train_split, batch_size=train.train_batch_size, labels="required"

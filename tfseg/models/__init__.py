@@ -8,8 +8,18 @@ from tfseg.data.specs import DatasetSpec
 from tfseg.models.backbones import BACKBONES
 from tfseg.models.deeplab import DeepLab
 from tfseg.models.layers import decayed_variables
+from tfseg.models.network import Network
+from tfseg.models.slrnet import LowRankNet
 
-__all__ = ["BACKBONES", "DeepLab", "build_model", "decayed_variables", "model_builder"]
+__all__ = [
+    "BACKBONES",
+    "DeepLab",
+    "LowRankNet",
+    "Network",
+    "build_model",
+    "decayed_variables",
+    "model_builder",
+]
 
 
 def build_model(
@@ -21,7 +31,7 @@ def build_model(
     name: str = "model",
     seed: int = 0,
     with_classifier: bool = False,
-) -> DeepLab:
+) -> Network:
     """Builds a network with all its variables.
 
     Args:
@@ -34,9 +44,10 @@ def build_model(
       with_classifier: add the image-level classifier.
 
     Returns:
-      `model(image, training=False, dropout_seed=None)` gives a dictionary with 'logits' and
-      'features' (and 'image_logits' with a classifier); `encode`, `decode` and `classify` are its
-      parts. Variables carry their TF1 checkpoint names, the same for every `name`.
+      `model(image, training=False, dropout_seed=None)` gives a dictionary with 'logits' (and
+      'image_logits' with a classifier, or where the head gives class scores); `DeepLab` and
+      `LowRankNet` describe it and their parts. Variables carry their TF1 checkpoint names, the
+      same for every `name`.
 
     Raises:
       UserError: a setting is unknown or contradicts another.
@@ -47,20 +58,22 @@ def build_model(
       >>> model(tf.zeros([1, 65, 65, 3]))["logits"].shape
       TensorShape([1, 5, 5, 21])
     """
-    return DeepLab(
-        config,
-        num_classes=num_classes,
-        num_image_classes=num_image_classes,
-        crop_size=crop_size,
-        name=name,
-        seed=seed,
-        with_classifier=with_classifier,
-    )
+    options = {
+        "num_classes": num_classes,
+        "num_image_classes": num_image_classes,
+        "crop_size": crop_size,
+        "name": name,
+        "seed": seed,
+    }
+    if config.head == "low_rank":
+        # Its logits give image-level scores; there is no classifier to add.
+        return LowRankNet(config, **options)
+    return DeepLab(config, with_classifier=with_classifier, **options)
 
 
 def model_builder(
     config: ModelConfig, spec: DatasetSpec, crop_size: tuple[int, int], *, seed: int = 0
-) -> Callable[..., DeepLab]:
+) -> Callable[..., Network]:
     """Returns what methods call for their networks: `build_model` but for their names and parts.
 
     Args:

@@ -4,149 +4,27 @@ Source: Chen et al., "Encoder-decoder with atrous separable convolution", ECCV 2
 specification, section 4.
 """
 
-from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
-from tfseg.config import OUTPUT_STRIDES, ModelConfig
-from tfseg.errors import UserError, check_choice
-from tfseg.models.backbones import BACKBONES
+from tfseg.config import ModelConfig
 from tfseg.models.backbones.base import EndPoints
 from tfseg.models.heads import ASPP, Classifier, DecoderStage, Logits, head_settings, scaled_size
 from tfseg.models.layers import Settings
+from tfseg.models.network import Network
 from tfseg.ops.resize import resize_bilinear
 
 
-def _check(config: ModelConfig) -> None:
-    """Refuses settings that cannot be meant.
-
-    Raises:
-      UserError: names the flag, what it got and what it takes.
-    """
-    check_choice(config.model_variant, BACKBONES, flag="model_variant", what="backbone")
-    check_choice(config.output_stride, OUTPUT_STRIDES, flag="output_stride", what="output stride")
-    rates = config.atrous_rates or ()
-    if any(rate < 1 for rate in rates) or any(a >= b for a, b in zip(rates, rates[1:])):
-        raise UserError(
-            "--atrous_rates must be positive and strictly increasing.",
-            where="--atrous_rates",
-            received=", ".join(map(str, rates)),
-            accepted="for example 6, 12, 18 at output stride 16 (12, 24, 36 at 8)",
-            fix="repeated flags accumulate, also over a flagfile and the command line: give the "
-            "rates in one place only",
-        )
-    mobile_only = {"depth_multiplier": 1.0, "divisible_by": None}
-    for name, default in mobile_only.items():
-        value = getattr(config, name)
-        if value != default and config.model_variant != "mobilenet_v2":
-            raise UserError(
-                f"--{name} is for mobilenet_v2 only.",
-                where=f"--{name}",
-                received=value,
-                accepted=default,
-                fix="leave the flag out, or choose --model_variant=mobilenet_v2",
-            )
-    if config.multi_grid is not None and config.model_variant in (
-        "wide_resnet38",
-        "mobilenet_v2",
-        "efficientnet_lite0",
-    ):
-        raise UserError(
-            f"{config.model_variant} has no multi-grid block.",
-            where="--multi_grid",
-            received=config.multi_grid,
-            fix="leave the flag out",
-        )
-    if any(scale <= 0 for scale in config.image_pyramid or ()):
-        raise UserError(
-            "Scales are positive.", where="--image_pyramid", received=config.image_pyramid
-        )
-    _check_decoder(config)
-
-
-def _check_decoder(config: ModelConfig) -> None:
-    check_choice(
-        config.decoder_projection_kernel_size,
-        (1, 3),
-        flag="decoder_projection_kernel_size",
-        what="kernel size",
-    )
-    strides = config.decoder_output_stride or ()
-    if any(a <= b for a, b in zip(strides, strides[1:])):
-        raise UserError(
-            "--decoder_output_stride must be descending.",
-            where="--decoder_output_stride",
-            received=strides,
-            accepted="for example 4, or 8,4",
-        )
-    if strides and strides[0] > config.output_stride:
-        raise UserError(
-            "The decoder cannot be coarser than the backbone.",
-            where="--decoder_output_stride",
-            received=strides,
-            accepted=f"strides up to --output_stride={config.output_stride}",
-        )
-    if config.decoder_output_is_logits and not strides:
-        raise UserError(
-            "--decoder_output_is_logits needs a decoder.",
-            where="--decoder_output_is_logits",
-            fix="add --decoder_output_stride=4",
-        )
-    for name in ("image_pooling_crop_size", "image_pooling_stride"):
-        value = getattr(config, name)
-        if value is not None and (len(value) != 2 or min(value) < 1):
-            raise UserError(
-                f"--{name} is two positive numbers.",
-                where=f"--{name}",
-                received=value,
-                accepted="height,width",
-            )
-
-
-class DeepLab(tf.keras.Model):
+class DeepLab(Network):
     """Semantic segmentation network. Use `tfseg.models.build_model`.
 
-    Attributes:
-      config, settings: what it was built from, and what its layers have in common.
-      backbone: with `hypercolumn`, `low_level`, `channels` by end point.
-      mean_pixel: RGB 0-255 for padding.
-      num_classes, num_image_classes: sizes of the outputs.
-      crop_size: training crop (height, width), for information; any size is accepted.
+    Args: as for `Network`, and `with_classifier`: add the image-level classifier.
     """
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        *,
-        num_classes: int,
-        num_image_classes: int,
-        crop_size: Sequence[int],
-        name: str,
-        seed: int,
-        with_classifier: bool,
-    ):
-        super().__init__(name=name, autocast=False)
-        _check(config)
-        settings = Settings(
-            network=name,
-            seed=seed,
-            compute_dtype=config.mixed_precision,
-            fine_tune_batch_norm=config.fine_tune_batch_norm,
-            sync_batch_norm=config.sync_batch_norm,
-            momentum=config.batch_norm_momentum,
-            activation=tf.nn.relu6 if config.use_bounded_activation else tf.nn.relu,
-        )
-        self.config = config
-        self.settings = settings
-        self.num_classes, self.num_image_classes = num_classes, num_image_classes
-        self.crop_size = tuple(crop_size)
-        frozen = (
-            settings.replace(fine_tune_batch_norm=False) if config.freeze_backbone else settings
-        )
-        self.backbone = BACKBONES[config.model_variant](frozen, config)
-        self.backbone.trainable = not config.freeze_backbone
-        self.mean_pixel = tuple(self.backbone.facts.mean_pixel)
-        self._compute_type = tf.as_dtype(config.mixed_precision)
+    def __init__(self, config: ModelConfig, *, with_classifier: bool, **options: Any):
+        super().__init__(config, **options)
+        settings = self.settings
         heads = head_settings(settings, config.head_initializer)
         channels = self.backbone.channels[self.backbone.last]
         self.aspp = None
@@ -158,13 +36,13 @@ class DeepLab(tf.keras.Model):
         if self.decoder:
             channels = self.decoder[-1].out_channels
         if not config.decoder_output_is_logits:
-            self.logits_layer = Logits(heads, config, channels, num_classes)
+            self.logits_layer = Logits(heads, config, channels, self.num_classes)
         self.classifier = None
         if with_classifier:
             self.classifier = Classifier(
                 settings,
                 self.backbone,
-                num_image_classes,
+                self.num_image_classes,
                 dropout_rate=config.classifier_dropout_rate,
             )
 
@@ -175,14 +53,7 @@ class DeepLab(tf.keras.Model):
         stages, names = [], []
         strides = self.config.decoder_output_stride or ()
         for i, stride in enumerate(strides):
-            if stride not in self.backbone.low_level:
-                raise UserError(
-                    f"{self.config.model_variant} has no low-level feature at this stride.",
-                    where="--decoder_output_stride",
-                    received=stride,
-                    accepted=", ".join(map(str, sorted(self.backbone.low_level))),
-                )
-            names.append(self.backbone.low_level[stride])
+            names.append(self.low_level_name(stride))
             is_last = i == len(strides) - 1
             stages.append(
                 DecoderStage(
@@ -198,27 +69,6 @@ class DeepLab(tf.keras.Model):
             )
             channels = stages[-1].out_channels
         return stages, names
-
-    def encode(
-        self,
-        image: tf.Tensor,
-        training: bool = False,
-        dropout_seed: tf.Tensor | None = None,
-    ) -> EndPoints:
-        """Runs the backbone.
-
-        Args:
-          image: RGB 0..255 [N, H, W, 3], any float or integer type, any size.
-          training: batch norm takes and records batch statistics.
-          dropout_seed: int32 [2]; for the dropout inside wide_resnet38, which is off without it.
-
-        Returns:
-          End points by name; `backbone.last` is the deepest, `backbone.low_level` and
-          `backbone.hypercolumn` name others, `backbone.channels` has their channels.
-        """
-        x = tf.cast(self.backbone.normalise(image), self._compute_type)
-        seed = {"dropout_seed": dropout_seed} if self.backbone.takes_dropout_seed else {}
-        return self.backbone(x, training=training, **seed)
 
     def decode(
         self,

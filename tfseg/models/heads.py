@@ -47,7 +47,7 @@ def head_settings(settings: Settings, initializer: str = "xavier_uniform") -> Se
     )
 
 
-def _conv_unit(
+def conv_unit(
     settings: Settings,
     name: str,
     in_channels: int,
@@ -57,7 +57,16 @@ def _conv_unit(
     rate: int = 1,
     separable: bool = False,
 ) -> Layer:
-    """A convolution with batch norm and ReLU, plain or separable."""
+    """Returns a convolution with batch norm and ReLU, plain or separable.
+
+    Args:
+      settings: types, batch norm, initial values.
+      name: scope.
+      in_channels, filters: channels of input and output.
+      kernel_size: side of the kernel; a separable one has 3.
+      rate: atrous rate.
+      separable: a depthwise and a pointwise convolution, each with batch norm.
+    """
     if separable:
         settings = settings.replace(kernel_init=truncated_normal(0.06))
         return SeparableConv(
@@ -116,7 +125,7 @@ class ImagePooling(Layer):
         output_stride: int,
     ):
         super().__init__("image_pooling_branch")
-        self.unit = _conv_unit(settings, "image_pooling", in_channels, filters)
+        self.unit = conv_unit(settings, "image_pooling", in_channels, filters)
         self._crop_size = None if crop_size is None else tuple(crop_size)
         self._stride, self._output_stride = tuple(stride), output_stride
 
@@ -166,10 +175,10 @@ class ASPP(Layer):
                 stride=config.image_pooling_stride,
                 output_stride=config.output_stride,
             )
-        self.branches = [_conv_unit(settings, "aspp0", in_channels, filters)]
+        self.branches = [conv_unit(settings, "aspp0", in_channels, filters)]
         for i, rate in enumerate(config.atrous_rates or (), start=1):
             self.branches.append(
-                _conv_unit(
+                conv_unit(
                     settings,
                     f"aspp{i}",
                     in_channels,
@@ -183,7 +192,7 @@ class ASPP(Layer):
         self.projection = self.dropout = None
         self.out_channels = concatenated
         if config.aspp_with_concat_projection:
-            self.projection = _conv_unit(settings, "concat_projection", concatenated, filters)
+            self.projection = conv_unit(settings, "concat_projection", concatenated, filters)
             self.dropout = Dropout("concat_projection_dropout", config.aspp_dropout_rate)
             self.out_channels = filters
 
@@ -222,6 +231,7 @@ class DecoderStage(Layer):
       suffix: of the scopes; '' for the first stage.
       num_logits: None, or the number of classes when this stage gives the logits.
       projection_filters: channels of a low-level feature that is concatenated.
+      num_convolutions: 2, or 1, after the concatenation.
     """
 
     def __init__(
@@ -234,6 +244,7 @@ class DecoderStage(Layer):
         suffix: str,
         num_logits: int | None,
         projection_filters: int = LOW_LEVEL_FILTERS,
+        num_convolutions: int = 2,
     ):
         super().__init__(f"decoder_stage{suffix}")
         projection_size = config.decoder_projection_kernel_size
@@ -244,7 +255,7 @@ class DecoderStage(Layer):
         def last(name: str, channels: int, kernel_size: int, *, separable: bool) -> Layer:
             """The layer that ends a branch: linear with a bias where it gives the logits."""
             if num_logits is None:
-                return _conv_unit(
+                return conv_unit(
                     settings,
                     name,
                     channels,
@@ -270,20 +281,19 @@ class DecoderStage(Layer):
                 last(f"decoder/decoder_conv0{suffix}", in_channels, 3, separable=separable)
             ]
             return
-        self.projection = _conv_unit(
+        self.projection = conv_unit(
             settings, projection, low_level_channels, projection_filters, projection_size
         )
-        self.convolutions = [
-            _conv_unit(
-                settings,
-                f"decoder/decoder_conv0{suffix}",
-                in_channels + projection_filters,
-                filters,
-                3,
-                separable=separable,
-            ),
-            last(f"decoder/decoder_conv1{suffix}", filters, 3, separable=separable),
-        ]
+        channels = in_channels + projection_filters
+        self.convolutions = []
+        for i in range(num_convolutions - 1):
+            name = f"decoder/decoder_conv{i}{suffix}"
+            self.convolutions.append(
+                conv_unit(settings, name, channels, filters, 3, separable=separable)
+            )
+            channels = filters
+        name = f"decoder/decoder_conv{num_convolutions - 1}{suffix}"
+        self.convolutions.append(last(name, channels, 3, separable=separable))
 
     def call(
         self, x: tf.Tensor, low_level: tf.Tensor, training: bool = False

@@ -45,6 +45,12 @@ def he_truncated_normal(rng: np.random.Generator, shape: Sequence[int]) -> np.nd
     return truncated_normal(math.sqrt(1.3 * 2.0 / math.prod(shape[:-1])))(rng, shape)
 
 
+def he_normal(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
+    """Normal values of variance 2 / fan-in."""
+    deviation = math.sqrt(2.0 / math.prod(shape[:-1]))
+    return rng.standard_normal(shape, dtype=np.float32) * np.float32(deviation)
+
+
 def xavier_uniform(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
     """Uniform values of variance 2 / (fan-in + fan-out)."""
     area = math.prod(shape[:-2])
@@ -171,9 +177,10 @@ class Conv2D(Layer):
       kernel_size: side of the kernel.
       stride: stride in both directions.
       rate: atrous rate.
-      use_bias: add a bias, zero at first unless the settings say otherwise.
+      use_bias: add a bias.
       fixed_padding: see `_padding`; False is TensorFlow's SAME throughout.
       init: initial values; None: the settings'.
+      bias_init: of the bias, unless the settings say otherwise; None: zero.
       decayed: whether the kernel is part of the weight decay.
       compute_dtype: type of the output; None: the settings'.
       kernel_name: leaf name of the kernel.
@@ -193,6 +200,7 @@ class Conv2D(Layer):
         use_bias: bool = False,
         fixed_padding: bool = True,
         init: Initializer | None = None,
+        bias_init: Initializer | None = None,
         decayed: bool = True,
         compute_dtype: str | None = None,
         kernel_name: str = "weights",
@@ -209,7 +217,7 @@ class Conv2D(Layer):
         self.kernel = settings.variable(f"{name}/{kernel_name}", shape, init)
         self.bias = None
         if use_bias:
-            init = settings.choose_init(fan_in, _constant(0.0))
+            init = settings.choose_init(fan_in, bias_init or _constant(0.0))
             self.bias = settings.variable(f"{name}/{bias_name}", [filters], init)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
@@ -321,7 +329,7 @@ class BatchNorm(Layer):
       settings: decay, epsilon, whether and over what batch statistics are taken.
       name: scope of `gamma`, `beta`, `moving_mean`, `moving_variance`.
       channels: channels of the input.
-      use_gamma: scale after normalising; without it there is no variable.
+      use_gamma, use_beta: scale and shift after normalising; without them there is no variable.
       decay: of the moving statistics; None: the settings'.
       epsilon: added to the variance; None: the settings'.
     """
@@ -333,6 +341,7 @@ class BatchNorm(Layer):
         channels: int,
         *,
         use_gamma: bool = True,
+        use_beta: bool = True,
         decay: float | None = None,
         epsilon: float | None = None,
     ):
@@ -346,7 +355,7 @@ class BatchNorm(Layer):
         shape = [channels]
         self._channels = channels
         self.gamma = settings.variable(f"{name}/gamma", shape, ones) if use_gamma else None
-        self.beta = settings.variable(f"{name}/beta", shape, zeros)
+        self.beta = settings.variable(f"{name}/beta", shape, zeros) if use_beta else None
         moving = {"trainable": False}
         self.moving_mean = settings.variable(f"{name}/moving_mean", shape, zeros, **moving)
         self.moving_variance = settings.variable(f"{name}/moving_variance", shape, ones, **moving)
@@ -372,30 +381,35 @@ class BatchNorm(Layer):
             done = tf.cast(step, tf.float32)
             decay = tf.minimum(decay, (1.0 + done) / (10.0 + done))
         gamma = tf.ones([self._channels]) if self.gamma is None else self.gamma
+        beta = tf.zeros([self._channels]) if self.beta is None else self.beta
         wide = tf.cast(x, tf.float32) if self._widen else x
         if not (training and self._fine_tune):
-            result = self._fused(wide, gamma, self.moving_mean, self.moving_variance, False)[0]
+            result = self._fused(wide, gamma, beta, self.moving_mean, self.moving_variance, False)[
+                0
+            ]
         elif self._sync and _replicas() > 1:
-            result = self._synchronised(wide, gamma, decay)
+            result = self._synchronised(wide, gamma, beta, decay)
         else:
             # The moving statistics that the training kernel takes are not used by it.
             none = tf.zeros([0])
-            result, mean, variance = self._fused(wide, gamma, none, none, True)
+            result, mean, variance = self._fused(wide, gamma, beta, none, none, True)
             self._record(mean, variance, decay)
         return tf.cast(result, x.dtype)
 
-    def _fused(self, x, gamma, mean, variance, is_training):
+    def _fused(self, x, gamma, beta, mean, variance, is_training):
         return tf.raw_ops.FusedBatchNormV3(
             x=x,
             scale=gamma,
-            offset=self.beta,
+            offset=beta,
             mean=mean,
             variance=variance,
             epsilon=self._epsilon,
             is_training=is_training,
         )[:3]
 
-    def _synchronised(self, x: tf.Tensor, gamma: tf.Tensor, decay: float | tf.Tensor) -> tf.Tensor:
+    def _synchronised(
+        self, x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, decay: float | tf.Tensor
+    ) -> tf.Tensor:
         """The same over all replicas, whose parts of the batch may differ in size."""
         wide = tf.cast(x, tf.float32)
         axes = [0, 1, 2]
@@ -407,7 +421,7 @@ class BatchNorm(Layer):
         variance = _sum_over_replicas(tf.reduce_sum(tf.square(wide - mean), axes)) / count
         self._record(mean, variance * (count / tf.maximum(count - 1.0, 1.0)), decay)
         scale = gamma * tf.math.rsqrt(variance + self._epsilon)
-        return tf.cast((wide - mean) * scale + self.beta, x.dtype)
+        return tf.cast((wide - mean) * scale + beta, x.dtype)
 
     def _record(
         self, mean: tf.Tensor, unbiased_variance: tf.Tensor, decay: float | tf.Tensor
@@ -430,6 +444,11 @@ def _sum_over_replicas(x: tf.Tensor) -> tf.Tensor:
 # Dropout ----------------------------------------------------------------------------------------
 
 
+def dropout_key(name: str) -> int:
+    """Returns what a layer of this name folds into the seeds that it is given."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") >> 1
+
+
 class Dropout(Layer):
     """Dropout that is a function of its seed.
 
@@ -445,7 +464,7 @@ class Dropout(Layer):
         if not 0.0 <= rate < 1.0:
             raise UserError("A dropout rate is in [0, 1).", where=name, received=rate)
         self._rate = rate
-        self._key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") >> 1
+        self._key = dropout_key(name)
 
     def call(
         self, x: tf.Tensor, training: bool = False, dropout_seed: tf.Tensor | None = None

@@ -1,0 +1,165 @@
+"""The resized crop: a part of the image of random area and shape, resized to one size.
+
+`draw` makes the decisions of one example from a NumPy generator; `apply` carries them out, and is
+otherwise a pure function of arrays. Images stay uint8 up to the end, for colours and resizing are
+Pillow's: its cubic kernel widens when it shrinks, and rounds. TensorFlow has neither, so the
+pipeline calls `apply` from a `tf.numpy_function`; Pillow releases the interpreter while it resizes.
+
+Source: SLRNet specification 2.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageEnhance
+
+COLORS = ("brightness", "contrast", "saturation", "hue")
+# Ranges of the published jitter: factors of 1 - x to 1 + x; hues turned by -x to x full circles.
+_FACTOR, _HUE = 0.3, 0.1
+_TRIES = 10
+# Width to height, drawn evenly on a logarithmic scale.
+_ASPECT_RATIOS = (3 / 4, 4 / 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """The random decisions for one example.
+
+    Attributes:
+      box: top, left, height and width of the crop, in pixels of the image.
+      flip: whether it is mirrored left and right.
+      colors: (name, parameter) of each colour operation, in their order.
+    """
+
+    box: tuple[int, int, int, int]
+    flip: bool
+    colors: tuple[tuple[str, float], ...]
+
+
+def _draw_box(
+    rng: np.random.Generator, size: tuple[int, int], area: Sequence[float]
+) -> tuple[int, int, int, int]:
+    height, width = size
+    for _ in range(_TRIES):
+        pixels = rng.uniform(*area) * height * width
+        ratio = math.exp(rng.uniform(*np.log(_ASPECT_RATIOS)))
+        w, h = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top = rng.integers(height - h, endpoint=True)
+            return int(top), int(rng.integers(width - w, endpoint=True)), h, w
+    return _central_box(height, width)
+
+
+def _central_box(height: int, width: int) -> tuple[int, int, int, int]:
+    """Returns the largest box in the middle whose shape is allowed."""
+    narrowest, widest = _ASPECT_RATIOS
+    h, w = height, width
+    if width < narrowest * height:
+        h = max(1, round(width / narrowest))
+    elif width > widest * height:
+        w = max(1, round(height * widest))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def draw(
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    *,
+    area: Sequence[float] = (0.9, 1.0),
+    flip_probability: float = 0.5,
+    jitter_strength: float = 1.0,
+) -> Draws:
+    """Makes the decisions of one example.
+
+    A crop has a random share of the area and a random shape; after ten that did not fit into the
+    image it is the largest in the middle whose shape is allowed.
+
+    Args:
+      rng: the only source of chance.
+      size: height and width of the image.
+      area: smallest and largest share of the image's area.
+      flip_probability: of mirroring left and right.
+      jitter_strength: factor on the ranges of the colour jitter, in [0, 1].
+
+    Source: SLRNet specification 2; the defaults are the published ones.
+    """
+    box = _draw_box(rng, size, area)
+    flip = bool(rng.random() < flip_probability)
+    deviations = rng.uniform(-jitter_strength, jitter_strength, len(COLORS)).tolist()
+    parameters = [1.0 + _FACTOR * x for x in deviations[:3]] + [_HUE * deviations[3]]
+    order = rng.permutation(len(COLORS))
+    return Draws(box, flip, tuple((COLORS[i], parameters[i]) for i in order))
+
+
+def turn_hue(image: np.ndarray, turn: float) -> np.ndarray:
+    """Turns the hue of an image.
+
+    Args:
+      image: uint8 [H, W, 3], RGB.
+      turn: share of the full circle, of 255 steps here, without their fraction.
+
+    Returns:
+      uint8 [H, W, 3].
+    """
+    hue, saturation, value = Image.fromarray(image).convert("HSV").split()
+    hue = hue.point([(i + int(turn * 255)) % 256 for i in range(256)])
+    return np.asarray(Image.merge("HSV", (hue, saturation, value)).convert("RGB"))
+
+
+_ENHANCERS = {
+    "brightness": ImageEnhance.Brightness,
+    "contrast": ImageEnhance.Contrast,
+    "saturation": ImageEnhance.Color,
+}
+
+
+def adjust_colors(image: np.ndarray, name: str, parameter: float) -> np.ndarray:
+    """Applies one colour operation.
+
+    Args:
+      image: uint8 [H, W, 3], RGB.
+      name: one of `COLORS`.
+      parameter: factor on the distance from black ('brightness'), from the mean grey ('contrast'),
+        from grey ('saturation'); 'hue': see `turn_hue`.
+
+    Returns:
+      uint8 [H, W, 3].
+    """
+    if name == "hue":
+        return turn_hue(image, parameter)
+    return np.asarray(_ENHANCERS[name](Image.fromarray(image)).enhance(parameter))
+
+
+def apply(
+    image: np.ndarray, label: np.ndarray | None, draws: Draws, *, crop_size: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Augments one example.
+
+    Args:
+      image: uint8 [H, W, 3], RGB; stays as it is.
+      label: uint8 [H, W]; None: no label map is returned.
+      draws: the random decisions.
+      crop_size: height and width of the result.
+
+    Returns:
+      'image' float32 [h, w, 3] in 0..255, whole grey levels; 'valid' float32 [h, w] of ones; and
+      'label' int32 [h, w] with values of `label` only.
+    """
+    top, left, height, width = draws.box
+    size = (crop_size[1], crop_size[0])
+
+    def cropped(x: np.ndarray, kernel: Image.Resampling) -> np.ndarray:
+        # Cut first: nothing outside the crop has a share in its edge.
+        part = np.ascontiguousarray(x[top : top + height, left : left + width])
+        resized = np.asarray(Image.fromarray(part).resize(size, kernel))
+        return resized[:, ::-1] if draws.flip else resized
+
+    image = cropped(image, Image.Resampling.BICUBIC)
+    for name, parameter in draws.colors:
+        image = adjust_colors(image, name, parameter)
+    views = {"image": image.astype(np.float32), "valid": np.ones(tuple(crop_size), np.float32)}
+    if label is not None:
+        views["label"] = cropped(label, Image.Resampling.NEAREST).astype(np.int32)
+    return views

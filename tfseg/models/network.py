@@ -1,0 +1,188 @@
+"""What all networks are built on: settings, a backbone, and how an image enters it."""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from tfseg.config import OUTPUT_STRIDES, ModelConfig
+from tfseg.errors import UserError, check_choice
+from tfseg.models.backbones import BACKBONES
+from tfseg.models.backbones.base import EndPoints
+from tfseg.models.layers import Settings
+
+
+class Network(tf.keras.Model):
+    """A backbone; subclasses put a head on it.
+
+    Args:
+      config: architecture and arithmetic.
+      num_classes, num_image_classes: sizes of the outputs.
+      crop_size: training crop (height, width), for information; any size is accepted.
+      name: of the network; networks of different names start with different values.
+      seed: of the initial values.
+      fine_tune_backbone_norm: whether batch norm in the backbone may use batch statistics;
+        --freeze_backbone and --fine_tune_batch_norm=false forbid it anyway.
+
+    Attributes:
+      config, settings: what it was built from, and what its layers have in common.
+      backbone: with `hypercolumn`, `low_level`, `channels` by end point.
+      mean_pixel: RGB 0-255 for padding.
+
+    Raises:
+      UserError: a setting is unknown or contradicts another.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        num_classes: int,
+        num_image_classes: int,
+        crop_size: Sequence[int],
+        name: str,
+        seed: int,
+        fine_tune_backbone_norm: bool = True,
+    ):
+        super().__init__(name=name, autocast=False)
+        _check(config)
+        self.config = config
+        self.settings = Settings(
+            network=name,
+            seed=seed,
+            compute_dtype=config.mixed_precision,
+            fine_tune_batch_norm=config.fine_tune_batch_norm,
+            sync_batch_norm=config.sync_batch_norm,
+            momentum=config.batch_norm_momentum,
+            activation=tf.nn.relu6 if config.use_bounded_activation else tf.nn.relu,
+        )
+        self.num_classes, self.num_image_classes = num_classes, num_image_classes
+        self.crop_size = tuple(crop_size)
+        settings = self.settings
+        if config.freeze_backbone or not fine_tune_backbone_norm:
+            settings = settings.replace(fine_tune_batch_norm=False)
+        self.backbone = BACKBONES[config.model_variant](settings, config)
+        self.backbone.trainable = not config.freeze_backbone
+        self.mean_pixel = tuple(self.backbone.facts.mean_pixel)
+        self._compute_type = tf.as_dtype(config.mixed_precision)
+
+    def low_level_name(self, stride: int) -> str:
+        """Returns the backbone's end point for a decoder at a stride.
+
+        Raises:
+          UserError: it has none.
+        """
+        if stride not in self.backbone.low_level:
+            raise UserError(
+                f"{self.config.model_variant} has no low-level feature at this stride.",
+                where="--decoder_output_stride",
+                received=stride,
+                accepted=", ".join(map(str, sorted(self.backbone.low_level))),
+            )
+        return self.backbone.low_level[stride]
+
+    def encode(
+        self,
+        image: tf.Tensor,
+        training: bool = False,
+        dropout_seed: tf.Tensor | None = None,
+    ) -> EndPoints:
+        """Runs the backbone.
+
+        Args:
+          image: RGB 0..255 [N, H, W, 3], any float or integer type, any size.
+          training: batch norm takes and records batch statistics.
+          dropout_seed: int32 [2]; for the dropout inside wide_resnet38, which is off without it.
+
+        Returns:
+          End points by name; `backbone.last` is the deepest, `backbone.low_level` and
+          `backbone.hypercolumn` name others, `backbone.channels` has their channels.
+        """
+        x = tf.cast(self.backbone.normalise(image), self._compute_type)
+        seed = {"dropout_seed": dropout_seed} if self.backbone.takes_dropout_seed else {}
+        return self.backbone(x, training=training, **seed)
+
+
+def _check(config: ModelConfig) -> None:
+    """Refuses settings that cannot be meant.
+
+    Raises:
+      UserError: names the flag, what it got and what it takes.
+    """
+    check_choice(config.model_variant, BACKBONES, flag="model_variant", what="backbone")
+    check_choice(config.output_stride, OUTPUT_STRIDES, flag="output_stride", what="output stride")
+    rates = config.atrous_rates or ()
+    if any(rate < 1 for rate in rates) or any(a >= b for a, b in zip(rates, rates[1:])):
+        raise UserError(
+            "--atrous_rates must be positive and strictly increasing.",
+            where="--atrous_rates",
+            received=", ".join(map(str, rates)),
+            accepted="for example 6, 12, 18 at output stride 16 (12, 24, 36 at 8)",
+            fix="repeated flags accumulate, also over a flagfile and the command line: give the "
+            "rates in one place only",
+        )
+    mobile_only = {"depth_multiplier": 1.0, "divisible_by": None}
+    for name, default in mobile_only.items():
+        value = getattr(config, name)
+        if value != default and config.model_variant != "mobilenet_v2":
+            raise UserError(
+                f"--{name} is for mobilenet_v2 only.",
+                where=f"--{name}",
+                received=value,
+                accepted=default,
+                fix="leave the flag out, or choose --model_variant=mobilenet_v2",
+            )
+    if config.multi_grid is not None and config.model_variant in (
+        "wide_resnet38",
+        "mobilenet_v2",
+        "efficientnet_lite0",
+    ):
+        raise UserError(
+            f"{config.model_variant} has no multi-grid block.",
+            where="--multi_grid",
+            received=config.multi_grid,
+            fix="leave the flag out",
+        )
+    if any(scale <= 0 for scale in config.image_pyramid or ()):
+        raise UserError(
+            "Scales are positive.", where="--image_pyramid", received=config.image_pyramid
+        )
+    _check_decoder(config)
+
+
+def _check_decoder(config: ModelConfig) -> None:
+    check_choice(
+        config.decoder_projection_kernel_size,
+        (1, 3),
+        flag="decoder_projection_kernel_size",
+        what="kernel size",
+    )
+    strides = config.decoder_output_stride or ()
+    if any(a <= b for a, b in zip(strides, strides[1:])):
+        raise UserError(
+            "--decoder_output_stride must be descending.",
+            where="--decoder_output_stride",
+            received=strides,
+            accepted="for example 4, or 8,4",
+        )
+    if strides and strides[0] > config.output_stride:
+        raise UserError(
+            "The decoder cannot be coarser than the backbone.",
+            where="--decoder_output_stride",
+            received=strides,
+            accepted=f"strides up to --output_stride={config.output_stride}",
+        )
+    if config.decoder_output_is_logits and not strides:
+        raise UserError(
+            "--decoder_output_is_logits needs a decoder.",
+            where="--decoder_output_is_logits",
+            fix="add --decoder_output_stride=4",
+        )
+    for name in ("image_pooling_crop_size", "image_pooling_stride"):
+        value = getattr(config, name)
+        if value is not None and (len(value) != 2 or min(value) < 1):
+            raise UserError(
+                f"--{name} is two positive numbers.",
+                where=f"--{name}",
+                received=value,
+                accepted="height,width",
+            )
