@@ -160,6 +160,43 @@ def test_evaluation_with_image_level_labels_and_a_dense_crf(records, trained, tm
     assert metrics["absent_classes"] == "zero"
 
 
+def test_classes_are_filtered_by_a_network_with_image_level_scores(records, tmp_path):
+    run_dir = tmp_path / "run"
+    train(records, run_dir, "--weakly", "--training_number_of_steps=2")
+    settings = (
+        f"--checkpoint_dir={run_dir}",
+        f"--dataset_dir={records}",
+        "--eval_scales=1",
+        "--eval_scales=0.5",
+        "--add_flipped_images",
+        "--merge_scales=masks",
+        "--scale_kernel=pillow",
+        "--fp_cut=0.1",
+        "--topk_classes=1",
+        "--bg_pow=0.1",
+        "--suppressed_class=3",
+    )
+    logdir = f"--eval_logdir={tmp_path}"
+    run("eval.py", *settings, logdir, "--eval_crop_size=0,0", "--max_number_of_evaluations=1")
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert np.sum(metrics["confusion_matrix"]) == 7 * SIZE * SIZE
+    assert metrics["prediction"]["class_filter"]["suppressed_class"] == "3"
+    run(
+        "vis.py",
+        *settings,
+        f"--vis_logdir={tmp_path}",
+        "--vis_crop_size=0,0",
+        "--max_side=20",
+        "--also_save_raw_predictions",
+    )
+    raw = sorted((tmp_path / "raw_segmentation_results").glob("*.png"))
+    assert len(raw) == 7
+    for path in raw:
+        with Image.open(path) as image:
+            assert image.size == (SIZE, SIZE)
+            assert len(set(np.unique(image)) - {0}) <= 1
+
+
 def test_bfloat16_accumulation_and_averaged_weights_work_together(records, tmp_path):
     train(
         records,
@@ -374,6 +411,29 @@ def test_flag_that_contradicts_the_training_run(records, trained, tmp_path):
         check=False,
     )
     assert_user_error(result, "--depth_multiplier", "0.25")
+
+
+@pytest.mark.parametrize(
+    "extra, words",
+    [
+        (("--fp_cut=0.3",), ("no image-level scores", "--method=slrnet")),
+        (("--eval_scales=0.5",), ("--eval_scales", "must include 1")),
+        (("--fp_cut=1.5",), ("--fp_cut",)),
+    ],
+    ids=lambda x: " ".join(x),
+)
+def test_classes_that_cannot_be_filtered(records, trained, tmp_path, extra, words):
+    result = run(
+        "vis.py",
+        f"--checkpoint_dir={trained[0]}",
+        f"--dataset_dir={records}",
+        f"--vis_logdir={tmp_path}",
+        f"--vis_crop_size={SIZE},{SIZE}",
+        "--merge_scales=masks",
+        *extra,
+        check=False,
+    )
+    assert_user_error(result, *words)
 
 
 def png(array):

@@ -26,8 +26,10 @@ from tests.small_split import (
 from tfseg import checkpoint, evaluation, inference
 from tfseg.config import DataConfig, EvalConfig
 from tfseg.data import records
+from tfseg.data.pipeline import padded_size
 from tfseg.errors import UserError
 from tfseg.ops import dense_crf
+from tfseg.ops.resize import resize_bilinear
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +104,10 @@ def test_metrics_are_written(split, tmp_path):
     assert content == result
     assert content["miou"] == pytest.approx(np.mean(hit / union))
     assert content["pixel_accuracy"] == pytest.approx(hit.sum() / matrix.sum())
+    false_positives = (matrix.sum(0) - hit) / union
+    assert list(content["class_false_positives"].values()) == pytest.approx(list(false_positives))
+    false_negatives = (matrix.sum(1) - hit) / union
+    assert list(content["class_false_negatives"].values()) == pytest.approx(list(false_negatives))
     assert list(content["class_iou"]) == ["background", "cat", "dog", "cow"]
     assert list(content["class_iou"].values()) == pytest.approx(list(hit / union))
     assert content["confusion_matrix"] == matrix.tolist()
@@ -548,3 +554,73 @@ def test_the_crf_without_its_library_fails_before_any_work(split, tmp_path, monk
 def test_defaults_of_the_crf_flags_are_those_of_learning_pseudo_labels():
     config = EvalConfig(eval_logdir="x", checkpoint_dir="x")
     assert inference.crf_settings(config) == dense_crf.LEARNING_PSEUDO_LABELS
+
+
+# Merged masks and the class filter ----------------------------------------------------------------
+
+FILTER = {"merge_scales": "masks", "fp_cut": 0.4, "topk_classes": 2, "bg_pow": 3.0}
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_filtered_masks_are_counted_and_written(split, tmp_path, two_replicas, replicas):
+    strategy = two_replicas if replicas == 2 else tf.distribute.OneDeviceStrategy("/cpu:0")
+    with strategy.scope():
+        model = ToyModel(with_classifier=True)
+    settings = {**FILTER, "suppressed_class": "dog", "eval_batch_size": 4, "weakly": True}
+    evaluator = evaluator_of(split[0], tmp_path, strategy, model, **settings)
+    result = evaluator.evaluate(step=1, prefix="x")
+    expected = np.zeros([4, 4], np.int64)
+    for image, label in zip(*split[1:]):
+        size = padded_size(image.shape[:2], CROP)
+        padded = np.full((1, *size, 3), 127.5, np.float32)
+        padded[0, : image.shape[0], : image.shape[1]] = image
+        outputs = ToyModel(with_classifier=True)(padded)
+        masks = resize_bilinear(tf.nn.softmax(outputs["logits"]), size)[0].numpy()
+        scores = tf.sigmoid(outputs["image_logits"])[0].numpy()
+        masks[..., 1:] *= (scores > 0.4) & (scores >= np.sort(scores)[-2])
+        masks = masks ** [3, 1, 6, 1]
+        prediction = masks[: image.shape[0], : image.shape[1]].argmax(-1)
+        expected += numpy_confusion([prediction], [label])
+    np.testing.assert_array_equal(result["confusion_matrix"], expected)
+    assert result["prediction"]["class_filter"] == {
+        "fp_cut": 0.4,
+        "topk_classes": 2,
+        "bg_pow": 3.0,
+        "suppressed_class": "dog",
+    }
+    assert result["cls_overall"] is not None
+
+
+@needs_crf
+def test_the_crf_takes_filtered_masks(split, tmp_path):
+    model = ToyModel(with_classifier=True)
+    found = []
+    for crf in ({}, {"dense_crf": True, **SETTINGS}):
+        evaluator = evaluator_of(split[0], tmp_path, model=model, **FILTER, **crf)
+        found.append(evaluator.confusion_matrix()[0])
+    assert found[0].sum() == found[1].sum() and (found[0] != found[1]).any()
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"eval_scales": (0.5, 1.5), "merge_scales": "masks"}, ("--eval_scales", "include 1")),
+        ({"fp_cut": 0.3}, ("--merge_scales=masks",)),
+        ({"bg_pow": 3.0, "merge_scales": "logits"}, ("--merge_scales=masks",)),
+        ({**FILTER, "use_image_labels": True}, ("leave out --use_image_labels",)),
+        ({**FILTER, "suppressed_class": "horse"}, ("--suppressed_class", "cat, dog, cow")),
+        ({**FILTER, "suppressed_class": "background"}, ("--suppressed_class", "cat, dog, cow")),
+    ],
+    ids=str,
+)
+def test_filters_that_cannot_be_meant(split, tmp_path, changes, words):
+    with pytest.raises(UserError) as error:
+        evaluator_of(split[0], tmp_path, model=ToyModel(with_classifier=True), **changes)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_filter_needs_a_background(split, tmp_path):
+    _, config = config_of(split[0], tmp_path, **FILTER)
+    with pytest.raises(UserError, match="--fp_cut, --topk_classes, --bg_pow"):
+        inference.check(config, dataclasses.replace(SPEC, has_background=False))

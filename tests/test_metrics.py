@@ -123,3 +123,12 @@ def test_absent_classes_are_skipped_or_count_as_zero():
     assert metrics.mean_iou(np.zeros((2, 2), int), absent="zero") == 0
     with pytest.raises(UserError, match="skip, zero"):
         metrics.mean_iou(matrix, absent="one")
+
+
+def test_errors_by_class_and_iou_sum_to_one():
+    matrix = np.array([[6, 2, 0], [1, 3, 0], [0, 0, 0]])
+    false_positives, false_negatives = metrics.class_errors(matrix)
+    np.testing.assert_allclose(false_positives, [1 / 9, 2 / 6, np.nan])
+    np.testing.assert_allclose(false_negatives, [2 / 9, 1 / 6, np.nan])
+    total = metrics.class_iou(matrix) + false_positives + false_negatives
+    np.testing.assert_allclose(total, [1, 1, np.nan])

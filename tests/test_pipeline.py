@@ -15,6 +15,7 @@ from tfseg.config import DataConfig
 from tfseg.data import pipeline, records, sampling, specs, tfexample
 from tfseg.data.framing import HEADER_BYTES, frame
 from tfseg.errors import UserError
+from tfseg.ops.resize import resize_pillow
 
 MEAN = (127.5, 127.5, 127.5)
 COUNT = 10
@@ -920,14 +921,15 @@ def test_the_rest_of_a_truncated_shard_is_replaced(tmp_path):
 # Evaluation -------------------------------------------------------------------------------------
 
 
-def evaluation_of(folder, batch_size, split="train", **changes):
+def evaluation_of(folder, batch_size, split="train", crop_size=(33, 33), max_side=None, **changes):
     return pipeline.make_eval_dataset(
         split,
         SPEC,
         settings(folder, **changes),
         mean_pixel=MEAN,
-        crop_size=(33, 33),
+        crop_size=crop_size,
         batch_size=batch_size,
+        max_side=max_side,
     )
 
 
@@ -956,6 +958,30 @@ def test_sizes_in_evaluation():
     assert pipeline.padded_size((20, 33), (33, 33)) == (33, 33)
     assert pipeline.padded_size((34, 10), (33, 33)) == (65, 33)
     assert pipeline.padded_size((65, 66), (33, 33)) == (65, 97)
+
+
+def test_evaluation_without_padding(folder):
+    images, _ = make_images(SIZES)
+    for batch in evaluation_of(folder, 2, crop_size=pipeline.UNPADDED):
+        assert (batch["valid"].numpy() == 1).all()
+        for row in np.flatnonzero(batch["weight"]):
+            np.testing.assert_array_equal(batch["image"][row], images[int(batch["index"][row])])
+
+
+def test_evaluation_halves_large_images(folder):
+    seen = {}
+    for batch in evaluation_of(folder, 1, crop_size=pipeline.UNPADDED, max_side=20):
+        seen[int(batch["index"][0])] = batch["image"][0].numpy(), batch["label"][0].numpy()
+    assert sorted(seen) == list(range(COUNT))
+    images, labels = make_images(SIZES)
+    for i, (image, label) in seen.items():
+        height, width = SIZES[i]
+        while max(height, width) > 20:
+            height, width = max(1, height // 2), max(1, width // 2)
+        assert image.shape == (height, width, 3) and label.shape == (height, width)
+        expected = resize_pillow(images[i][None], (height, width))[0]
+        np.testing.assert_array_equal(image, expected)
+        assert set(np.unique(label)) <= set(np.unique(labels[i]))
 
 
 def test_evaluation_can_be_repeated(folder):

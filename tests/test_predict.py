@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from tests.small_split import STRIDE, ToyModel, make_images, numpy_prediction
 from tfseg import predict
@@ -11,7 +12,7 @@ from tfseg.config import ModelConfig
 from tfseg.errors import UserError
 from tfseg.models import build_model
 from tfseg.ops.resize import resize_bilinear
-from tfseg.predict import Views
+from tfseg.predict import ClassFilter, Views
 
 SIZE = (33, 41)
 
@@ -146,6 +147,7 @@ PRESENT = np.array([[1, 0, 0, 1], [1, 1, 0, 0], [0, 0, 1, 1]], np.float32)
         {"prediction_with_upsampled_logits": False},
         {"views": Views((0.75, 1.0), flip=True)},
         {"views": Views((0.75, 1.0), merge_scales="logits", scale_kernel="cubic")},
+        {"views": Views((0.75, 1.0), merge_scales="masks", scale_kernel="pillow")},
     ],
     ids=str,
 )
@@ -215,3 +217,91 @@ def test_image_logits_come_with_probabilities_too(image):
 def test_unknown_ways_to_see_are_refused(setting):
     with pytest.raises(UserError, match=setting):
         Views(**{setting: "other"})
+
+
+def masks_by_hand(model, image, scales):
+    """Mean masks and image-level logits over scales and mirror images of one image."""
+    total, image_logits = 0, 0
+    for scale in scales:
+        height, width = (round(n * scale) for n in SIZE)
+        pillow = Image.fromarray(image.astype(np.uint8))
+        scaled = np.asarray(pillow.resize((width, height), Image.Resampling.BICUBIC), np.float32)
+        for mirror in (1, -1):
+            outputs = model(scaled[None, :, ::mirror])
+            masks = tf.nn.softmax(outputs["logits"][:, :, ::mirror])
+            total += resize_bilinear(masks, SIZE).numpy()[0] / (2 * len(scales))
+            image_logits += outputs["image_logits"].numpy()[0] / (2 * len(scales))
+    return total, image_logits
+
+
+def test_merged_masks_and_their_image_logits_are_means_over_pillow_scaled_views(image):
+    model, scales = ToyModel(with_classifier=True), (1.0, 0.5, 1.5)
+    views = Views(scales, flip=True, merge_scales="masks", scale_kernel="pillow")
+    probs, logits = predict.predict_probabilities_with_image_logits(model, image, views)
+    labels, same_logits = predict.predict_with_image_logits(model, image, views)
+    for i, one in enumerate(image):
+        masks, image_logits = masks_by_hand(model, one, scales)
+        # Pillow's rounding is matched to one grey level.
+        np.testing.assert_allclose(probs[i], masks, atol=5e-3)
+        np.testing.assert_allclose(logits[i], image_logits, atol=1e-3)
+    np.testing.assert_array_equal(labels, np.argmax(probs, -1))
+    np.testing.assert_array_equal(same_logits, logits)
+
+
+def test_classes_are_filtered_by_the_scores_of_all_views(image):
+    model = ToyModel(with_classifier=True)
+    views = Views((1.0, 0.5), flip=True, merge_scales="masks")
+    masks, logits = predict.predict_probabilities_with_image_logits(model, image, views)
+    scores = np.sort(tf.sigmoid(logits).numpy().ravel())
+    cut = float(scores[len(scores) // 2] + scores[len(scores) // 2 - 1]) / 2
+    kept = tf.sigmoid(logits).numpy() > cut
+    assert kept.any() and not kept.all()
+    expected = masks.numpy()
+    expected[..., 1:] *= kept[:, None, None]
+    expected[..., 0] **= 3
+    expected[..., 2] **= 6
+    class_filter = ClassFilter(score_cut=cut, background_power=3.0, suppressed_class=2)
+    filtered = Views((1.0, 0.5), True, "masks", class_filter=class_filter)
+    probs = predict.predict_probabilities(model, image, filtered)
+    np.testing.assert_allclose(probs, expected, rtol=1e-5, atol=1e-7)
+    labels, unfiltered = predict.predict_with_image_logits(model, image, filtered)
+    np.testing.assert_array_equal(labels, expected.argmax(-1))
+    np.testing.assert_array_equal(unfiltered, logits)
+    # Classes that are known to be present take the place of the scores.
+    probs = predict.predict_probabilities(model, image, filtered, present=PRESENT)
+    assert ((probs.numpy() > 0).any((1, 2)) == PRESENT.astype(bool)).all()
+
+
+def test_one_view_is_filtered_too(image):
+    class_filter = ClassFilter(top_classes=1, background_power=50.0)
+    views = Views(merge_scales="masks", class_filter=class_filter)
+    model = ToyModel(with_classifier=True)
+    labels, logits = predict.predict_with_image_logits(model, image, views)
+    for label, best in zip(labels.numpy(), np.argmax(logits, -1)):
+        assert set(np.unique(label)) <= {0, 1 + best}
+
+
+def test_filtering_by_scores_needs_a_network_that_gives_them(image):
+    views = Views(merge_scales="masks", class_filter=ClassFilter(score_cut=0.3))
+    with pytest.raises(UserError, match="image-level scores"):
+        predict.predict(ToyModel(), image, views)
+
+
+def test_settings_that_do_not_go_together_are_refused():
+    with pytest.raises(UserError, match="must include 1"):
+        Views((0.5, 1.5), merge_scales="masks")
+    for class_filter in (ClassFilter(score_cut=0.3), ClassFilter(background_power=3.0)):
+        with pytest.raises(UserError, match="--merge_scales=masks"):
+            Views(class_filter=class_filter)
+
+
+def test_a_graph_of_masks_for_any_size_agrees_with_one_for_the_size():
+    model = ToyModel(with_classifier=True)
+    class_filter = ClassFilter(score_cut=0.5, top_classes=2)
+    views = Views((1.0, 0.75), True, "masks", "pillow", class_filter)
+    first, image = [x[None].astype(np.float32) for x in make_images([(21, 30), (33, 41)])[0]]
+    any_size = _run(model, views, reduce_retracing=True)
+    any_size(first)
+    np.testing.assert_allclose(any_size(image), _run(model, views)(image), atol=1e-6)
+    any_size(image[:, :21])
+    assert any_size.experimental_get_tracing_count() == 2

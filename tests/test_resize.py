@@ -4,14 +4,17 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from tfseg.ops.resize import (
     cubic_matrix,
     interpolation_matrix,
+    pillow_matrix,
     rescale_cubic,
     resize_bilinear,
     resize_nearest,
     resize_nearest_align_corners,
+    resize_pillow,
 )
 
 
@@ -155,3 +158,35 @@ def test_cubic_scaling_commutes_with_normalisation():
     x = np.random.default_rng(0).uniform(0, 255, (1, 8, 9, 3)).astype("float32")
     first = (rescale_cubic(x, 0.75) - 110.0) / 50.0
     np.testing.assert_allclose(first, rescale_cubic((x - 110.0) / 50.0, 0.75), atol=1e-5)
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("size", [(61, 83), (31, 42), (46, 62), (92, 124), (1, 1)])
+def test_pillow_resize_equals_pillow_but_for_rounding(size, known):
+    y, x = np.mgrid[:61, :83]
+    image = np.stack(
+        [
+            127 + 100 * np.sin(x / 5) * np.cos(y / 7),
+            255 * ((x // 9 + y // 6) % 2),  # hard edges, where the kernel overshoots
+            np.random.default_rng(0).integers(0, 256, x.shape),
+        ],
+        axis=-1,
+    ).astype(np.uint8)
+    # Wider than high: newer versions of Pillow resize high images in the other order.
+    expected = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
+    signature = tf.TensorSpec([1, *(image.shape[:2] if known else (None, None)), 3])
+    resize = tf.function(lambda z: resize_pillow(z, size), input_signature=[signature])
+    actual = resize(image[None].astype(np.float32))[0].numpy()
+    assert actual.shape == expected.shape
+    difference = np.abs(actual - expected)
+    assert difference.max() <= 1 and (difference > 0).mean() < 0.001
+    if size == image.shape[:2]:
+        np.testing.assert_array_equal(actual, image)
+
+
+def test_pillow_weights_widen_against_aliasing():
+    matrix = pillow_matrix(16, 4)
+    np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-12)
+    assert ((matrix != 0).sum(1) > 8).all()  # two samples of the result on either side
+    assert ((pillow_matrix(4, 16) != 0).sum(1) <= 4).all()
+    np.testing.assert_allclose(pillow_matrix(tf.constant(16), tf.constant(4)), matrix, atol=1e-12)

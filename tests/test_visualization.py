@@ -368,3 +368,45 @@ def test_resized_images_are_refined_at_their_original_size(tmp_path):
     )
     for i, image in enumerate(images):
         assert raw(tmp_path / "out", i).shape == image.shape[:2]
+
+
+# Class filtering, sizes ---------------------------------------------------------------------------
+
+
+def test_what_filters_classes_is_on_the_page_and_in_the_pictures(labelled, tmp_path):
+    folder, images = labelled
+    model = ToyModel(with_classifier=True)
+    settings = {"merge_scales": "masks", "topk_classes": 1, "bg_pow": 20.0}
+    settings |= {"model": model, "also_save_raw_predictions": True}
+    draw(folder, tmp_path, **settings)
+    for i in range(len(images)):
+        assert len(set(np.unique(raw(tmp_path, i))) - {0}) <= 1
+    assert "topk_classes 1, bg_pow 20.0" in Page(tmp_path / "index.html").text
+
+
+def test_image_level_labels_restrict_merged_masks(labelled, tmp_path):
+    folder, images = labelled
+    draw(
+        folder,
+        tmp_path,
+        use_image_labels=True,
+        merge_scales="masks",
+        bg_pow=20.0,
+        also_save_raw_predictions=True,
+    )
+    for i, classes in enumerate(ALLOWED):
+        assert set(np.unique(raw(tmp_path, i))) <= {0, *classes}
+    assert raw(tmp_path, 0).any()
+
+
+def test_halved_images_get_predictions_of_the_original_size(tmp_path):
+    images, labels = make_images([(41, 30), (20, 17)])
+    write_split(str(tmp_path / "records"), images, labels)
+    draw(
+        tmp_path / "records",
+        tmp_path / "out",
+        max_side=20,
+        also_save_raw_predictions=True,
+    )
+    for i, image in enumerate(images):
+        assert raw(tmp_path / "out", i).shape == image.shape[:2]

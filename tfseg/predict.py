@@ -241,6 +241,7 @@ def _one_by_one(
     if inputs[0].shape[0] == 1:
         return function(*inputs)
 
+    @tf.autograph.experimental.do_not_convert
     def of_one(one: list[tf.Tensor]) -> Any:
         batches = [x[tf.newaxis] for x in one]
         return tf.nest.map_structure(lambda x: tf.squeeze(x, 0), function(*batches))

@@ -239,10 +239,12 @@ def pillow_matrix(in_size: int | tf.Tensor, out_size: int | tf.Tensor) -> np.nda
 
 
 def resize_pillow(x: tf.Tensor, size: Size) -> tf.Tensor:
-    """Resizes 8-bit images as Pillow's `Image.resize(size, BICUBIC)` does, to one grey level.
+    """Resizes 8-bit images as Pillow's `Image.resize(size, BICUBIC)`, but for single roundings.
 
     `tf.image.resize` with antialiasing has the same kernel, but neither the rounding between width
-    and height nor the clipping, which matter at sharp edges: by more than ten grey levels.
+    and height nor the clipping, which matter at sharp edges: by more than ten grey levels. The
+    width comes first; some versions of Pillow begin with the height in some images that are higher
+    than wide, which the rounding in between shows.
 
     Args:
       x: [N, h, w, C], 0 to 255, any number type; other than whole numbers are not rounded first.
