@@ -503,6 +503,8 @@ def test_what_was_done_is_written_beside_the_metrics(labelled_split, tmp_path):
         "add_flipped_images": False,
         "merge_scales": "logits",
         "scale_kernel": "bilinear",
+        "max_side": None,
+        "class_filter": None,
         "use_image_labels": True,
         "dense_crf": {
             "iterations": 2,

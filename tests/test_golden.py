@@ -21,7 +21,11 @@ from tests.golden_cases import (
     pseudoseg_losses,
     pseudoseg_method,
     pseudoseg_model,
+    slrnet_method,
+    slrnet_eval,
     slrnet_model,
+    slrnet_ops,
+    slrnet_training,
 )
 from tfseg.errors import UserError
 
@@ -37,10 +41,14 @@ CASES = {
     **pseudoseg_losses.CASES,
     **pseudoseg_method.CASES,
     **pseudoseg_model.CASES,
+    **slrnet_method.CASES,
+    **slrnet_eval.CASES,
     **slrnet_model.CASES,
+    **slrnet_ops.CASES,
+    **slrnet_training.CASES,
 }
 # Families that need an optional library: quantity -> why it cannot be computed here, or None.
-UNAVAILABLE = {**lpl_eval.UNAVAILABLE}
+UNAVAILABLE = {**lpl_eval.UNAVAILABLE, **slrnet_ops.UNAVAILABLE}
 
 
 def _pending() -> list[str]:

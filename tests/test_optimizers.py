@@ -76,6 +76,34 @@ def test_slow_start_is_constant_and_then_counts_from_its_end():
     assert float(rate(tf.constant(110))) == 0.0
 
 
+def test_cosine_is_constant_and_then_falls_to_zero_over_the_steps_that_remain():
+    config = TrainConfig(
+        learning_policy="cosine",
+        base_learning_rate=0.5,
+        training_number_of_steps=130,
+        constant_steps=30,
+    )
+    rate = learning_rate(config)
+    expected = {0: 0.5, 29: 0.5, 30: 0.5, 55: 0.25 * (1 + 0.5**0.5), 80: 0.25, 130: 0.0, 200: 0.0}
+    for step, value in expected.items():
+        assert float(rate(tf.constant(step))) == pytest.approx(value, abs=1e-7), step
+
+
+def test_cosine_of_a_given_length_may_end_before_zero():
+    config = TrainConfig(learning_policy="cosine", base_learning_rate=0.5, decay_steps=100.0)
+    config = dataclasses.replace(config, training_number_of_steps=60, constant_steps=10)
+    assert float(learning_rate(config)(tf.constant(60))) == pytest.approx(0.25)
+
+
+def test_cosine_counts_from_the_end_of_the_slow_start():
+    config = TrainConfig(learning_policy="cosine", base_learning_rate=0.5, slow_start_step=20)
+    config = dataclasses.replace(config, training_number_of_steps=130, constant_steps=10)
+    rate = learning_rate(config)
+    expected = {19: 1e-4, 20: 0.5, 30: 0.5, 80: 0.25, 130: 0.0}
+    for step, value in expected.items():
+        assert float(rate(tf.constant(step))) == pytest.approx(value, abs=1e-7), step
+
+
 def test_adam_ignores_the_schedule_as_published():
     config = TrainConfig(optimizer="adam", adam_learning_rate=0.25)
     assert float(make_optimizer(config).learning_rate) == pytest.approx(0.25)

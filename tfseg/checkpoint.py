@@ -230,6 +230,7 @@ def load_network(model: Any, prefix: str, network: str | None = None) -> int:
     shapes = reader.get_variable_to_shape_map()
     for variable_key, variable in by_name(model.variables).items():
         if variable_key not in stored[name]:
+            _check_is_no_classifier(model, variable, prefix)
             raise UserError(
                 "The checkpoint lacks a variable of the network.",
                 where=prefix,
@@ -251,6 +252,20 @@ def load_network(model: Any, prefix: str, network: str | None = None) -> int:
         variable.assign(reader.get_tensor(key))
     step = step_of(prefix)
     return -1 if step is None else step
+
+
+def _check_is_no_classifier(model: Any, variable: tf.Variable, prefix: str) -> None:
+    """Refuses a checkpoint without classifier where one is asked for; `variable` is missing."""
+    classifier = getattr(model, "classifier", None)
+    if classifier is not None and any(variable is v for v in classifier.variables):
+        raise UserError(
+            "The network of the checkpoint gives no image-level scores.",
+            where=prefix,
+            received="--weakly, --fp_cut or --topk_classes, which need them",
+            accepted="a network with image-level scores: of train_wss.py --weakly or "
+            "--method=slrnet",
+            fix="leave out these flags",
+        )
 
 
 def _move_into_place(staging: str, name: str, folder: str, networks: Iterable[str]) -> None:

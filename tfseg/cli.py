@@ -435,6 +435,7 @@ def _network_and_spec(data_config, checkpoint_dir, crop_flag, crop_size, *, with
     Raises:
       UserError: a flag contradicts the training run, or it had other classes than the data.
     """
+    from tfseg.data import pipeline
     from tfseg.data.specs import load_spec
     from tfseg.models import model_builder
 
@@ -447,7 +448,8 @@ def _network_and_spec(data_config, checkpoint_dir, crop_flag, crop_size, *, with
     check_choice(
         model_config.output_stride, OUTPUT_STRIDES, flag="output_stride", what="output stride"
     )
-    check_crop_size(crop_flag, crop_size, model_config.output_stride)
+    if tuple(crop_size or ()) != pipeline.UNPADDED:
+        check_crop_size(crop_flag, crop_size, model_config.output_stride)
     spec = load_spec(data_config.dataset_dir, data_config.dataset)
     if record is not None and list(record["dataset"]["class_names"]) != list(spec.class_names):
         raise UserError(
@@ -466,7 +468,7 @@ def _evaluate(argv: list[str]) -> int:
     config = flags.read(EvalConfig)
     data_config = flags.read(DataConfig)
 
-    from tfseg import evaluation
+    from tfseg import evaluation, inference
     from tfseg.training import devices
 
     strategy = devices.make_evaluation_strategy(config.num_clones)
@@ -477,7 +479,7 @@ def _evaluate(argv: list[str]) -> int:
             config.checkpoint_dir,
             "eval_crop_size",
             config.eval_crop_size,
-            with_classifier=config.weakly,
+            with_classifier=config.weakly or inference.uses_scores(config),
         )
     print(devices.describe(strategy), flush=True)
     evaluation.evaluate_repeatedly(
@@ -495,7 +497,7 @@ def _visualize(argv: list[str]) -> int:
     config = flags.read(VisConfig)
     data_config = flags.read(DataConfig)
 
-    from tfseg import checkpoint, visualization
+    from tfseg import checkpoint, inference, visualization
 
     prefix = checkpoint.newest(config.checkpoint_dir)
     if prefix is None:
@@ -506,7 +508,11 @@ def _visualize(argv: list[str]) -> int:
             fix="train first, or give the directory of a training run",
         )
     model, spec, model_config = _network_and_spec(
-        data_config, prefix, "vis_crop_size", config.vis_crop_size
+        data_config,
+        prefix,
+        "vis_crop_size",
+        config.vis_crop_size,
+        with_classifier=inference.uses_scores(config),
     )
     step = checkpoint.load_network(model, prefix, config.network)
     print(f"checkpoint: {prefix}", flush=True)

@@ -126,8 +126,8 @@ class ModelConfig:
     )
     head: str = option(
         "deeplab",
-        "What is built on the backbone: DeepLabv3+, or low_rank, SLRNet's (--method=slrnet asks for "
-        "it by itself).",
+        "What is built on the backbone: DeepLabv3+, or low_rank, SLRNet's (--method=slrnet asks "
+        "for it by itself).",
         choices=("deeplab", "low_rank"),
     )
     background_logit: str = option(
@@ -352,10 +352,17 @@ class TrainConfig:
         "Optimiser: momentum, adam, or (with the extra [addons]) lamb, sgdw, novograd, "
         "rectified_adam, lookahead, swa.",
     )
-    learning_policy: str = option("poly", "Learning-rate schedule.", choices=("poly", "step"))
+    learning_policy: str = option(
+        "poly", "Learning-rate schedule.", choices=("poly", "step", "cosine")
+    )
     base_learning_rate: float = option(0.007, "Learning rate at the start of the schedule.")
     decay_steps: float = option(
-        0.0, "Length of the poly decay in steps; 0: all steps after the slow start."
+        0.0,
+        "Length of the poly or cosine decay in steps; 0: all steps after the slow start and "
+        "--constant_steps.",
+    )
+    constant_steps: int = option(
+        0, "Steps at --base_learning_rate before the cosine decay begins.", limits=(0, None)
     )
     end_learning_rate: float = option(0.0, "Learning rate at the end of the poly decay.")
     learning_rate_decay_factor: float = option(0.1, "Factor of the step policy.")
@@ -434,20 +441,50 @@ class PredictionConfig:
     add_flipped_images: bool = option(False, "Average with the mirrored image.")
     merge_scales: str = option(
         "probs",
-        "What is averaged over scales and mirror images: probabilities, as DeepLab does, or "
-        "logits, as Learning Pseudo Labels does.",
-        choices=("probs", "logits"),
+        "What is averaged over scales and mirror images: probabilities, as DeepLab does; logits, "
+        "as Learning Pseudo Labels does; or masks (probabilities at the network's own resolution) "
+        "and image-level scores, as SLRNet does.",
+        choices=("probs", "logits", "masks"),
     )
     scale_kernel: str = option(
         "bilinear",
         "How the input is scaled: bilinear with aligned corners, as DeepLab does, or cubic as "
-        "OpenCV does, for networks tested that way.",
-        choices=("bilinear", "cubic"),
+        "OpenCV or Pillow does, for networks tested that way (Learning Pseudo Labels, SLRNet).",
+        choices=("bilinear", "cubic", "pillow"),
+    )
+    max_side: int | None = option(
+        None,
+        "Halve the image while a side is longer than this many pixels; 1000 is published for "
+        "L2ID. None: off.",
+        limits=(2, None),
     )
     use_image_labels: bool = option(
         False,
         "Allow in each image only background and the classes of its image-level labels "
         "(image/class/label of its record).",
+    )
+    fp_cut: float | None = option(
+        None,
+        "With --merge_scales=masks: take out the classes whose image-level score (0 to 1) is not "
+        "above this; published: 0.3. None: none for that reason.",
+        limits=(0, 1),
+    )
+    topk_classes: int | None = option(
+        None,
+        "With --merge_scales=masks: take out all but this many classes of the highest image-level "
+        "scores; published: 6, COCO 8. None: none for that reason.",
+        limits=(1, None),
+    )
+    bg_pow: float = option(
+        1.0,
+        "With --merge_scales=masks: raise the background's mask to this power; published: 3 where "
+        "no mask was trained on, else 1.",
+        limits=(1e-3, None),
+    )
+    suppressed_class: str | None = option(
+        None,
+        "With --merge_scales=masks: raise the mask of the class of this name to twice the power "
+        "of --bg_pow; published for COCO: person.",
     )
     dense_crf: bool = option(
         False,
@@ -497,7 +534,9 @@ class EvalConfig(PredictionConfig):
     eval_split: str = option("val", "Split to evaluate.")
     eval_batch_size: int = option(1, "Images per step, over all replicas.")
     eval_crop_size: tuple[int, ...] = option(
-        (513, 513), "Images are padded to this height,width; larger ones are taken whole."
+        (513, 513),
+        "Images are padded to this height,width; larger ones are taken whole. 0,0: no padding at "
+        "all, which image-level scores would notice.",
     )
     eval_interval_secs: int = option(300, "Seconds between looks for a new checkpoint.")
     max_number_of_evaluations: int = option(0, "Stop after so many evaluations; 0: never.")
@@ -529,7 +568,9 @@ class VisConfig(PredictionConfig):
     vis_split: str = option("val", "Split to draw.")
     vis_batch_size: int = option(1, "Images per step.")
     vis_crop_size: tuple[int, ...] = option(
-        (513, 513), "Images are padded to this height,width; larger ones are taken whole."
+        (513, 513),
+        "Images are padded to this height,width; larger ones are taken whole. 0,0: no padding at "
+        "all, which image-level scores would notice.",
     )
     colormap_type: str | None = option(
         None,

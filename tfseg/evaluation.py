@@ -107,7 +107,7 @@ class Evaluator:
 
     Args:
       model: network of `build_model`, made under the strategy's scope; with a classifier if
-        `config.weakly`.
+        `config.weakly`, or if classes are filtered by its scores.
       strategy: its replicas share every batch.
       spec: the data set.
       data_config: `dataset_dir`, the resize settings.
@@ -128,7 +128,7 @@ class Evaluator:
         *,
         prediction_with_upsampled_logits: bool = True,
     ):
-        inference.check(config)
+        inference.check(config, spec)
         if config.eval_batch_size < 1:
             raise UserError(
                 "The batch size must be at least 1.",
@@ -145,7 +145,7 @@ class Evaluator:
             self._present = inference.classes_present(
                 self._index, spec, dataset_dir=data_config.dataset_dir, split=config.eval_split
             )
-        self._views = inference.views_of(config)
+        self._views = inference.views_of(config, spec)
         # The CRF refines probabilities, at the size of the image.
         self._options = {}
         if not config.dense_crf:
@@ -159,6 +159,7 @@ class Evaluator:
             mean_pixel=model.mean_pixel,
             crop_size=tuple(config.eval_crop_size),
             batch_size=per_replica * self._replicas,
+            max_side=config.max_side,
         )
         # Images larger than the crop come in their own sizes; from the second size on one graph
         # serves them all.
@@ -227,7 +228,7 @@ class Evaluator:
         """Returns int64 [C, C] over the split, and with `weakly` the image-level counts.
 
         With the dense CRF pixels are counted at the original size of the images, else at the size
-        at which the network saw them (they differ with --min_resize_value alone).
+        at which the network saw them (they differ with --min_resize_value and --max_side alone).
 
         Raises:
           UserError: a mask holds a label that is no class; names the image.
@@ -314,9 +315,10 @@ class Evaluator:
 
         Returns:
           The content of `<eval_logdir>/metrics.json`, which is written atomically: 'miou',
-          'class_iou' by class name (None where no pixel has the class), 'pixel_accuracy',
-          'num_images', 'confusion_matrix' (rows = truth), 'step', 'checkpoint', 'absent_classes',
-          'prediction' (how it was made: scales, image-level labels, CRF), and with `weakly`
+          'class_iou' by class name (None where no pixel has the class), 'class_false_positives'
+          and 'class_false_negatives' (shares of the union; they and the IoU sum to 1),
+          'pixel_accuracy', 'num_images', 'confusion_matrix' (rows = truth), 'step', 'checkpoint',
+          'absent_classes', 'prediction' (how it was made: scales, classes, CRF), and with `weakly`
           'cls_overall', 'cls_precision', 'cls_recall'. Fractions, not per cent.
         """
         matrix, image_level = self.confusion_matrix()
@@ -359,17 +361,23 @@ def image_labels_of(label: np.ndarray, spec: DatasetSpec) -> np.ndarray:
 
 
 def summarize(matrix: np.ndarray, spec: DatasetSpec, *, absent: str = "skip") -> dict[str, Any]:
-    """Returns 'miou', 'class_iou' by name and 'pixel_accuracy'; None where undefined.
+    """Returns IoU and errors by class, and 'miou' and 'pixel_accuracy'; None where undefined.
 
     Args:
       matrix: integers [C, C], rows = truth.
       spec: the data set.
       absent: see `metrics.mean_iou`.
     """
-    iou = metrics.class_iou(matrix, absent=absent)
+
+    def by_name(values: np.ndarray) -> dict[str, float | None]:
+        return {name: _or_none(x) for name, x in zip(spec.class_names, values)}
+
+    false_positives, false_negatives = metrics.class_errors(matrix)
     return {
         "miou": _or_none(metrics.mean_iou(matrix, absent=absent)),
-        "class_iou": {name: _or_none(x) for name, x in zip(spec.class_names, iou)},
+        "class_iou": by_name(metrics.class_iou(matrix, absent=absent)),
+        "class_false_positives": by_name(false_positives),
+        "class_false_negatives": by_name(false_negatives),
         "pixel_accuracy": _or_none(metrics.pixel_accuracy(matrix)),
     }
 

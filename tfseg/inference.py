@@ -9,7 +9,7 @@ With --dense_crf the probabilities leave the graph, are cut and resized to the s
 image, and refined on its pixels by worker processes: the library holds Python's lock, so threads
 would take turns. Images come back in the order in which they were predicted.
 
-Source: Learning Pseudo Labels specification 4.3, 4.4 and 6.
+Source: Learning Pseudo Labels specification 4.3, 4.4 and 6; SLRNet specification 6.
 """
 
 import dataclasses
@@ -29,21 +29,23 @@ from tfseg.data import records, tfexample
 from tfseg.data.framing import RecordError
 from tfseg.data.parallel import parallel_map
 from tfseg.data.specs import DatasetSpec
-from tfseg.errors import UserError
+from tfseg.errors import UserError, check_choice
 from tfseg.ops import dense_crf
 from tfseg.ops.class_aware import present_classes
 from tfseg.ops.resize import resize_bilinear, resize_nearest_align_corners
-from tfseg.predict import Views
+from tfseg.predict import ClassFilter, Views
 
 _CRF_PREFIX = "crf_"
+# Flags of the class filter.
+_CLASS_FILTER = ("fp_cut", "topk_classes", "bg_pow", "suppressed_class")
 
 
-def check(config: PredictionConfig) -> None:
+def check(config: PredictionConfig, spec: DatasetSpec) -> None:
     """Insists on settings that can be meant.
 
     Raises:
-      UserError: a scale is not positive, a flag of the CRF was given without --dense_crf, or the
-        extra that it needs is missing.
+      UserError: a scale is not positive, settings do not go together or do not fit the data set, a
+        flag of the CRF was given without --dense_crf, or the extra that it needs is missing.
     """
     scales = config.eval_scales
     if not scales or not all(math.isfinite(s) and s > 0 for s in scales):
@@ -52,6 +54,23 @@ def check(config: PredictionConfig) -> None:
             where="--eval_scales",
             received=", ".join(map(str, scales)) or "none",
             accepted="for example --eval_scales=0.75 --eval_scales=1 --eval_scales=1.25",
+        )
+    # Refuses what does not go together.
+    views_of(config, spec)
+    given = class_filter_of(config)
+    if given and not spec.has_background:
+        raise UserError(
+            "Where classes are filtered the background takes what they leave, and this data set "
+            "has none.",
+            where=", ".join(f"--{name}" for name in given),
+            received=f"data set {spec.name}",
+            fix="leave these flags out",
+        )
+    if uses_scores(config) and config.use_image_labels:
+        raise UserError(
+            "Classes are filtered by image-level labels or by image-level scores.",
+            where="--use_image_labels, --fp_cut, --topk_classes",
+            fix="leave out --use_image_labels, or --fp_cut and --topk_classes",
         )
     if config.dense_crf:
         dense_crf.require()
@@ -71,14 +90,44 @@ def crf_settings(config: PredictionConfig) -> dict[str, Any]:
     return {name: getattr(config, _CRF_PREFIX + name) for name in dense_crf.LEARNING_PSEUDO_LABELS}
 
 
-def views_of(config: PredictionConfig) -> Views:
-    """Returns the views in which the network sees an image."""
+def views_of(config: PredictionConfig, spec: DatasetSpec) -> Views:
+    """Returns the views in which the network sees an image, and what is done to masks.
+
+    Raises:
+      UserError: settings do not go together, or the data set has no such class.
+    """
+    suppressed = config.suppressed_class
+    if suppressed is not None:
+        names = spec.class_names[spec.first_image_class :]
+        check_choice(suppressed, names, flag="suppressed_class", what="class")
+        suppressed = spec.class_names.index(suppressed)
     return Views(
         scales=tuple(config.eval_scales),
         flip=config.add_flipped_images,
         merge_scales=config.merge_scales,
         scale_kernel=config.scale_kernel,
+        class_filter=ClassFilter(
+            score_cut=config.fp_cut,
+            top_classes=config.topk_classes,
+            background_power=config.bg_pow,
+            suppressed_class=suppressed,
+        ),
     )
+
+
+def uses_scores(config: PredictionConfig) -> bool:
+    """Whether predictions need the image-level scores of the network."""
+    return config.fp_cut is not None or config.topk_classes is not None
+
+
+def class_filter_of(config: PredictionConfig) -> dict[str, Any]:
+    """Returns the flags of the class filter that were set, by name."""
+    defaults = PredictionConfig()
+    return {
+        name: getattr(config, name)
+        for name in _CLASS_FILTER
+        if getattr(config, name) != getattr(defaults, name)
+    }
 
 
 def settings_of(config: PredictionConfig) -> dict[str, Any]:
@@ -88,6 +137,8 @@ def settings_of(config: PredictionConfig) -> dict[str, Any]:
         "add_flipped_images": config.add_flipped_images,
         "merge_scales": config.merge_scales,
         "scale_kernel": config.scale_kernel,
+        "max_side": config.max_side,
+        "class_filter": class_filter_of(config) or None,
         "use_image_labels": config.use_image_labels,
         "dense_crf": crf_settings(config) if config.dense_crf else None,
     }

@@ -152,6 +152,24 @@ def _of_absent(absent: str) -> float:
     return 0.0 if absent == "zero" else float("nan")
 
 
+def class_errors(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns false positives and false negatives of each class as shares of its union.
+
+    With the IoU they sum to 1. NaN for classes that are nowhere.
+
+    Args:
+      matrix: integers [C, C], rows = truth.
+
+    Returns:
+      (false positives, false negatives), float64 [C] each.
+
+    Source: SLRNet specification 6.
+    """
+    truth, union, hit = _sums(matrix)
+    whole = np.where(union > 0, union, np.nan)
+    return (union - truth) / whole, (truth - hit) / whole
+
+
 def pixel_accuracy(matrix: np.ndarray) -> float:
     """Returns the share of counted pixels whose class is right; NaN if none was counted."""
     total = int(np.sum(matrix))

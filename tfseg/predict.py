@@ -4,9 +4,10 @@ Shared by evaluation and pictures. The functions are plain graph code; `evaluati
 `visualization` wrap them in a `tf.function`.
 
 Where it is known which classes an image may hold, the others are left out of every arg max and
-softmax.
+softmax, or taken out of the masks after the softmax, as the network's way of testing has it.
 
-Source: PseudoSeg specification 7; Learning Pseudo Labels specification 4.3 and 4.4.
+Source: PseudoSeg specification 7; Learning Pseudo Labels specification 4.3 and 4.4; SLRNet
+specification 6.
 """
 
 import dataclasses
@@ -15,12 +16,44 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfseg.errors import check_choice
+from tfseg.errors import UserError, check_choice
 from tfseg.models.heads import scaled_size
-from tfseg.ops.class_aware import mask_absent_logits
-from tfseg.ops.resize import rescale_cubic, resize_bilinear, resize_nearest_align_corners
+from tfseg.ops.class_aware import mask_absent_logits, present_classes
+from tfseg.ops.class_filter import filter_classes, kept_classes
+from tfseg.ops.resize import (
+    rescale_cubic,
+    resize_bilinear,
+    resize_nearest_align_corners,
+    resize_pillow,
+)
 
 Side = int | tf.Tensor
+
+MERGE_SCALES = ("probs", "logits", "masks")
+SCALE_KERNELS = ("bilinear", "cubic", "pillow")
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassFilter:
+    """What is done to merged masks; see `ops.class_filter`.
+
+    Attributes:
+      score_cut, top_classes: which classes are kept by the image-level scores; None: all.
+      background_power: the background's masks are raised to this power.
+      suppressed_class: class whose masks are raised to twice that power; None: none.
+
+    Source: SLRNet specification 6.
+    """
+
+    score_cut: float | None = None
+    top_classes: int | None = None
+    background_power: float = 1.0
+    suppressed_class: int | None = None
+
+    @property
+    def uses_scores(self) -> bool:
+        """Whether the network must give image-level logits."""
+        return self.score_cut is not None or self.top_classes is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,24 +63,47 @@ class Views:
     Attributes:
       scales: the image is seen at each of these sizes.
       flip: each is also seen mirrored.
-      merge_scales: what is averaged over the views: 'probs' or 'logits'.
+      merge_scales: what is averaged over the views. 'probs': the softmax of logits that were
+        brought to the image's size; 'logits': these logits; 'masks': the softmax of the logits as
+        they are, brought to the image's size, and the image-level logits too, which otherwise are
+        those of the unscaled image.
       scale_kernel: how the image is scaled: 'bilinear' with aligned corners, to
-        trunc((side - 1) scale + 1) pixels; 'cubic' as OpenCV does, to round(side scale) pixels.
+        trunc((side - 1) scale + 1) pixels; 'cubic' as OpenCV does, to round(side scale) pixels;
+        'pillow', likewise, as Pillow's cubic resize does.
+      class_filter: what is done to masks; only with 'masks'.
 
     Raises:
-      UserError: an unknown kind of merging, or kernel.
+      UserError: an unknown kind of merging, or kernel; or settings that do not go together.
 
-    Source: 'logits' and 'cubic': Learning Pseudo Labels specification 4.3.
+    Source: 'logits' and 'cubic': Learning Pseudo Labels specification 4.3; 'masks' and 'pillow':
+      SLRNet specification 6.
     """
 
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     merge_scales: str = "probs"
     scale_kernel: str = "bilinear"
+    class_filter: ClassFilter = ClassFilter()
 
     def __post_init__(self):
-        check_choice(self.merge_scales, ("probs", "logits"), flag="merge_scales", what="merging")
-        check_choice(self.scale_kernel, ("bilinear", "cubic"), flag="scale_kernel", what="kernel")
+        check_choice(self.merge_scales, MERGE_SCALES, flag="merge_scales", what="merging")
+        check_choice(self.scale_kernel, SCALE_KERNELS, flag="scale_kernel", what="kernel")
+        if self.merge_scales == "masks" and 1.0 not in self.scales:
+            raise UserError(
+                "The scales of --merge_scales=masks must include 1: the image-level scores were "
+                "trained at the size of the image.",
+                where="--eval_scales",
+                received=", ".join(map(str, self.scales)),
+                accepted="for example --eval_scales=1 --eval_scales=0.5 --eval_scales=1.5",
+            )
+        if self.merge_scales != "masks" and self.class_filter != ClassFilter():
+            raise UserError(
+                "Classes are filtered in merged masks only.",
+                where="--fp_cut, --topk_classes, --bg_pow, --suppressed_class",
+                received=f"--merge_scales={self.merge_scales}",
+                accepted="--merge_scales=masks",
+                fix="add --merge_scales=masks, or leave these flags out",
+            )
 
 
 ONE_VIEW = Views()
@@ -69,7 +125,7 @@ def predict(
       image: RGB 0..255 [N, H, W, 3].
       views: what the network sees of it.
       prediction_with_upsampled_logits: upsample the logits and take the arg max; False: the
-        reverse. With several views it is always the former.
+        reverse. With several views, or merged masks, it is always the former.
       present: float [N, C], 1 for the classes that may be in an image and 0 for the others, of
         `ops.class_aware.present_classes`; None: all may.
       weight: [N]; rows of weight 0 at the end only fill the batch up, and their result is
@@ -96,12 +152,13 @@ def predict_with_image_logits(
     present: tf.Tensor | None = None,
     weight: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the class of every pixel and the image-level logits of the unscaled image.
+    """Returns the class of every pixel and the image-level logits.
 
     Args:
       model: network with a classifier.
       image, views, prediction_with_upsampled_logits, present, weight: see `predict`. The
-        image-level logits are of all classes.
+        image-level logits are of all classes, and of the unscaled image, but the mean over the
+        views with merge_scales='masks'.
 
     Returns:
       int32 [N, H, W] and float32 [N, K].
@@ -126,11 +183,13 @@ def predict_probabilities(
 
     Args:
       model, image, views, present, weight: see `predict`. With merge_scales='probs' it is the mean
-        probability over the views, with 'logits' the softmax of the mean logits.
+        probability over the views, with 'logits' the softmax of the mean logits, with 'masks' the
+        mean mask after `views.class_filter`.
 
     Returns:
-      float32 [N, H, W, C], sums to 1 over the classes of `present`, 0 elsewhere. (The published
-      PseudoSeg programs store its softmax, a softmax of a probability; its arg max is the same.)
+      float32 [N, H, W, C], sums to 1 over the classes of `present`, 0 elsewhere; with 'masks' the
+      sum is what the filter left. (The published PseudoSeg programs store its softmax, a softmax
+      of a probability; its arg max is the same.)
     """
 
     def function(*one: tf.Tensor) -> tf.Tensor:
@@ -147,11 +206,12 @@ def predict_probabilities_with_image_logits(
     present: tf.Tensor | None = None,
     weight: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the probability of every class, and the image-level logits of the unscaled image.
+    """Returns the probability of every class, and the image-level logits.
 
     Args:
       model: network with a classifier.
-      image, views, present, weight: see `predict_probabilities`.
+      image, views, present, weight: see `predict_probabilities`; and `predict_with_image_logits`
+        for what the image-level logits are of.
 
     Returns:
       float32 [N, H, W, C] and float32 [N, K].
@@ -208,7 +268,7 @@ def _labels(
     present: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
     """Returns labels, and image-level logits if the unscaled image was seen by a classifier."""
-    if views.scales != (1.0,) or views.flip:
+    if views.scales != (1.0,) or views.flip or views.merge_scales == "masks":
         merged, image_logits = _merged(model, views, image, present)
         return _arg_max(merged), image_logits
     outputs = model(image, training=False)
@@ -246,43 +306,103 @@ def _arg_max(x: tf.Tensor) -> tf.Tensor:
 def _merged(
     model: Any, views: Views, image: tf.Tensor, present: tf.Tensor | None
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """Returns the mean of what `views.merge_scales` names, at the image's size."""
+    """Returns the mean of what `views.merge_scales` names, at the image's size, masks filtered.
+
+    And image-level logits, if a classifier saw the views of which they are wanted.
+    """
     image = tf.cast(image, tf.float32)
-    size, total, image_logits = _sides(image), 0.0, None
+    size, total, image_logits = _sides(image), 0.0, []
     for scale in views.scales:
-        if views.scale_kernel == "cubic":
-            scaled = rescale_cubic(image, scale)
-        else:
-            scaled = resize_bilinear(image, _scaled(size, scale))
-        if views.merge_scales == "logits":
-            # The published network gives logits at the size of its input.
-            grid = _sides(scaled)
-        elif scale < 1.0:
-            # The published graph merges logits at no coarser grid than that of the unscaled
-            # image, before it upsamples them; the detour changes the values a little.
-            grid = _scaled(size, 1.0 / _logits_stride(model.config))
-        else:
-            grid = None
-
-        def upsampled(logits: tf.Tensor, grid=grid) -> tf.Tensor:
-            if grid is not None:
-                logits = resize_bilinear(logits, grid)
-            logits = resize_bilinear(logits, size)
-            if views.merge_scales == "logits":
-                return logits
-            return tf.nn.softmax(_restricted(logits, present))
-
-        outputs = model(scaled, training=False, input_scale=scale)
-        total += upsampled(outputs["logits"])
-        if scale == 1.0:
-            image_logits = outputs.get("image_logits")
-        if views.flip:
-            mirrored = model(tf.reverse(scaled, [2]), training=False, input_scale=scale)
-            total += upsampled(tf.reverse(mirrored["logits"], [2]))
+        scaled = _rescaled(image, scale, views.scale_kernel)
+        grid = _merging_grid(model, views, size, scaled, scale)
+        for is_mirrored in (False, True) if views.flip else (False,):
+            seen = tf.reverse(scaled, [2]) if is_mirrored else scaled
+            outputs = model(seen, training=False, input_scale=scale)
+            logits = outputs["logits"]
+            if is_mirrored:
+                logits = tf.reverse(logits, [2])
+            total += _at_image_size(logits, views, size, grid, present)
+            if views.merge_scales == "masks" or (scale == 1.0 and not is_mirrored):
+                image_logits.append(outputs.get("image_logits"))
     mean = total / (len(views.scales) * (2.0 if views.flip else 1.0))
+    has_scores = image_logits and image_logits[0] is not None
+    mean_logits = tf.add_n(image_logits) / len(image_logits) if has_scores else None
     if views.merge_scales == "logits":
         mean = _restricted(mean, present)
-    return mean, image_logits
+    elif views.merge_scales == "masks":
+        mean = _filtered(mean, views.class_filter, mean_logits, present)
+    return mean, mean_logits
+
+
+def _rescaled(image: tf.Tensor, scale: float, kernel: str) -> tf.Tensor:
+    """Returns the image at one of the scales."""
+    if kernel == "cubic":
+        return rescale_cubic(image, scale)
+    if kernel == "pillow":
+        return resize_pillow(image, tuple(_rounded_side(side, scale) for side in _sides(image)))
+    return resize_bilinear(image, _scaled(_sides(image), scale))
+
+
+def _merging_grid(
+    model: Any, views: Views, size: Sequence[Side], scaled: tf.Tensor, scale: float
+) -> Sequence[Side] | None:
+    """Returns the grid to which logits are brought before that of the image; None: straight."""
+    if views.merge_scales == "logits":
+        # The published network gives logits at the size of its input.
+        return _sides(scaled)
+    if views.merge_scales == "probs" and scale < 1.0:
+        # The published graph merges logits at no coarser grid than that of the unscaled
+        # image, before it upsamples them; the detour changes the values a little.
+        return _scaled(size, 1.0 / _logits_stride(model.config))
+    return None
+
+
+def _at_image_size(
+    logits: tf.Tensor,
+    views: Views,
+    size: Sequence[Side],
+    grid: Sequence[Side] | None,
+    present: tf.Tensor | None,
+) -> tf.Tensor:
+    """Returns what one view adds to the mean."""
+    if views.merge_scales == "masks":
+        return resize_bilinear(tf.nn.softmax(logits), size)
+    if grid is not None:
+        logits = resize_bilinear(logits, grid)
+    logits = resize_bilinear(logits, size)
+    if views.merge_scales == "logits":
+        return logits
+    return tf.nn.softmax(_restricted(logits, present))
+
+
+def _filtered(
+    masks: tf.Tensor,
+    class_filter: ClassFilter,
+    image_logits: tf.Tensor | None,
+    present: tf.Tensor | None,
+) -> tf.Tensor:
+    """Filters masks by the classes that are known to be present, else by the image-level scores."""
+    if present is None and class_filter.uses_scores:
+        if image_logits is None:
+            raise UserError(
+                "The network gives no image-level scores by which classes could be filtered.",
+                where="--fp_cut, --topk_classes",
+                accepted="a network with image-level scores: of --method=slrnet, or of PseudoSeg "
+                "trained with --weakly",
+                fix="leave out --fp_cut and --topk_classes",
+            )
+        kept = kept_classes(
+            image_logits,
+            score_cut=class_filter.score_cut,
+            top_classes=class_filter.top_classes,
+        )
+        present = present_classes(kept, has_background=masks.shape[-1] > kept.shape[-1])
+    return filter_classes(
+        masks,
+        present,
+        background_power=class_filter.background_power,
+        suppressed_class=class_filter.suppressed_class,
+    )
 
 
 def _logits_stride(config: Any) -> int:
@@ -296,6 +416,14 @@ def _sides(image: tf.Tensor) -> tuple[Side, Side]:
     return tuple(
         dynamic[axis] if image.shape[axis] is None else image.shape[axis] for axis in (1, 2)
     )
+
+
+def _rounded_side(side: Side, scale: float) -> Side:
+    """Returns round(side scale), halves to even, at least 1."""
+    if isinstance(side, int):
+        return max(1, round(side * scale))
+    scaled = tf.round(tf.cast(side, tf.float64) * scale)
+    return tf.maximum(tf.cast(scaled, tf.int32), 1)
 
 
 def _scaled(size: Sequence[Side], scale: float) -> tuple[Side, Side]:

@@ -272,7 +272,7 @@ def draw(
     Raises:
       UserError: the split is not there, a record is damaged, a setting is wrong.
     """
-    inference.check(config)
+    inference.check(config, spec)
     if config.vis_batch_size < 1:
         raise UserError(
             "The batch size must be at least 1.",
@@ -294,8 +294,9 @@ def draw(
         mean_pixel=model.mean_pixel,
         crop_size=tuple(config.vis_crop_size),
         batch_size=config.vis_batch_size,
+        max_side=config.max_side,
     )
-    views = inference.views_of(config)
+    views = inference.views_of(config, spec)
 
     @tf.function(autograph=False, reduce_retracing=True)
     def predict_batch(image, weight, present):
@@ -391,6 +392,9 @@ def _write_gallery(
         facts["merged"] = f"{config.merge_scales}, {config.scale_kernel} scaling"
     if config.use_image_labels:
         facts["classes"] = "those of the image-level labels"
+    class_filter = inference.class_filter_of(config)
+    if class_filter:
+        facts["class filter"] = ", ".join(f"{k} {v}" for k, v in class_filter.items())
     if config.dense_crf:
         settings = inference.crf_settings(config)
         facts["dense CRF"] = ", ".join(f"{k} {v:g}" for k, v in settings.items())

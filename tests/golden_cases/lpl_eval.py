@@ -39,7 +39,7 @@ def _unavailable(family, quantity):
     return NO_CRF if family == "crf" or quantity == "pred_stage2_crf" else None
 
 
-def _assert_same_labels(scores, actual, expected):
+def assert_same_labels(scores, actual, expected):
     """Compares arg maxima [H, W] where they are clear; scores [H, W, C]."""
     two = np.sort(scores, axis=-1)[..., -2:]
     clear = two[..., 1] - two[..., 0] >= _TIE
@@ -59,7 +59,7 @@ def _check_crf(path, name):
     if quantity == "q":
         np.testing.assert_allclose(refined, arrays[name].transpose(1, 2, 0), atol=1e-3)
     else:
-        _assert_same_labels(refined, refined.argmax(-1), arrays[name])
+        assert_same_labels(refined, refined.argmax(-1), arrays[name])
 
 
 class RecordedModel:
@@ -108,13 +108,13 @@ def _check_testtime(path, name):
     elif name in ("pred_stage1_test", "pred_stage1_inference"):
         present = arrays["category"][:, :, 0, 0]
         labels = _predicted(path, predict.predict, present=tf.constant(present))
-        _assert_same_labels(np.where(present[0] > 0, mean, -1e30), labels, expected)
+        assert_same_labels(np.where(present[0] > 0, mean, -1e30), labels, expected)
     elif name == "pred_stage2":
-        _assert_same_labels(mean, _predicted(path, predict.predict), expected)
+        assert_same_labels(mean, _predicted(path, predict.predict), expected)
     elif name == "pred_stage2_crf":
         image = arrays["image_uint8_chw"].transpose(1, 2, 0)
         refined = dense_crf.dense_crf(probs, image, **dense_crf.LEARNING_PSEUDO_LABELS)
-        _assert_same_labels(refined, refined.argmax(-1), expected)
+        assert_same_labels(refined, refined.argmax(-1), expected)
     else:
         raise AssertionError(f"{path} holds {name}, which no check knows")
 

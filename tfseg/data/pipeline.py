@@ -982,12 +982,18 @@ def _check_same_classes(dataset_dir: str, spec: DatasetSpec, config: DataConfig)
 # Evaluation -------------------------------------------------------------------------------------
 
 
+# Crop size with which images are evaluated as they are.
+UNPADDED = (0, 0)
+
+
 def padded_size(size: tuple[int, int], crop_size: tuple[int, int]) -> tuple[int, int]:
     """Returns the size at which an image is evaluated.
 
     The crop size where the image fits in; else each longer side is rounded up to a multiple of 32,
-    plus 1, which every output stride accepts.
+    plus 1, which every output stride accepts. With a crop size of `UNPADDED` its own size.
     """
+    if crop_size == UNPADDED:
+        return size
     return tuple(
         crop if side <= crop else -(-(side - 1) // 32) * 32 + 1
         for side, crop in zip(size, crop_size)
@@ -1002,6 +1008,7 @@ def make_eval_dataset(
     mean_pixel: Sequence[float],
     crop_size: tuple[int, int],
     batch_size: int,
+    max_side: int | None = None,
 ) -> "EvalDataset":
     """Makes the data set of one pass over a split, every record exactly once.
 
@@ -1013,8 +1020,9 @@ def make_eval_dataset(
       spec: the data set.
       config: directory, resize settings, limits, threads.
       mean_pixel: fills padding.
-      crop_size: images are padded to this; larger ones are taken whole.
+      crop_size: images are padded to this, see `padded_size`; larger ones are taken whole.
       batch_size: rows of a batch.
+      max_side: images are halved while a side has more pixels than this; None: they are not.
 
     Returns:
       An iterable of batches (vocabulary above).
@@ -1026,13 +1034,33 @@ def make_eval_dataset(
     strict = dataclasses.replace(config, skip_bad_records=False)
     source = Source(split, index, spec, strict, labels="optional")
     groups: dict[tuple[int, int], list[int]] = collections.defaultdict(list)
-    for i in range(index.size):
-        size = _resized_size(int(index.height[i]), int(index.width[i]), config)
+    sizes = [
+        _halved_size(_resized_size(int(height), int(width), config), max_side)
+        for height, width in zip(index.height, index.width)
+    ]
+    for i, size in enumerate(sizes):
         groups[padded_size(size, crop_size)].append(i)
-    return EvalDataset(source, _eval_batches(source, config, mean_pixel, groups, batch_size))
+
+    def resized(image, label, size):
+        if max_side is None:
+            return _resized(image, label, size, config)
+        label = resize.resize_nearest_align_corners(label[None], size)[0]
+        return resize.resize_pillow(image[None], size)[0], label
+
+    batches = _eval_batches(source, config, mean_pixel, groups, batch_size, sizes, resized)
+    return EvalDataset(source, batches)
 
 
-def _eval_batches(source, config, mean_pixel, groups, batch_size) -> tf.data.Dataset:
+def _halved_size(size: tuple[int, int], max_side: int | None) -> tuple[int, int]:
+    """Returns a size after halving both sides until none is above `max_side`, None: as it is."""
+    while max_side is not None and max(size) > max_side:
+        size = tuple(max(1, side // 2) for side in size)
+    return size
+
+
+def _eval_batches(
+    source, config, mean_pixel, groups, batch_size, image_sizes, resized
+) -> tf.data.Dataset:
     """Batches of the images of each group, all padded to the size that is the group's key."""
     numbers, weights, sizes = [], [], []
     for size, members in groups.items():
@@ -1044,9 +1072,8 @@ def _eval_batches(source, config, mean_pixel, groups, batch_size) -> tf.data.Dat
 
     def read(i):
         i = int(i)
-        shape = _resized_size(int(source.index.height[i]), int(source.index.width[i]), config)
         image, label, has_label, *_ = source.fetch(i)
-        return image, label, has_label, np.array(shape, np.int32)
+        return image, label, has_label, np.array(image_sizes[i], np.int32)
 
     def make(i, weight, size):
         image, label, has_label, shape = tf.numpy_function(
@@ -1054,7 +1081,7 @@ def _eval_batches(source, config, mean_pixel, groups, batch_size) -> tf.data.Dat
         )
         image = _decode(image, 3)
         label = _decode_label(label, has_label, image, source.spec, "optional")
-        image, label = _resized(image, label, tf.ensure_shape(shape, [2]), config)
+        image, label = resized(image, label, tf.ensure_shape(shape, [2]))
         example = augment.padded_view(
             image,
             label,

@@ -33,7 +33,7 @@ from tfseg.ops import pamr, pseudo_masks
 from tfseg.ops.balanced_cross_entropy import balanced_cross_entropy
 from tfseg.ops.class_scores import class_loss
 from tfseg.ops.resize import resize_bilinear
-from tfseg.ops.two_views import to_first_view
+from tfseg.ops.two_views import largest_only, to_first_view
 
 # What --supervision settles where no flag does (specification 1, 4.5, 4.7).
 _REGIMES = {
@@ -203,8 +203,8 @@ class SLRNet(Method):
         output = self.model.two_views(images.image, training=True, dropout_seed=seed, flip=flip)
         label = self.pseudo_mask(images, output, flip)
         self._monitor(monitors, images, label)
-        segmentation = self._segmentation(images, output, flip, label)
-        return self._weighted(images, output, flip, segmentation, step)
+        segmentation = self.segmentation_losses(images, output, label, flip)
+        return self.weighted_losses(images, output, segmentation, step, flip)
 
     def _images(self, batch: Batch) -> Images:
         """Joins the streams; the order of images is that of the streams."""
@@ -212,10 +212,10 @@ class SLRNet(Method):
         ignore = self.spec.ignore_label
         labels, flags, hidden = [], [], []
         for name, stream in batch.items():
-            known = tf.not_equal(
-                stream.get("label", stream.get("hidden_label")), ignore
+            known = tf.not_equal(stream.get("label", stream.get("hidden_label")), ignore)
+            has_label = (
+                stream["has_label"] if name != "weak" else tf.zeros_like(stream["has_label"])
             )
-            has_label = stream["has_label"] if name != "weak" else tf.zeros_like(stream["has_label"])
             # A crop without a known pixel is treated as one of an image without a mask.
             has_label &= tf.reduce_any(known, [1, 2])
             label = stream["label"] if name != "weak" else stream["hidden_label"]
@@ -247,13 +247,13 @@ class SLRNet(Method):
     def refined_mask(
         self, images: Images, output: HeadOutput, flip: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Returns that mask refined, at the size of the image, without absent classes.
+        """Returns that mask refined, at the size of the image, without absent classes and gradient.
 
         Source: specification 4.5.
         """
         mask = pamr.refine(
             images.image / 255.0,
-            self.mean_mask(output, flip),
+            tf.stop_gradient(self.mean_mask(output, flip)),
             dilations=self.settings.pamr_dilations,
             iterations=self.settings.pamr_iterations,
         )
@@ -273,7 +273,7 @@ class SLRNet(Method):
             "cutoff_low": settings.cutoff_low,
             "ignore_label": self.spec.ignore_label,
         }
-        mask = tf.stop_gradient(self.refined_mask(images, output, flip))
+        mask = self.refined_mask(images, output, flip)
         if settings.pseudo_mask_rule == "foreground":
             pseudo = pseudo_masks.confident_foreground(mask, **options)
         else:
@@ -283,7 +283,13 @@ class SLRNet(Method):
         pseudo = tf.where(images.valid > 0, pseudo, self.spec.ignore_label)
         return tf.where(images.has_label[:, None, None], images.label, pseudo)
 
-    def _segmentation(self, images: Images, output: HeadOutput, flip, label) -> tf.Tensor:
+    def segmentation_losses(
+        self,
+        images: Images,
+        output: HeadOutput,
+        label: tf.Tensor,
+        flip: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         """Returns the segmentation loss of each image, float32 [N] (specification 4.6)."""
         check = self._uses_image_labels and self.settings.require_all_classes
         first, second = output.logits
@@ -301,27 +307,33 @@ class SLRNet(Method):
             )
         return total
 
-    def _weighted(
-        self, images: Images, output: HeadOutput, flip, segmentation: tf.Tensor, step: tf.Tensor
+    def weighted_losses(
+        self,
+        images: Images,
+        output: HeadOutput,
+        segmentation: tf.Tensor,
+        step: tf.Tensor,
+        flip: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """Returns the weighted losses (specification 4.7)."""
         for_class, for_mask, for_code, for_pixels = self.settings.loss_coefficients
         losses = {
-            "classification": for_class * self._classification(images, output, segmentation),
-            "mask_consistency": for_mask * self._mask_consistency(images, output, flip),
-            "code_consistency": for_code * self._code_consistency(output, flip),
+            "classification": for_class
+            * tf.reduce_mean(self.class_losses(images, output, segmentation)),
+            "mask_consistency": for_mask * self.mask_consistency(images, output, flip),
+            "code_consistency": for_code * self.code_consistency(output, flip),
         }
         started = tf.cast(step >= self.settings.pretrain_steps, tf.float32)
         # (A loss of pseudo masks that is off must not be able to make a NaN.)
         everywhere = tf.reduce_mean(segmentation)
         losses["segmentation"] = for_pixels * tf.where(started > 0, everywhere, 0.0)
         if self.settings.supervision != "image_labels":
-            losses["labelled_segmentation"] = for_pixels * self._labelled_mean(
+            losses["labelled_segmentation"] = for_pixels * self.labelled_mean(
                 segmentation, images.has_label
             )
         return losses
 
-    def _labelled_mean(self, segmentation: tf.Tensor, has_label: tf.Tensor) -> tf.Tensor:
+    def labelled_mean(self, segmentation: tf.Tensor, has_label: tf.Tensor) -> tf.Tensor:
         """Returns the mean over images with masks, 0 if there are none."""
         weight = tf.cast(has_label, tf.float32)
         count = tf.reduce_sum(weight)
@@ -329,23 +341,29 @@ class SLRNet(Method):
             count = loss_ops.replica_mean(count)
         return loss_ops.safe_divide(tf.reduce_sum(weight * segmentation), count)
 
-    def _classification(self, images: Images, output: HeadOutput, segmentation) -> tf.Tensor:
-        """Returns the class loss, in which the segmentation loss stands for images with masks."""
-        own = tf.zeros_like(segmentation)
+    def class_losses(
+        self, images: Images, output: HeadOutput, segmentation: tf.Tensor
+    ) -> tf.Tensor:
+        """Returns the class loss of each image, float32 [N] (specification 4.3).
+
+        Images with masks have their segmentation loss in its place, as published; images without
+        image-level labels have none.
+        """
+        losses = tf.zeros_like(segmentation)
         if self._uses_image_labels:
             weights = self.settings.positive_weights
             if weights is not None and len(weights) == 1:
                 weights = weights * self.spec.num_image_classes
             auxiliary = self.settings.auxiliary_class_weight
             for logits, weight in zip((*output.logits, output.auxiliary), (1.0, 1.0, auxiliary)):
-                own += weight * class_loss(
+                losses += weight * class_loss(
                     self.model.scores(logits), images.image_label, positive_weights=weights
                 )
-        if self.settings.supervision == "image_labels":
-            return tf.reduce_mean(own)
-        return tf.reduce_mean(tf.where(images.has_label, segmentation, own))
+        return tf.where(images.has_label, segmentation, losses)
 
-    def _mask_consistency(self, images: Images, output: HeadOutput, flip) -> tf.Tensor:
+    def mask_consistency(
+        self, images: Images, output: HeadOutput, flip: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """Returns the mean difference of both views' foreground masks (specification 4.4)."""
         first, second = (tf.nn.softmax(logits) for logits in output.logits)
         second = to_first_view(second, _size(first), flip=flip)
@@ -354,11 +372,11 @@ class SLRNet(Method):
             difference *= images.image_label[:, None, None]
         return tf.reduce_mean(difference)
 
-    def _code_consistency(self, output: HeadOutput, flip) -> tf.Tensor:
+    def code_consistency(self, output: HeadOutput, flip: tf.Tensor | None = None) -> tf.Tensor:
         """Returns the mean difference of both views' largest codes (specification 4.4)."""
         first, second = output.codes
         second = to_first_view(second, _size(first), flip=flip)
-        return tf.reduce_mean(tf.abs(_largest(first) - _largest(second)))
+        return tf.reduce_mean(tf.abs(largest_only(first) - largest_only(second)))
 
     # The optimiser -------------------------------------------------------------------------------
 
@@ -441,9 +459,3 @@ class SLRNet(Method):
 
 def _size(x: tf.Tensor) -> tuple[int, int]:
     return tuple(x.shape[1:3])
-
-
-def _largest(codes: tf.Tensor) -> tf.Tensor:
-    """Returns the codes of which only the largest at each pixel are left, with their gradient."""
-    top = tf.reduce_max(tf.stop_gradient(codes), -1, keepdims=True)
-    return tf.where(tf.equal(codes, top), codes, 0.0)

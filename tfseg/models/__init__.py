@@ -46,7 +46,8 @@ def build_model(
     Returns:
       `model(image, training=False, dropout_seed=None)` gives a dictionary with 'logits' (and
       'image_logits' with a classifier, or where the head gives class scores); `DeepLab` and
-      `LowRankNet` describe it and their parts. Variables carry their TF1 checkpoint names, the same for every `name`.
+      `LowRankNet` describe it and their parts. Variables carry their TF1 checkpoint names, the
+      same for every `name`.
 
     Raises:
       UserError: a setting is unknown or contradicts another.

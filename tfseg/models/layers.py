@@ -384,7 +384,9 @@ class BatchNorm(Layer):
         beta = tf.zeros([self._channels]) if self.beta is None else self.beta
         wide = tf.cast(x, tf.float32) if self._widen else x
         if not (training and self._fine_tune):
-            result = self._fused(wide, gamma, beta, self.moving_mean, self.moving_variance, False)[0]
+            result = self._fused(wide, gamma, beta, self.moving_mean, self.moving_variance, False)[
+                0
+            ]
         elif self._sync and _replicas() > 1:
             result = self._synchronised(wide, gamma, beta, decay)
         else:

@@ -53,8 +53,8 @@ class LowRank(Layer):
     With X the pixels of all views [M, D] and D0 the initial bases:
 
     1. Z = X W1 + b1; D = D0 W1 + b1, each basis divided by 1e-6 + its length.
-    2. `iterations` times: codes C = softmax over bases of Z D^T / temperature; weights A = C + 1e-6,
-       divided by their sum over the pixels; D = A^T Z, divided by length as before.
+    2. `iterations` times: codes C = softmax over bases of Z D^T / temperature; weights
+       A = C + 1e-6, divided by their sum over the pixels; D = A^T Z, divided by length as before.
     3. Y = relu(C D) with the last codes and the bases that came out of them;
        result relu(X + Y W2 + b2).
 

@@ -15,7 +15,6 @@ import tensorflow as tf
 
 from tfseg.config import ModelConfig
 from tfseg.errors import UserError
-from tfseg.models.backbones.base import EndPoints
 from tfseg.models.heads import ASPP, LOW_LEVEL_FILTERS, DecoderStage, conv_unit, head_settings
 from tfseg.models.layers import Conv2D, Dropout, Layer, Settings, he_normal, uniform_fan_in
 from tfseg.models.low_rank import GlobalCueInjection, LowRank, StochasticGate, initial_bases

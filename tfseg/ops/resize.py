@@ -1,10 +1,10 @@
 """Resizing, with the grids of the field.
 
-`tf.image.resize` samples at half-pixel centres, and so does OpenCV, whose cubic resize is here too;
-the DeepLab family aligns the corner pixels of input and output. Bilinear resizing is linear and
-separable. Where there are GPUs it is two small matrix products here, which XLA compiles well and
-whose gradients need no atomic additions; on CPUs TensorFlow's kernel takes a third of their time
-([2, 129, 129, 21] to 513 x 513, with gradient: 25 against 82 ms of processor time).
+`tf.image.resize` samples at half-pixel centres, and so do OpenCV and Pillow, whose cubic resizes
+are here too; the DeepLab family aligns the corner pixels of input and output. Bilinear resizing is
+linear and separable. Where there are GPUs it is two small matrix products here, which XLA compiles
+well and whose gradients need no atomic additions; on CPUs TensorFlow's kernel takes a third of
+their time ([2, 129, 129, 21] to 513 x 513, with gradient: 25 against 82 ms of processor time).
 """
 
 from collections.abc import Sequence
@@ -140,13 +140,13 @@ def resize_bilinear(x: tf.Tensor, size: Size, *, align_corners: bool = True) -> 
     return tf.ensure_shape(tf.cast(result, x.dtype), [batch, *_static_size(size), channels])
 
 
-# Free parameter of the cubic kernel as OpenCV has it.
-_CUBIC_A = -0.75
+# Free parameter of the cubic kernel as OpenCV and Pillow have it.
+_OPENCV_A, _PILLOW_A = -0.75, -0.5
 
 
-def _cubic_weight(distance, xp):
+def _cubic_weight(distance, xp, a=_OPENCV_A):
     """Returns the cubic kernel at a distance in samples, 0 from 2 on."""
-    d, a = xp.abs(distance), _CUBIC_A
+    d = xp.abs(distance)
     near = ((a + 2) * d - (a + 3)) * d * d + 1
     far = a * (((d - 5) * d + 8) * d - 4)
     return xp.where(d <= 1, near, xp.where(d < 2, far, xp.zeros_like(d)))
@@ -207,6 +207,68 @@ def rescale_cubic(x: tf.Tensor, scale: float) -> tf.Tensor:
         tf.cast(x, tf.float64), cubic_matrix(height, scale), cubic_matrix(width, scale)
     )
     return tf.cast(result, tf.float32)
+
+
+def pillow_matrix(in_size: int | tf.Tensor, out_size: int | tf.Tensor) -> np.ndarray | tf.Tensor:
+    """Returns the matrix that resizes a row of samples with Pillow's cubic kernel.
+
+    Where a row shrinks, the kernel is as much wider, against aliasing. Weights beyond the ends are
+    left out and the others scaled to sum to 1.
+
+    Args:
+      in_size: number of samples, an int or an int32 scalar tensor.
+      out_size: number of samples of the result, likewise.
+
+    Returns:
+      float64 [out_size, in_size]; a NumPy array where both sizes are ints.
+
+    Source: SLRNet specification 2 and 6 (PIL bicubic).
+    """
+    if _is_static(in_size, out_size):
+        xp, cast = np, lambda value: np.asarray(value, np.float64)
+        i, j = np.arange(out_size), np.arange(in_size)
+    else:
+        xp, cast = tf, lambda value: tf.cast(value, tf.float64)
+        i, j = tf.range(out_size), tf.range(in_size)
+    ratio = cast(in_size) / cast(out_size)
+    centre = (cast(i) + 0.5) * ratio
+    distance = (cast(j)[None, :] + 0.5 - centre[:, None]) / xp.maximum(ratio, cast(1))
+    weights = _cubic_weight(distance, xp, _PILLOW_A)
+    total = weights.sum(1, keepdims=True) if xp is np else tf.reduce_sum(weights, 1, keepdims=True)
+    return weights / total
+
+
+def resize_pillow(x: tf.Tensor, size: Size) -> tf.Tensor:
+    """Resizes 8-bit images as Pillow's `Image.resize(size, BICUBIC)` does, to one grey level.
+
+    `tf.image.resize` with antialiasing has the same kernel, but neither the rounding between width
+    and height nor the clipping, which matter at sharp edges: by more than ten grey levels.
+
+    Args:
+      x: [N, h, w, C], 0 to 255, any number type; other than whole numbers are not rounded first.
+      size: (height, width) of the result: ints, or an int32 tensor.
+
+    Returns:
+      float32 [N, height, width, C], whole numbers 0 to 255; `x` itself, as float32, where the size
+      is known to be the same.
+
+    Source: SLRNet specification 6.
+    """
+    (in_height, out_height), (in_width, out_width) = _sizes(x, size)
+    if _is_static(in_height, out_height, in_width, out_width):
+        if (in_height, in_width) == (out_height, out_width):
+            return tf.cast(x, tf.float32)
+
+    def to_8_bits(values: tf.Tensor) -> tf.Tensor:
+        return tf.clip_by_value(tf.floor(values + 0.5), 0.0, 255.0)
+
+    # In float64, because GPUs multiply float32 matrices with ten bits.
+    rows, columns = (
+        tf.cast(pillow_matrix(*sides), tf.float64)
+        for sides in ((in_height, out_height), (in_width, out_width))
+    )
+    x = to_8_bits(tf.einsum("wj,nijc->niwc", columns, tf.cast(x, tf.float64)))
+    return tf.cast(to_8_bits(tf.einsum("hi,niwc->nhwc", rows, x)), tf.float32)
 
 
 def _nearest(x: tf.Tensor, size: Size, *, align_corners: bool) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""The two views of an image: a smaller, perhaps mirrored copy, and the way back.
+"""The two views of an image: a smaller, perhaps mirrored copy, the way back, and comparison.
 
 All resizing is bilinear with aligned corners.
 
@@ -49,6 +49,21 @@ def to_first_view(x: tf.Tensor, size: Size, *, flip: tf.Tensor | None = None) ->
     Source: specification 2.
     """
     return resize_bilinear(_mirrored(x, flip), size)
+
+
+def largest_only(codes: tf.Tensor) -> tf.Tensor:
+    """Sets all but the largest code of each pixel to zero; ties are all kept.
+
+    Args:
+      codes: float [N, h, w, K].
+
+    Returns:
+      float [N, h, w, K]; gradients go to the codes that were kept.
+
+    Source: specification 4.4.
+    """
+    top = tf.reduce_max(tf.stop_gradient(codes), -1, keepdims=True)
+    return tf.where(tf.equal(codes, top), codes, tf.zeros_like(codes))
 
 
 def _mirrored(x: tf.Tensor, flip: tf.Tensor | None) -> tf.Tensor:

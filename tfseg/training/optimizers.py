@@ -79,7 +79,8 @@ class SlowStart(tf.keras.optimizers.schedules.LearningRateSchedule):
       schedule: called with the steps since the slow start.
       steps: length of the slow start.
       rate: its rate.
-      offset: whether `schedule` counts from the end of the slow start (poly) or from 0 (step).
+      offset: whether `schedule` counts from the end of the slow start (poly, cosine) or from 0
+        (step).
 
     Source: PseudoSeg specification, section 6.
     """
@@ -100,18 +101,30 @@ def learning_rate(config: TrainConfig) -> Any:
     """Returns the run's schedule: steps done -> float32 rate.
 
     poly: (base - end) (1 - min(t, D) / D)^power + end with t = steps after the slow start and
-    D = decay_steps, or all steps after the slow start; step: base * factor^floor(t / period).
+    D = decay_steps, or all steps after the slow start; step: base * factor^floor(t / period);
+    cosine: base for constant_steps, then base (1 + cos(pi k / D)) / 2 with k = steps since and
+    D = decay_steps, or all steps that remain.
 
-    Source: PseudoSeg specification, section 6.
+    Source: PseudoSeg specification, section 6; SLRNet specification 5 (cosine). SLRNet's published
+      rates are had with constant_steps = (P + 1) S and decay_steps = (E - P) S for E epochs of S
+      steps, P of them named pretraining; they end one epoch before the cosine reaches 0.
     """
     schedules = tf.keras.optimizers.schedules
+    after_slow_start = config.training_number_of_steps - config.slow_start_step
     if config.learning_policy == "poly":
-        length = config.decay_steps or (config.training_number_of_steps - config.slow_start_step)
+        length = config.decay_steps or after_slow_start
         schedule = schedules.PolynomialDecay(
             config.base_learning_rate,
             decay_steps=max(length, 1),
             end_learning_rate=config.end_learning_rate,
             power=config.learning_power,
+        )
+    elif config.learning_policy == "cosine":
+        length = config.decay_steps or (after_slow_start - config.constant_steps)
+        schedule = SlowStart(
+            schedules.CosineDecay(config.base_learning_rate, decay_steps=max(length, 1)),
+            steps=config.constant_steps,
+            rate=config.base_learning_rate,
         )
     else:
         schedule = schedules.ExponentialDecay(
@@ -126,7 +139,7 @@ def learning_rate(config: TrainConfig) -> Any:
         schedule,
         steps=config.slow_start_step,
         rate=config.slow_start_learning_rate,
-        offset=config.learning_policy == "poly",
+        offset=config.learning_policy != "step",
     )
 
 
