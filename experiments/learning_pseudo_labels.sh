@@ -36,65 +36,10 @@ RETRAIN_FROM=${RETRAIN_FROM:-flags}         # flags: as STAGE2_FLAGS say (publis
 DENSE_CRF=${DENSE_CRF:-false}               # also evaluate the last network with a dense CRF
 SEED=${SEED:-0}
 
-stop() {
-  echo "error: $1" >&2
-  exit 2
-}
-
-# A signal is handed to the running program, which saves; then we stop too. Always as SIGTERM,
-# because what bash starts in the background may ignore SIGINT.
-child= stopped=
-forward() {
-  stopped=$1
-  [ -z "$child" ] || kill -s TERM "$child" 2>/dev/null || true
-}
-trap 'forward 143' TERM
-trap 'forward 130' INT
-
-run() {
-  echo
-  echo "\$ $*"
-  "$@" &
-  child=$!
-  local code=0
-  wait "$child" || code=$?
-  # A trapped signal ends the first wait; the program may still be saving.
-  while kill -0 "$child" 2>/dev/null; do
-    code=0
-    wait "$child" || code=$?
-  done
-  child=
-  [ -z "$stopped" ] || exit "$stopped"
-  [ "$code" -eq 0 ] || exit "$code"
-}
-
-step() {
-  local name=$1
-  shift
-  if [ -e "$OUTPUT_DIR/done/$name" ]; then
-    echo "== $name: done before =="
-    return
-  fi
-  echo "== $name =="
-  local began=$SECONDS
-  run "$@"
-  echo "== $name: $((SECONDS - began)) s =="
-  touch "$OUTPUT_DIR/done/$name"
-}
-
-checksum() {
-  [ -f "$1" ] || stop "no such flagfile: $1"
-  cksum <"$1"
-}
-
-parameters() {
-  for name in DATASET_DIR LABELLED_SPLIT ALL_SPLIT VAL_SPLIT STAGE1_FLAGS STAGE2_FLAGS TRAIN_FLAGS \
-    CROP PREDICTION_FLAGS TEACHER RETRAIN_FROM SEED; do
-    echo "$name=${!name}"
-  done
-  echo "content of STAGE1_FLAGS: $1"
-  echo "content of STAGE2_FLAGS: $2"
-}
+PARAMETERS=(DATASET_DIR LABELLED_SPLIT ALL_SPLIT VAL_SPLIT STAGE1_FLAGS STAGE2_FLAGS TRAIN_FLAGS CROP
+  PREDICTION_FLAGS TEACHER RETRAIN_FROM SEED)
+FLAGFILES=(STAGE1_FLAGS STAGE2_FLAGS)
+. experiments/recipe.sh
 
 case $RETRAIN_FROM in
   flags) retrain_flags=() ;;
@@ -105,19 +50,7 @@ case $TEACHER in
   hybrid | pseudo) ;;
   *) stop "TEACHER=$TEACHER is neither hybrid nor pseudo" ;;
 esac
-sum1=$(checksum "$STAGE1_FLAGS")
-sum2=$(checksum "$STAGE2_FLAGS")
-mkdir -p "$OUTPUT_DIR/done"
-if [ -e "$OUTPUT_DIR/parameters.txt" ]; then
-  parameters "$sum1" "$sum2" | diff "$OUTPUT_DIR/parameters.txt" - >"$OUTPUT_DIR/changes.txt" ||
-    stop "OUTPUT_DIR=$OUTPUT_DIR was begun with other parameters (< then, > now):
-$(grep '^[<>]' "$OUTPUT_DIR/changes.txt")
-  next: choose another OUTPUT_DIR, or delete that one to start anew"
-  rm -f "$OUTPUT_DIR/changes.txt"
-else
-  parameters "$sum1" "$sum2" >"$OUTPUT_DIR/parameters.new"
-  mv "$OUTPUT_DIR/parameters.new" "$OUTPUT_DIR/parameters.txt"
-fi
+begin
 
 if [ -z "$DATASET_DIR" ]; then
   DATASET_DIR=$OUTPUT_DIR/digits
@@ -133,17 +66,10 @@ step 1_train "$PYTHON" train_wss.py --flagfile="$STAGE1_FLAGS" --dataset_dir="$D
   --train_split="$LABELLED_SPLIT" --train_split_cls="$ALL_SPLIT" --seed="$SEED" \
   --train_logdir="$OUTPUT_DIR/stage1" ${train_flags[@]+"${train_flags[@]}"}
 
-evaluate() { # name, checkpoints, further flags
-  local name=$1 checkpoints=$2
-  shift 2
-  step "$name" "$PYTHON" eval.py --checkpoint_dir="$checkpoints" --dataset_dir="$DATASET_DIR" \
-    --eval_split="$VAL_SPLIT" --eval_crop_size="$CROP" --eval_batch_size=8 \
-    --eval_logdir="$OUTPUT_DIR/$name" --max_number_of_evaluations=1 "$@" \
-    ${prediction_flags[@]+"${prediction_flags[@]}"}
-}
-
-evaluate 2_hybrid "$OUTPUT_DIR/stage1" --network=hybrid --use_image_labels
-evaluate 2_pseudo "$OUTPUT_DIR/stage1" --network=pseudo --use_image_labels
+evaluate 2_hybrid "$OUTPUT_DIR/stage1" --network=hybrid --use_image_labels \
+  ${prediction_flags[@]+"${prediction_flags[@]}"}
+evaluate 2_pseudo "$OUTPUT_DIR/stage1" --network=pseudo --use_image_labels \
+  ${prediction_flags[@]+"${prediction_flags[@]}"}
 
 step 3_pseudo_labels "$PYTHON" vis.py --checkpoint_dir="$OUTPUT_DIR/stage1" \
   --dataset_dir="$DATASET_DIR" --vis_split="$ALL_SPLIT" --vis_crop_size="$CROP" \
@@ -160,15 +86,10 @@ step 5_retrain "$PYTHON" train_sup.py --flagfile="$STAGE2_FLAGS" \
   --train_logdir="$OUTPUT_DIR/stage2" ${retrain_flags[@]+"${retrain_flags[@]}"} \
   ${train_flags[@]+"${train_flags[@]}"}
 
-evaluate 6_retrained "$OUTPUT_DIR/stage2"
+evaluate 6_retrained "$OUTPUT_DIR/stage2" ${prediction_flags[@]+"${prediction_flags[@]}"}
 if [ "$DENSE_CRF" = true ]; then
-  evaluate 6_retrained_crf "$OUTPUT_DIR/stage2" --dense_crf
+  evaluate 6_retrained_crf "$OUTPUT_DIR/stage2" --dense_crf \
+    ${prediction_flags[@]+"${prediction_flags[@]}"}
 fi
 
-echo
-echo "mIoU on $VAL_SPLIT:"
-for name in 2_hybrid 2_pseudo 6_retrained 6_retrained_crf; do
-  metrics=$OUTPUT_DIR/$name/metrics.json
-  [ ! -e "$metrics" ] || "$PYTHON" -c 'import json, sys
-print("  %-16s %.3f" % (sys.argv[1], json.load(open(sys.argv[2]))["miou"]))' "$name" "$metrics"
-done
+show_results 2_hybrid 2_pseudo 6_retrained 6_retrained_crf

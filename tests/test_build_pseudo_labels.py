@@ -72,12 +72,12 @@ def place(tmp_path):
     return tmp_path
 
 
-def build(place, *extra, out="records", workers=1, ids=None):
+def build(place, *extra, out="records", workers=1, ids=None, labelled="few"):
     ids = f"--ids={place / 'ids.txt'}" if ids is None else ids
     return run(
         "tfrecords_tools/build_pseudo_labels.py",
         f"--dataset_dir={place / 'records'}",
-        "--labelled_split=few",
+        *([f"--labelled_split={labelled}"] if labelled else []),
         f"--pseudo_labels_dir={place / 'raw'}",
         *ids.split(),
         "--output_split=pseudo",
@@ -132,6 +132,23 @@ def test_a_split_and_the_labelled_one_can_stand_for_a_list(place):
     index, examples = read(place / "records", "pseudo")
     assert index.ids.tolist() == ["c", "a", "b"]
     assert [examples[i].is_pseudo for i in "cab"] == [True, False, False]
+
+
+def test_without_a_labelled_split_every_mask_is_a_prediction(place):
+    result = build(place, ids="--ids_of_split=again", labelled=None)
+    assert result.returncode == 0, result.stderr
+    index, examples = read(place / "records", "pseudo")
+    assert index.ids.tolist() == ["c"] and examples["c"].is_pseudo
+    assert "not in --ids" not in result.stdout
+    result = build(place, labelled=None)
+    assert_user_error(result, "2 of 5 ids without a true mask have no pseudo label", "a, b")
+    for name in "ab":
+        (place / "raw" / f"{name}.png").write_bytes(png(mask_of(1)))
+    assert build(place, labelled=None).returncode == 0
+    index, examples = read(place / "records", "pseudo")
+    assert index.ids.tolist() == IDS and all(e.is_pseudo for e in examples.values())
+    (place / "ids.txt").write_text("nothing\n")
+    assert_user_error(build(place, labelled=None), "1 of 1 ids are in no split", "such as")
 
 
 @pytest.mark.parametrize(

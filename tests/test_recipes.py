@@ -26,17 +26,21 @@ SHARED = (
     "--log_steps=1",
     "--save_summaries_images=false",
 )
-STAGE1 = (*SHARED, "--method=learning_pseudo_labels", "--train_batch_size=2")
+LPL = (*SHARED, "--method=learning_pseudo_labels", "--train_batch_size=2")
+SLRNET = (
+    *SHARED,
+    "--method=slrnet",
+    "--train_batch_size=2",
+    "--pretrain_steps=1",
+    "--training_number_of_steps=3",
+)
 STAGE2 = (*SHARED, "--method=supervised", "--train_batch_size=4", "--training_number_of_steps=3")
 
 
-@pytest.fixture
-def settings(records, tmp_path):
-    """Environment of the recipe over the small records."""
-    for name, flags in (("stage1", STAGE1), ("stage2", STAGE2)):
+def settings_of(records, tmp_path, stage1):
+    """Returns the environment of a recipe over the small records."""
+    for name, flags in (("stage1", stage1), ("stage2", STAGE2)):
         (tmp_path / f"{name}.flags").write_text("\n".join(flags) + "\n")
-    with open(tmp_path / "stage1.flags", "a") as file:
-        file.write("--training_number_of_steps=30\n")
     return {
         **environment(),
         "PYTHON": sys.executable,
@@ -48,10 +52,10 @@ def settings(records, tmp_path):
     }
 
 
-def begin(settings, log):
+def begin(settings, log, recipe="learning_pseudo_labels"):
     with open(log, "w") as file:
         return subprocess.Popen(
-            ["bash", "experiments/learning_pseudo_labels.sh"],
+            ["bash", f"experiments/{recipe}.sh"],
             cwd=ROOT,
             env=settings,
             stdout=file,
@@ -69,7 +73,8 @@ def wait_for(path, process, lines=1):
     raise AssertionError(f"{path} did not appear (exit code {process.poll()})")
 
 
-def test_the_recipe_goes_on_where_it_was_stopped(settings, tmp_path):
+def test_the_recipe_goes_on_where_it_was_stopped(records, tmp_path):
+    settings = settings_of(records, tmp_path, (*LPL, "--training_number_of_steps=30"))
     out, log = tmp_path / "out", tmp_path / "log"
     process = begin(settings, log)
     wait_for(out / "stage1" / "train_log.jsonl", process, lines=3)
@@ -114,3 +119,24 @@ def test_the_recipe_goes_on_where_it_was_stopped(settings, tmp_path):
         text=True,
     )
     assert changed.returncode == 2 and "content of STAGE2_FLAGS" in changed.stderr
+
+
+def test_slrnet_goes_the_whole_way_without_a_mask(records, tmp_path):
+    settings = settings_of(records, tmp_path, SLRNET)
+    out, log = tmp_path / "out", tmp_path / "log"
+    process = begin(settings, log, "slrnet_two_stage")
+    assert process.wait(timeout=500) == 0, log.read_text()[-2000:]
+    for name in ("2_stage1", "2_image_labels", "6_retrained"):
+        miou = json.loads((out / name / "metrics.json").read_text())["miou"]
+        assert f"{name:<16} {miou:.3f}" in log.read_text()
+    entry = json.loads((out / "records" / "dataset.json").read_text())["splits"]["pseudo"]
+    assert entry["num_pseudo_labels"] == entry["num_masks"] == entry["count"] == 16
+    assert [entry["step"] for entry in log_of(out / "stage2")] == [1, 2, 3]
+
+    # What was begun without masks cannot go on with some, nor with a flagfile that is not there.
+    for change, words in (
+        ({"LABELLED_SPLIT": "train"}, "> LABELLED_SPLIT=train"),
+        ({"STAGE2_FLAGS": "nowhere.flags"}, "no such flagfile: nowhere.flags (STAGE2_FLAGS)"),
+    ):
+        process = begin({**settings, **change}, log, "slrnet_two_stage")
+        assert process.wait(timeout=60) == 2 and words in log.read_text()

@@ -9,8 +9,9 @@ python tfrecords_tools/build_pseudo_labels.py --dataset_dir=records --labelled_s
 * --ids lists the images of the new split, one id a line, as in the records. Images come from
   whichever split of --dataset_dir has them. --ids_of_split=<split> takes that split's images in
   place of a list, and the labelled split's.
-* Ids of --labelled_split keep their masks. Every other id takes the picture of class ids that
-  `vis.py --also_save_raw_predictions` wrote for it; its record says image/pseudo = 1.
+* Ids of --labelled_split keep their masks; without that flag none does. Every other id takes the
+  picture of class ids that `vis.py --also_save_raw_predictions` wrote for it; its record says
+  image/pseudo = 1.
 * The file of an id is its last component plus .png, or all of them where names would otherwise
   be the same, just as vis.py names it for the splits that hold the id. Data sets with evaluation
   ids (Cityscapes) have these in the files; they become class ids again.
@@ -50,7 +51,9 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "dataset", "pascal_voc_seg", "The classes of records that carry no dataset.json."
     )
-    flags.DEFINE_string("labelled_split", None, "Split whose images keep their masks.")
+    flags.DEFINE_string(
+        "labelled_split", None, "Split whose images keep their masks; without it none does."
+    )
     flags.DEFINE_string("pseudo_labels_dir", None, f"Folder of <name>.png: {_RAW}.")
     flags.DEFINE_string("ids", None, "Text file, one id a line: the images of the new split.")
     flags.DEFINE_string(
@@ -86,20 +89,22 @@ class Source:
 
 
 def load_splits(
-    dataset_dir: str, spec: DatasetSpec, labelled_split: str, *, without: str | None = None
+    dataset_dir: str, spec: DatasetSpec, labelled_split: str | None, *, without: str | None = None
 ) -> tuple[dict[str, records.Index], list[str]]:
     """Returns the indices of all splits, the labelled one first, and the names of unusable ones.
 
     Args:
       dataset_dir: folder of records.
       spec: the data set.
-      labelled_split: must be usable; the others need not be.
+      labelled_split: must be usable; the others need not be. None: there is none.
       without: a split to leave out.
 
     Raises:
       UserError: the labelled split is not there or damaged.
     """
-    splits, unusable = {labelled_split: records.load_index(dataset_dir, labelled_split, spec)}, []
+    splits, unusable = {}, []
+    if labelled_split is not None:
+        splits[labelled_split] = records.load_index(dataset_dir, labelled_split, spec)
     for split in records.splits_present(dataset_dir):
         if split in (labelled_split, without):
             continue
@@ -183,7 +188,7 @@ def make_sources(
     splits: Mapping[str, records.Index],
     *,
     dataset_dir: str,
-    labelled_split: str,
+    labelled_split: str | None,
     pseudo_labels_dir: str,
     unusable: Sequence[str] = (),
 ) -> list[Source]:
@@ -193,7 +198,7 @@ def make_sources(
       ids: of the new split, in its order.
       splits: of `load_splits`.
       dataset_dir: their folder.
-      labelled_split: keeps its masks.
+      labelled_split: keeps its masks; None: no split does.
       pseudo_labels_dir: folder of the others' masks.
       unusable: splits that could not be searched, for messages.
 
@@ -211,11 +216,11 @@ def make_sources(
             f"{len(unknown)} of {len(ids)} ids are in no split of the records.",
             where=dataset_dir,
             received=_shown(unknown),
-            accepted=f"ids of {', '.join(splits)}{more}, such as "
-            f"{next(iter(splits.values())).ids[0]}",
+            accepted=f"ids of {', '.join(splits)}{more}"
+            + "".join(f", such as {index.ids[0]}" for index in list(splits.values())[:1]),
             fix="write the ids as in the records, or make records of these images first",
         )
-    labelled = rows[labelled_split]
+    labelled = {} if labelled_split is None else rows[labelled_split]
     without_mask = [
         i for i in ids if i in labelled and not splits[labelled_split].has_mask[labelled[i]]
     ]
@@ -414,7 +419,9 @@ class Encoder:
 # The program -------------------------------------------------------------------------------------
 
 
-def check_output(dataset_dir: str, output_dir: str, output_split: str, labelled_split: str) -> bool:
+def check_output(
+    dataset_dir: str, output_dir: str, output_split: str, labelled_split: str | None
+) -> bool:
     """Refuses to replace a split that is not made of pseudo labels.
 
     Returns:
@@ -453,14 +460,14 @@ def _ids(splits: Mapping[str, records.Index]) -> list[str]:
             received=f"--ids_of_split={FLAGS.ids_of_split}",
             accepted=", ".join(splits),
         )
-    both = (splits[FLAGS.ids_of_split], splits[FLAGS.labelled_split])
-    return list(dict.fromkeys(i for index in both for i in index.ids.tolist()))
+    names = (FLAGS.ids_of_split, FLAGS.labelled_split)
+    indexes = [splits[name] for name in names if name is not None]
+    return list(dict.fromkeys(i for index in indexes for i in index.ids.tolist()))
 
 
 def main(argv: list[str]) -> None:
     started = time.monotonic()
-    names = ("dataset_dir", "labelled_split", "pseudo_labels_dir")
-    common.require(*names, "output_split", "output_dir")
+    common.require("dataset_dir", "pseudo_labels_dir", "output_split", "output_dir")
     if (FLAGS.ids is None) == (FLAGS.ids_of_split is None):
         raise UserError(
             "The images of the new split are given in one way.",
@@ -491,13 +498,14 @@ def main(argv: list[str]) -> None:
     check_pseudo_labels(
         sources, Checker(spec, FLAGS.max_image_megapixels), num_workers=FLAGS.num_workers
     )
-    left_out = len(set(splits[FLAGS.labelled_split].ids.tolist()) - set(ids))
-    if left_out:
-        print(
-            f"note: {left_out} images of split '{FLAGS.labelled_split}' are not in --ids and so "
-            "not in the new split",
-            flush=True,
-        )
+    if FLAGS.labelled_split is not None:
+        left_out = len(set(splits[FLAGS.labelled_split].ids.tolist()) - set(ids))
+        if left_out:
+            print(
+                f"note: {left_out} images of split '{FLAGS.labelled_split}' are not in --ids and "
+                "so not in the new split",
+                flush=True,
+            )
     common.write(
         spec,
         {FLAGS.output_split: sources},

@@ -1,0 +1,97 @@
+# What the recipes of several stages share; each sources it after its parameters.
+#
+#   PARAMETERS=(DATASET_DIR ...)   names of the variables that a run depends on
+#   FLAGFILES=(STAGE1_FLAGS ...)   those of them that are files of flags
+#   begin                          opens OUTPUT_DIR, or stops where it was begun with others
+#   step NAME COMMAND ...          runs a command, or passes it over where it was finished before
+#   evaluate NAME CHECKPOINTS ...  a step: eval.py on VAL_SPLIT, with further flags
+#   show_results NAME ...          prints the mIoU of such steps
+#
+# A signal is handed to the running program, which saves; then the recipe stops too.
+
+stop() {
+  echo "error: $1" >&2
+  exit 2
+}
+
+# Always as SIGTERM, because what bash starts in the background may ignore SIGINT.
+child= stopped=
+forward() {
+  stopped=$1
+  [ -z "$child" ] || kill -s TERM "$child" 2>/dev/null || true
+}
+trap 'forward 143' TERM
+trap 'forward 130' INT
+
+run() {
+  echo
+  echo "\$ $*"
+  "$@" &
+  child=$!
+  local code=0
+  wait "$child" || code=$?
+  # A trapped signal ends the first wait; the program may still be saving.
+  while kill -0 "$child" 2>/dev/null; do
+    code=0
+    wait "$child" || code=$?
+  done
+  child=
+  [ -z "$stopped" ] || exit "$stopped"
+  [ "$code" -eq 0 ] || exit "$code"
+}
+
+step() {
+  local name=$1
+  shift
+  if [ -e "$OUTPUT_DIR/done/$name" ]; then
+    echo "== $name: done before =="
+    return
+  fi
+  echo "== $name =="
+  local began=$SECONDS
+  run "$@"
+  echo "== $name: $((SECONDS - began)) s =="
+  touch "$OUTPUT_DIR/done/$name"
+}
+
+begin() {
+  local name new=$OUTPUT_DIR/parameters.new old=$OUTPUT_DIR/parameters.txt
+  for name in "${FLAGFILES[@]}"; do
+    [ -f "${!name}" ] || stop "no such flagfile: ${!name} ($name)"
+  done
+  mkdir -p "$OUTPUT_DIR/done"
+  {
+    for name in "${PARAMETERS[@]}"; do echo "$name=${!name}"; done
+    for name in "${FLAGFILES[@]}"; do echo "content of $name: $(cksum <"${!name}")"; done
+  } >"$new"
+  if [ -e "$old" ]; then
+    local changes
+    changes=$(diff "$old" "$new" | grep '^[<>]') || true
+    rm -f "$new"
+    [ -z "$changes" ] ||
+      stop "OUTPUT_DIR=$OUTPUT_DIR was begun with other parameters (< then, > now):
+$changes
+  next: choose another OUTPUT_DIR, or delete that one to start anew"
+  else
+    mv "$new" "$old"
+  fi
+}
+
+evaluate() {
+  local name=$1 checkpoints=$2
+  shift 2
+  step "$name" "$PYTHON" eval.py --checkpoint_dir="$checkpoints" --dataset_dir="$DATASET_DIR" \
+    --eval_split="$VAL_SPLIT" --eval_crop_size="$CROP" --eval_batch_size=8 \
+    --eval_logdir="$OUTPUT_DIR/$name" --max_number_of_evaluations=1 "$@"
+}
+
+show_results() {
+  local name metrics
+  echo
+  echo "mIoU on $VAL_SPLIT:"
+  for name in "$@"; do
+    metrics=$OUTPUT_DIR/$name/metrics.json
+    [ ! -e "$metrics" ] || "$PYTHON" -c 'import json, sys
+print("  %-16s %.3f" % (sys.argv[1], json.load(open(sys.argv[2]))["miou"]))' "$name" "$metrics"
+  done
+}

@@ -1,0 +1,298 @@
+"""Makes TFRecords of L2ID: images of 200 classes whose image-level labels stand in one file.
+
+python tfrecords_tools/build_l2id.py --l2id_dir=L2ID --splits_dir=lists --output_dir=records
+
+--l2id_dir holds Data/<file>.JPEG and Annotations/cls_labels.npy, a dictionary of `files`, names
+without extension, and `labels`, one row of 0 and 1 for each of them. Ids are those names.
+
+* --splits_dir holds one <split>.txt per split with one id a line; without it, all files of
+  cls_labels.npy are split `train`.
+* --masks_dir holds <file>.png for images that have a mask, class k at column k - 1 of the labels;
+  splits with masks need one for every image, and take labels that cls_labels.npy lacks from them.
+* Class names are those of ImageNet's 200 detection classes in alphabetical order (--class_names:
+  a text file, one a line). `person` stands where the published sampling has it; the others were
+  not compared with the data, which were not at hand.
+
+Source: SLRNet specification 2.
+"""
+
+import dataclasses
+import io
+import os
+import pickle
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+from absl import flags
+
+from tfrecords_tools import common
+from tfseg.data import colormap
+from tfseg.data.specs import DatasetSpec
+from tfseg.errors import UserError
+
+FLAGS = flags.FLAGS
+LABELS_FILE = os.path.join("Annotations", "cls_labels.npy")
+IMAGES_FOLDER = "Data"
+
+CLASS_NAMES = tuple(
+    name.strip()
+    for name in (
+        "accordion,airplane,ant,antelope,apple,armadillo,artichoke,axe,baby bed,backpack,bagel,"
+        "balance beam,banana,band aid,banjo,baseball,basketball,bathing cap,beaker,bear,bee,"
+        "bell pepper,bench,bicycle,binder,bird,bookshelf,bow tie,bow,bowl,brassiere,burrito,bus,"
+        "butterfly,camel,can opener,car,cart,cattle,cello,centipede,chain saw,chair,chime,"
+        "cocktail shaker,coffee maker,computer keyboard,computer mouse,corkscrew,cream,"
+        "croquet ball,crutch,cucumber,cup or mug,diaper,digital clock,dishwasher,dog,domestic cat,"
+        "dragonfly,drum,dumbbell,electric fan,elephant,face powder,fig,filing cabinet,flower pot,"
+        "flute,fox,french horn,frog,frying pan,giant panda,goldfish,golf ball,golfcart,guacamole,"
+        "guitar,hair dryer,hair spray,hamburger,hammer,hamster,harmonica,harp,"
+        "hat with a wide brim,head cabbage,helmet,hippopotamus,horizontal bar,horse,hotdog,iPod,"
+        "isopod,jellyfish,koala bear,ladle,ladybug,lamp,laptop,lemon,lion,lipstick,lizard,lobster,"
+        "maillot,maraca,microphone,microwave,milk can,miniskirt,monkey,motorcycle,mushroom,nail,"
+        "neck brace,oboe,orange,otter,pencil box,pencil sharpener,perfume,person,piano,pineapple,"
+        "ping-pong ball,pitcher,pizza,plastic bag,plate rack,pomegranate,popsicle,porcupine,"
+        "power drill,pretzel,printer,puck,punching bag,purse,rabbit,racket,ray,red panda,"
+        "refrigerator,remote control,rubber eraser,rugby ball,ruler,salt or pepper shaker,"
+        "saxophone,scorpion,screwdriver,seal,sheep,ski,skunk,snail,snake,snowmobile,snowplow,"
+        "soap dispenser,soccer ball,sofa,spatula,squirrel,starfish,stethoscope,stove,strainer,"
+        "strawberry,stretcher,sunglasses,swimming trunks,swine,syringe,table,tape player,"
+        "tennis ball,tick,tie,tiger,toaster,traffic light,train,trombone,trumpet,turtle,"
+        "tv or monitor,unicycle,vacuum,violin,volleyball,waffle iron,washer,water bottle,"
+        "watercraft,whale,wine bottle,zebra"
+    ).split(",")
+)
+
+
+def define_flags() -> None:
+    """Defines the program's flags."""
+    flags.DEFINE_string("l2id_dir", None, "Folder with Data and Annotations/cls_labels.npy.")
+    flags.DEFINE_string(
+        "splits_dir", None, "Folder of <split>.txt; without it, all files are split `train`."
+    )
+    flags.DEFINE_string("masks_dir", None, "Folder of masks; without it all splits have none.")
+    flags.DEFINE_string(
+        "class_names", None, "Text file, one name a line, of the labels' columns in order."
+    )
+    common.define_output_flags(num_shards=16)
+    common.define_image_flags()
+
+
+# The file of labels ------------------------------------------------------------------------------
+
+# What a pickle of arrays, strings and numbers is made of. Nothing else is ever imported.
+_NUMPY_MODULES = ("core.multiarray", "_core.multiarray", "core.numeric", "_core.numeric")
+_HARMLESS = {
+    (f"numpy.{module}", name)
+    for module in _NUMPY_MODULES
+    for name in ("_reconstruct", "scalar", "_frombuffer")
+} | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+
+
+class _Unpickler(pickle.Unpickler):
+    """An unpickler of arrays, strings and numbers that executes nothing from the file."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _HARMLESS:
+            raise ValueError(f"it asks for {module}.{name}, which is no array, string or number")
+        return super().find_class(_present(module), name)
+
+
+def _present(module: str) -> str:
+    """Returns the name that a module of NumPy has in the installed version."""
+    here = "numpy._core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "numpy.core"
+    for root in ("numpy._core.", "numpy.core."):
+        if module.startswith(root):
+            return f"{here}.{module[len(root) :]}"
+    return module
+
+
+def _read_object(file: BinaryIO) -> Any:
+    """Returns the one object of a .npy file."""
+    version = np.lib.format.read_magic(file)
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if read_header is None:
+        raise ValueError(f"version {version} of the format")
+    shape, _, dtype = read_header(file)
+    if not dtype.hasobject or shape != ():
+        raise ValueError(f"an array {dtype} {list(shape)}, not a dictionary")
+    return _Unpickler(io.BytesIO(file.read())).load().item()
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """Image-level labels: class ids, from 1, by file; the number of classes."""
+
+    ids: Mapping[str, tuple[int, ...]]
+    num_classes: int
+
+
+def read_labels(path: str) -> Labels:
+    """Reads cls_labels.npy.
+
+    Args:
+      path: the file.
+
+    Returns:
+      The labels, in the order of the file.
+
+    Raises:
+      UserError: there is no such file, or it has another structure.
+    """
+    accepted = "{'files': [name, ...], 'labels': array [names, classes] of 0 and 1}"
+    if not os.path.isfile(path):
+        raise UserError(
+            "The file of image-level labels is missing.",
+            where=path,
+            accepted=f"a file that holds {accepted}",
+            fix="put L2ID's cls_labels.npy there; without it the images' classes are not known",
+        )
+    try:
+        with open(path, "rb") as file:
+            content = _read_object(file)
+        if not isinstance(content, Mapping) or not {"files", "labels"} <= set(content):
+            raise ValueError(f"{type(content).__name__} without 'files' and 'labels'")
+        files, labels = [str(name) for name in content["files"]], np.asarray(content["labels"])
+        if labels.ndim != 2 or len(labels) != len(files) or not labels.size:
+            raise ValueError(f"{len(files)} files, labels of shape {list(labels.shape)}")
+        if not np.isin(labels, (0, 1)).all():
+            raise ValueError("labels that are neither 0 nor 1")
+    except Exception as error:  # damaged pickles raise many kinds
+        raise UserError(
+            "The file of image-level labels cannot be read.",
+            where=path,
+            received=f"{type(error).__name__}: {error}"[:300],
+            accepted=accepted,
+        ) from None
+    twice = [name for name, count in Counter(files).items() if count > 1]
+    if twice:
+        raise UserError(
+            "The file of image-level labels holds a file more than once.",
+            where=path,
+            received=f"{len(twice)} such files: {', '.join(twice[:5])}",
+        )
+    rows = (tuple((np.flatnonzero(row) + 1).tolist()) for row in labels)
+    return Labels(dict(zip(files, rows)), labels.shape[1])
+
+
+def make_spec(num_classes: int, names_file: str | None = None) -> DatasetSpec:
+    """Returns the classes: background, then one for each column of the labels.
+
+    Args:
+      num_classes: columns of the labels.
+      names_file: a text file of their names; None: `CLASS_NAMES`.
+
+    Raises:
+      UserError: another number of names, or one of them twice; more than a mask can hold.
+    """
+    names = CLASS_NAMES
+    if names_file is not None:
+        lines = (line.strip() for line in common.read_text(names_file).splitlines())
+        names = tuple(line for line in lines if line)
+    if len(names) != num_classes or len({*names, "background"}) != num_classes + 1:
+        raise UserError(
+            "The class names do not fit the labels.",
+            where="--class_names" if names_file is None else names_file,
+            received=f"{len(names)} names",
+            accepted=f"{num_classes} different names, one for each column, without background",
+            fix="give --class_names",
+        )
+    if num_classes > 254:
+        raise UserError("A mask holds at most 254 classes.", received=f"{num_classes} classes")
+    return DatasetSpec(
+        name="l2id",
+        class_names=("background", *names),
+        palette=colormap.as_palette(colormap.pascal(num_classes + 1)),
+    )
+
+
+def make_sources(
+    splits: Mapping[str, Sequence[str]],
+    images: common.FileFinder,
+    masks: common.FileFinder | None,
+    labels: Labels,
+    *,
+    unlabelled_splits: Sequence[str] = (),
+    allow_missing_masks: bool = False,
+) -> dict[str, list[common.Source]]:
+    """Joins lists, images, masks and image-level labels.
+
+    Raises:
+      UserError: an image or a mask is missing, or what tells its classes.
+    """
+    common.check_unlabelled(unlabelled_splits, splits)
+    tasks: dict[str, list[common.Source]] = {}
+    for split, ids in splits.items():
+        image_paths = common.find_all(ids, images, split=split, what="image")
+        mask_paths = common.mask_paths(
+            split,
+            ids,
+            masks,
+            unlabelled=split in unlabelled_splits,
+            allow_missing=allow_missing_masks,
+        )
+        unknown = [i for i, mask in zip(ids, mask_paths) if mask is None and i not in labels.ids]
+        if unknown:
+            raise UserError(
+                f"{len(unknown)} of {len(ids)} ids of split '{split}' have neither image-level "
+                "labels nor a mask.",
+                where=LABELS_FILE,
+                received=", ".join(unknown[:5]) + (" ..." if len(unknown) > 5 else ""),
+                accepted=f"names as in that file, such as {next(iter(labels.ids))}",
+                fix="correct the list, or give --masks_dir for splits with masks",
+            )
+        tasks[split] = [
+            common.Source(i, image, mask, image_labels=labels.ids.get(i), notes=_notes(i, labels))
+            for i, image, mask in zip(ids, image_paths, mask_paths)
+        ]
+    return tasks
+
+
+def _notes(i: str, labels: Labels) -> tuple[str, ...]:
+    if labels.ids.get(i) == ():
+        return ("image whose image-level labels name no class (SLRNet cannot learn from it)",)
+    return ()
+
+
+def main(argv: list[str]) -> None:
+    started = time.monotonic()
+    common.require("l2id_dir", "output_dir")
+    for part in ("", IMAGES_FOLDER):
+        common.check_folder(os.path.join(FLAGS.l2id_dir, part), "l2id_dir")
+    if FLAGS.masks_dir:
+        common.check_folder(FLAGS.masks_dir, "masks_dir")
+    if FLAGS.splits and not FLAGS.splits_dir:
+        raise UserError("--splits needs --splits_dir.", where="--splits")
+    labels = read_labels(os.path.join(FLAGS.l2id_dir, LABELS_FILE))
+    spec = make_spec(labels.num_classes, FLAGS.class_names)
+    splits = {"train": list(labels.ids)}
+    if FLAGS.splits_dir:
+        splits = common.read_splits(FLAGS.splits_dir, FLAGS.splits)
+    tasks = make_sources(
+        splits,
+        common.FileFinder(os.path.join(FLAGS.l2id_dir, IMAGES_FOLDER)),
+        common.FileFinder(FLAGS.masks_dir) if FLAGS.masks_dir else None,
+        labels,
+        unlabelled_splits=FLAGS.unlabelled_splits,
+        allow_missing_masks=FLAGS.allow_missing_masks,
+    )
+    common.write(
+        spec,
+        tasks,
+        common.Encoder(
+            spec,
+            max_megapixels=FLAGS.max_image_megapixels,
+            exif_orientation=FLAGS.exif_orientation,
+        ),
+        started=started,
+    )
+
+
+if __name__ == "__main__":
+    define_flags()
+    common.run(main)
