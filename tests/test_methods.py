@@ -27,20 +27,64 @@ SMALL = {
 }
 # What the contract is tested with: every method, and each regime that changes its streams.
 REGIMES = [
-    ("supervised", False),
-    ("supervised", True),
-    ("pseudoseg", False),
-    ("pseudoseg", True),
-    ("learning_pseudo_labels", True),
+    {"name": "supervised"},
+    {"name": "supervised", "weakly": True},
+    {"name": "pseudoseg"},
+    {"name": "pseudoseg", "weakly": True},
+    {"name": "learning_pseudo_labels"},
+    *(
+        {
+            "name": "slrnet",
+            "settings": {
+                "pretrain_steps": 0,
+                "require_all_classes": False,
+                "cutoff_low": 0.0,
+                **more,
+            },
+        }
+        for more in (
+            {"supervision": "image_labels"},
+            {"supervision": "pixel_and_image_labels"},
+            {"supervision": "pixel_and_image_labels", "sampling": "published"},
+            {"supervision": "pixel_labels"},
+        )
+    ),
 ]
-# Those of them with a stream whose masks only monitors may see.
+
+
+def regime_id(regime) -> str:
+    """Names a regime by its values."""
+    settings = regime.get("settings", {})
+    words = [regime["name"], "weakly" if regime.get("weakly") else ""]
+    words += [str(settings.get(name, "")) for name in ("supervision", "sampling")]
+    return "-".join(word for word in words if word)
+
+
+def settings_of(regime):
+    """Returns the method's settings in a regime."""
+    return METHOD_CONFIGS[regime["name"]](**regime.get("settings", {}))
+
+
+def config_of(regime):
+    """Returns the run's settings in a regime."""
+    return TrainConfig(
+        method=regime["name"], weakly=regime.get("weakly", False), train_batch_size=4
+    )
+
+
+def batch_of(regime):
+    """Returns a batch of a regime's streams."""
+    return random_batch(METHODS[regime["name"]], config_of(regime), settings=settings_of(regime))
+
+
+# Those with a stream whose masks only monitors may see.
 HIDING = [
-    (name, weakly)
-    for name, weakly in REGIMES
+    regime
+    for regime in REGIMES
     if any(
         stream.labels in ("hidden", "listed")
-        for stream in METHODS[name]
-        .streams(DataConfig(dataset_dir="none"), TrainConfig(method=name, weakly=weakly))
+        for stream in METHODS[regime["name"]]
+        .streams(DataConfig(dataset_dir="none"), config_of(regime), settings_of(regime))
         .values()
     )
 ]
@@ -92,9 +136,11 @@ def random_stream(stream: Stream, batch_size: int, spec=SPEC, seed=0, crop=CROP)
     return {name: tf.constant(value) for name, value in batch.items()}
 
 
-def random_batch(method_class, config, *, batch_size=4, seed=0, spec=SPEC, crop=CROP):
+def random_batch(
+    method_class, config, *, batch_size=4, seed=0, spec=SPEC, crop=CROP, settings=None
+):
     data = DataConfig(dataset_dir="none")
-    streams = method_class.streams(data, config)
+    streams = method_class.streams(data, config, settings or method_class.Config())
     return {
         name: random_stream(stream, batch_size, spec, seed + i, crop)
         for i, (name, stream) in enumerate(streams.items())
@@ -107,13 +153,14 @@ def make_method(name="pseudoseg", *, weakly=False, model=None, settings=None, sp
         method=name, weakly=weakly, train_batch_size=4, base_learning_rate=0.01, **train
     )
     model_config = ModelConfig(**{**SMALL, "batch_norm_momentum": 0.9, **(model or {})})
-
+    settings = METHOD_CONFIGS[name](**(settings or {}))
+    model_config = METHODS[name].network_config(model_config, settings)
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     method = METHODS[name](
         build_model=model_builder(model_config, spec, CROP, seed=config.seed),
         spec=spec,
         config=config,
-        settings=METHOD_CONFIGS[name](**(settings or {})),
+        settings=settings,
         over_replicas=model_config.sync_batch_norm and replicas > 1,
     )
     return method, config
@@ -165,14 +212,12 @@ def gradients_of(trainer):
 
 
 def test_every_method_is_tested():
-    assert {name for name, _ in REGIMES} == set(METHODS) == set(METHOD_CONFIGS)
+    assert {regime["name"] for regime in REGIMES} == set(METHODS) == set(METHOD_CONFIGS)
 
 
-@pytest.mark.parametrize("name, weakly", REGIMES)
-def test_contract_on_two_replicas(name, weakly, two_replicas):
-    config = TrainConfig(method=name, weakly=weakly, train_batch_size=4)
-    batch = random_batch(METHODS[name], config)
-    trainer = make_trainer(two_replicas, batch, name, weakly=weakly)
+@pytest.mark.parametrize("regime", REGIMES, ids=regime_id)
+def test_contract_on_two_replicas(regime, two_replicas):
+    trainer = make_trainer(two_replicas, batch_of(regime), **regime)
     method = trainer.method
     # Networks share names, so variables are told apart by themselves.
     trainable = [id(v) for n in method.networks().values() for v in n.trainable_variables]
@@ -212,10 +257,10 @@ def test_a_frozen_backbone_stays_as_it_was():
     assert any(name.startswith("decoder") and "moving_mean" in name for name in moved)
 
 
-@pytest.mark.parametrize("name, weakly", REGIMES)
-def test_losses_are_scalars_that_reach_every_variable(name, weakly):
-    method, config = make_method(name, weakly=weakly)
-    batch = random_batch(METHODS[name], config)
+@pytest.mark.parametrize("regime", REGIMES, ids=regime_id)
+def test_losses_are_scalars_that_reach_every_variable(regime):
+    method, _ = make_method(**regime)
+    batch = batch_of(regime)
     with tf.GradientTape() as tape:
         losses = method.losses(batch, tf.constant(0, tf.int64), tf.constant([1, 2]), Monitors())
         total = tf.add_n(list(losses.values()))
@@ -225,10 +270,10 @@ def test_losses_are_scalars_that_reach_every_variable(name, weakly):
     assert missing == []
 
 
-@pytest.mark.parametrize("name, weakly", HIDING)
-def test_no_loss_depends_on_hidden_labels(name, weakly):
-    method, config = make_method(name, weakly=weakly)
-    batch = random_batch(METHODS[name], config)
+@pytest.mark.parametrize("regime", HIDING, ids=regime_id)
+def test_no_loss_depends_on_hidden_labels(regime):
+    method, _ = make_method(**regime)
+    batch = batch_of(regime)
     hidden = [stream for stream in batch.values() if "hidden_label" in stream]
     initial = {v.ref(): v.numpy() for v in method.variables}
 
@@ -247,16 +292,15 @@ def test_no_loss_depends_on_hidden_labels(name, weakly):
     assert figures != other_figures
 
 
-@pytest.mark.parametrize("name, weakly", REGIMES)
-def test_saving_and_restoring_changes_no_step(name, weakly, tmp_path):
-    config = TrainConfig(method=name, weakly=weakly, train_batch_size=4)
-    batch = random_batch(METHODS[name], config)
-    trainer = make_trainer(one_replica(), batch, name, weakly=weakly)
+@pytest.mark.parametrize("regime", REGIMES, ids=regime_id)
+def test_saving_and_restoring_changes_no_step(regime, tmp_path):
+    batch = batch_of(regime)
+    trainer = make_trainer(one_replica(), batch, **regime)
     trainer.train(2)
     store = checkpoint.Store(str(tmp_path), trainer.method.networks(), trainer.state(), 1, True)
     store.save(2)
     trainer.train(1)
-    other = make_trainer(one_replica(), batch, name, weakly=weakly, seed=0)
+    other = make_trainer(one_replica(), batch, **regime, seed=0)
     checkpoint.Store(str(tmp_path), other.method.networks(), other.state(), 1, True).restore()
     other.train(1)
     expected = values(trainer.method.model.variables)

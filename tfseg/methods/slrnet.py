@@ -26,6 +26,7 @@ from tfseg.data.pipeline import Stream
 from tfseg.errors import UserError
 from tfseg.method_config import SLRNetConfig
 from tfseg.methods.base import Batch, Method, ParamGroup
+from tfseg.models.layers import BatchNorm
 from tfseg.models.slrnet import HeadOutput
 from tfseg.monitors import Monitors
 from tfseg.ops import losses as loss_ops
@@ -60,7 +61,7 @@ _REGIMES = {
 _AUXILIARY_SHARE = 0.4
 # Exponent on the mean background mask where its logit is learned.
 _LEARNED_BACKGROUND_POWER = 3.0
-# Layers of wide_resnet38 that stay as they were initialised.
+# Layers of wide_resnet38 that stay as they were initialised; no other backbone has such names.
 _FROZEN = ("conv1a", "b2", "b2_1", "b2_2")
 
 
@@ -99,6 +100,18 @@ class SLRNet(Method):
         self.settings = dataclasses.replace(self.settings, **chosen)
         self._uses_image_labels = self.settings.supervision != "pixel_labels"
         self._check()
+
+    def build(self, build_model):
+        """Makes the network; batch norm of the backbone and its first layers are not trained.
+
+        Source: specification 3.
+        """
+        model = build_model()
+        frozen = {f"{model.backbone.scope}/{name}" for name in _FROZEN}
+        for layer in model.backbone.submodules:
+            if isinstance(layer, BatchNorm) or layer.name in frozen:
+                layer.trainable = False
+        return model
 
     def _check(self) -> None:
         settings = self.settings
@@ -383,15 +396,11 @@ class SLRNet(Method):
     def param_groups(self) -> list[ParamGroup]:
         """Returns the four published groups: new layers 10x, biases twice as fast, no decay there.
 
-        Batch norm of the backbone is frozen, and so are the first layers of wide_resnet38. Source:
-        specification 3 and 5.
+        Source: specification 5.
         """
         backbone = {id(v) for v in self.model.backbone.trainable_variables}
-        frozen = self._frozen()
         members: dict[str, list[tf.Variable]] = {}
         for variable in self.model.trainable_variables:
-            if id(variable) in frozen:
-                continue
             part = "backbone" if id(variable) in backbone else "new"
             leaf = checkpoint.variable_name(variable).rsplit("/", 1)[-1]
             kind = "biases" if leaf in ("biases", "bias", "beta") else "weights"
@@ -408,18 +417,6 @@ class SLRNet(Method):
             )
             for name, variables in members.items()
         ]
-
-    def _frozen(self) -> set[int]:
-        """Returns the ids of the backbone's variables that are not trained."""
-        backbone = self.model.backbone
-        scopes = tuple(f"{backbone.scope}/{name}/" for name in _FROZEN)
-        frozen = set()
-        for variable in backbone.trainable_variables:
-            name = checkpoint.variable_name(variable)
-            # Vectors are scale and shift of batch norm: no convolution here has a bias.
-            if len(variable.shape) == 1 or name.startswith(scopes):
-                frozen.add(id(variable))
-        return frozen
 
     # What a user watches -------------------------------------------------------------------------
 
