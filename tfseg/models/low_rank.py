@@ -177,12 +177,15 @@ class GlobalCueInjection(Layer):
 
 
 def gate(deep: tf.Tensor, shallow: tf.Tensor, keep_deep: tf.Tensor, *, share: float) -> tf.Tensor:
-    """Takes the one or the other, entry by entry, so that the mean is that of `StochasticGate`.
+    """Takes the one or the other, entry by entry.
+
+    With deep features kept at probability 1 - α the expected value is `deep`, and not the mixture
+    of evaluation; so it was published.
 
     Args:
       deep, shallow: float, of one shape.
       keep_deep: bool of that shape.
-      share: α, that of the shallow features in the mean.
+      share: α.
 
     Returns:
       (deep - α shallow) / (1 - α) where `keep_deep`, `shallow` elsewhere.
@@ -191,10 +194,10 @@ def gate(deep: tf.Tensor, shallow: tf.Tensor, keep_deep: tf.Tensor, *, share: fl
 
 
 class StochasticGate(Layer):
-    """Mixes deep and shallow features; in training at random.
+    """Mixes deep and shallow features; in training it takes one of them at random.
 
     Args:
-      share: α, of the shallow features.
+      share: α, of the shallow features in evaluation and of the entries that take them in training.
 
     Source: specification 3.
     """

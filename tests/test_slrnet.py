@@ -1,0 +1,289 @@
+"""SLRNet: pseudo masks, regimes, losses that wait, parameter groups, wrong settings."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.test_methods import (
+    SPEC,
+    make_method,
+    random_batch,
+    toy_backbone,  # noqa: F401  (a fixture that every test here uses)
+)
+from tfseg import checkpoint
+from tfseg.config import DataConfig, ModelConfig, TrainConfig
+from tfseg.data.specs import DatasetSpec
+from tfseg.errors import UserError
+from tfseg.method_config import SLRNetConfig
+from tfseg.methods.slrnet import SLRNet
+from tfseg.models.layers import BatchNorm
+from tfseg.monitors import Monitors, summarise
+
+SEED = tf.constant([1, 2])
+# A network that has learned nothing has masks that are all alike.
+EASY = {
+    "cutoff_low": 0.0,
+    "cutoff_top": 0.95,
+    "background_factor": 0.99,
+    "require_all_classes": False,
+    "pretrain_steps": 0,
+}
+
+
+def slrnet(*, model=None, spec=SPEC, train=None, **settings):
+    return make_method("slrnet", model=model, spec=spec, settings=settings, **(train or {}))[0]
+
+
+def batch_for(**settings):
+    config = TrainConfig(method="slrnet", train_batch_size=4)
+    return random_batch(SLRNet, config, settings=SLRNetConfig(**settings))
+
+
+def losses(method, batch, step=0, monitors=None):
+    values = method.losses(batch, tf.constant(step, tf.int64), SEED, monitors or Monitors())
+    return {name: float(value) for name, value in values.items()}
+
+
+# Streams -----------------------------------------------------------------------------------------
+
+
+def streams(**settings):
+    return SLRNet.streams(
+        DataConfig(dataset_dir="a", dataset_dir_cls="b", train_split="few", train_split_cls="all"),
+        TrainConfig(train_batch_size=8),
+        SLRNetConfig(**settings),
+    )
+
+
+def test_image_labels_alone_need_one_stream():
+    weak = streams()["weak"]
+    assert (weak.split, weak.dataset_dir, weak.batch_size) == ("all", "b", 8)
+    assert (weak.labels, weak.image_labels) == ("hidden", "record") and weak.require_foreground
+    assert list(streams()) == ["weak"]
+
+
+def test_batches_are_stratified_unless_published_ones_are_asked_for():
+    found = streams(supervision="pixel_and_image_labels", labelled_batch_size=3)
+    assert [(s.split, s.batch_size, s.labels) for s in found.values()] == [
+        ("few", 3, "required"),
+        ("all", 8, "hidden"),
+    ]
+    mixed = streams(supervision="pixel_and_image_labels", sampling="published")["mixed"]
+    assert (mixed.labels, mixed.label_split, mixed.oversample) == ("listed", "few", 3)
+
+
+def test_without_image_labels_no_stream_asks_for_them():
+    for stream in streams(supervision="pixel_labels").values():
+        assert stream.image_labels == "none" and not stream.require_foreground
+
+
+def test_class_weighted_draws():
+    weak = streams(image_sampling="class_weighted", draws_per_epoch=100, clutter_penalty=2.0)[
+        "weak"
+    ]
+    assert (weak.sampling, weak.epoch_length) == ("class_weighted", 100)
+    assert weak.clutter_penalty == 2.0
+
+
+@pytest.mark.parametrize("supervision", ["image_labels", "pixel_labels"])
+def test_the_regime_settles_the_network(supervision):
+    config = SLRNet.network_config(ModelConfig(), SLRNetConfig(supervision=supervision))
+    learned = supervision == "pixel_labels"
+    assert config.head == "low_rank"
+    assert config.background_logit == ("learned" if learned else "constant")
+
+
+# Pseudo masks ------------------------------------------------------------------------------------
+
+
+def pseudo_mask(method, batch):
+    images = method._images(batch)
+    output = method.model.two_views(images.image)
+    return images, method.pseudo_mask(images, output).numpy()
+
+
+def test_pseudo_masks_hold_present_classes_and_no_padding():
+    batch = batch_for()
+    images, label = pseudo_mask(slrnet(**EASY), batch)
+    assert (label[images.valid.numpy() == 0] == SPEC.ignore_label).all()
+    labelled = 0
+    for one, named in zip(label, batch["weak"]["image_label"].numpy()):
+        found = set(np.unique(one)) - {0, SPEC.ignore_label}
+        assert found <= {1 + k for k in np.flatnonzero(named)}
+        labelled += len(found)
+    assert labelled > 0
+
+
+def test_true_masks_stand_where_there_are_some():
+    regime = {"supervision": "pixel_and_image_labels"}
+    batch = batch_for(**regime)
+    images, label = pseudo_mask(slrnet(**EASY, **regime), batch)
+    np.testing.assert_array_equal(images.has_label, [True] * 4 + [False] * 4)
+    np.testing.assert_array_equal(label[:4], batch["labelled"]["label"])
+
+
+def test_a_crop_without_a_known_pixel_gets_a_pseudo_mask():
+    regime = {"supervision": "pixel_and_image_labels"}
+    batch = batch_for(**regime)
+    label = batch["labelled"]["label"].numpy()
+    label[2] = SPEC.ignore_label
+    batch["labelled"]["label"] = tf.constant(label)
+    images, pseudo = pseudo_mask(slrnet(**EASY, **regime), batch)
+    assert not images.has_label[2] and (pseudo[2] != SPEC.ignore_label).any()
+
+
+def test_the_rule_for_coco_needs_no_background_mask():
+    method = slrnet(pseudo_mask_rule="foreground", cutoff_top=1.0, cutoff_low=1.0)
+    # No foreground class is above its own maximum: everything is background.
+    images, label = pseudo_mask(method, batch_for())
+    assert (label[images.valid.numpy() > 0] == 0).all()
+
+
+# Losses ------------------------------------------------------------------------------------------
+
+
+def test_pseudo_masks_are_learned_from_after_some_steps():
+    method = slrnet(**{**EASY, "pretrain_steps": 5})
+    batch = batch_for()
+    assert losses(method, batch, step=4)["segmentation"] == 0.0
+    assert losses(method, batch, step=5)["segmentation"] > 0.0
+
+
+def test_masks_count_from_the_first_step_on():
+    regime = {"supervision": "pixel_and_image_labels", "require_all_classes": False}
+    found = losses(slrnet(pretrain_steps=5, **regime), batch_for(**regime))
+    assert found["labelled_segmentation"] > 0.0 and found["segmentation"] == 0.0
+
+
+def test_a_batch_without_masks_has_finite_losses():
+    regime = {"supervision": "pixel_labels", "sampling": "published"}
+    batch = batch_for(**regime)
+    mixed = batch["mixed"]
+    mixed["has_label"] = tf.zeros_like(mixed["has_label"])
+    mixed["label"] = tf.fill(tf.shape(mixed["label"]), SPEC.ignore_label)
+    found = losses(slrnet(**EASY, **regime), batch)
+    assert found["labelled_segmentation"] == 0.0
+    assert all(np.isfinite(value) for value in found.values())
+
+
+@pytest.mark.parametrize(
+    "settings, changed",
+    [
+        ({"loss_coefficients": (2.0, 4.0, 4.0, 1.0)}, {"classification"}),
+        ({"loss_coefficients": (1.0, 8.0, 4.0, 1.0)}, {"mask_consistency"}),
+        ({"loss_coefficients": (1.0, 4.0, 8.0, 1.0)}, {"code_consistency"}),
+        ({"loss_coefficients": (1.0, 4.0, 4.0, 2.0)}, {"segmentation"}),
+        ({"positive_weights": (10.0,)}, {"classification"}),
+        ({"positive_weights": (1.0, 2.0, 10.0)}, {"classification"}),
+        ({"auxiliary_class_weight": 1.0}, {"classification"}),
+        ({"pamr_iterations": 0}, {"segmentation"}),
+        ({"cutoff_top": 1.0}, {"segmentation"}),
+        ({"background_factor": 1.0}, {"segmentation"}),
+        ({"require_all_classes": True}, {"segmentation"}),
+    ],
+    ids=lambda x: str(x) if isinstance(x, dict) else "",
+)
+def test_what_a_setting_changes(settings, changed):
+    batch = batch_for()
+    # One image names a class of which no pixel will be found.
+    batch["weak"]["image_label"] = tf.maximum(batch["weak"]["image_label"], [[0.0, 0.0, 1.0]])
+    before, after = (losses(slrnet(**{**EASY, **more}), batch) for more in ({}, settings))
+    assert {name for name in before if before[name] != after[name]} == changed
+
+
+def test_the_second_view_may_be_mirrored():
+    batch = batch_for()
+    plain = losses(slrnet(**EASY), batch)
+    mirrored = losses(slrnet(**EASY, second_view_flip=True), batch)
+    assert plain["mask_consistency"] != mirrored["mask_consistency"]
+
+
+def test_monitors_tell_how_good_pseudo_masks_are():
+    monitors = Monitors()
+    losses(slrnet(**EASY), batch_for(), monitors=monitors)
+    figures = summarise(monitors.sums)[0]
+    assert 0 < figures["labelled_pixels"] <= 1
+    assert {"pseudo_mask_miou", "pseudo_mask_accuracy"} <= set(figures)
+
+
+@pytest.mark.parametrize("supervision", ["image_labels", "pixel_and_image_labels", "pixel_labels"])
+def test_panels_show_images_without_masks(supervision):
+    regime = {**EASY, "supervision": supervision}
+    batch = batch_for(**regime)
+    panels = slrnet(**regime).panels(batch)
+    assert list(panels) == ["image", "prediction", "pseudo_mask", "truth"]
+    np.testing.assert_array_equal(panels["image"], batch["weak"]["image"])
+    np.testing.assert_array_equal(panels["truth"], batch["weak"]["hidden_label"])
+
+
+# The optimiser -----------------------------------------------------------------------------------
+
+
+def test_parameter_groups_are_the_published_ones():
+    groups = {group.name: group for group in slrnet(train={"weight_decay": 5e-4}).param_groups()}
+    # The toy backbone's only trained parameters are its kernels.
+    assert set(groups) == {"backbone_weights", "new_weights", "new_biases"}
+    assert [groups[name].lr_multiplier for name in sorted(groups)] == [1.0, 20.0, 10.0]
+    assert [groups[name].weight_decay for name in sorted(groups)] == [5e-4, 0.0, 5e-4]
+    assert all(group.nesterov for group in groups.values())
+    leaves = {
+        name: {checkpoint.variable_name(v).rsplit("/", 1)[-1] for v in group.variables}
+        for name, group in groups.items()
+    }
+    assert leaves["new_biases"] == {"biases", "beta"}
+    assert leaves["new_weights"] == {"weights", "depthwise_weights", "gamma"}
+
+
+def test_the_published_layers_of_the_backbone_are_frozen():
+    method = slrnet(model={"model_variant": "wide_resnet38", "output_stride": 8})
+    backbone = method.model.backbone
+    trained = {checkpoint.variable_name(v) for v in backbone.trainable_variables}
+    assert trained and all(name.endswith("weights") for name in trained)
+    first = {name.split("/")[1] for name in trained}
+    assert "b3" in first and not first & {"conv1a", "b2", "b2_1", "b2_2"}
+    assert any(isinstance(layer, BatchNorm) for layer in backbone.submodules)
+
+
+# Wrong settings ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings, word",
+    [
+        ({"loss_coefficients": (1.0, 4.0)}, "--loss_coefficients"),
+        ({"cutoff_top": 0.1}, "--cutoff_low"),
+        ({"positive_weights": (1.0, 2.0)}, "--positive_weights"),
+    ],
+    ids=lambda x: str(x) if isinstance(x, dict) else x,
+)
+def test_wrong_settings(settings, word):
+    with pytest.raises(UserError, match=word):
+        slrnet(**settings)
+
+
+@pytest.mark.parametrize(
+    "train", [{"label_weights": (1.0,)}, {"top_k_percent_pixels": 0.5}], ids=str
+)
+def test_flags_of_other_methods_are_refused(train):
+    with pytest.raises(UserError, match=next(iter(train))):
+        slrnet(train=train)
+
+
+def test_a_background_class_is_needed():
+    spec = DatasetSpec("streets", ("road", "car", "sky"), has_background=False)
+    with pytest.raises(UserError, match="background"):
+        slrnet(spec=spec)
+
+
+def test_image_labels_come_from_the_records():
+    data = dataclasses.replace(DataConfig(dataset_dir="a"), image_label_source="crop")
+    with pytest.raises(UserError, match="image_label_source"):
+        SLRNet.streams(data, TrainConfig(), SLRNetConfig())
+
+
+@pytest.mark.parametrize("name", ["pseudoseg", "supervised", "learning_pseudo_labels"])
+def test_other_methods_refuse_the_head(name):
+    with pytest.raises(UserError, match="--head"):
+        make_method(name, model={"head": "low_rank"})
