@@ -20,7 +20,6 @@ import dataclasses
 
 import tensorflow as tf
 
-from tfseg import checkpoint
 from tfseg.config import DataConfig, ModelConfig, TrainConfig
 from tfseg.data.pipeline import Stream
 from tfseg.errors import UserError
@@ -402,7 +401,7 @@ class SLRNet(Method):
         members: dict[str, list[tf.Variable]] = {}
         for variable in self.model.trainable_variables:
             part = "backbone" if id(variable) in backbone else "new"
-            leaf = checkpoint.variable_name(variable).rsplit("/", 1)[-1]
+            leaf = variable.name.split(":")[0].rsplit("/", 1)[-1]
             kind = "biases" if leaf in ("biases", "bias", "beta") else "weights"
             members.setdefault(f"{part}_{kind}", []).append(variable)
         new = self.settings.new_layers_learning_rate_multiplier
