@@ -624,3 +624,12 @@ def test_a_filter_needs_a_background(split, tmp_path):
     _, config = config_of(split[0], tmp_path, **FILTER)
     with pytest.raises(UserError, match="--fp_cut, --topk_classes, --bg_pow"):
         inference.check(config, dataclasses.replace(SPEC, has_background=False))
+
+
+@pytest.mark.parametrize("changes", [FILTER, {"weakly": True}], ids=str)
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_network_without_scores_is_refused(split, tmp_path, two_replicas, replicas, changes):
+    strategy = two_replicas if replicas == 2 else None
+    evaluator = evaluator_of(split[0], tmp_path, strategy, eval_batch_size=4, **changes)
+    with pytest.raises(UserError, match="no image-level scores"):
+        evaluator.evaluate(step=1, prefix="x")

@@ -285,6 +285,8 @@ def test_filtering_by_scores_needs_a_network_that_gives_them(image):
     views = Views(merge_scales="masks", class_filter=ClassFilter(score_cut=0.3))
     with pytest.raises(UserError, match="image-level scores"):
         predict.predict(ToyModel(), image, views)
+    with pytest.raises(UserError, match="image-level scores"):
+        predict.predict_with_image_logits(ToyModel(), image)
 
 
 def test_settings_that_do_not_go_together_are_refused():

@@ -134,6 +134,9 @@ def predict(
     Returns:
       int32 [N, H, W].
 
+    Raises:
+      UserError: classes are to be filtered by scores, and the network gives none.
+
     Source: `present`: Learning Pseudo Labels specification 4.3.
     """
 
@@ -162,6 +165,9 @@ def predict_with_image_logits(
 
     Returns:
       int32 [N, H, W] and float32 [N, K].
+
+    Raises:
+      UserError: the network gives no image-level logits.
     """
 
     def function(*one: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -215,6 +221,9 @@ def predict_probabilities_with_image_logits(
 
     Returns:
       float32 [N, H, W, C] and float32 [N, K].
+
+    Raises:
+      UserError: the network gives no image-level logits.
     """
 
     def function(*one: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -292,7 +301,20 @@ def _probabilities(
 
 
 def _image_logits(model: Any, image: tf.Tensor) -> tf.Tensor:
-    return model(image, training=False)["image_logits"]
+    outputs = model(image, training=False)
+    if "image_logits" not in outputs:
+        raise _no_scores()
+    return outputs["image_logits"]
+
+
+def _no_scores() -> UserError:
+    return UserError(
+        "The network gives no image-level scores.",
+        where="--fp_cut, --topk_classes, --weakly",
+        accepted="a network with image-level scores: of --method=slrnet trained on image-level "
+        "labels, or of PseudoSeg trained with --weakly",
+        fix="leave out these flags",
+    )
 
 
 def _restricted(logits: tf.Tensor, present: tf.Tensor | None) -> tf.Tensor:
@@ -385,13 +407,7 @@ def _filtered(
     """Filters masks by the classes that are known to be present, else by the image-level scores."""
     if present is None and class_filter.uses_scores:
         if image_logits is None:
-            raise UserError(
-                "The network gives no image-level scores by which classes could be filtered.",
-                where="--fp_cut, --topk_classes",
-                accepted="a network with image-level scores: of --method=slrnet, or of PseudoSeg "
-                "trained with --weakly",
-                fix="leave out --fp_cut and --topk_classes",
-            )
+            raise _no_scores()
         kept = kept_classes(
             image_logits,
             score_cut=class_filter.score_cut,
