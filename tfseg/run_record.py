@@ -27,6 +27,9 @@ MAY_DIFFER = (
     "output_stride",
     "atrous_rates",
     "image_pyramid",
+    "low_rank_iterations",
+    "low_rank_test_views",
+    "low_rank_view_scale",
     "merge_method",
 )
 

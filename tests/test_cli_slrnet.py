@@ -1,0 +1,155 @@
+"""SLRNet through the programs: three regimes, resuming, predictions with scores, bad input."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+
+from tests.conftest import RECORD_SIZE
+from tests.programs import assert_user_error, run, start
+from tests.runs import arguments, assert_same_weights, end_with, log_of, losses
+from tests.small_split import make_images, write_split
+
+pytestmark = pytest.mark.slow
+
+METHOD = (
+    "--method=slrnet",
+    "--learning_policy=cosine",
+    "--constant_steps=2",
+    "--pretrain_steps=2",
+    "--base_learning_rate=0.002",
+    "--batch_norm_momentum=0.5",
+)
+SIZE = f"{RECORD_SIZE},{RECORD_SIZE}"
+
+
+def long_run(records, logdir):
+    extra = (*METHOD, "--deterministic", "--save_interval_steps=4", "--ema_decay=0.9")
+    return arguments(records, logdir, *extra, steps=12)
+
+
+@pytest.fixture(scope="module")
+def trained(records, tmp_path_factory):
+    logdir = tmp_path_factory.mktemp("slrnet") / "run"
+    run(*long_run(records, logdir))
+    return logdir
+
+
+def evaluate(trained, records, out, *extra):
+    run(
+        "eval.py",
+        f"--checkpoint_dir={trained}",
+        f"--dataset_dir={records}",
+        f"--eval_logdir={out}",
+        f"--eval_crop_size={SIZE}",
+        "--max_number_of_evaluations=1",
+        *extra,
+    )
+    return json.loads((out / "metrics.json").read_text())
+
+
+def test_a_run_keeps_losses_and_monitors(trained):
+    entry = log_of(trained)[-1]
+    names = {"classification", "mask_consistency", "code_consistency", "segmentation"}
+    assert names <= set(entry)
+    assert {"pseudo_mask_miou", "labelled_pixels"} <= set(entry["monitors"])
+    config = json.loads((trained / "config.json").read_text())
+    assert config["model"]["head"] == "low_rank" and config["method"]["pretrain_steps"] == 2
+
+
+def test_an_interrupted_run_reaches_the_same_weights(records, trained, tmp_path):
+    logdir = tmp_path / "run"
+    process = start(*long_run(records, logdir), log=tmp_path / "log")
+    end_with(signal.SIGKILL, process, logdir, after=6)
+    run(*long_run(records, logdir))
+    assert_same_weights(trained, logdir)
+    assert losses(trained) == losses(logdir)
+
+
+def test_evaluation_with_scores_labels_and_both_views(records, trained, tmp_path):
+    settings = {
+        "plain": (),
+        "masks": ("--merge_scales=masks", "--eval_scales=1", "--eval_scales=0.75"),
+        "scores": ("--merge_scales=masks", "--fp_cut=0.99"),
+        "labels": ("--merge_scales=masks", "--use_image_labels"),
+        "views": ("--low_rank_test_views=2", "--low_rank_iterations=2"),
+    }
+    matrices = {}
+    for name, extra in settings.items():
+        metrics = evaluate(trained, records, tmp_path / name, *extra)
+        matrices[name] = np.array(metrics["confusion_matrix"])
+    assert len({matrix.tobytes() for matrix in matrices.values()}) == len(matrices)
+    # Hardly any score is above the cut: background is left.
+    assert matrices["scores"][:, 1:].sum() < matrices["plain"][:, 1:].sum()
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ("--supervision=pixel_and_image_labels", "--labelled_batch_size=2"),
+        ("--supervision=pixel_and_image_labels", "--sampling=published"),
+        ("--supervision=pixel_labels", "--augmentation=resized_crop"),
+        ("--image_sampling=class_weighted", "--draws_per_epoch=5", "--second_view_flip"),
+        ("--jit_compile", "--freeze_backbone"),
+        ("--mixed_precision=float16", "--gradient_accumulation_steps=2"),
+    ],
+    ids=lambda extra: " ".join(extra),
+)
+def test_it_works_with(records, tmp_path, extra):
+    run(*arguments(records, tmp_path, *METHOD, *extra, steps=4))
+    assert all(np.isfinite(loss) for _, loss in losses(tmp_path))
+
+
+# Bad input --------------------------------------------------------------------------------------
+
+
+def write_weak_split(folder, change):
+    """Writes split train_aug of four images, with image-level labels changed."""
+    images, labels = make_images(sizes=((RECORD_SIZE, RECORD_SIZE),) * 4)
+    present = [sorted(set(np.unique(label).tolist()) - {0, 255}) for label in labels]
+    write_split(folder, images, [None] * 4, split="train_aug", image_labels=change(present))
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda x: [[], *x[1:]], ("image_0", "train_aug")),
+        (lambda x: [None] * 4, ("train_aug", "image-level labels")),
+    ],
+    ids=["no class", "no labels"],
+)
+def test_images_without_classes(tmp_path, change, words):
+    write_weak_split(tmp_path / "data", change)
+    result = run(*arguments(tmp_path / "data", tmp_path / "run", *METHOD), check=False)
+    assert_user_error(result, *words)
+
+
+@pytest.mark.parametrize(
+    "extra, words",
+    [
+        (("--supervision=weak",), ("--supervision=weak", "pixel_labels")),
+        (("--loss_coefficients=1,2",), ("--loss_coefficients", "four")),
+        (("--temperature=0.3",), ("--temperature", "pseudoseg")),
+        (("--label_weights=1",), ("--label_weights", "weights")),
+        (("--decoder_output_stride=8,4",), ("--decoder_output_stride",)),
+    ],
+    ids=lambda x: " ".join(x),
+)
+def test_wrong_input(records, tmp_path, extra, words):
+    result = run(*arguments(records, tmp_path, *METHOD, *extra), check=False)
+    assert_user_error(result, *words)
+
+
+def test_scales_without_one_are_refused(records, trained, tmp_path):
+    result = run(
+        "eval.py",
+        f"--checkpoint_dir={trained}",
+        f"--dataset_dir={records}",
+        f"--eval_logdir={tmp_path}",
+        f"--eval_crop_size={SIZE}",
+        "--merge_scales=masks",
+        "--eval_scales=0.5",
+        check=False,
+    )
+    assert_user_error(result, "--eval_scales", "1")
