@@ -3,9 +3,9 @@
     python benchmarks/slrnet_cost.py --backbone=wide_resnet38 --crop=321 --batch=1 --steps=3
 
 Times: the two parts alone (the factorisation forward and backward, PAMR forward, as it has no
-gradient) at the sizes of the step, taking turns with whole steps in one process, because their share
-is less than what a shared machine drifts. Memory: peak of a process that does steps, with the parts
-and without, one after the other.
+gradient) at the sizes of the step, taking turns with whole steps in one process, because their
+share is less than what a shared machine drifts. Memory: peak of a process that does steps, with the
+parts and without, one after the other.
 """
 
 import argparse
