@@ -204,7 +204,7 @@ def test_an_unknown_split_names_those_present(split, tmp_path):
         evaluator_of(split[0], tmp_path, eval_split="test")
 
 
-@pytest.mark.parametrize("scales", [(), (0.0,), (-1.0, 1.0), (float("nan"),)])
+@pytest.mark.parametrize("scales", [(), (0.0,), (-1.0, 1.0), (float("nan"),), (1.0, 100.0)])
 def test_scales_must_be_positive(split, tmp_path, scales):
     with pytest.raises(UserError, match="--eval_scales"):
         evaluator_of(split[0], tmp_path, eval_scales=scales)

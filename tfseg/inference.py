@@ -15,7 +15,6 @@ Source: Learning Pseudo Labels specification 4.3, 4.4 and 6; SLRNet specificatio
 import dataclasses
 import functools
 import io
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -38,6 +37,8 @@ from tfseg.predict import ClassFilter, Views
 _CRF_PREFIX = "crf_"
 # Flags of the class filter.
 _CLASS_FILTER = ("fp_cut", "topk_classes", "bg_pow", "suppressed_class")
+# A hundred times the pixels of an image are all that its memory will bear.
+_LARGEST_SCALE = 10
 
 
 def check(config: PredictionConfig, spec: DatasetSpec) -> None:
@@ -48,9 +49,9 @@ def check(config: PredictionConfig, spec: DatasetSpec) -> None:
         flag of the CRF was given without --dense_crf, or the extra that it needs is missing.
     """
     scales = config.eval_scales
-    if not scales or not all(math.isfinite(s) and s > 0 for s in scales):
+    if not scales or not all(0 < scale <= _LARGEST_SCALE for scale in scales):
         raise UserError(
-            "The scales must be positive numbers.",
+            f"The scales must be positive numbers, at most {_LARGEST_SCALE}.",
             where="--eval_scales",
             received=", ".join(map(str, scales)) or "none",
             accepted="for example --eval_scales=0.75 --eval_scales=1 --eval_scales=1.25",
