@@ -58,12 +58,18 @@ class _Pointwise(tf.keras.layers.Layer):
         return tf.tensordot(x, self.kernel, 1) + self.bias
 
 
+class _NoBackbone(tf.Module):
+    """Stands where the method looks for layers to freeze."""
+
+    scope = "none"
+
+
 class _Network(LowRankNet):
     """SLRNet's network on given features."""
 
     def __init__(self, arrays, parameters, config: ModelConfig, num_classes: int):
         tf.keras.Model.__init__(self, name="golden", autocast=False)
-        self.config = config
+        self.config, self.backbone = config, _NoBackbone()
         self.views = [
             (tf.Variable(channels_last(arrays[f"f{i}"])), channels_last(arrays[f"shallow{i}"]))
             for i in (1, 2)
