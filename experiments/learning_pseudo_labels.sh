@@ -39,6 +39,8 @@ SEED=${SEED:-0}
 PARAMETERS=(DATASET_DIR LABELLED_SPLIT ALL_SPLIT VAL_SPLIT STAGE1_FLAGS STAGE2_FLAGS TRAIN_FLAGS CROP
   PREDICTION_FLAGS TEACHER RETRAIN_FROM SEED)
 FLAGFILES=(STAGE1_FLAGS STAGE2_FLAGS)
+LATE=(VAL_SPLIT STAGE2_FLAGS CROP PREDICTION_FLAGS TEACHER RETRAIN_FROM)
+SPLITS=(LABELLED_SPLIT ALL_SPLIT VAL_SPLIT)
 . experiments/recipe.sh
 
 case $RETRAIN_FROM in
@@ -50,17 +52,25 @@ case $TEACHER in
   hybrid | pseudo) ;;
   *) stop "TEACHER=$TEACHER is neither hybrid nor pseudo" ;;
 esac
+case $DENSE_CRF in
+  true | false) ;;
+  *) stop "DENSE_CRF=$DENSE_CRF is neither true nor false" ;;
+esac
+# Lists of flags are split at spaces on purpose.
+# shellcheck disable=SC2206
+train_flags=($TRAIN_FLAGS) prediction_flags=($PREDICTION_FLAGS)
 begin
+# A mistake is told now, not after the first training.
+for program in eval.py vis.py; do
+  check_flags $program ${prediction_flags[@]+"${prediction_flags[@]}"}
+done
+check_flags train_sup.py --flagfile="$STAGE2_FLAGS" ${train_flags[@]+"${train_flags[@]}"}
 
 if [ -z "$DATASET_DIR" ]; then
   DATASET_DIR=$OUTPUT_DIR/digits
   step 0_digits "$PYTHON" tfrecords_tools/build_digits.py --output_dir="$DATASET_DIR" \
     --image_size=97 --num_digits=4 --num_train=24
 fi
-
-# Lists of flags are split at spaces on purpose.
-# shellcheck disable=SC2206
-train_flags=($TRAIN_FLAGS) prediction_flags=($PREDICTION_FLAGS)
 
 step 1_train "$PYTHON" train_wss.py --flagfile="$STAGE1_FLAGS" --dataset_dir="$DATASET_DIR" \
   --train_split="$LABELLED_SPLIT" --train_split_cls="$ALL_SPLIT" --seed="$SEED" \

@@ -2,7 +2,10 @@
 #
 #   PARAMETERS=(DATASET_DIR ...)   names of the variables that a run depends on
 #   FLAGFILES=(STAGE1_FLAGS ...)   those of them that are files of flags
+#   LATE=(CROP ...)                those that the first training does not use
+#   SPLITS=(LABELLED_SPLIT ...)    those that name splits of DATASET_DIR
 #   begin                          opens OUTPUT_DIR, or stops where it was begun with others
+#   check_flags PROGRAM ...        stops where a flag of a later step is wrong
 #   step NAME COMMAND ...          runs a command, or passes it over where it was finished before
 #   evaluate NAME CHECKPOINTS ...  a step: eval.py on VAL_SPLIT, with further flags
 #   show_results NAME ...          prints the mIoU of such steps
@@ -54,11 +57,35 @@ step() {
   touch "$OUTPUT_DIR/done/$name"
 }
 
+# Prints the parameters that may no longer be changed: those that finished steps, or a training that
+# was begun, have used.
+locked() {
+  local name used=()
+  if compgen -G "$OUTPUT_DIR/done/[2-9]*" >/dev/null; then
+    used=("${PARAMETERS[@]}")
+  elif compgen -G "$OUTPUT_DIR/done/*" >/dev/null || [ -e "$OUTPUT_DIR/stage1" ]; then
+    for name in "${PARAMETERS[@]}"; do
+      [[ " ${LATE[*]} " == *" $name "* ]] || used+=("$name")
+    done
+  fi
+  for name in ${used[@]+"${used[@]}"}; do
+    grep -E "^(content of )?$name[=:]" "$1" || true
+  done
+}
+
 begin() {
   local name new=$OUTPUT_DIR/parameters.new old=$OUTPUT_DIR/parameters.txt
   for name in "${FLAGFILES[@]}"; do
     [ -f "${!name}" ] || stop "no such flagfile: ${!name} ($name)"
   done
+  if [ -n "$DATASET_DIR" ]; then
+    [ -d "$DATASET_DIR" ] || stop "no such folder: DATASET_DIR=$DATASET_DIR
+  next: paths are relative to $PWD; give an absolute one"
+    for name in "${SPLITS[@]}"; do
+      [ -z "${!name}" ] || compgen -G "$DATASET_DIR/${!name}-*" >/dev/null ||
+        stop "$name=${!name}: no records of this split in DATASET_DIR=$DATASET_DIR"
+    done
+  fi
   mkdir -p "$OUTPUT_DIR/done"
   {
     for name in "${PARAMETERS[@]}"; do echo "$name=${!name}"; done
@@ -66,15 +93,19 @@ begin() {
   } >"$new"
   if [ -e "$old" ]; then
     local changes
-    changes=$(diff "$old" "$new" | grep '^[<>]') || true
-    rm -f "$new"
-    [ -z "$changes" ] ||
+    changes=$(diff <(locked "$old") <(locked "$new") | grep '^[<>]') || true
+    [ -z "$changes" ] || {
+      rm -f "$new"
       stop "OUTPUT_DIR=$OUTPUT_DIR was begun with other parameters (< then, > now):
 $changes
   next: choose another OUTPUT_DIR, or delete that one to start anew"
-  else
-    mv "$new" "$old"
+    }
   fi
+  mv "$new" "$old"
+}
+
+check_flags() {
+  "$PYTHON" "$@" --only_check_args || exit
 }
 
 evaluate() {

@@ -41,8 +41,22 @@ PARAMETERS=(DATASET_DIR LABELLED_SPLIT ALL_SPLIT VAL_SPLIT STAGE1_FLAGS STAGE2_F
   STAGE1_TRAIN_FLAGS STAGE2_TRAIN_FLAGS CROP STAGE1_PREDICTION_FLAGS CLASS_FILTER
   STAGE2_PREDICTION_FLAGS SEED)
 FLAGFILES=(STAGE1_FLAGS STAGE2_FLAGS)
+LATE=(VAL_SPLIT STAGE2_FLAGS STAGE2_TRAIN_FLAGS CROP STAGE1_PREDICTION_FLAGS CLASS_FILTER
+  STAGE2_PREDICTION_FLAGS)
+SPLITS=(LABELLED_SPLIT ALL_SPLIT VAL_SPLIT)
 . experiments/recipe.sh
+
+# Lists of flags are split at spaces on purpose.
+# shellcheck disable=SC2206
+train1=($STAGE1_TRAIN_FLAGS) train2=($STAGE2_TRAIN_FLAGS) predict1=($STAGE1_PREDICTION_FLAGS)
+# shellcheck disable=SC2206
+predict2=($STAGE2_PREDICTION_FLAGS) filter=($CLASS_FILTER)
 begin
+# A mistake is told now, not after the first training.
+check_flags eval.py ${predict1[@]+"${predict1[@]}"} ${filter[@]+"${filter[@]}"}
+check_flags vis.py ${predict1[@]+"${predict1[@]}"}
+check_flags eval.py ${predict2[@]+"${predict2[@]}"}
+check_flags train_sup.py --flagfile="$STAGE2_FLAGS" ${train2[@]+"${train2[@]}"}
 
 if [ -z "$DATASET_DIR" ]; then
   DATASET_DIR=$OUTPUT_DIR/digits
@@ -50,11 +64,6 @@ if [ -z "$DATASET_DIR" ]; then
     --image_size=97 --num_digits=4 --num_train=24
 fi
 
-# Lists of flags are split at spaces on purpose.
-# shellcheck disable=SC2206
-train1=($STAGE1_TRAIN_FLAGS) train2=($STAGE2_TRAIN_FLAGS) predict1=($STAGE1_PREDICTION_FLAGS)
-# shellcheck disable=SC2206
-predict2=($STAGE2_PREDICTION_FLAGS) filter=($CLASS_FILTER)
 labelled=() true_masks=()
 if [ -n "$LABELLED_SPLIT" ]; then
   labelled=("--train_split=$LABELLED_SPLIT") true_masks=("--labelled_split=$LABELLED_SPLIT")

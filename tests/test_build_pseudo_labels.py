@@ -250,7 +250,7 @@ def test_several_bad_pseudo_labels_are_counted(place):
             ("7 of 8 ids are in no split", "n0, n1, n2, n3, n4, ...", "few, again, all"),
         ),
         (["a", "a"], ("more than once",)),
-        ([], ("Split 'pseudo' is empty",)),
+        ([], ("list of images is empty", "ids.txt")),
     ],
 )
 def test_bad_lists(place, ids, words):

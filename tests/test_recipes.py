@@ -140,3 +140,28 @@ def test_slrnet_goes_the_whole_way_without_a_mask(records, tmp_path):
     ):
         process = begin({**settings, **change}, log, "slrnet_two_stage")
         assert process.wait(timeout=60) == 2 and words in log.read_text()
+
+
+def test_mistakes_in_later_steps_are_told_before_the_first_and_lock_nothing(records, tmp_path):
+    settings = settings_of(records, tmp_path, (*LPL, "--training_number_of_steps=1"))
+    out, log = tmp_path / "out", tmp_path / "log"
+    for change, words in (
+        ({"PREDICTION_FLAGS": "--eval_scale=0.5"}, "--eval_scale"),
+        ({"VAL_SPLIT": "nosuch"}, "VAL_SPLIT=nosuch"),
+        ({"DATASET_DIR": "nowhere"}, "DATASET_DIR=nowhere"),
+        ({"DENSE_CRF": "yes"}, "DENSE_CRF=yes"),
+    ):
+        process = begin({**settings, **change}, log)
+        assert process.wait(timeout=100) == 2, log.read_text()
+        assert words in log.read_text() and "== 1_train ==" not in log.read_text()
+    # What the first training does not use may be changed after it.
+    (out / "parameters.txt").unlink()
+    later = ("2_hybrid", "2_pseudo", "3_pseudo_labels", "4_records", "5_retrain", "6_retrained")
+    for name in ("1_train", *later):
+        (out / "done" / name).touch()
+    assert begin(settings, log).wait(timeout=100) == 0, log.read_text()
+    for name in later:
+        (out / "done" / name).unlink()
+    process = begin({**settings, "CROP": "bad", "SEED": "1"}, log)
+    assert process.wait(timeout=100) == 2
+    assert "> SEED=1" in log.read_text() and "> CROP" not in log.read_text()

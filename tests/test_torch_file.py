@@ -216,3 +216,8 @@ def test_missing_files_are_errors(tmp_path):
     for name in ("none.pth", "none.safetensors"):
         with pytest.raises(UserError, match="No such file"):
             torch_file.read(str(tmp_path / name))
+
+
+def test_a_folder_is_no_file_of_weights(tmp_path):
+    with pytest.raises(UserError, match="folder"):
+        torch_file.read(str(tmp_path))

@@ -12,6 +12,7 @@ from tfseg.monitors import Monitors
 from tfseg import checkpoint
 from tfseg.config import TrainConfig
 from tfseg.training.interruption import Interruption
+from tfseg.training import memory
 from tfseg.training.trainer import NonFiniteLoss, Trainer, run
 
 
@@ -135,6 +136,25 @@ def test_a_non_finite_loss_stops_with_losses_step_and_images(tmp_path):
     with pytest.raises(NonFiniteLoss, match=r"step 4, images images of step 3(.|\n)*nan"):
         train(trainer, config, start_at)
     assert checkpoint.newest(str(tmp_path)).endswith("model.ckpt-2")
+
+
+def test_weights_that_are_not_finite_stop_the_run_even_if_its_losses_are(tmp_path):
+    trainer, config, start_at = make_trainer(tmp_path, log_steps=1)
+    # Its square is beyond float32; the method's own loss does not see this variable.
+    trainer.method.model.bias.assign([1e30, 0.0, 0.0])
+    trainer.groups = [dataclasses.replace(group, weight_decay=1e-4) for group in trainer.groups]
+    trainer.method.losses = lambda *batch: {
+        "zero": tf.reduce_sum(trainer.method.model.kernel) * 0.0
+    }
+    with pytest.raises(NonFiniteLoss, match=r"weights are not finite(.|\n)*step 1, images"):
+        train(trainer, config, start_at)
+    assert checkpoint.newest(str(tmp_path)) is None
+
+
+def test_a_step_that_does_not_fit_into_memory_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(memory, "_physical_memory", lambda: 10)
+    assert train(*make_trainer(tmp_path, training_number_of_steps=1)) == 0
+    assert "warning: this machine has" in capsys.readouterr().out
 
 
 def test_gradient_accumulation_equals_the_whole_batch(tmp_path, monkeypatch):

@@ -178,7 +178,7 @@ def find_pseudo_labels(
             where=folder,
             received=_shown(missing),
             accepted=f"<last component of the id>.png, in {_RAW}",
-            fix="draw the split that holds them, or take them out of --ids",
+            fix="draw the split that holds them, or leave them out of the new split",
         )
     return found
 
@@ -452,13 +452,20 @@ def check_output(
 def _ids(splits: Mapping[str, records.Index]) -> list[str]:
     """Returns the ids of the new split, of --ids or of --ids_of_split."""
     if FLAGS.ids is not None:
-        return common.read_ids(FLAGS.ids)
+        ids = common.read_ids(FLAGS.ids)
+        if not ids:
+            raise UserError(
+                "The list of images is empty.",
+                where=f"--ids={FLAGS.ids}",
+                accepted="one image id a line, as in the records",
+            )
+        return ids
     if FLAGS.ids_of_split not in splits:
         raise UserError(
-            "There is no such split.",
-            where=f"--dataset_dir={FLAGS.dataset_dir}",
-            received=f"--ids_of_split={FLAGS.ids_of_split}",
+            f"There is no split '{FLAGS.ids_of_split}' in {FLAGS.dataset_dir}.",
+            where=f"--ids_of_split={FLAGS.ids_of_split}",
             accepted=", ".join(splits),
+            fix="make its records first, or give another split",
         )
     names = (FLAGS.ids_of_split, FLAGS.labelled_split)
     indexes = [splits[name] for name in names if name is not None]

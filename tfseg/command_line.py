@@ -15,6 +15,8 @@ from absl import logging as _logging  # noqa: F401  (defines --logtostderr, --ve
 from tfseg.errors import UserError, exit_code
 
 _HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
+# absl's name; not defined as a flag here, because absl.app, which something may import, does that.
+_CHECK = "--only_check_args"
 # The shell's convention for a process that SIGINT ended.
 _INTERRUPTED_EXIT_CODE = 130
 
@@ -26,6 +28,7 @@ def help_text() -> str:
         if module.split(".")[0] != "absl":
             parts.append(flags.FLAGS.module_help(module).strip())
     parts.append("--flagfile=PATH reads flags from a file, one a line.")
+    parts.append(f"{_CHECK} checks that all flags are known and well formed, and does nothing.")
     return "\n\n".join(part for part in parts if part)
 
 
@@ -75,8 +78,13 @@ def run(main: Callable[[list[str]], Any], argv: list[str] | None = None) -> NoRe
     if any(word in _HELP for word in argv[1:]):
         print(help_text())
         sys.exit(0)
+
+    def parse_and_run() -> Any:
+        rest = _parse([word for word in argv if word != _CHECK])
+        return 0 if _CHECK in argv else main(rest)
+
     try:
-        code = exit_code(lambda: main(_parse(argv)))
+        code = exit_code(parse_and_run)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         code = _INTERRUPTED_EXIT_CODE

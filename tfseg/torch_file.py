@@ -301,6 +301,12 @@ def read(path: str) -> dict[str, np.ndarray]:
         }
     except FileNotFoundError:
         raise UserError("No such file.", where=path) from None
+    except IsADirectoryError:
+        raise UserError(
+            "This is a folder, not a file of weights.",
+            where=path,
+            accepted="a .pth or .safetensors file",
+        ) from None
     except OSError as error:
         # Positions in a damaged archive may lie before its beginning; the rest is no damage.
         if error.errno != errno.EINVAL:

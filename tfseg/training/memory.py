@@ -1,5 +1,6 @@
 """An estimate of a training step's memory, from the traced graph."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,7 +50,19 @@ def describe(step_function: Callable, iterator: Any, variables: Sequence[tf.Vari
     # Weights, gradients and one optimiser slot.
     parameters = 3 * sum(v.shape.num_elements() * v.dtype.size for v in variables)
     total = parameters + activation_bytes(graph)
-    return (
+    line = (
         f"memory: about {total / 2**30:.1f} GiB for a step "
         f"({parameters / 2**30:.1f} GiB weights, gradients and momentum; the rest activations)"
     )
+    if not tf.config.list_physical_devices("GPU") and total > _physical_memory():
+        line += (
+            f"\nwarning: this machine has {_physical_memory() / 2**30:.1f} GiB; if training ends "
+            "without a word, take a smaller --train_batch_size or --train_crop_size, or "
+            "--gradient_accumulation_steps"
+        )
+    return line
+
+
+def _physical_memory() -> int:
+    """Returns the bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -423,6 +423,15 @@ def run(
     def report(interval: Interval) -> None:
         step, rate = trainer.step, trainer.current_learning_rate()
         losses = {**interval.losses, "l2": trainer.regularization_loss()}
+        if not np.isfinite(losses["l2"]):
+            raise NonFiniteLoss(
+                "The weights are not finite; training stopped and the last checkpoint was kept.",
+                step=step,
+                where=f"step {step}",
+                received=f"sum of their squares, l2={losses['l2']}",
+                fix="lower --base_learning_rate; if this is the first report, look at the initial "
+                "weights",
+            )
         images_per_second = progress.report(step, losses, rate, interval.figures)
         writer.write(step, dataclasses.replace(interval, losses=losses), rate, images_per_second)
 
