@@ -8,7 +8,7 @@
 #
 #   DATASET_DIR=records/voc OUTPUT_DIR=slrnet_voc STAGE1_FLAGS=stage1.flags STAGE2_FLAGS=stage2.flags \
 #     STAGE1_TRAIN_FLAGS=--pretrained_weights=wide_resnet38.pth \
-#     STAGE2_TRAIN_FLAGS=--pretrained_weights=resnet101s.pth CROP=513,513 \
+#     STAGE2_TRAIN_FLAGS=--pretrained_weights=resnet101s.pth CROP=0,0 \
 #     STAGE1_PREDICTION_FLAGS="--merge_scales=masks --scale_kernel=pillow --eval_scales=0.5 \
 #       --eval_scales=0.75 --eval_scales=1 --eval_scales=1.5 --eval_scales=2 --add_flipped_images \
 #       --bg_pow=3 --dense_crf --crf_iterations=10 --crf_bilateral_sxy=80" \
@@ -24,7 +24,8 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
 OUTPUT_DIR=${OUTPUT_DIR:-demo_output/slrnet_two_stage}
 DATASET_DIR=${DATASET_DIR:-}                # records; empty: scenes of digits
-LABELLED_SPLIT=${LABELLED_SPLIT:-}          # images with masks; empty: image-level labels alone
+LABELLED_SPLIT=${LABELLED_SPLIT:-}          # images with masks, for STAGE1_FLAGS with
+                                            # --supervision=pixel_...; empty: image-level labels alone
 ALL_SPLIT=${ALL_SPLIT:-train_aug}           # all training images, with image-level labels
 VAL_SPLIT=${VAL_SPLIT:-val}
 STAGE1_FLAGS=${STAGE1_FLAGS:-experiments/digits_slrnet_stage1.flags}

@@ -17,7 +17,7 @@ METHOD = (
     "--method=slrnet",
     "--learning_policy=cosine",
     "--constant_steps=2",
-    "--pretrain_steps=2",
+    "--pretrain_steps=1",
     "--base_learning_rate=0.002",
     "--batch_norm_momentum=0.5",
 )
@@ -55,7 +55,7 @@ def test_a_run_keeps_losses_and_monitors(trained):
     assert names <= set(entry)
     assert {"pseudo_mask_miou", "labelled_pixels"} <= set(entry["monitors"])
     config = json.loads((trained / "config.json").read_text())
-    assert config["model"]["head"] == "low_rank" and config["method"]["pretrain_steps"] == 2
+    assert config["model"]["head"] == "low_rank" and config["method"]["pretrain_steps"] == 1
 
 
 def test_an_interrupted_run_reaches_the_same_weights(records, trained, tmp_path):
@@ -130,6 +130,12 @@ def test_images_without_classes(tmp_path, change, words):
     [
         (("--supervision=weak",), ("--supervision=weak", "pixel_labels")),
         (("--loss_coefficients=1,2",), ("--loss_coefficients", "four")),
+        (("--pretrain_steps=100",), ("--pretrain_steps", "100")),
+        (
+            ("--supervision=pixel_labels", "--labelled_batch_size=3", "--num_clones=2")
+            + ("--strategy=mirrored", "--clone_on_cpu"),
+            ("--labelled_batch_size", "multiple of 2"),
+        ),
         (("--temperature=0.3",), ("--temperature", "pseudoseg")),
         (("--label_weights=1",), ("--label_weights", "weights")),
         (("--decoder_output_stride=8,4",), ("--decoder_output_stride",)),

@@ -137,6 +137,19 @@ def test_the_gate_mixes_in_evaluation_and_draws_in_training():
 # The network -------------------------------------------------------------------------------------
 
 
+def test_new_convolutions_start_with_he_s_values():
+    model = small_network(decoder_filters=64, aspp_convs_filters=64)
+    parts = {
+        "aspp0/weights": 12,
+        "segmentation/conv0_pointwise/weights": 64,
+        "segmentation/conv0_depthwise/depthwise_weights": 9,
+        "logits/semantic/weights": 64,
+    }
+    found = {v.name.split(":")[0]: v.numpy() for v in model.trainable_variables}
+    for name, fan_in in parts.items():
+        assert np.std(found[name]) == pytest.approx(np.sqrt(2.0 / fan_in), rel=0.15), name
+
+
 def test_backgrounds():
     foreground = tf.constant([[[[0.2, -1.0]]]])
     constant = with_background(foreground, "constant")

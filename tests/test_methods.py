@@ -37,16 +37,16 @@ REGIMES = [
             "name": "slrnet",
             "settings": {
                 "pretrain_steps": 0,
-                "require_all_classes": False,
                 "cutoff_low": 0.0,
+                "supervision": supervision,
                 **more,
             },
         }
-        for more in (
-            {"supervision": "image_labels"},
-            {"supervision": "pixel_and_image_labels"},
-            {"supervision": "pixel_and_image_labels", "sampling": "published"},
-            {"supervision": "pixel_labels"},
+        for supervision, more in (
+            ("image_labels", {"require_all_classes": False}),
+            ("pixel_and_image_labels", {"require_all_classes": False}),
+            ("pixel_and_image_labels", {"require_all_classes": False, "sampling": "published"}),
+            ("pixel_labels", {}),
         )
     ),
 ]

@@ -18,7 +18,7 @@ from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 from tfseg.method_config import SLRNetConfig
 from tfseg.methods.slrnet import SLRNet
-from tfseg.models.layers import BatchNorm
+from tfseg.models.layers import BatchNorm, fold_seed
 from tfseg.models.slrnet import HeadOutput
 from tfseg.monitors import Monitors, summarise
 
@@ -163,12 +163,12 @@ def test_masks_count_from_the_first_step_on():
 
 
 def test_a_batch_without_masks_has_finite_losses():
-    regime = {"supervision": "pixel_labels", "sampling": "published"}
+    regime = {"supervision": "pixel_labels", "sampling": "published", "pretrain_steps": 0}
     batch = batch_for(**regime)
     mixed = batch["mixed"]
     mixed["has_label"] = tf.zeros_like(mixed["has_label"])
     mixed["label"] = tf.fill(tf.shape(mixed["label"]), SPEC.ignore_label)
-    found = losses(slrnet(**EASY, **regime), batch)
+    found = losses(slrnet(**regime), batch)
     assert found["labelled_segmentation"] == 0.0
     assert all(np.isfinite(value) for value in found.values())
 
@@ -228,7 +228,7 @@ def test_monitors_tell_how_good_pseudo_masks_are():
 
 @pytest.mark.parametrize("supervision", ["image_labels", "pixel_and_image_labels", "pixel_labels"])
 def test_panels_show_images_without_masks(supervision):
-    regime = {**EASY, "supervision": supervision}
+    regime = {"cutoff_low": 0.0, "supervision": supervision}
     batch = batch_for(**regime)
     panels = slrnet(**regime).panels(batch)
     assert list(panels) == ["image", "prediction", "pseudo_mask", "truth"]
@@ -270,6 +270,12 @@ def test_the_published_layers_of_the_backbone_are_frozen():
 @pytest.mark.parametrize(
     "settings, word",
     [
+        ({"pretrain_steps": 30000}, "--pretrain_steps"),
+        ({"sampling": "published"}, "--supervision=image_labels"),
+        ({"labelled_batch_size": 2}, "--labelled_batch_size"),
+        ({"clutter_penalty": 2.0}, "--image_sampling=uniform"),
+        ({"background_factor": 0.5, "pseudo_mask_rule": "foreground"}, "--background_factor"),
+        ({"require_all_classes": False, "supervision": "pixel_labels"}, "--require_all_classes"),
         ({"loss_coefficients": (1.0, 4.0)}, "--loss_coefficients"),
         ({"cutoff_top": 0.1}, "--cutoff_low"),
         ({"positive_weights": (1.0, 2.0)}, "--positive_weights"),
@@ -282,11 +288,47 @@ def test_wrong_settings(settings, word):
 
 
 @pytest.mark.parametrize(
-    "train", [{"label_weights": (1.0,)}, {"top_k_percent_pixels": 0.5}], ids=str
+    "train",
+    [
+        {"label_weights": (1.0,)},
+        {"top_k_percent_pixels": 0.5},
+        {"parameter_groups": "plain"},
+        {"last_layer_gradient_multiplier": 10.0},
+    ],
+    ids=str,
 )
 def test_flags_of_other_methods_are_refused(train):
     with pytest.raises(UserError, match=next(iter(train))):
         slrnet(train=train)
+
+
+def test_published_sampling_does_not_go_with_accumulation():
+    with pytest.raises(UserError, match="--gradient_accumulation_steps"):
+        slrnet(
+            supervision="pixel_labels",
+            sampling="published",
+            train={"gradient_accumulation_steps": 2},
+        )
+
+
+def test_views_parts_and_heads_draw_their_own_dropout():
+    model = slrnet().model
+    seeds = [tf.constant([7, part]) for part in (0, 1)]
+    image = tf.constant(np.random.default_rng(0).uniform(0, 255, [1, 33, 33, 3]), tf.float32)
+    drawn = [
+        model.features(image, training=True, dropout_seed=fold_seed(seed, number)).deep
+        for seed in seeds
+        for number in (0, 1)
+    ]
+    for i, first in enumerate(drawn):
+        assert all(np.any(first != second) for second in drawn[i + 1 :])
+
+
+def test_the_regime_is_written_out():
+    config = SLRNetConfig(supervision="pixel_labels", sampling="published")
+    assert (config.cutoff_top, config.background_factor) == (0.8, 0.9)
+    assert config.loss_coefficients == (1.0, 4.0, 4.0, 1.0) and config.labelled_oversampling == 7
+    assert SLRNetConfig(cutoff_top=0.5).cutoff_top == 0.5
 
 
 def test_a_background_class_is_needed():

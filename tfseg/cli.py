@@ -211,6 +211,9 @@ def _train(argv: list[str]) -> int:
         )
     model_config = METHODS[config.method].network_config(model_config, settings)
     streams = METHODS[config.method].streams(data_config, config, settings)
+    for stream in streams.values():
+        if stream.batch_size != config.train_batch_size:
+            devices.check_batch(stream.batch_size, config, replicas, flag="labelled_batch_size")
     if any("strong" in stream.views for stream in streams.values()):
         _note_large_cut_out(data_config)
     data = TrainingData(streams, spec, data_config, config, strategy)
@@ -291,6 +294,12 @@ def _initialise_networks(method: Any, config: TrainConfig) -> None:
 
     if checkpoint.written(config.train_logdir):
         return
+    if not config.pretrained_weights and not config.tf_initial_checkpoint:
+        print(
+            "note: neither --pretrained_weights nor --tf_initial_checkpoint: the backbone starts "
+            "from random values",
+            flush=True,
+        )
     for network in method.networks().values():
         _initialise(network, config)
 

@@ -120,8 +120,9 @@ class ModelConfig:
     )
     head_initializer: str = option(
         "xavier_uniform",
-        "Initial values of ASPP, decoder and logits: DeepLab's, or uniform within 1/sqrt(fan-in), "
-        "biases included, as PyTorch's convolutions have.",
+        "Initial values of ASPP, decoder and logits: DeepLab's (with --head=low_rank SLRNet's, "
+        "He normal), or uniform within 1/sqrt(fan-in), biases included, as PyTorch's "
+        "convolutions have.",
         choices=("xavier_uniform", "uniform_fan_in"),
     )
     head: str = option(
@@ -192,7 +193,8 @@ class ModelConfig:
     batch_norm_momentum: float | None = option(
         None,
         "Decay of the moving batch statistics everywhere; None: the published values (0.9997 in "
-        "Xception, ASPP and decoder), which need tens of thousands of steps. Short runs: 0.99.",
+        "Xception, ASPP and decoder, which need tens of thousands of steps; 0.95 in SLRNet's "
+        "head). Short runs: 0.99.",
     )
     freeze_backbone: bool = option(
         False,

@@ -8,6 +8,7 @@ the chosen method lacks is a usage error.
 import dataclasses
 
 from tfseg.config import option
+from tfseg.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,9 +126,55 @@ class LearningPseudoLabelsConfig:
     )
 
 
+# What --supervision settles where no flag does (SLRNet specification 1, 4.5, 4.7).
+_SLRNET_REGIMES = {
+    "image_labels": {
+        "loss_coefficients": (1.0, 4.0, 4.0, 1.0),
+        "cutoff_top": 0.6,
+        "cutoff_low": 0.2,
+        "background_factor": 0.7,
+    },
+    "pixel_and_image_labels": {
+        "loss_coefficients": (0.5, 2.0, 2.0, 0.5),
+        "cutoff_top": 0.6,
+        "cutoff_low": 0.2,
+        "background_factor": 0.7,
+        "labelled_oversampling": 3,
+    },
+    "pixel_labels": {
+        "loss_coefficients": (1.0, 4.0, 4.0, 1.0),
+        "cutoff_top": 0.8,
+        "cutoff_low": 0.6,
+        "background_factor": 0.9,
+        "labelled_oversampling": 7,
+    },
+}
+# Flags that are heeded only where another has one of some values.
+_SLRNET_NEEDS = (
+    ("sampling", "supervision", ("pixel_and_image_labels", "pixel_labels")),
+    ("labelled_batch_size", "supervision", ("pixel_and_image_labels", "pixel_labels")),
+    ("labelled_batch_size", "sampling", ("stratified",)),
+    ("labelled_oversampling", "sampling", ("published",)),
+    ("image_sampling", "supervision", ("image_labels", "pixel_and_image_labels")),
+    ("image_sampling", "sampling", ("stratified",)),
+    ("draws_per_epoch", "image_sampling", ("class_weighted",)),
+    ("clutter_penalty", "image_sampling", ("class_weighted",)),
+    ("background_factor", "pseudo_mask_rule", ("classes",)),
+    ("positive_weights", "supervision", ("image_labels", "pixel_and_image_labels")),
+    ("auxiliary_class_weight", "supervision", ("image_labels", "pixel_and_image_labels")),
+    ("require_all_classes", "supervision", ("image_labels", "pixel_and_image_labels")),
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class SLRNetConfig:
-    """SLRNet (specification 1, 2, 4). Defaults are the published ones for PASCAL VOC."""
+    """SLRNet (specification 1, 2, 4). Defaults are the published ones for PASCAL VOC.
+
+    What is None takes the value of the regime, `supervision`.
+
+    Raises:
+      UserError: a setting would not be heeded, or two contradict each other.
+    """
 
     supervision: str = option(
         "image_labels",
@@ -148,9 +195,9 @@ class SLRNetConfig:
         "Images with masks in a step, over all replicas; None: --train_batch_size.",
         limits=(1, None),
     )
-    labelled_oversampling: int = option(
-        3,
-        "With --sampling=published; published: 3 with image-level labels, 7 without.",
+    labelled_oversampling: int | None = option(
+        None,
+        "With --sampling=published; None: as published, 3 with image-level labels, 7 without.",
         limits=(1, None),
     )
     image_sampling: str = option(
@@ -173,8 +220,8 @@ class SLRNetConfig:
     )
     pretrain_steps: int = option(
         3966,
-        "Steps before the pseudo masks are learned from; published: six epochs (661 steps each), "
-        "eleven without image-level labels. Give --constant_steps the same number.",
+        "Steps before the pseudo masks are learned from. Published: six epochs, of 661 steps with "
+        "image-level labels alone, and eleven without them. Give --constant_steps the same number.",
         limits=(0, None),
     )
     loss_coefficients: tuple[float, ...] | None = option(
@@ -225,6 +272,35 @@ class SLRNetConfig:
     new_layers_learning_rate_multiplier: float = option(
         10.0, "Factor on the learning rate of what is built on the backbone.", limits=(0, None)
     )
+
+    def __post_init__(self):
+        default = {field.name: field.default for field in dataclasses.fields(self)}
+        for name, other, values in _SLRNET_NEEDS:
+            value = getattr(self, name)
+            if value != default[name] and getattr(self, other) not in values:
+                raise UserError(
+                    f"--{name} would not be heeded.",
+                    where=f"--{name}={value}",
+                    received=f"--{other}={getattr(self, other)}",
+                    accepted=f"--{name} with --{other}={' or '.join(values)}",
+                    fix=f"leave out --{name}, or change --{other}",
+                )
+        for name, value in _SLRNET_REGIMES.get(self.supervision, {}).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        if len(self.loss_coefficients) != 4:
+            raise UserError(
+                "--loss_coefficients needs four numbers.",
+                where="--loss_coefficients",
+                received=", ".join(map(str, self.loss_coefficients)),
+                accepted="class scores, masks, codes, segmentation: for example 1,4,4,1",
+            )
+        if self.cutoff_low > self.cutoff_top:
+            raise UserError(
+                "--cutoff_low is above --cutoff_top.",
+                where="--cutoff_low, --cutoff_top",
+                received=f"{self.cutoff_low}, {self.cutoff_top}",
+            )
 
 
 # By name of the method, as in `tfseg.methods.METHODS`.

@@ -134,7 +134,7 @@ def check_continues(
     record = read(folder)
     if record is None:
         return []
-    fixed = {("train", "method"), ("train", "weakly")}
+    fixed = {("train", "method"), ("train", "weakly"), ("method", "supervision")}
     changed = []
     sections = {"model": model, "data": data, "train": train, "method": method}
     for section, settings in sections.items():

@@ -236,7 +236,8 @@ class Source:
                 f"Image {example.filename} of split '{self.split}' has no image-level labels.",
                 location=location,
                 key=tfexample.IMAGE_LABELS,
-                fix="make the records with --image_labels; for PseudoSeg, leave out --weakly",
+                fix="make the records with --image_labels; or leave out --weakly (PseudoSeg), or "
+                "set --supervision=pixel_labels (SLRNet)",
             )
         return example
 
@@ -787,16 +788,17 @@ def _usable_masks(
       UserError: images of `label_split` would be in no stream at all.
     """
     listed = records.load_index(config.dataset_dir, stream.label_split, spec).ids
-    missing = listed[~np.isin(listed, index.ids)]
+    usable = np.isin(index.ids, listed) & index.has_mask
+    missing = listed[~np.isin(listed, index.ids[usable])]
     if missing.size and all(other.split != stream.label_split for other in streams.values()):
         raise UserError(
             f"{missing.size} of {listed.size} images of split '{stream.label_split}' are not in "
-            f"split '{stream.split}', so their masks would not be used.",
+            f"split '{stream.split}' with their masks, which would not be used.",
             where=f"--train_split={stream.label_split}, --train_split_cls={stream.split}",
             received=f"{', '.join(missing[:3])}{' ...' if missing.size > 3 else ''}",
-            accepted="a second split that holds the images of the first",
+            accepted="a second split whose records hold the images of the first, masks included",
         )
-    return np.isin(index.ids, listed) & index.has_mask
+    return usable
 
 
 def make_sources(

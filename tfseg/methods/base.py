@@ -15,7 +15,7 @@ import tensorflow as tf
 from tfseg.config import DataConfig, ModelConfig, TrainConfig
 from tfseg.data.pipeline import Stream
 from tfseg.data.specs import DatasetSpec
-from tfseg.errors import check_choice
+from tfseg.errors import UserError, check_choice
 from tfseg.method_config import NoSettings
 from tfseg.models import decayed_variables
 from tfseg.monitors import Monitors
@@ -143,6 +143,25 @@ class Method(tf.Module):
     def networks(self) -> dict[str, Any]:
         """Returns every network by its name in the checkpoint; the first is the deployable one."""
         return {"model": self.model}
+
+    def refuse_flags(self, *names: str) -> None:
+        """Insists that flags which the method would not heed were left alone.
+
+        Args:
+          names: fields of `TrainConfig`.
+
+        Raises:
+          UserError: one has another value than its default.
+        """
+        for name in names:
+            value = getattr(self.config, name)
+            if value != TrainConfig.__dataclass_fields__[name].default:
+                raise UserError(
+                    f"{self.config.method} does not use --{name}.",
+                    where=f"--{name}",
+                    received=value,
+                    fix="leave the flag out",
+                )
 
     @classmethod
     def network_config(cls, config: ModelConfig, settings: Any) -> ModelConfig:

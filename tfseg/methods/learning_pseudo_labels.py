@@ -26,6 +26,7 @@ from tfseg.data.pipeline import Stream
 from tfseg.errors import UserError
 from tfseg.method_config import LearningPseudoLabelsConfig
 from tfseg.methods.base import Batch, Method, ParamGroup
+from tfseg.models.layers import fold_seed
 from tfseg.monitors import Monitors
 from tfseg.ops import class_aware, cross_training
 from tfseg.ops import losses as loss_ops
@@ -71,15 +72,7 @@ class LearningPseudoLabels(Method):
                 received=f"{self._replicas} replicas",
                 fix="leave it out, or use one replica",
             )
-        unused = {"label_weights": None, "top_k_percent_pixels": 1.0, "upsample_logits": True}
-        for flag, default in unused.items():
-            if getattr(config, flag) != default:
-                raise UserError(
-                    f"learning_pseudo_labels does not use --{flag}.",
-                    where=f"--{flag}",
-                    received=getattr(config, flag),
-                    fix="leave the flag out",
-                )
+        self.refuse_flags("label_weights", "top_k_percent_pixels", "upsample_logits")
 
     def networks(self):
         return {"hybrid": self.model, "pseudo": self.pseudo_net}
@@ -155,8 +148,7 @@ class LearningPseudoLabels(Method):
 
     def _logits(self, network, image: tf.Tensor, seed: tf.Tensor, use: int) -> tf.Tensor:
         """Returns float32 logits at the size of the image."""
-        seed = seed + tf.constant([0, use], seed.dtype)
-        logits = network(image, training=True, dropout_seed=seed)["logits"]
+        logits = network(image, training=True, dropout_seed=fold_seed(seed, use))["logits"]
         return resize_bilinear(tf.cast(logits, tf.float32), image.shape[1:3])
 
     def _cross_entropy(self, logits, label, present) -> tuple[tf.Tensor, tf.Tensor]:

@@ -29,6 +29,7 @@ from tfseg.errors import UserError
 from tfseg.method_config import PseudoSegConfig
 from tfseg.methods.base import Batch, Method
 from tfseg.models.backbones.base import EndPoints
+from tfseg.models.layers import fold_seed
 from tfseg.models.self_attention import SelfAttentionCAM
 from tfseg.monitors import Monitors
 from tfseg.ops import cam as cam_ops
@@ -63,10 +64,6 @@ class PseudoLabel:
     decoder: tf.Tensor
     sgc: tf.Tensor | None
     maps: tf.Tensor | None
-
-
-def _seed(seed: tf.Tensor, use: int) -> tf.Tensor:
-    return seed + tf.constant([0, use], seed.dtype)
 
 
 def _refuse(flag: str, received, accepted: str, why: str) -> None:
@@ -180,7 +177,7 @@ class PseudoSeg(Method):
         weak_logits, weak_ends = self._weak_pass(unlabelled, seed, result)
         pseudo = self._pseudo_label(weak_logits, weak_ends, unlabelled, training=True)
         strong = self.model(
-            unlabelled["image_strong"], training=True, dropout_seed=_seed(seed, _STRONG)
+            unlabelled["image_strong"], training=True, dropout_seed=fold_seed(seed, _STRONG)
         )["logits"]
         result["consistency"] = self._consistency(pseudo, strong, unlabelled["valid"], step)
         self._monitor(monitors, pseudo, strong, unlabelled)
@@ -193,7 +190,7 @@ class PseudoSeg(Method):
         Args:
           again: the end points come from a pass of their own (--separate_passes).
         """
-        seed = _seed(seed, use)
+        seed = fold_seed(seed, use)
         if self.settings.separate_passes:
             logits = self.model(image, training=True, dropout_seed=seed)["logits"]
             return logits, self.model.encode(image, training=True) if again else {}
@@ -215,19 +212,19 @@ class PseudoSeg(Method):
                 result["classification"] = self._classification(
                     self.model.encode(image, training=True),
                     unlabelled["image_label"],
-                    _seed(seed, _CLASSIFIER),
+                    fold_seed(seed, _CLASSIFIER),
                 )
             logits, _ = self._segment(image, seed, _WEAK, again=False)
             return logits, ends
         ends = self.model.encode(image, training=True)
         if learns:
             result["classification"] = self._classification(
-                ends, unlabelled["image_label"], _seed(seed, _CLASSIFIER)
+                ends, unlabelled["image_label"], fold_seed(seed, _CLASSIFIER)
             )
         logits = self.model.decode(
             tf.nest.map_structure(tf.stop_gradient, ends),
             training=True,
-            dropout_seed=_seed(seed, _WEAK),
+            dropout_seed=fold_seed(seed, _WEAK),
         )["logits"]
         return logits, ends
 
@@ -242,7 +239,7 @@ class PseudoSeg(Method):
             else:
                 ends_to_classify = ends
             result["classification"] = self._classification(
-                ends_to_classify, labelled["image_label"], _seed(seed, _LABELLED_CLASSIFIER)
+                ends_to_classify, labelled["image_label"], fold_seed(seed, _LABELLED_CLASSIFIER)
             )
         if not self.settings.use_attention:
             return result
@@ -250,7 +247,7 @@ class PseudoSeg(Method):
             ends,
             labelled["image_label"],
             # The published pass has dropout, whose masks the fault mixes.
-            faulty_seed=_seed(seed, _LABELLED_CLASSIFIER)
+            faulty_seed=fold_seed(seed, _LABELLED_CLASSIFIER)
             if self.settings.grad_cam_mean == "batch_and_rows"
             else None,
         )

@@ -13,7 +13,9 @@ labels for all; masks for some and nothing for the others.
 Source: Pan et al., "Learning self-supervised low-rank network for single-stage weakly and
 semi-supervised semantic segmentation", IJCV 2022; specification 2 and 4. Ours: images with masks
 and without make up every batch in fixed shares (`--sampling=published` draws them as they come),
-means over images with masks are safe where there are none, and padding has no pseudo label.
+means over images with masks are safe where there are none, a crop of a mask without a known pixel
+counts as unlabelled, and padding has no pseudo label (though the class scores see it; crops of
+`--augmentation=resized_crop` have none).
 """
 
 import dataclasses
@@ -35,27 +37,6 @@ from tfseg.ops.class_scores import class_loss
 from tfseg.ops.resize import resize_bilinear
 from tfseg.ops.two_views import largest_only, to_first_view
 
-# What --supervision settles where no flag does (specification 1, 4.5, 4.7).
-_REGIMES = {
-    "image_labels": {
-        "loss_coefficients": (1.0, 4.0, 4.0, 1.0),
-        "cutoff_top": 0.6,
-        "cutoff_low": 0.2,
-        "background_factor": 0.7,
-    },
-    "pixel_and_image_labels": {
-        "loss_coefficients": (0.5, 2.0, 2.0, 0.5),
-        "cutoff_top": 0.6,
-        "cutoff_low": 0.2,
-        "background_factor": 0.7,
-    },
-    "pixel_labels": {
-        "loss_coefficients": (1.0, 4.0, 4.0, 1.0),
-        "cutoff_top": 0.8,
-        "cutoff_low": 0.6,
-        "background_factor": 0.9,
-    },
-}
 # Share of the auxiliary logits in the losses on pixels.
 _AUXILIARY_SHARE = 0.4
 # Exponent on the mean background mask where its logit is learned.
@@ -93,10 +74,6 @@ class SLRNet(Method):
 
     def __init__(self, **options):
         super().__init__(**options)
-        regime = _REGIMES[self.settings.supervision]
-        own = {name: getattr(self.settings, name) for name in regime}
-        chosen = {name: regime[name] if value is None else value for name, value in own.items()}
-        self.settings = dataclasses.replace(self.settings, **chosen)
         self._uses_image_labels = self.settings.supervision != "pixel_labels"
         self._check()
 
@@ -121,19 +98,6 @@ class SLRNet(Method):
                 received=f"{self.spec.name}, all of whose classes are foreground",
                 accepted="classes of which the first is background",
             )
-        if len(settings.loss_coefficients) != 4:
-            raise UserError(
-                "--loss_coefficients needs four numbers.",
-                where="--loss_coefficients",
-                received=", ".join(map(str, settings.loss_coefficients)),
-                accepted="class scores, masks, codes, segmentation: for example 1,4,4,1",
-            )
-        if settings.cutoff_low > settings.cutoff_top:
-            raise UserError(
-                "--cutoff_low is above --cutoff_top.",
-                where="--cutoff_low, --cutoff_top",
-                received=f"{settings.cutoff_low}, {settings.cutoff_top}",
-            )
         weights, classes = settings.positive_weights, self.spec.num_image_classes
         if weights is not None and len(weights) not in (1, classes):
             raise UserError(
@@ -142,15 +106,32 @@ class SLRNet(Method):
                 received=f"{len(weights)} numbers",
                 accepted=f"1 or {classes} numbers, in the order of {self.spec.name}'s classes",
             )
-        unused = {"label_weights": None, "top_k_percent_pixels": 1.0, "upsample_logits": True}
-        for flag, default in unused.items():
-            if getattr(self.config, flag) != default:
-                raise UserError(
-                    f"slrnet does not use --{flag}.",
-                    where=f"--{flag}",
-                    received=getattr(self.config, flag),
-                    fix="leave the flag out",
-                )
+        if settings.pretrain_steps >= self.config.training_number_of_steps:
+            raise UserError(
+                "Pseudo masks would never be learned from.",
+                where="--pretrain_steps",
+                received=f"{settings.pretrain_steps}, of "
+                f"--training_number_of_steps={self.config.training_number_of_steps}",
+                accepted="less than the number of steps; published: a fifth to a quarter of them",
+            )
+        accumulates = self.config.gradient_accumulation_steps > 1
+        if accumulates and settings.sampling == "published":
+            raise UserError(
+                "--sampling=published does not go with --gradient_accumulation_steps: the parts of "
+                "a batch have different numbers of images with masks.",
+                where="--gradient_accumulation_steps",
+                received=self.config.gradient_accumulation_steps,
+                fix="use --sampling=stratified",
+            )
+        self.refuse_flags(
+            "label_weights",
+            "top_k_percent_pixels",
+            "hard_example_mining_step",
+            "upsample_logits",
+            "parameter_groups",
+            "last_layer_gradient_multiplier",
+            "weakly",
+        )
 
     @classmethod
     def network_config(cls, config: ModelConfig, settings: SLRNetConfig) -> ModelConfig:
@@ -178,7 +159,8 @@ class SLRNet(Method):
             labels="hidden",
             image_labels=image_labels,
             dataset_dir=data.dataset_dir_cls,
-            require_foreground=image_labels == "record",
+            # Images without a class are never drawn by weight.
+            require_foreground=image_labels == "record" and settings.image_sampling == "uniform",
             sampling=settings.image_sampling,
             clutter_penalty=settings.clutter_penalty,
             epoch_length=settings.draws_per_epoch,

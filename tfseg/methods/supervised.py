@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfseg.config import DataConfig, TrainConfig
 from tfseg.data.pipeline import Stream
 from tfseg.methods.base import Batch, Method
+from tfseg.models.layers import fold_seed
 from tfseg.monitors import Monitors
 from tfseg.ops import losses as loss_ops
 from tfseg.ops.resize import resize_bilinear
@@ -60,9 +61,7 @@ class Supervised(Method):
         if self.config.weakly:
             weak = batch["weak"]
             ends = self.model.encode(weak["image"], training=True)
-            image_logits = self.model.classify(
-                ends, training=True, dropout_seed=seed + tf.constant([0, 1])
-            )
+            image_logits = self.model.classify(ends, training=True, dropout_seed=fold_seed(seed, 1))
             result["classification"] = loss_ops.multi_label_loss(image_logits, weak["image_label"])
         return result
 

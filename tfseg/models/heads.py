@@ -68,7 +68,7 @@ def conv_unit(
       separable: a depthwise and a pointwise convolution, each with batch norm.
     """
     if separable:
-        settings = settings.replace(kernel_init=truncated_normal(0.06))
+        settings = settings.replace(kernel_init=settings.pointwise_init)
         return SeparableConv(
             settings, name, in_channels, filters, rate=rate, activation=settings.activation
         )

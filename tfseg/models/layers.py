@@ -51,6 +51,11 @@ def he_normal(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
     return rng.standard_normal(shape, dtype=np.float32) * np.float32(deviation)
 
 
+def he_normal_depthwise(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
+    """The same for depthwise kernels, whose outputs each see one channel."""
+    return he_normal(rng, (*shape[:2], 1, shape[2])).reshape(shape)
+
+
 def xavier_uniform(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
     """Uniform values of variance 2 / (fan-in + fan-out)."""
     area = math.prod(shape[:-2])
@@ -89,6 +94,7 @@ class Settings:
       epsilon: added to the variance.
       kernel_init: initial values of convolution kernels.
       depthwise_init: initial values of depthwise kernels.
+      pointwise_init: initial values of the other part of separable convolutions in the heads.
       activation: what "ReLU" means in this network.
       init_by_fan_in: makes the initial values of every kernel and bias from its number of inputs,
         whatever the layer would choose; None: the layers choose.
@@ -104,6 +110,7 @@ class Settings:
     epsilon: float = 1e-3
     kernel_init: Initializer = truncated_normal(0.09)
     depthwise_init: Initializer = truncated_normal(0.09)
+    pointwise_init: Initializer = truncated_normal(0.06)
     activation: Activation = tf.nn.relu
     init_by_fan_in: Callable[[int], Initializer] | None = None
 
@@ -442,6 +449,16 @@ def _sum_over_replicas(x: tf.Tensor) -> tf.Tensor:
 
 
 # Dropout ----------------------------------------------------------------------------------------
+
+
+def fold_seed(seed: tf.Tensor | None, number: int) -> tf.Tensor | None:
+    """Returns the seed of one of several uses of the same layers; None stays None.
+
+    Args:
+      seed: int32 [2].
+      number: of the use. (Adding it to a seed would give the seed of another replica.)
+    """
+    return None if seed is None else tf.random.experimental.stateless_fold_in(seed, number)
 
 
 def dropout_key(name: str) -> int:

@@ -16,7 +16,16 @@ import tensorflow as tf
 from tfseg.config import ModelConfig
 from tfseg.errors import UserError
 from tfseg.models.heads import ASPP, LOW_LEVEL_FILTERS, DecoderStage, conv_unit, head_settings
-from tfseg.models.layers import Conv2D, Dropout, Layer, Settings, he_normal, uniform_fan_in
+from tfseg.models.layers import (
+    Conv2D,
+    Dropout,
+    Layer,
+    Settings,
+    fold_seed,
+    he_normal,
+    he_normal_depthwise,
+    uniform_fan_in,
+)
 from tfseg.models.low_rank import GlobalCueInjection, LowRank, StochasticGate, initial_bases
 from tfseg.models.network import Network
 from tfseg.ops.class_scores import class_scores
@@ -203,14 +212,14 @@ class LowRankHead(Layer):
         """
         first = views[0].deep
         auxiliary = self.auxiliary(
-            first, training=training, dropout_seed=_fold(dropout_seed, _AUXILIARY)
+            first, training=training, dropout_seed=fold_seed(dropout_seed, _AUXILIARY)
         )
         kind = self._background
         auxiliary = with_background(auxiliary, "complement" if kind == "constant" else kind)
         bases = initial_bases(tf.stop_gradient(auxiliary), tf.stop_gradient(first))
         deep, codes, bases = self.low_rank([view.deep for view in views], bases)
         logits = [
-            self._segment(x, view.shallow, training, _fold(dropout_seed, number))
+            self._segment(x, view.shallow, training, fold_seed(dropout_seed, number))
             for number, (x, view) in enumerate(zip(deep, views))
         ]
         return HeadOutput(tuple(logits), tuple(codes), auxiliary, bases)
@@ -222,10 +231,6 @@ class LowRankHead(Layer):
         x = self.gate(deep, cue, training=training, dropout_seed=dropout_seed)
         logits = self.last(x, training=training, dropout_seed=dropout_seed)
         return with_background(logits, self._background)
-
-
-def _fold(seed: tf.Tensor | None, number: int) -> tf.Tensor | None:
-    return None if seed is None else seed + tf.constant([0, number], seed.dtype)
 
 
 class LowRankNet(Network):
@@ -240,7 +245,10 @@ class LowRankNet(Network):
         super().__init__(config, fine_tune_backbone_norm=False, **options)
         _check(config)
         heads = head_settings(self.settings, config.head_initializer).replace(
-            decay=0.95, kernel_init=he_normal
+            decay=0.95,
+            kernel_init=he_normal,
+            pointwise_init=he_normal,
+            depthwise_init=he_normal_depthwise,
         )
         # Published: these six layers keep mean 0 and variance 1 for ever, and only scale and shift.
         still = config.low_rank_freeze_aspp_statistics
@@ -305,7 +313,7 @@ class LowRankNet(Network):
         scale = self.config.low_rank_view_scale
         small = second_view(tf.cast(image, tf.float32), scale=scale, flip=flip)
         views = tuple(
-            self.features(view, training, _fold(dropout_seed, number), input_scale * relative)
+            self.features(view, training, fold_seed(dropout_seed, number), input_scale * relative)
             for number, view, relative in ((_FIRST, image, 1.0), (_SECOND, small, scale))
         )
         return self.head(views, training=training, dropout_seed=dropout_seed)

@@ -108,7 +108,7 @@ def make_strategy(config: TrainConfig, *, tell_clones: bool = True) -> tf.distri
         else:
             strategy = tf.distribute.OneDeviceStrategy(gpus[0] if gpus else "/cpu:0")
     replicas = strategy.num_replicas_in_sync
-    _check_batch(config, replicas)
+    check_batch(config.train_batch_size, config, replicas, flag="train_batch_size")
     if tell_clones and replicas != config.num_clones and config.train_batch_size > replicas:
         print(
             f"note: {replicas} replica(s) are used, not --num_clones={config.num_clones}; the "
@@ -132,17 +132,27 @@ def make_evaluation_strategy(replicas: int) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(gpus[:replicas] or _virtual_cpus(replicas))
 
 
-def _check_batch(config: TrainConfig, replicas: int) -> None:
+def check_batch(size: int, config: TrainConfig, replicas: int, *, flag: str) -> None:
+    """Insists on a batch that can be divided among replicas and accumulation steps.
+
+    Args:
+      size: of the whole batch.
+      config: gives the accumulation steps.
+      replicas: in all.
+      flag: that sets the size.
+
+    Raises:
+      UserError: it cannot.
+    """
     parts = replicas * config.gradient_accumulation_steps
-    if config.train_batch_size < 1 or config.train_batch_size % parts:
+    if size < 1 or size % parts:
         raise UserError(
             "The batch cannot be divided among the replicas"
             + (" and accumulation steps." if config.gradient_accumulation_steps > 1 else "."),
-            where="--train_batch_size",
-            received=f"{config.train_batch_size} for {replicas} replica(s) x "
+            where=f"--{flag}",
+            received=f"{size} for {replicas} replica(s) x "
             f"{config.gradient_accumulation_steps} accumulation step(s)",
-            accepted=f"a multiple of {parts}, for example "
-            f"{max(1, round(config.train_batch_size / parts)) * parts}",
+            accepted=f"a multiple of {parts}, for example {max(1, round(size / parts)) * parts}",
         )
 
 
