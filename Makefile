@@ -43,14 +43,14 @@ lint: $(VENV)/.installed
 	$(BIN)/lint-imports
 
 test: $(VENV)/.installed $(VENV)/.crf lint
-	TFSEG_EXPECT_TENSORFLOW=2.20 $(BIN)/python -m pytest -n 2 --dist loadfile
+	TFSEG_EXPECT_TENSORFLOW=2.20 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15
 
 ifeq ($(strip $(PYTHON_ADDONS)),)
 test-addons:
 	@echo "make test-addons needs Python 3.10 or 3.11 (tensorflow-addons has no wheel for newer ones); none was found, so these tests did not run."
 else
 test-addons: $(VENV_ADDONS)/.installed $(VENV_ADDONS)/.crf
-	TFSEG_EXPECT_TENSORFLOW=2.15 $(VENV_ADDONS)/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
+	TFSEG_EXPECT_TENSORFLOW=2.15 $(VENV_ADDONS)/bin/python -m pytest -n 2 --dist loadfile --durations=15 -m "not slow"
 endif
 
 clean:
