@@ -12,13 +12,12 @@ is two supervised steps of that doubled batch.
 
 import argparse
 import dataclasses
-import statistics
-import time
 
 import tfseg  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 
 import numpy as np
 import tensorflow as tf
+from turns import median_times
 
 from tfseg.config import DataConfig, ModelConfig, TrainConfig
 from tfseg.data.specs import DATASETS
@@ -141,17 +140,8 @@ def make_step(arguments: argparse.Namespace, variant: Variant):
 def main() -> None:
     arguments = _arguments()
     variants = {variant.name: variant for variant in VARIANTS[arguments.method]}
-    steps = {}
-    for name, variant in variants.items():
-        steps[name] = make_step(arguments, variant)
-        steps[name]()  # Tracing.
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(arguments.steps):
-        for name, step in steps.items():
-            started = time.perf_counter()
-            step()
-            times[name].append(time.perf_counter() - started)
-    medians = {name: statistics.median(values) for name, values in times.items()}
+    steps = {name: make_step(arguments, variant) for name, variant in variants.items()}
+    medians = median_times(steps, arguments.steps)
     print(
         f"{arguments.backbone}, crop {arguments.crop}, batch {arguments.batch} of each stream, "
         f"median of {arguments.steps} steps"

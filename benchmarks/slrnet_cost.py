@@ -10,15 +10,14 @@ parts and without, one after the other.
 
 import argparse
 import resource
-import statistics
 import subprocess
 import sys
-import time
 
 import tfseg  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 
 import numpy as np
 import tensorflow as tf
+from turns import median_times
 
 from tfseg.config import ModelConfig, TrainConfig
 from tfseg.data.specs import DATASETS
@@ -158,15 +157,7 @@ def main() -> None:
         return _print_peak(arguments)
     trainer = _trainer(arguments)
     work = {"step": _step(trainer), **_parts(trainer, arguments)}
-    times: dict[str, list[float]] = {name: [] for name in work}
-    for function in work.values():
-        function()  # Tracing.
-    for _ in range(arguments.steps):
-        for name, function in work.items():
-            started = time.perf_counter()
-            function()
-            times[name].append(time.perf_counter() - started)
-    medians = {name: statistics.median(values) for name, values in times.items()}
+    medians = median_times(work, arguments.steps)
     print(
         f"{arguments.backbone}, crop {arguments.crop}, batch {arguments.batch}, "
         f"median of {arguments.steps} steps"

@@ -8,6 +8,7 @@ import time
 import numpy as np
 
 from tests.conftest import RECORD_SIZE
+from tests.programs import run
 from tfseg import checkpoint
 
 NETWORK = (
@@ -43,6 +44,20 @@ def arguments(records, logdir, *extra, steps=2):
         f"--training_number_of_steps={steps}",
         *extra,
     )
+
+
+def evaluate(trained, records, out, *extra):
+    """Evaluates the newest checkpoint of a run once; returns the content of metrics.json."""
+    run(
+        "eval.py",
+        f"--checkpoint_dir={trained}",
+        f"--dataset_dir={records}",
+        f"--eval_logdir={out}",
+        f"--eval_crop_size={RECORD_SIZE},{RECORD_SIZE}",
+        "--max_number_of_evaluations=1",
+        *extra,
+    )
+    return json.loads((out / "metrics.json").read_text())
 
 
 def log_of(logdir):

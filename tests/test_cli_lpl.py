@@ -1,6 +1,5 @@
 """Learning Pseudo Labels through the programs: training, resuming, both networks, bad input."""
 
-import json
 import signal
 
 import numpy as np
@@ -8,7 +7,15 @@ import pytest
 
 from tests.conftest import RECORD_SIZE
 from tests.programs import assert_user_error, run, start
-from tests.runs import arguments, assert_same_weights, end_with, final_values, log_of, losses
+from tests.runs import (
+    arguments,
+    assert_same_weights,
+    end_with,
+    evaluate,
+    final_values,
+    log_of,
+    losses,
+)
 from tests.small_split import make_images, write_split
 from tfseg import checkpoint
 
@@ -54,18 +61,9 @@ def test_an_interrupted_run_reaches_the_same_weights_and_counts(records, trained
 def test_either_network_can_be_evaluated_and_drawn(records, trained, tmp_path):
     matrices = {}
     for network in ("", "--network=hybrid", "--network=pseudo", "--network=ema"):
-        out = tmp_path / f"eval{network}"
-        run(
-            "eval.py",
-            f"--checkpoint_dir={trained}",
-            f"--dataset_dir={records}",
-            f"--eval_logdir={out}",
-            f"--eval_crop_size={RECORD_SIZE},{RECORD_SIZE}",
-            "--max_number_of_evaluations=1",
-            "--use_image_labels",
-            *([network] if network else []),
-        )
-        matrices[network] = json.loads((out / "metrics.json").read_text())["confusion_matrix"]
+        extra = ("--use_image_labels", *([network] if network else []))
+        metrics = evaluate(trained, records, tmp_path / f"eval{network}", *extra)
+        matrices[network] = metrics["confusion_matrix"]
     assert matrices[""] == matrices["--network=hybrid"] != matrices["--network=pseudo"]
 
 

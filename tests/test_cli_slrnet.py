@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import RECORD_SIZE
 from tests.programs import assert_user_error, run, start
-from tests.runs import arguments, assert_same_weights, end_with, log_of, losses
+from tests.runs import arguments, assert_same_weights, end_with, evaluate, log_of, losses
 from tests.small_split import make_images, write_split
 
 pytestmark = pytest.mark.slow
@@ -34,19 +34,6 @@ def trained(records, tmp_path_factory):
     logdir = tmp_path_factory.mktemp("slrnet") / "run"
     run(*long_run(records, logdir))
     return logdir
-
-
-def evaluate(trained, records, out, *extra):
-    run(
-        "eval.py",
-        f"--checkpoint_dir={trained}",
-        f"--dataset_dir={records}",
-        f"--eval_logdir={out}",
-        f"--eval_crop_size={SIZE}",
-        "--max_number_of_evaluations=1",
-        *extra,
-    )
-    return json.loads((out / "metrics.json").read_text())
 
 
 def test_a_run_keeps_losses_and_monitors(trained):
