@@ -6,7 +6,7 @@ Everything heavy is imported inside the functions, so that `--help` answers at o
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from tfseg import command_line, flags, run_record
@@ -106,6 +106,19 @@ def _note_large_cut_out(config: DataConfig) -> None:
             f"Consider --cutout_half_size={max(1, side // 4)} or less.",
             flush=True,
         )
+
+
+def _note_unused_splits(streams: Mapping[str, Any], data: DataConfig, train: TrainConfig) -> None:
+    """Warns of a split that was asked for and that the method does not read."""
+    used = {stream.split for stream in streams.values()}
+    used |= {stream.label_split for stream in streams.values()}
+    for name in ("train_split", "train_split_cls"):
+        if flags.is_given(name) and getattr(data, name) not in used:
+            print(
+                f"note: --{name}={getattr(data, name)} is not used by {train.method} with these "
+                f"settings, which reads {', '.join(sorted(filter(None, used)))}.",
+                flush=True,
+            )
 
 
 # The augmentations that heed a flag which not all do.
@@ -216,6 +229,7 @@ def _train(argv: list[str]) -> int:
             devices.check_batch(stream.batch_size, config, replicas, flag="labelled_batch_size")
     if any("strong" in stream.views for stream in streams.values()):
         _note_large_cut_out(data_config)
+    _note_unused_splits(streams, data_config, config)
     data = TrainingData(streams, spec, data_config, config, strategy)
     _prepare_logdir(config.train_logdir)
     facts = {
