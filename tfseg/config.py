@@ -127,9 +127,15 @@ class ModelConfig:
     )
     head: str = option(
         "deeplab",
-        "What is built on the backbone: DeepLabv3+, or low_rank, SLRNet's (--method=slrnet asks "
-        "for it by itself).",
-        choices=("deeplab", "low_rank"),
+        "What is built on the backbone: DeepLabv3+; low_rank, SLRNet's (--method=slrnet asks for "
+        "it by itself); or projection, SPNet's: DeepLab's head makes features as wide as the word "
+        "vectors of the classes, logits are their products with these.",
+        choices=("deeplab", "low_rank", "projection"),
+    )
+    projection_dim: int | None = option(
+        None,
+        "Width of the projection head; None: that of --class_embeddings.",
+        limits=(1, None),
     )
     background_logit: str = option(
         "constant",
@@ -260,6 +266,37 @@ class DataConfig:
     keep_aspect_ratio: bool = option(
         True, "The published preprocessing always keeps the aspect ratio.", dead=True
     )
+    class_split: str | None = option(
+        None,
+        "Seen and unseen classes of a zero-label run: spnet_voc12, spnet_cocostuff, "
+        "zs3_voc_{2,4,6,8,10}, zs3_context_{2,4,6,8,10}, or a JSON file with lists of names "
+        "'seen', 'unseen', 'validation', and 'background', a name or null.",
+    )
+    seen_background: bool = option(
+        False,
+        "Background is a seen class, also with a --class_split in which it takes no part.",
+    )
+    exclude_validation_classes: bool = option(
+        False,
+        "For choosing settings: the split's validation classes are the unseen ones, and the true "
+        "unseen ones take no part.",
+    )
+    class_embeddings: str | None = option(
+        None,
+        "Word vectors of the classes: FILE.npz[:ARRAY][+FILE.npz[:ARRAY]...] with arrays 'names' "
+        "and 'vectors' (or ARRAY); several are put side by side.",
+    )
+    embedding_norm: str = option(
+        "unit",
+        "Normalisation of the word vectors, after they were put side by side: unit length, "
+        "division by the longest, or none.",
+        choices=("unit", "max_norm", "none"),
+    )
+    drop_images: str | None = option(
+        None,
+        "File with ids of training images to leave out, one in a line; for example those that show "
+        "unseen classes, as in ZS3Net's first step. It tells where unseen classes are not.",
+    )
     augmentation: str = option(
         "deeplab",
         "Augmentation of training images: deeplab (random scale, crop and flip); composition "
@@ -362,6 +399,11 @@ class TrainConfig:
         0.0,
         "Length of the poly or cosine decay in steps; 0: all steps after the slow start and "
         "--constant_steps.",
+    )
+    learning_rate_update_steps: int = option(
+        1,
+        "The learning rate changes every so many steps; published for STRICT: 10.",
+        limits=(1, None),
     )
     constant_steps: int = option(
         0, "Steps at --base_learning_rate before the cosine decay begins.", limits=(0, None)

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfseg.data import colormap
+from tfseg.data.class_embeddings import ClassVectors
+from tfseg.data.class_splits import ClassSplit
 from tfseg.errors import UserError
 
 DATASET_FILE = "dataset.json"
@@ -27,6 +29,8 @@ class DatasetSpec:
       has_background: class 0 is background, which is no image-level class.
       palette: RGB per class id, or None for `colormap.pascal`.
       eval_ids: id in which predictions are handed in, by class id (Cityscapes), or None.
+      split: seen and unseen classes of a zero-label run, or None.
+      vectors: word vectors of the classes, or None.
     """
 
     name: str
@@ -35,6 +39,8 @@ class DatasetSpec:
     has_background: bool = True
     palette: tuple[tuple[int, int, int], ...] | None = None
     eval_ids: tuple[int, ...] | None = None
+    split: ClassSplit | None = dataclasses.field(default=None, compare=False)
+    vectors: ClassVectors | None = dataclasses.field(default=None, compare=False)
 
     @property
     def num_classes(self) -> int:
