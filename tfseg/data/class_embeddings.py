@@ -5,6 +5,7 @@ Source: STRICT specification 2.3; ZS3 specification 2.5.
 
 import dataclasses
 import hashlib
+import io
 import os
 import re
 import zipfile
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tfseg.data import class_names as name_rules
+from tfseg.data import framing
 from tfseg.errors import UserError
 
 NORMS = ("unit", "max_norm", "none")
@@ -117,6 +119,21 @@ def load(
             )
     values = np.ascontiguousarray(normalise(vectors, norm), "<f4")
     return ClassVectors(values, text, hashlib.sha256(values.tobytes()).hexdigest(), norm)
+
+
+def save(path: str, names: Sequence[str], vectors: np.ndarray, **more: np.ndarray) -> None:
+    """Writes a file that `load` reads; the same content gives the same bytes.
+
+    Args:
+      path: ends in .npz.
+      names: n of them.
+      vectors: float [n, d].
+      more: further arrays by name.
+    """
+    buffer = io.BytesIO()
+    arrays = {NAMES: np.array(names, np.str_), VECTORS: np.asarray(vectors, np.float32), **more}
+    np.savez(buffer, **arrays)
+    framing.write_atomically(path, buffer.getvalue())
 
 
 def _parts(text: str) -> list[tuple[str, str]]:
