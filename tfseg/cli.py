@@ -292,10 +292,10 @@ def _with_projection(config: ModelConfig, spec: Any) -> ModelConfig:
     return config
 
 
-def _describe_split(split: Any, spec: Any) -> str:
+def _describe_split(spec: Any) -> str:
     """Returns one line on what the network is told."""
-    facts = run_record.zero_label_facts(dataclasses.replace(spec, split=split).to_json())
-    return f"class split {split.name}: {facts['class_split']}"
+    facts = run_record.zero_label_facts(spec.to_json())
+    return f"class split {spec.split.name}: {facts['class_split']}"
 
 
 def _note_leaks(config: DataConfig, spec: Any) -> None:
@@ -431,7 +431,7 @@ def _train(argv: list[str]) -> int:
         )
         print(data.describe(), flush=True)
         if spec.split is not None:
-            print(_describe_split(spec.split, spec), flush=True)
+            print(_describe_split(spec), flush=True)
         _note_leaks(data_config, spec)
         is_chief = _is_chief(strategy)
         if is_chief:
