@@ -26,6 +26,7 @@ from tests.golden_cases import (
     slrnet_model,
     slrnet_ops,
     slrnet_training,
+    zs3_method,
     zs3_ops,
 )
 from tfseg.errors import UserError
@@ -47,6 +48,7 @@ CASES = {
     **slrnet_model.CASES,
     **slrnet_ops.CASES,
     **slrnet_training.CASES,
+    **zs3_method.CASES,
     **zs3_ops.CASES,
 }
 # Families that need an optional library: quantity -> why it cannot be computed here, or None.

@@ -395,7 +395,7 @@ class ZS3NetConfig(SPNetConfig):
     layout: str = option(
         "rename",
         "Without --oracle_layout: rename gives the pixels of one seen class of an image to an "
-        "unseen one; balanced does so for several, until both groups are equally frequent.",
+        "unseen one; balanced does so for half of its seen classes, rounded up.",
         choices=("rename", "balanced"),
     )
     synthetic_share: float = option(
@@ -435,6 +435,11 @@ class ZS3NetConfig(SPNetConfig):
     unseen_weight: float = option(
         100.0, "Weight of unseen classes in the classifier's loss.", limits=(0, None)
     )
+    loss_type: str = option(
+        "ce",
+        "The classifier's loss: cross entropy, or focal, made of its mean over the batch.",
+        choices=("ce", "focal"),
+    )
     classifier_init: str = option(
         "normal", "Weights with which the new classifier starts.", choices=("normal", "uniform")
     )
@@ -450,4 +455,5 @@ METHOD_CONFIGS = {
     "pseudoseg": PseudoSegConfig,
     "learning_pseudo_labels": LearningPseudoLabelsConfig,
     "slrnet": SLRNetConfig,
+    "zs3net": ZS3NetConfig,
 }
