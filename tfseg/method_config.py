@@ -414,7 +414,9 @@ class ZS3NetConfig(SPNetConfig):
         choices=("per_class", "mean"),
     )
     generator_hidden: int = option(256, "Hidden units of the generator; 0: none.", limits=(0, None))
-    noise_dim: int | None = option(None, "Length of the noise; None: that of the word vectors.")
+    noise_dim: int | None = option(
+        None, "Length of the noise; None: that of the word vectors.", limits=(1, None)
+    )
     noise: str = option("uniform", "Distribution of the noise.", choices=("uniform", "gaussian"))
     generator_samples: int = option(
         128, "Pixels of a class that are compared in one update.", limits=(2, None)
@@ -446,7 +448,32 @@ class ZS3NetConfig(SPNetConfig):
     graph_context: bool = option(
         False, "Generate features along the graph of neighbouring regions (ZS3Net with context)."
     )
-    graph_weight: float = option(0.1, "Weight of that generator's loss.", limits=(0, None))
+    graph_weight: float = option(
+        0.1, "Weight of the classifier's loss on such features.", limits=(0, None)
+    )
+
+    def __post_init__(self):
+        default = {field.name: field.default for field in dataclasses.fields(self)}
+        for name, other, needed in (
+            ("layout", "oracle_layout", False),
+            ("synthetic_share", "oracle_layout", False),
+            ("graph_weight", "graph_context", True),
+        ):
+            value = getattr(self, name)
+            if value != default[name] and getattr(self, other) != needed:
+                raise UserError(
+                    f"--{name} would not be heeded.",
+                    where=f"--{name}={value}",
+                    received=f"--{other}={getattr(self, other)}",
+                    fix=f"leave out --{name}, or change --{other}",
+                )
+        if not self.mmd_bandwidths or min(self.mmd_bandwidths) <= 0:
+            raise UserError(
+                "--mmd_bandwidths are positive numbers.",
+                where="--mmd_bandwidths",
+                received=", ".join(map(str, self.mmd_bandwidths)),
+                accepted="published: 2,5,10,20,40,80",
+            )
 
 
 # By name of the method, as in `tfseg.methods.METHODS`.

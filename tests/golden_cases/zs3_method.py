@@ -232,10 +232,7 @@ class _Case:
             loss = method.classifier_loss(mixed, self.target) / len(self.features)
             total = loss
             if nodes is not None:
-                of_nodes = method.classifier_loss(
-                    nodes.features[None, :, None], nodes.label[None, :, None]
-                )
-                total += method.settings.graph_weight * of_nodes
+                total += method.settings.graph_weight * method.node_loss(nodes)
         kernel, bias = tape.gradient(total, [convolution.kernel, convolution.bias])
         logged = ("log/train_total_loss_iter", "log/train_total_loss_epoch")
         return {

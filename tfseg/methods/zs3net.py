@@ -280,8 +280,7 @@ class ZS3Net(Method):
         }
         if self.graph_generator is not None:
             nodes = self.nodes(scenes, draws)
-            loss = self.classifier_loss(nodes.features[None, :, None], nodes.label[None, :, None])
-            losses["graph_segmentation"] = self.settings.graph_weight * loss
+            losses["graph_segmentation"] = self.settings.graph_weight * self.node_loss(nodes)
             losses["graph_generator"] = _mean(nodes.losses, nodes.trained)
         self._monitor(monitors, batch, scenes)
         return losses
@@ -617,6 +616,13 @@ class ZS3Net(Method):
             over_replicas=self.over_replicas,
         )
         return loss_ops.focal_of_mean(loss) if self.settings.loss_type == "focal" else loss
+
+    def node_loss(self, nodes: Nodes) -> tf.Tensor:
+        """Returns the weighted cross entropy of regions, a scalar (specification 4.5)."""
+        # A node that is ignored, as there may be no others.
+        features = tf.pad(nodes.features, [[0, 1], [0, 0]])
+        label = tf.pad(nodes.label, [[0, 1]], constant_values=self.spec.ignore_label)
+        return self.classifier_loss(features[None, :, None], label[None, :, None])
 
     def param_groups(self) -> list[ParamGroup]:
         """Returns the classifier, all of which decays, and generators that learn once a step.
