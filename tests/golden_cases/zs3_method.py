@@ -36,6 +36,15 @@ _TOLERANCES = {"mixed": 5e-6, "logits": 2e-5, "_loss": 3e-6, "_after": 2e-6, "_g
 _EXACT = r"mmd/\d+_gen_shape|graph/\d+_(adj|label)"
 
 
+def _numbered(arrays, prefix: str, suffix: str = "") -> list[str]:
+    """Returns the names `<prefix><number><suffix>` in the order of their numbers."""
+    pattern = re.compile(re.escape(prefix) + r"(\d+)" + re.escape(suffix))
+    return sorted(
+        (name for name in arrays if pattern.fullmatch(name)),
+        key=lambda name: int(pattern.fullmatch(name).group(1)),
+    )
+
+
 class _Network(tf.keras.Model):
     """A classifier on an image that is its own feature map."""
 
@@ -138,10 +147,7 @@ class _Case:
             )
         }
         pixel = np.zeros([shape[0], len(self.seen), method.settings.generator_samples], np.float32)
-        noises, indices = (
-            sorted(n for n in arrays if n.startswith(f"draw/{kind}_"))
-            for kind in ("noise", "index")
-        )
+        noises, indices = (_numbered(arrays, f"draw/{kind}_") for kind in ("noise", "index"))
         noises, indices = iter(noises), iter(indices)
         for i, label in enumerate(self.label):
             flat = label.reshape(-1)
@@ -209,20 +215,21 @@ class _Case:
         return results
 
     def _graphs(self) -> dict:
-        results, number = {}, 0
+        results = {}
+        names = iter(_numbered(self.arrays, "graph/", "_adj"))
         for label, features in zip(self.label, self.features.numpy()):
             graph = region_graph(label)
             if len(graph.first) == 1:
                 continue
+            name = next(names).removesuffix("_adj")
             values = label.reshape(-1)[graph.first]
             words = self.arrays["embedding_table"][np.where(values == IGNORE, 0, values)]
             results |= {
-                f"graph/{number}_adj": graph.adjacency,
-                f"graph/{number}_label": values,
-                f"graph/{number}_emb": words,
-                f"graph/{number}_feat": features.reshape(-1, features.shape[-1])[graph.first],
+                f"{name}_adj": graph.adjacency,
+                f"{name}_label": values,
+                f"{name}_emb": words,
+                f"{name}_feat": features.reshape(-1, features.shape[-1])[graph.first],
             }
-            number += 1
         return results
 
     def _classifier(self, mixed, nodes) -> dict:

@@ -74,7 +74,7 @@ def _gmmn_loss(path):
             for part, gradient in zip(("gen", "real"), gradients):
                 results[f"{case}_grad_{part}{suffix}"] = gradient
         for name in arrays:
-            if match := re.fullmatch(rf"{case}_loss_sigma(\d+)", name):
+            if match := re.fullmatch(rf"{case}_loss_sigma([\d.]+)", name):
                 results[name] = mmd(
                     tf.constant(arrays[f"{case}_gen"]),
                     tf.constant(arrays[f"{case}_real"]),
@@ -197,7 +197,7 @@ def _gcn_generator(path):
 
 def _graph_construction(path):
     arrays, results = load(path), {}
-    for case in {name.split("_")[0] for name in arrays}:
+    for case in {name.split("_")[0] for name in arrays if name.endswith("_segmap")}:
         label = arrays[f"{case}_segmap"]
         graph = region_graph(label)
 
@@ -222,6 +222,7 @@ def _graph_construction(path):
 def _check_graph(path, name):
     if "avg_feat" in name:
         return _check(_GRAPH, "graph_construction", path, name)
+    assert name in _GRAPH(path), f"{path} holds {name}, which no check knows"
     np.testing.assert_array_equal(_GRAPH(path)[name], load(path)[name])
 
 
@@ -233,7 +234,9 @@ def _losses(path):
     logits = channels_last(arrays["logits"])
     label = tf.constant(arrays["target"].astype(np.int32))
     images = float(len(arrays["logits"]))
-    weights = {"none": None, "w100": tuple(arrays["class_weight"])}
+    suffixes = {re.fullmatch(r"(?:ce|focal)_(none|w\d+)", name) for name in arrays} - {None}
+    given = tuple(arrays["class_weight"])
+    weights = {m.group(1): None if m.group(1) == "none" else given for m in suffixes}
     for kind in ("ce", "focal", "ce_finetune"):
         for name, class_weights in weights.items():
             with tf.GradientTape() as tape:
