@@ -27,6 +27,8 @@ from tests.golden_cases import (
     slrnet_model,
     slrnet_ops,
     slrnet_training,
+    zs3_method,
+    zs3_ops,
 )
 from tfseg.errors import UserError
 
@@ -48,6 +50,8 @@ CASES = {
     **slrnet_model.CASES,
     **slrnet_ops.CASES,
     **slrnet_training.CASES,
+    **zs3_method.CASES,
+    **zs3_ops.CASES,
 }
 # Families that need an optional library: quantity -> why it cannot be computed here, or None.
 UNAVAILABLE = {**lpl_eval.UNAVAILABLE, **slrnet_ops.UNAVAILABLE}

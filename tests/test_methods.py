@@ -9,6 +9,8 @@ import tensorflow as tf
 from tests.toy import ToyBackbone
 from tfseg import checkpoint
 from tfseg.config import DataConfig, ModelConfig, TrainConfig
+from tfseg.data.class_embeddings import ClassVectors
+from tfseg.data.class_splits import UNLABELLED, ClassSplit
 from tfseg.data.pipeline import Stream
 from tfseg.data.specs import DatasetSpec
 from tfseg.method_config import METHOD_CONFIGS
@@ -18,7 +20,15 @@ from tfseg.monitors import Monitors, summarise
 from tfseg.training.trainer import Trainer
 
 CROP = (33, 33)
-SPEC = DatasetSpec("toy", ("background", "cat", "dog", "cow"))
+# Cows have no pixel labels in zero-label runs.
+SPLIT = ClassSplit("toy", seen=(0, 1, 2), unseen=(3,), background=0)
+WORDS = np.random.default_rng(9).normal(size=[4, 5]).astype(np.float32)
+SPEC = DatasetSpec(
+    "toy",
+    ("background", "cat", "dog", "cow"),
+    split=SPLIT,
+    vectors=ClassVectors(WORDS, source="toy", sha256="", norm="none"),
+)
 SMALL = {
     "model_variant": "toy",
     "decoder_output_stride": (4,),
@@ -49,6 +59,16 @@ REGIMES = [
             ("pixel_labels", {}),
         )
     ),
+    *(
+        {"name": "zs3net", "settings": {"generator_samples": 16, "generator_hidden": 8, **more}}
+        for more in (
+            # One after the other on one replica, together on two.
+            {},
+            {"generator_updates": "mean"},
+            {"generator_updates": "mean", "graph_context": True},
+            {"generator_updates": "mean", "oracle_layout": True},
+        )
+    ),
 ]
 
 
@@ -57,6 +77,8 @@ def regime_id(regime) -> str:
     settings = regime.get("settings", {})
     words = [regime["name"], "weakly" if regime.get("weakly") else ""]
     words += [str(settings.get(name, "")) for name in ("supervision", "sampling")]
+    words.append(settings.get("generator_updates", ""))
+    words += [name for name in ("graph_context", "oracle_layout") if settings.get(name)]
     return "-".join(word for word in words if word)
 
 
@@ -82,7 +104,7 @@ HIDING = [
     regime
     for regime in REGIMES
     if any(
-        stream.labels in ("hidden", "listed")
+        stream.labels in ("hidden", "listed", "seen")
         for stream in METHODS[regime["name"]]
         .streams(DataConfig(dataset_dir="none"), config_of(regime), settings_of(regime))
         .values()
@@ -126,7 +148,16 @@ def random_stream(stream: Stream, batch_size: int, spec=SPEC, seed=0, crop=CROP)
         # Every second image has a mask that may be used.
         batch["has_label"] = np.arange(batch_size) % 2 == 1
         label = np.where(batch["has_label"][:, None, None], label, spec.ignore_label)
-    if stream.labels in ("required", "optional", "listed"):
+    if stream.labels == "seen":
+        table, truth = (
+            make(spec.num_classes, spec.ignore_label).astype(np.int32)
+            for make in (spec.split.training_table, spec.split.evaluation_table)
+        )
+        batch["hidden_label"], label = truth[label], table[label]
+        other = UNLABELLED if spec.split.background is None else spec.split.background
+        batch["candidate"] = (label == other) & (valid > 0)
+        label = np.where(label == UNLABELLED, spec.ignore_label, label)
+    if stream.labels in ("required", "optional", "listed", "seen"):
         batch["label"] = label
     if stream.image_labels != "none":
         classes = range(spec.first_image_class, spec.num_classes)
@@ -202,8 +233,13 @@ def moments_of(trainer):
     return [
         (checkpoint.variable_name(v), slot.numpy())
         for group, optimizer in zip(trainer.groups, trainer.optimizers)
-        for v, slot in zip(group.variables, optimizer._slots)
+        for v, slot in zip(group.variables, _moments(optimizer))
     ]
+
+
+def _moments(optimizer):
+    """Returns the momentum of each variable; Adam's first moment has another name."""
+    return optimizer._slots if hasattr(optimizer, "_slots") else optimizer._momentums
 
 
 def gradients_of(trainer):
@@ -220,7 +256,10 @@ def test_contract_on_two_replicas(regime, two_replicas):
     trainer = make_trainer(two_replicas, batch_of(regime), **regime)
     method = trainer.method
     # Networks share names, so variables are told apart by themselves.
-    trainable = [id(v) for n in method.networks().values() for v in n.trainable_variables]
+    networks = method.networks().values()
+    of_networks = {id(v) for n in networks for v in n.variables}
+    trainable = [id(v) for n in networks for v in n.trainable_variables]
+    trainable += [id(v) for v in method.trainable_variables if id(v) not in of_networks]
     grouped = [id(v) for group in method.param_groups() for v in group.variables]
     assert sorted(grouped) == sorted(trainable)
     interval = trainer.train(1)
