@@ -26,6 +26,7 @@ from tests.golden_cases import (
     slrnet_model,
     slrnet_ops,
     slrnet_training,
+    zero_label_metrics,
 )
 from tfseg.errors import UserError
 
@@ -46,6 +47,7 @@ CASES = {
     **slrnet_model.CASES,
     **slrnet_ops.CASES,
     **slrnet_training.CASES,
+    **zero_label_metrics.CASES,
 }
 # Families that need an optional library: quantity -> why it cannot be computed here, or None.
 UNAVAILABLE = {**lpl_eval.UNAVAILABLE, **slrnet_ops.UNAVAILABLE}
