@@ -26,6 +26,7 @@ from tests.golden_cases import (
     slrnet_model,
     slrnet_ops,
     slrnet_training,
+    zero_label_data,
     zero_label_metrics,
 )
 from tfseg.errors import UserError
@@ -47,6 +48,7 @@ CASES = {
     **slrnet_model.CASES,
     **slrnet_ops.CASES,
     **slrnet_training.CASES,
+    **zero_label_data.CASES,
     **zero_label_metrics.CASES,
 }
 # Families that need an optional library: quantity -> why it cannot be computed here, or None.

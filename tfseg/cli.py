@@ -110,11 +110,13 @@ def _note_large_cut_out(config: DataConfig) -> None:
 
 # The augmentations that heed a flag which not all do.
 _AUGMENTATIONS_OF = {
-    "min_scale_factor": ("deeplab", "composition"),
-    "max_scale_factor": ("deeplab", "composition"),
+    "min_scale_factor": ("deeplab", "composition", "warped_crop", "short_side_crop"),
+    "max_scale_factor": ("deeplab", "composition", "warped_crop", "short_side_crop"),
     "scale_factor_step_size": ("deeplab",),
     "augmentation_ops": ("composition",),
     "crop_area": ("resized_crop",),
+    "augmentation_size": ("warped_crop", "short_side_crop"),
+    "padding_color": ("warped_crop", "short_side_crop"),
 }
 
 

@@ -301,10 +301,26 @@ class DataConfig:
         "deeplab",
         "Augmentation of training images: deeplab (random scale, crop and flip); composition "
         "(--augmentation_ops random operations, some on colours, the others geometric, and a "
-        "random crop; as published for Learning Pseudo Labels); or resized_crop (a crop of random "
+        "random crop; as published for Learning Pseudo Labels); resized_crop (a crop of random "
         "--crop_area and shape resized to --train_crop_size, flip, colour jitter; as published for "
-        "SLRNet).",
-        choices=("deeplab", "composition", "resized_crop"),
+        "SLRNet); warped_crop (the image warped to a square of --augmentation_size, random scale, "
+        "crop and flip; as published for STRICT); or short_side_crop (the shorter side scaled to a "
+        "random length, crop, flip and blur; as published for ZS3Net).",
+        choices=("deeplab", "composition", "resized_crop", "warped_crop", "short_side_crop"),
+    )
+    augmentation_size: int | None = option(
+        None,
+        "Pixels. With --augmentation=warped_crop the side to which images are warped (published: "
+        "513 for crops of 321; None: in this ratio to --train_crop_size); with short_side_crop "
+        "what the random scales multiply (None: the shorter side of --train_crop_size, as "
+        "published).",
+        limits=(1, None),
+    )
+    padding_color: str = option(
+        "mean",
+        "Colour of what --augmentation=warped_crop and short_side_crop pad: the backbone's mean, "
+        "as everywhere else, or black, as published.",
+        choices=("mean", "black"),
     )
     crop_area: tuple[float, ...] = option(
         (0.9, 1.0),
@@ -316,15 +332,15 @@ class DataConfig:
         limits=(0, None),
     )
     min_scale_factor: float = option(0.5, "Smallest random scale.")
-    max_scale_factor: float = option(2.0, "Largest random scale.")
+    max_scale_factor: float = option(2.0, "Largest random scale; STRICT: 1.5.")
     scale_factor_step_size: float = option(
         0.25,
-        "Distance between the random scales; 0: continuous, as it always is with "
-        "--augmentation=composition.",
+        "Distance between the random scales of --augmentation=deeplab; 0: continuous, as they "
+        "always are with the other augmentations.",
     )
     flip_probability: float = option(
         0.5,
-        "Probability of mirroring left and right; 0 where left and right matter.",
+        "Probability of mirroring left and right; 0 where left and right matter; STRICT: 0.9.",
         limits=(0, 1),
     )
     jitter_strength: float = option(

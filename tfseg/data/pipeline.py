@@ -595,10 +595,69 @@ def _resized_crop_views(source: Source, stream: Stream, config: DataConfig, mean
     return _numpy_views(source, config, crop)
 
 
+def _warped_crop_views(source: Source, stream: Stream, config: DataConfig, mean_pixel):
+    """Returns the function (image, label, size, seed) -> views of --augmentation=warped_crop."""
+    from tfseg.data import warped_crop
+
+    scale_range = (config.min_scale_factor, config.max_scale_factor)
+    augment.scale_factors(*scale_range, step=0)  # refuses wrong ones
+    crop_size = tuple(config.train_crop_size)
+    size = warped_crop.warped_size(crop_size, config.augmentation_size)
+    if min(size) < max(crop_size):
+        raise UserError(
+            "Images must be warped to no less than the crop.",
+            where="--augmentation_size",
+            received=config.augmentation_size,
+            accepted=f"at least {max(crop_size)}, the longer side of --train_crop_size",
+        )
+    common = {"crop_size": crop_size, "size": size}
+    filling = _padding(source, config, mean_pixel)
+
+    def crop(rng, image, label):
+        draws = warped_crop.draw(
+            rng, scale_range=scale_range, flip_probability=config.flip_probability, **common
+        )
+        return warped_crop.apply(image, label, draws, **common, **filling)
+
+    return _numpy_views(source, config, crop)
+
+
+def _short_side_crop_views(source: Source, stream: Stream, config: DataConfig, mean_pixel):
+    """Returns the function (image, label, size, seed) -> views of --augmentation=short_side_crop."""
+    from tfseg.data import short_side_crop
+
+    scale_range = (config.min_scale_factor, config.max_scale_factor)
+    augment.scale_factors(*scale_range, step=0)  # refuses wrong ones
+    crop_size = tuple(config.train_crop_size)
+    filling = _padding(source, config, mean_pixel)
+
+    def crop(rng, image, label):
+        draws = short_side_crop.draw(
+            rng,
+            image.shape[:2],
+            crop_size=crop_size,
+            base_size=config.augmentation_size or min(crop_size),
+            scale_range=scale_range,
+            flip_probability=config.flip_probability,
+            max_pixels=config.max_image_megapixels * 1e6,
+        )
+        return short_side_crop.apply(image, label, draws, crop_size=crop_size, **filling)
+
+    return _numpy_views(source, config, crop)
+
+
+def _padding(source: Source, config: DataConfig, mean_pixel: Sequence[float]) -> dict[str, Any]:
+    """Returns what the two augmentations above fill padding with."""
+    color = (0.0, 0.0, 0.0) if config.padding_color == "black" else tuple(mean_pixel)
+    return {"padding_color": color, "ignore_label": source.spec.ignore_label}
+
+
 _VIEWS_OF = {
     "deeplab": _deeplab_views,
     "composition": _composed_views,
     "resized_crop": _resized_crop_views,
+    "warped_crop": _warped_crop_views,
+    "short_side_crop": _short_side_crop_views,
 }
 
 
