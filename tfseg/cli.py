@@ -500,8 +500,19 @@ def _evaluate(argv: list[str]) -> int:
         data_config,
         config,
         prediction_with_upsampled_logits=model_config.prediction_with_upsampled_logits,
+        unseen_masks=_unseen_masks(config.checkpoint_dir),
     )
     return 0
+
+
+def _unseen_masks(checkpoint_dir: str) -> dict[str, Any]:
+    """Returns the settings of a training run by which masks of unseen classes acted, by name."""
+    record = run_record.read(checkpoint_dir) or {}
+    settings = {**record.get("data", {}), **record.get("method", {})}
+    return {
+        "oracle_layout": bool(settings.get("oracle_layout")),
+        "drop_images": settings.get("drop_images"),
+    }
 
 
 def _visualize(argv: list[str]) -> int:

@@ -546,6 +546,18 @@ class PredictionConfig:
         "With --merge_scales=masks: raise the mask of the class of this name to twice the power "
         "of --bg_pow; published for COCO: person.",
     )
+    seen_bias: float = option(
+        0.0,
+        "With a --class_split: how much seen classes are weakened against unseen ones, whose "
+        "labels the network never saw (calibrated stacking). SPNet: 0.6 on PASCAL VOC, 0.4 on "
+        "COCO-Stuff. Choose it by --seen_bias_sweep.",
+        limits=(0, None),
+    )
+    seen_bias_space: str = option(
+        "prob",
+        "What --seen_bias is subtracted from: probabilities, as published, or logits.",
+        choices=("prob", "logit"),
+    )
     dense_crf: bool = option(
         False,
         "Refine the probabilities by a dense CRF on the original image (extra [crf]); the "
@@ -611,6 +623,18 @@ class EvalConfig(PredictionConfig):
         "Classes that are neither in the masks nor in the predictions: left out of the mean IoU, "
         "or an IoU of zero, as the published evaluation of Learning Pseudo Labels has it.",
         choices=("skip", "zero"),
+    )
+    modes: tuple[str, ...] | None = option(
+        None,
+        "With a --class_split, comma-separated: generalised (all classes may be predicted; what "
+        "mIoU and class IoUs are of), zero_label (unseen classes alone may be predicted, and their "
+        "pixels alone count), vanilla (as zero_label, but all pixels count). None: all three; with "
+        "--dense_crf generalised alone.",
+    )
+    seen_bias_sweep: str | None = option(
+        None,
+        "first:last:step, for example 0:1:0.05: score the generalised mode with each of these "
+        "values of --seen_bias too, of a run with --exclude_validation_classes.",
     )
     num_clones: int = option(1, "Replicas for evaluation.")
     master: str = option("", "Unused.", dead=True)

@@ -623,7 +623,7 @@ def _warped_crop_views(source: Source, stream: Stream, config: DataConfig, mean_
 
 
 def _short_side_crop_views(source: Source, stream: Stream, config: DataConfig, mean_pixel):
-    """Returns the function (image, label, size, seed) -> views of --augmentation=short_side_crop."""
+    """Returns (image, label, size, seed) -> views of --augmentation=short_side_crop."""
     from tfseg.data import short_side_crop
 
     scale_range = (config.min_scale_factor, config.max_scale_factor)
