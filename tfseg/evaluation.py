@@ -337,14 +337,15 @@ class Evaluator:
         return {"matrix": tf.stack(matrices), "wrong_label": wrong_label}
 
     def _measured(self, label: tf.Tensor, variant: Variant) -> tf.Tensor:
-        """Returns the label map by which a variant is measured; see `inference.evaluated_label`."""
-        if self._spec.split is None:
+        """Returns the label map by which a variant is measured.
+
+        What takes no part in the class split is ignored in it already.
+        """
+        if variant.counted is None:
             return label
-        table = inference.evaluated_label(np.arange(256), self._spec)
-        if variant.counted is not None:
-            is_other = (np.arange(256) < self._spec.num_classes) & ~np.isin(table, variant.counted)
-            table = np.where(is_other, self._spec.ignore_label, table)
-        return tf.gather(tf.constant(table, tf.int32), tf.cast(label, tf.int32))
+        table = np.full(256, self._spec.ignore_label, np.int32)
+        table[list(variant.counted)] = variant.counted
+        return tf.gather(tf.constant(table), tf.cast(label, tf.int32))
 
     def _distributed_step(self, batch: Any) -> Any:
         return self._strategy.run(self._replica_step, args=(batch,))
