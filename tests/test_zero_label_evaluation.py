@@ -21,6 +21,7 @@ from tests.small_split import (
 )
 from tfseg import evaluation, inference, metrics, predict, visualization
 from tfseg.config import DataConfig, EvalConfig, VisConfig
+from tfseg.data import pixels, short_side_crop
 from tfseg.data.class_splits import ClassSplit
 from tfseg.errors import UserError
 from tfseg.predict import Calibration, Decision, Views
@@ -351,6 +352,36 @@ def test_settings_that_cannot_be_meant(records, tmp_path, split, changes, words)
         evaluator_of(records, tmp_path, split, **changes)
     for word in words:
         assert word in str(error.value)
+
+
+# Resized masks ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind, batch_size", [("warp", 4), ("short_side", 2)])
+def test_images_and_masks_can_be_resized_as_published(records, tmp_path, kind, batch_size):
+    evaluator = evaluator_of(
+        records,
+        tmp_path,
+        SEEN_BACKGROUND,
+        eval_resize=kind,
+        eval_resize_side=21,
+        eval_batch_size=batch_size,
+    )
+    _, images, labels = records
+    predictions, resized = [], []
+    for image, label in zip(images, labels):
+        size = (21, 21) if kind == "warp" else short_side_crop.scaled_size(label.shape, 21)
+        predictions.append(numpy_prediction(ToyModel(), pixels.resize_image(image, size)))
+        resized.append(pixels.resize_label(label, size))
+    found = evaluator.confusion_matrix()[0]
+    np.testing.assert_array_equal(found, numpy_confusion(predictions, resized))
+    result = evaluator.evaluate(step=3, prefix="x")
+    assert result["prediction"]["eval_resize"] == [kind, 21]
+
+
+def test_images_are_not_resized_in_two_ways(records, tmp_path):
+    with pytest.raises(UserError, match="two ways"):
+        evaluator_of(records, tmp_path, None, eval_resize="warp", max_side=50)
 
 
 # Dense CRF and pictures -------------------------------------------------------------------------

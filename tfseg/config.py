@@ -518,6 +518,16 @@ class PredictionConfig:
         "L2ID. None: off.",
         limits=(2, None),
     )
+    eval_resize: str = option(
+        "none",
+        "Size of image and mask in evaluation: none, their own; warp, --eval_resize_side on both "
+        "sides, as STRICT is tested; short_side, on the shorter side, as ZS3Net is tested. Scores "
+        "are then of resized masks, which is for the comparison with published numbers.",
+        choices=("none", "warp", "short_side"),
+    )
+    eval_resize_side: int = option(
+        513, "Pixels of --eval_resize; ZS3Net: 312 while it trains.", limits=(1, None)
+    )
     use_image_labels: bool = option(
         False,
         "Allow in each image only background and the classes of its image-level labels "

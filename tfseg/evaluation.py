@@ -290,6 +290,7 @@ class Evaluator:
             crop_size=tuple(config.eval_crop_size),
             batch_size=per_replica * self._replicas,
             max_side=config.max_side,
+            resize_to=inference.resize_of(config),
         )
         # Images larger than the crop come in their own sizes; from the second size on one graph
         # serves them all.
@@ -382,7 +383,8 @@ class Evaluator:
         """Returns int64 [variants, C, C] over the split, and with `weakly` image-level counts.
 
         With the dense CRF pixels are counted at the original size of the images, else at the size
-        at which the network saw them (they differ with --min_resize_value and --max_side alone).
+        at which the network saw them (they differ with --min_resize_value, --max_side and
+        --eval_resize alone).
 
         Raises:
           UserError: a mask holds a label that is no class; names the image.

@@ -165,6 +165,11 @@ def calibration_of(config: PredictionConfig, spec: DatasetSpec) -> Calibration |
     return Calibration(spec.split.seen, config.seen_bias, config.seen_bias_space)
 
 
+def resize_of(config: PredictionConfig) -> tuple[str, int] | None:
+    """Returns how images and masks are resized, and to how many pixels; None: they are not."""
+    return None if config.eval_resize == "none" else (config.eval_resize, config.eval_resize_side)
+
+
 def uses_scores(config: PredictionConfig) -> bool:
     """Whether predictions need the image-level scores of the network."""
     return config.fp_cut is not None or config.topk_classes is not None
@@ -188,6 +193,7 @@ def settings_of(config: PredictionConfig) -> dict[str, Any]:
         "merge_scales": config.merge_scales,
         "scale_kernel": config.scale_kernel,
         "max_side": config.max_side,
+        "eval_resize": resize_of(config) and list(resize_of(config)),
         "class_filter": class_filter_of(config) or None,
         "use_image_labels": config.use_image_labels,
         "dense_crf": crf_settings(config) if config.dense_crf else None,

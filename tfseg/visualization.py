@@ -293,6 +293,7 @@ def draw(
         crop_size=tuple(config.vis_crop_size),
         batch_size=config.vis_batch_size,
         max_side=config.max_side,
+        resize_to=inference.resize_of(config),
     )
     views = inference.views_of(config, spec)
 
