@@ -24,7 +24,8 @@ from tfseg.config import DataConfig, EvalConfig, VisConfig
 from tfseg.data import pixels, short_side_crop
 from tfseg.data.class_splits import ClassSplit
 from tfseg.errors import UserError
-from tfseg.predict import Calibration, Decision, Views
+from tfseg.ops.calibration import Calibration, calibrated
+from tfseg.predict import Decision, Views
 
 # Classes: background, cat, dog, cow.
 SEEN_BACKGROUND = ClassSplit("toy", seen=(0, 1), unseen=(2, 3), background=0)
@@ -86,16 +87,16 @@ def measured(label, classes, ignored=255):
 
 def test_a_bias_by_hand():
     probs = tf.constant([[0.5, 0.3, 0.2], [0.1, 0.9, 0.0]])
-    in_probs = predict.calibrated(probs, Calibration((0, 1), 0.4))
+    in_probs = calibrated(probs, Calibration((0, 1), 0.4))
     np.testing.assert_allclose(in_probs, [[0.1, -0.1, 0.2], [-0.3, 0.5, 0.0]], atol=1e-7)
-    in_logits = predict.calibrated(probs, Calibration((0, 1), np.log(4), "logit"))
+    in_logits = calibrated(probs, Calibration((0, 1), np.log(4), "logit"))
     np.testing.assert_allclose(in_logits, [[0.125, 0.075, 0.2], [0.025, 0.225, 0.0]], rtol=1e-6)
 
 
 def test_a_bias_of_logits_is_the_softmax_of_lowered_logits_but_for_a_factor():
     logits = tf.random.stateless_normal([50, 4], [1, 2])
     lowered = tf.nn.softmax(logits - 0.7 * tf.constant([1.0, 0, 1, 0]))
-    found = predict.calibrated(tf.nn.softmax(logits), Calibration((0, 2), 0.7, "logit"))
+    found = calibrated(tf.nn.softmax(logits), Calibration((0, 2), 0.7, "logit"))
     np.testing.assert_allclose(found / tf.reduce_sum(found, -1, keepdims=True), lowered, rtol=1e-5)
 
 
@@ -118,7 +119,7 @@ def test_labels_are_those_of_calibrated_probabilities(views, space, bias):
     model, present = ToyModel(), tf.constant([[0.0, 1, 1, 1]] * 2)
     probs = predict.predict_probabilities(model, IMAGE, views, present=present)
     calibration = Calibration((1, 2), bias, space)
-    scores = predict.calibrated(probs, calibration).numpy()[..., 1:]
+    scores = calibrated(probs, calibration).numpy()[..., 1:]
     with_bias = dataclasses.replace(views, calibration=calibration)
     labels = predict.predict(model, IMAGE, with_bias, present=present).numpy()
     np.testing.assert_array_equal(labels, 1 + scores.argmax(-1))
@@ -137,7 +138,7 @@ def test_coarse_labels_are_calibrated_too():
     options = {"prediction_with_upsampled_logits": False}
     labels = predict.predict(model, IMAGE, views, **options).numpy()[:, ::4, ::4]
     probs = tf.nn.softmax(model(IMAGE)["logits"])
-    expected = predict.calibrated(probs, views.calibration).numpy().argmax(-1)
+    expected = calibrated(probs, views.calibration).numpy().argmax(-1)
     np.testing.assert_array_equal(labels, expected)
 
 

@@ -33,6 +33,7 @@ from tfseg.data import pipeline, records
 from tfseg.data.framing import write_atomically
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError, check_choice
+from tfseg.ops.calibration import Calibration
 
 METRICS_FILE = "metrics.json"
 # How a run with seen and unseen classes is measured.
@@ -196,7 +197,7 @@ def _swept_variants(config: EvalConfig, spec: DatasetSpec) -> list[Variant]:
         Variant(
             f"seen_bias {bias:g}",
             predict.Decision(
-                calibration=predict.Calibration(spec.split.seen, bias, config.seen_bias_space)
+                calibration=Calibration(spec.split.seen, bias, config.seen_bias_space)
             ),
         )
         for bias in swept_values(config.seen_bias_sweep)

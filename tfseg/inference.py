@@ -33,9 +33,10 @@ from tfseg.data.parallel import parallel_map
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError, check_choice
 from tfseg.ops import dense_crf
+from tfseg.ops.calibration import Calibration
 from tfseg.ops.class_aware import present_classes
 from tfseg.ops.resize import resize_bilinear, resize_nearest_align_corners
-from tfseg.predict import Calibration, ClassFilter, Views
+from tfseg.predict import ClassFilter, Views
 
 _CRF_PREFIX = "crf_"
 # Flags of the class filter.

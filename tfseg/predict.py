@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from tfseg.errors import UserError, check_choice
 from tfseg.models.heads import scaled_size
+from tfseg.ops.calibration import Calibration, calibrated
 from tfseg.ops.class_aware import mask_absent_logits, present_classes
 from tfseg.ops.class_filter import filter_classes, kept_classes
 from tfseg.ops.resize import (
@@ -32,7 +33,6 @@ Side = int | tf.Tensor
 
 MERGE_SCALES = ("probs", "logits", "masks")
 SCALE_KERNELS = ("bilinear", "cubic", "pillow")
-BIAS_SPACES = ("prob", "logit")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,50 +56,6 @@ class ClassFilter:
     def uses_scores(self) -> bool:
         """Whether the network must give image-level logits."""
         return self.score_cut is not None or self.top_classes is not None
-
-
-@dataclasses.dataclass(frozen=True)
-class Calibration:
-    """How much seen classes are weakened against those that have no labels; see `calibrated`.
-
-    Attributes:
-      seen: ids of the classes with labels.
-      bias: what is taken from them.
-      space: 'prob': from their probability; 'logit': from their logit.
-
-    Raises:
-      UserError: an unknown space.
-
-    Source: STRICT specification 1.6 and 8.14 (calibrated stacking).
-    """
-
-    seen: tuple[int, ...]
-    bias: float = 0.0
-    space: str = "prob"
-
-    def __post_init__(self):
-        check_choice(self.space, BIAS_SPACES, flag="seen_bias_space", what="space")
-
-
-def calibrated(probs: tf.Tensor, calibration: Calibration) -> tf.Tensor:
-    """Returns probabilities with those of seen classes lowered, for an arg max.
-
-    Args:
-      probs: float [..., C].
-      calibration: in space 'prob' its bias is subtracted; in space 'logit' the probability is
-        multiplied by exp(-bias), which is the softmax of lowered logits but for a factor that all
-        classes of a pixel share.
-
-    Returns:
-      Float [..., C]; not probabilities.
-
-    Source: STRICT specification 1.6 and 8.14.
-    """
-    classes = probs.shape[-1]
-    is_seen = tf.reduce_sum(tf.one_hot(calibration.seen, classes, dtype=probs.dtype), 0)
-    if calibration.space == "prob":
-        return probs - calibration.bias * is_seen
-    return probs * tf.exp(-calibration.bias * is_seen)
 
 
 @dataclasses.dataclass(frozen=True)

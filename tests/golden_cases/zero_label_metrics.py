@@ -28,6 +28,15 @@ def _maps(arrays, prefix):
     )
 
 
+def _counted(label, prediction, classes, num_classes):
+    """Counts pixels of some classes; whatever is no class is left out, as published."""
+    weight = np.isin(label, list(classes))
+    label = np.where(weight, label, 255)
+    return metrics.confusion_matrix(
+        label, prediction, int(num_classes), ignore_label=255, weight=weight
+    )
+
+
 def _class_ious(matrix):
     """The IoU of each class, as a group of its own; NaN for classes that are nowhere."""
     classes = range(len(matrix))
@@ -58,9 +67,9 @@ def _strict_matrix(arrays, case):
         return arrays[f"{case}_matrix"]
     label, prediction = _maps(arrays, "lm_")
     # One of the published functions leaves out the pixels of class 0.
-    weight = label > 0 if case == "lm_plain_skip0" else None
-    return metrics.confusion_matrix(
-        label, prediction, int(arrays["lm_n_class"]), ignore_label=255, weight=weight
+    first = 1 if case == "lm_plain_skip0" else 0
+    return _counted(
+        label, prediction, range(first, int(arrays["lm_n_class"])), arrays["lm_n_class"]
     )
 
 
@@ -110,10 +119,8 @@ def _zs3_matrix(arrays, case, counted=None):
         np.testing.assert_array_equal(matrix, matrix.astype(np.int64))
         return matrix.astype(np.int64)
     label, prediction = _maps(arrays, "")
-    weight = None if counted is None else np.isin(label, counted)
-    return metrics.confusion_matrix(
-        label, prediction, int(arrays["n_class"]), ignore_label=255, weight=weight
-    )
+    counted = range(int(arrays["n_class"])) if counted is None else counted
+    return _counted(label, prediction, counted, arrays["n_class"])
 
 
 def _check_zs3(path, name):
