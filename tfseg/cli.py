@@ -294,21 +294,15 @@ def _with_projection(config: ModelConfig, spec: Any) -> ModelConfig:
     return config
 
 
-def _describe_split(split: Any, spec: Any) -> str:
+def _describe_split(spec: Any) -> str:
     """Returns one line on what the network is told."""
-    facts = run_record.zero_label_facts(dataclasses.replace(spec, split=split).to_json())
-    return f"class split {split.name}: {facts['class_split']}"
+    facts = run_record.zero_label_facts(spec.to_json())
+    return f"class split {spec.split.name}: {facts['class_split']}"
 
 
-def _note_leaks(config: DataConfig, settings: Any, spec: Any) -> None:
-    """Says loudly what tells a run where its unseen classes are."""
+def _note_leaks(config: DataConfig, spec: Any) -> None:
+    """Says what in the data tells a run where its unseen classes are."""
     split = spec.split
-    if getattr(settings, "oracle_layout", False):
-        print(
-            "WARNING: --oracle_layout: THE GROUND TRUTH OF UNSEEN CLASSES IS USED, as published: "
-            "which images show them, where, and how often. The results are not zero-label results.",
-            flush=True,
-        )
     if split is not None and config.drop_images:
         print(
             "note: --drop_images: the list may tell in which images the unseen classes are",
@@ -366,6 +360,7 @@ def _train(argv: list[str]) -> int:
             where="--gradient_accumulation_steps",
             received=config.gradient_accumulation_steps,
         )
+    spec = _spec_of(data_config)
 
     import tensorflow as tf
 
@@ -388,7 +383,6 @@ def _train(argv: list[str]) -> int:
         tf.config.experimental.enable_op_determinism()
     tf.keras.utils.set_random_seed(config.seed)
 
-    spec = _spec_of(data_config)
     if config.label_weights is not None and len(config.label_weights) != spec.num_classes:
         raise UserError(
             "--label_weights needs one weight per class.",
@@ -439,8 +433,8 @@ def _train(argv: list[str]) -> int:
         )
         print(data.describe(), flush=True)
         if spec.split is not None:
-            print(_describe_split(spec.split, spec), flush=True)
-        _note_leaks(data_config, settings, spec)
+            print(_describe_split(spec), flush=True)
+        _note_leaks(data_config, spec)
         is_chief = _is_chief(strategy)
         if is_chief:
             run_record.write(config.train_logdir, **facts, extra={"num_replicas": replicas})
