@@ -111,11 +111,13 @@ def _note_large_cut_out(config: DataConfig) -> None:
 
 # The augmentations that heed a flag which not all do.
 _AUGMENTATIONS_OF = {
-    "min_scale_factor": ("deeplab", "composition"),
-    "max_scale_factor": ("deeplab", "composition"),
+    "min_scale_factor": ("deeplab", "composition", "warped_crop", "short_side_crop"),
+    "max_scale_factor": ("deeplab", "composition", "warped_crop", "short_side_crop"),
     "scale_factor_step_size": ("deeplab",),
     "augmentation_ops": ("composition",),
     "crop_area": ("resized_crop",),
+    "augmentation_size": ("warped_crop", "short_side_crop"),
+    "padding_color": ("warped_crop", "short_side_crop"),
 }
 
 
@@ -674,8 +676,19 @@ def _evaluate(argv: list[str]) -> int:
         data_config,
         config,
         prediction_with_upsampled_logits=model_config.prediction_with_upsampled_logits,
+        unseen_masks=_unseen_masks(config.checkpoint_dir),
     )
     return 0
+
+
+def _unseen_masks(checkpoint_dir: str) -> dict[str, Any]:
+    """Returns the settings of a training run by which masks of unseen classes acted, by name."""
+    record = run_record.read(checkpoint_dir) or {}
+    settings = {**record.get("data", {}), **record.get("method", {})}
+    return {
+        "oracle_layout": bool(settings.get("oracle_layout")),
+        "drop_images": settings.get("drop_images"),
+    }
 
 
 def _visualize(argv: list[str]) -> int:
