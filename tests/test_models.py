@@ -14,8 +14,8 @@ from tfseg.config import ModelConfig
 from tfseg.errors import UserError
 from tfseg.models import BACKBONES, build_model, decayed_variables
 from tfseg.models.backbones.mobilenet_v2 import divisible_channels
-from tfseg.models.backbones.resnet_s import _max_pool
 from tfseg.models.heads import scaled_size
+from tfseg.models.layers import max_pool
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "pseudoseg"
 SEED = tf.constant([3, 4])
@@ -90,6 +90,9 @@ PARAMETERS = {
     # Published (LPL specification 3).
     "resnet50s": 23_631_808,
     "resnet101s": 42_623_936,
+    # Published (STRICT specification 3, ZS3 specification 3.3).
+    "resnet101": 42_500_160,
+    "resnet101_msra": 42_500_160,
     # Published as 105.07 M (SLRNet specification 3): 105,023,168 in kernels.
     "wide_resnet38": 105_023_168 + 47_744,
     "mobilenet_v2": 1_811_712,
@@ -259,8 +262,8 @@ def test_resnet_s_pools_with_a_border_on_every_side(size):
         ],
         axis=1,
     )
-    np.testing.assert_array_equal(_max_pool(x), expected)
-    unknown = tf.function(_max_pool, input_signature=[tf.TensorSpec([None] * 3 + [3])])
+    np.testing.assert_array_equal(max_pool(x), expected)
+    unknown = tf.function(max_pool, input_signature=[tf.TensorSpec([None] * 3 + [3])])
     np.testing.assert_array_equal(unknown(x), expected)
 
 

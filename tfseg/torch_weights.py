@@ -36,7 +36,8 @@ class Settings:
     )
     model_variant: str | None = option(
         None,
-        "Backbone of the file: resnet50s, resnet101s, wide_resnet38 or efficientnet_lite0.",
+        "Backbone of the file: resnet50s, resnet101s, resnet101, resnet101_msra, wide_resnet38 or "
+        "efficientnet_lite0.",
         required=True,
     )
     output: str | None = option(

@@ -42,7 +42,7 @@ from tfseg.errors import UserError
 from tfseg.ops import resize
 
 VIEWS = ("weak", "strong")
-LABELS = ("required", "optional", "hidden", "listed", "none")
+LABELS = ("required", "optional", "hidden", "listed", "seen", "none")
 IMAGE_LABELS = ("none", "record", "crop")
 AUGMENT = ("full", "light")
 SAMPLING = ("uniform", "class_weighted")
