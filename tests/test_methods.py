@@ -9,6 +9,8 @@ import tensorflow as tf
 from tests.toy import ToyBackbone
 from tfseg import checkpoint
 from tfseg.config import DataConfig, ModelConfig, TrainConfig
+from tfseg.data.class_embeddings import ClassVectors
+from tfseg.data.class_splits import UNLABELLED, ClassSplit
 from tfseg.data.pipeline import Stream
 from tfseg.data.specs import DatasetSpec
 from tfseg.method_config import METHOD_CONFIGS
@@ -18,7 +20,17 @@ from tfseg.monitors import Monitors, summarise
 from tfseg.training.trainer import Trainer
 
 CROP = (33, 33)
-SPEC = DatasetSpec("toy", ("background", "cat", "dog", "cow"))
+# Background is a seen class; cows are unseen.
+SPEC = DatasetSpec(
+    "toy",
+    ("background", "cat", "dog", "cow"),
+    split=ClassSplit("toy", seen=(0, 1, 2), unseen=(3,), background=0),
+    vectors=ClassVectors(
+        np.random.default_rng(0).normal(size=(4, 5)).astype("float32"), "toy", "", "none"
+    ),
+)
+# Background takes no part.
+NO_BACKGROUND = dataclasses.replace(SPEC, split=ClassSplit("toy", seen=(1, 2), unseen=(3,)))
 SMALL = {
     "model_variant": "toy",
     "decoder_output_stride": (4,),
@@ -49,6 +61,20 @@ REGIMES = [
             ("pixel_labels", {}),
         )
     ),
+    {"name": "spnet"},
+    {"name": "spnet", "model": {"head": "projection"}, "spec": NO_BACKGROUND},
+    {"name": "strict", "model": {"head": "projection"}},
+    {"name": "strict", "model": {"head": "projection"}, "spec": NO_BACKGROUND},
+    {"name": "strict", "model": {"head": "projection"}, "settings": {"teacher": "ema"}},
+    {
+        "name": "strict",
+        "settings": {
+            "generator_classes": "all",
+            "pseudo_label_share": 50.0,
+            "view_scales": (),
+            "mirror_views": False,
+        },
+    },
 ]
 
 
@@ -56,7 +82,10 @@ def regime_id(regime) -> str:
     """Names a regime by its values."""
     settings = regime.get("settings", {})
     words = [regime["name"], "weakly" if regime.get("weakly") else ""]
-    words += [str(settings.get(name, "")) for name in ("supervision", "sampling")]
+    words += [str(settings.get(name, "")) for name in ("supervision", "sampling", "teacher")]
+    words += ["share" if "pseudo_label_share" in settings else ""]
+    words += [regime.get("model", {}).get("head", "")]
+    words += ["no_background" if regime.get("spec") is NO_BACKGROUND else ""]
     return "-".join(word for word in words if word)
 
 
@@ -74,7 +103,12 @@ def config_of(regime):
 
 def batch_of(regime):
     """Returns a batch of a regime's streams."""
-    return random_batch(METHODS[regime["name"]], config_of(regime), settings=settings_of(regime))
+    return random_batch(
+        METHODS[regime["name"]],
+        config_of(regime),
+        settings=settings_of(regime),
+        spec=regime.get("spec", SPEC),
+    )
 
 
 # Those with a stream whose masks only monitors may see.
@@ -82,7 +116,7 @@ HIDING = [
     regime
     for regime in REGIMES
     if any(
-        stream.labels in ("hidden", "listed")
+        stream.labels in ("hidden", "listed", "seen")
         for stream in METHODS[regime["name"]]
         .streams(DataConfig(dataset_dir="none"), config_of(regime), settings_of(regime))
         .values()
@@ -126,7 +160,17 @@ def random_stream(stream: Stream, batch_size: int, spec=SPEC, seed=0, crop=CROP)
         # Every second image has a mask that may be used.
         batch["has_label"] = np.arange(batch_size) % 2 == 1
         label = np.where(batch["has_label"][:, None, None], label, spec.ignore_label)
-    if stream.labels in ("required", "optional", "listed"):
+    if stream.labels == "seen":
+        table = spec.split.training_table(spec.num_classes, spec.ignore_label).astype(np.int32)
+        background = spec.split.background
+        hidden = spec.split.evaluation_table(spec.num_classes, spec.ignore_label)
+        batch["hidden_label"] = hidden[label].astype(np.int32)
+        label = table[label]
+        batch["candidate"] = (label == (UNLABELLED if background is None else background)) & (
+            valid > 0
+        )
+        label[label == UNLABELLED] = spec.ignore_label
+    if stream.labels in ("required", "optional", "listed", "seen"):
         batch["label"] = label
     if stream.image_labels != "none":
         classes = range(spec.first_image_class, spec.num_classes)
