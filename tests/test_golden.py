@@ -12,6 +12,7 @@ import pathlib
 import pytest
 
 from tests.golden_cases import (
+    class_maps,
     lpl_data,
     lpl_eval,
     lpl_losses,
@@ -34,6 +35,7 @@ from tfseg.errors import UserError
 HERE = pathlib.Path(__file__).parent / "golden"
 GOLDEN_DIR = pathlib.Path(os.environ.get("TFSEG_GOLDEN_DIR", HERE))
 CASES = {
+    **class_maps.CASES,
     **lpl_data.CASES,
     **lpl_eval.CASES,
     **lpl_losses.CASES,

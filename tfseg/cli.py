@@ -3,16 +3,17 @@
 Everything heavy is imported inside the functions, so that `--help` answers at once.
 """
 
+import dataclasses
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from tfseg import command_line, flags, run_record
 from tfseg.config import OUTPUT_STRIDES, DataConfig, EvalConfig, ModelConfig, TrainConfig, VisConfig
 from tfseg.errors import UserError, check_choice
-from tfseg.method_config import METHOD_CONFIGS
+from tfseg.method_config import METHOD_CONFIGS, SPNetConfig
 
 # Where the published programs differ from each other (PseudoSeg specification 1.3).
 _PROGRAM_DEFAULTS = {
@@ -135,6 +136,190 @@ def _check_augmentation_flags(config: DataConfig) -> None:
             )
 
 
+# Class splits and word vectors --------------------------------------------------------------------
+
+_SPLIT_FLAGS = ("class_split", "seen_background", "exclude_validation_classes")
+_VECTOR_FLAGS = ("class_embeddings", "embedding_norm")
+
+
+def _check_split_flags(config: DataConfig, method: str) -> None:
+    """Insists that zero-label methods, and they alone, are told which classes are seen.
+
+    Raises:
+      UserError: --class_split is missing, or a flag of theirs was given to another method.
+    """
+    # Whose settings are SPNet's or made from them.
+    methods = [name for name, cls in METHOD_CONFIGS.items() if issubclass(cls, SPNetConfig)]
+    if method in methods:
+        if config.class_split is None:
+            raise UserError(
+                f"--method={method} needs to know which classes have pixel labels.",
+                where="--class_split",
+                accepted="the name of a published split, or a JSON file: "
+                '{"seen": [names], "unseen": [names], "validation": [names], '
+                '"background": name or null}',
+            )
+        return
+    for flag in (*_SPLIT_FLAGS, *_VECTOR_FLAGS):
+        if flags.is_given(flag):
+            raise UserError(
+                f"--{flag} is no setting of --method={method}.",
+                where=f"--{flag}",
+                received=getattr(config, flag),
+                accepted=f"--{flag} with --method={' or --method='.join(methods)}",
+                fix=f"leave out --{flag}, or use train_zls.py",
+            )
+
+
+def _spec_of(config: DataConfig, record: Mapping[str, Any] | None = None) -> Any:
+    """Returns the data set's description, with class split and word vectors where there are any.
+
+    Args:
+      config: directory, split and vectors.
+      record: config.json of the run that is evaluated, whose classes and split hold; None: there
+        is no such run.
+
+    Raises:
+      UserError: the data, the split or the vectors cannot be used, or are not those of the run.
+    """
+    from tfseg.data.specs import load_spec
+
+    spec = load_spec(config.dataset_dir, config.dataset)
+    if record is not None and list(record["dataset"]["class_names"]) != list(spec.class_names):
+        names = record["dataset"]["class_names"]
+        raise UserError(
+            "The checkpoint was trained on other classes than this data set has.",
+            where=f"--checkpoint_dir, --dataset_dir={config.dataset_dir}",
+            received=f"{len(spec.class_names)} classes: {', '.join(spec.class_names[:8])} ...",
+            accepted=f"{len(names)} classes: {', '.join(names[:8])} ...",
+            fix="evaluate on records made with the class names of the training records",
+        )
+    spec = dataclasses.replace(spec, split=_split_of(config, spec, record))
+    return dataclasses.replace(spec, vectors=_vectors_of(config, spec, record))
+
+
+def _split_of(config: DataConfig, spec: Any, record: Mapping[str, Any] | None) -> Any:
+    """Returns the class split, None where there is none.
+
+    Raises:
+      UserError: it cannot be used, or is not that of the run.
+    """
+    from tfseg.data import class_splits
+
+    saved = None if record is None else record["dataset"].get("split")
+    if saved is not None:
+        given = [flag for flag in _SPLIT_FLAGS if flags.is_given(flag)]
+        if not given:
+            return class_splits.ClassSplit.from_json(saved)
+        before = {flag: record["data"][flag] for flag in _SPLIT_FLAGS if flag not in given}
+        config = dataclasses.replace(config, **before)
+    if config.class_split is None:
+        for flag in ("seen_background", "exclude_validation_classes"):
+            if getattr(config, flag):
+                raise UserError(f"--{flag} needs --class_split.", where=f"--{flag}")
+        return None
+    split = class_splits.load(config.class_split, spec, seen_background=config.seen_background)
+    if config.exclude_validation_classes:
+        split = split.without_validation()
+    if saved is not None:
+        _check_of_run("class_split", record, dataclasses.replace(spec, split=split))
+    return split
+
+
+def _vectors_of(config: DataConfig, spec: Any, record: Mapping[str, Any] | None) -> Any:
+    """Returns the word vectors, None where none are given.
+
+    A checkpoint holds those that its network needs.
+
+    Raises:
+      UserError: they cannot be used, or are not those of the run.
+    """
+    from tfseg.data import class_embeddings
+
+    if config.class_embeddings is None:
+        if flags.is_given("embedding_norm"):
+            raise UserError("--embedding_norm needs --class_embeddings.", where="--embedding_norm")
+        return None
+    norm = config.embedding_norm
+    if record is not None and not flags.is_given("embedding_norm"):
+        norm = record["data"].get("embedding_norm", norm)
+    vectors = class_embeddings.load(
+        config.class_embeddings,
+        spec.class_names,
+        norm=norm,
+        needed=None if spec.split is None else spec.split.visible,
+    )
+    if record is not None:
+        _check_of_run("class_embeddings", record, dataclasses.replace(spec, vectors=vectors))
+    return vectors
+
+
+def _check_of_run(flag: str, record: Mapping[str, Any], spec: Any) -> None:
+    """Insists that a split or word vectors given for evaluation are those of the training run.
+
+    Raises:
+      UserError: they are others.
+    """
+    received = run_record.zero_label_facts(spec.to_json())[flag]
+    accepted = run_record.zero_label_facts(record["dataset"])[flag]
+    if received != accepted:
+        raise UserError(
+            f"--{flag} contradicts the run that made the checkpoint.",
+            where=f"--{flag}",
+            received=received,
+            accepted=f"{accepted} (from its {run_record.NAME})",
+            fix=f"leave out --{flag} and what goes with it: a checkpoint's own is used",
+        )
+
+
+def _with_projection(config: ModelConfig, spec: Any) -> ModelConfig:
+    """Returns the network's settings with the width of the projection head, which is the vectors'.
+
+    Raises:
+      UserError: --projection_dim is given for another head.
+    """
+    if config.head != "projection":
+        if config.projection_dim is not None:
+            raise UserError(
+                f"--projection_dim is no setting of --head={config.head}.",
+                where="--projection_dim",
+                received=config.projection_dim,
+                accepted="--projection_dim with --head=projection",
+            )
+        return config
+    if config.projection_dim is None and spec.vectors is not None:
+        return dataclasses.replace(config, projection_dim=spec.vectors.width)
+    return config
+
+
+def _describe_split(split: Any, spec: Any) -> str:
+    """Returns one line on what the network is told."""
+    facts = run_record.zero_label_facts(dataclasses.replace(spec, split=split).to_json())
+    return f"class split {split.name}: {facts['class_split']}"
+
+
+def _note_leaks(config: DataConfig, settings: Any, spec: Any) -> None:
+    """Says loudly what tells a run where its unseen classes are."""
+    split = spec.split
+    if getattr(settings, "oracle_layout", False):
+        print(
+            "WARNING: --oracle_layout: THE GROUND TRUTH OF UNSEEN CLASSES IS USED, as published: "
+            "which images show them, where, and how often. The results are not zero-label results.",
+            flush=True,
+        )
+    if split is not None and config.drop_images:
+        print(
+            "note: --drop_images: the list may tell in which images the unseen classes are",
+            flush=True,
+        )
+    if split is not None and split.background is None and not spec.has_background:
+        print(
+            "note: this data set has no background, so the pixels without a label are just those "
+            "of the unseen classes and void: where unseen classes are is no secret, as published",
+            flush=True,
+        )
+
+
 # Training ---------------------------------------------------------------------------------------
 
 
@@ -172,6 +357,7 @@ def _train(argv: list[str]) -> int:
     )
     check_crop_size("train_crop_size", data_config.train_crop_size, model_config.output_stride)
     _check_augmentation_flags(data_config)
+    _check_split_flags(data_config, config.method)
     if config.gradient_accumulation_steps < 1:
         raise UserError(
             "--gradient_accumulation_steps must be at least 1.",
@@ -182,7 +368,6 @@ def _train(argv: list[str]) -> int:
     import tensorflow as tf
 
     from tfseg import checkpoint
-    from tfseg.data.specs import load_spec
     from tfseg.methods import METHODS
     from tfseg.models import model_builder
     from tfseg.training import devices
@@ -201,7 +386,7 @@ def _train(argv: list[str]) -> int:
         tf.config.experimental.enable_op_determinism()
     tf.keras.utils.set_random_seed(config.seed)
 
-    spec = load_spec(data_config.dataset_dir, data_config.dataset)
+    spec = _spec_of(data_config)
     if config.label_weights is not None and len(config.label_weights) != spec.num_classes:
         raise UserError(
             "--label_weights needs one weight per class.",
@@ -210,6 +395,7 @@ def _train(argv: list[str]) -> int:
             accepted=f"{spec.num_classes} weights, in the order of {spec.name}'s classes",
         )
     model_config = METHODS[config.method].network_config(model_config, settings)
+    model_config = _with_projection(model_config, spec)
     streams = METHODS[config.method].streams(data_config, config, settings)
     for stream in streams.values():
         if stream.batch_size != config.train_batch_size:
@@ -250,6 +436,9 @@ def _train(argv: list[str]) -> int:
             flush=True,
         )
         print(data.describe(), flush=True)
+        if spec.split is not None:
+            print(_describe_split(spec.split, spec), flush=True)
+        _note_leaks(data_config, settings, spec)
         is_chief = _is_chief(strategy)
         if is_chief:
             run_record.write(config.train_logdir, **facts, extra={"num_replicas": replicas})
@@ -336,11 +525,14 @@ class TrainingData:
 
     def describe(self) -> str:
         """Returns one line on the data that was found."""
-        parts = [
-            f"{name}: split {source.split}, {source.index.size} images, "
-            f"{int(source.index.has_mask.sum())} with masks"
-            for name, source in self._sources.items()
-        ]
+        parts = []
+        for name, source in self._sources.items():
+            index, used = source.index, len(set(source.epoch.pool.tolist()))
+            left_out = f", {index.size - used} of them left out" if used < index.size else ""
+            parts.append(
+                f"{name}: split {source.split}, {index.size} images, "
+                f"{int(index.has_mask.sum())} with masks{left_out}"
+            )
         return "data: " + "; ".join(parts)
 
     def _dataset(self, start_step: int, part: Any) -> Any:
@@ -447,7 +639,6 @@ def _network_and_spec(data_config, checkpoint_dir, crop_flag, crop_size, *, with
       UserError: a flag contradicts the training run, or it had other classes than the data.
     """
     from tfseg.data import pipeline
-    from tfseg.data.specs import load_spec
     from tfseg.models import model_builder
 
     record = run_record.read(checkpoint_dir)
@@ -461,16 +652,7 @@ def _network_and_spec(data_config, checkpoint_dir, crop_flag, crop_size, *, with
     )
     if tuple(crop_size or ()) != pipeline.UNPADDED:
         check_crop_size(crop_flag, crop_size, model_config.output_stride)
-    spec = load_spec(data_config.dataset_dir, data_config.dataset)
-    if record is not None and list(record["dataset"]["class_names"]) != list(spec.class_names):
-        raise UserError(
-            "The checkpoint was trained on other classes than this data set has.",
-            where=f"--checkpoint_dir={checkpoint_dir}, --dataset_dir={data_config.dataset_dir}",
-            received=f"{len(spec.class_names)} classes: {', '.join(spec.class_names[:8])} ...",
-            accepted=f"{len(record['dataset']['class_names'])} classes: "
-            f"{', '.join(record['dataset']['class_names'][:8])} ...",
-            fix="evaluate on records made with the class names of the training records",
-        )
+    spec = _spec_of(data_config, record)
     build = model_builder(model_config, spec, tuple(crop_size))
     return build(with_classifier=with_classifier), spec, model_config
 

@@ -172,7 +172,7 @@ def read_method_settings(configs: Mapping[str, type], method: str) -> Any:
                 received=FLAGS[flag].value,
                 accepted=f"--{flag} with --method={' or --method='.join(methods)}",
                 fix=f"leave out --{flag}, or choose another --method (train_sup.py: supervised, "
-                "train_wss.py: pseudoseg)",
+                "train_wss.py: pseudoseg, train_zls.py: strict)",
             )
     cls = configs[method]
     annotations = typing.get_type_hints(cls)

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from tfseg.errors import UserError
@@ -129,7 +130,8 @@ def check_continues(
       Settings that differ and may, each as "--flag: before -> now".
 
     Raises:
-      UserError: the other run had another network, method, regime or other classes.
+      UserError: the other run had another network, method, regime, or other classes, class split
+        or word vectors.
     """
     record = read(folder)
     if record is None:
@@ -149,7 +151,38 @@ def check_continues(
     before, classes = record["dataset"]["class_names"], list(spec.class_names)
     if list(before) != classes:
         raise _another_run(folder, ", ".join(classes[:8]), ", ".join(before[:8]))
+    now = zero_label_facts(spec.to_json())
+    for flag, fact in zero_label_facts(record["dataset"]).items():
+        if fact != now[flag]:
+            raise _another_run(folder, f"--{flag}: {now[flag]}", f"--{flag}: {fact}")
     return changed
+
+
+def zero_label_facts(dataset: Mapping[str, Any]) -> dict[str, str | None]:
+    """Says which class split and which word vectors a run has, wherever they came from.
+
+    Args:
+      dataset: the description of its data set, as in config.json.
+
+    Returns:
+      By flag, None where the run has none. Two runs with the same are told the same.
+    """
+    names, split, vectors = dataset["class_names"], dataset.get("split"), dataset.get("vectors")
+    facts: dict[str, str | None] = {"class_split": None, "class_embeddings": None}
+    if split is not None:
+        background = split["background"]
+        parts = {
+            "unseen": ", ".join(names[c] for c in split["unseen"]),
+            "held out": ", ".join(names[c] for c in split["held_out"]),
+            "background": "takes no part" if background is None else "is a seen class",
+        }
+        said = "; ".join(f"{name}: {value}" for name, value in parts.items() if value)
+        facts["class_split"] = f"{len(split['seen'])} seen classes; {said}"
+    if vectors is not None:
+        facts["class_embeddings"] = f"{vectors['width']} numbers a class, SHA-256 " + str(
+            vectors["sha256"]
+        )
+    return facts
 
 
 def _another_run(folder: str, received: str, accepted: str) -> UserError:
