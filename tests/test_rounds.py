@@ -9,6 +9,7 @@ import tensorflow as tf
 from tests.toy import ToyMethod, ToyNetwork, batches
 from tfseg import checkpoint
 from tfseg.config import TrainConfig
+from tfseg.errors import UserError
 from tfseg.training.trainer import Trainer, run
 
 ROUNDS, PERIOD = 3, 4
@@ -158,6 +159,18 @@ def test_a_finished_run_begins_no_further_round(tmp_path):
     finish(*make(tmp_path))
     again = finish(*make(tmp_path))
     assert again.method.begun == []
+
+
+def test_rounds_may_follow_but_not_change(tmp_path):
+    finish(*make(tmp_path))
+
+    class Four(Rounds):
+        rounds = ROUNDS + 1
+
+    with pytest.raises(UserError, match=r"step 12 in round 2, of 6(.|\n)*step 12 in round 3"):
+        finish(*make(tmp_path, training_number_of_steps=ROUNDS * 6))
+    longer = finish(*make(tmp_path, Four))
+    assert longer.step == STEPS + PERIOD and len(longer.method.begun) == 1
 
 
 def test_loss_scaling_goes_on_over_rounds(tmp_path):

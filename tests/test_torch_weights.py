@@ -1,5 +1,6 @@
 """PyTorch state dictionaries of ResNets: by command into a checkpoint, and straight into a run."""
 
+import dataclasses
 import functools
 
 import ml_dtypes
@@ -13,7 +14,7 @@ from tfseg.config import ModelConfig
 from tfseg.errors import UserError
 from tfseg.initial_weights import load_initial_weights, load_pretrained, load_torch, torch_prefix
 from tfseg.models import build_model
-from tfseg.torch_weights import convert
+from tfseg.torch_weights import _describe, convert
 
 _UNITS = {"resnet50s": (3, 4, 6, 3), "resnet101s": (3, 4, 23, 3)}
 _NORM = ("weight", "bias", "running_mean", "running_var")
@@ -379,6 +380,31 @@ def test_resnets_with_a_large_stem_take_every_tensor(variant):
     for other in {"resnet101s", *_TORCH_RESNETS} - {variant}:
         with pytest.raises(UserError, match=f"--model_variant={variant}, or a file of {other}"):
             _load(other, arrays)
+
+
+def test_network_of_spnet_with_its_projection():
+    head = {}
+    for i in range(4):
+        head |= {f"aspp.c{i}.weight": (5, 2048, 3, 3), f"aspp.c{i}.bias": (5,)}
+    # (Large: neither written to disk nor filled.)
+    arrays = _prefixed("module.base.", {**_constants(_msra_shapes()), **_filled(head)})
+    config, _, width, has_head = _describe("resnet101_msra", arrays)
+    assert has_head and width == 5
+    model = build_model(
+        dataclasses.replace(config, head="projection"),
+        num_classes=3,
+        num_image_classes=2,
+        crop_size=(33, 33),
+        class_vectors=np.ones([3, 5]),
+    )
+    coverage = load_torch(model, arrays, source="checkpoint_final.pth.tar", with_head=True)
+    assert coverage.missing == ("class_vectors",) and not coverage.unused
+    variables, part = by_name(model.variables), "module.base.aspp.c"
+    np.testing.assert_array_equal(
+        variables["logits/semantic_2/weights"], arrays[f"{part}2.weight"].transpose(2, 3, 1, 0)
+    )
+    np.testing.assert_array_equal(variables["logits/semantic/biases"], arrays[f"{part}0.bias"])
+    assert [c._rate for c in model.logits_layer.convolutions] == [6, 12, 18, 24]
 
 
 # Names and shapes -------------------------------------------------------------------------------

@@ -376,7 +376,7 @@ def load_torch(
       arrays: tensors by name; before the names may stand `module.`, `backbone.` and the like.
       source: what to call them in messages.
       with_head: take ASPP, decoder and logits too, as far as they are there; their names are those
-        of Learning Pseudo Labels. False: the backbone alone.
+        of Learning Pseudo Labels, or of SPNet. False: the backbone alone.
 
     Returns:
       What matched; second copies of tensors and counters are among `not_model`.
@@ -407,7 +407,8 @@ def load_torch(
             raise _wrong_backbone(model, source, name, what, list(tensors))
     if with_head:
         outer = prefix.removesuffix("backbone.")
-        slots |= {outer + name: slot for name, slot in torch_layout.head_slots(model).items()}
+        heads = torch_layout.head_slots(model) | torch_layout.summed_logits_slots(model)
+        slots |= {outer + name: slot for name, slot in heads.items()}
     # Everything is checked before anything is assigned.
     values = {
         name: _fitted(name, slot, tensors[name], source)

@@ -305,6 +305,24 @@ class Trainer:
                         variable.assign(tf.zeros_like(variable))
             self.round.assign(number)
 
+    def check_round(self) -> None:
+        """Insists, after a restore, that the rounds so far are those of this run.
+
+        Raises:
+          UserError: --rounds or the number of steps changed, so that rounds begin at other steps.
+        """
+        if self.round is None or self.step == 0:
+            return
+        stored, ours = int(self.round.numpy()), (self.step - 1) // self._period
+        if stored != ours:
+            raise UserError(
+                "The run was in another round than its flags say.",
+                where="--rounds, --training_number_of_steps",
+                received=f"step {self.step} in round {ours + 1}, of {self._period} steps each",
+                accepted=f"step {self.step} in round {stored + 1}",
+                fix="repeat the flags of the first run; more rounds of the same length may follow",
+            )
+
     # The inner loop -----------------------------------------------------------------------------
 
     def train(self, num_steps: int) -> Interval:
@@ -448,6 +466,7 @@ def run(
     os.makedirs(config.train_logdir, exist_ok=True)
     restored = store.restore()
     first_step = trainer.step
+    trainer.check_round()
     if restored:
         print(f"resuming from {restored} (step {first_step})", flush=True)
     start_at(first_step)
