@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from tests.programs import ROOT
 from tfseg.data import class_names, class_splits
 from tfseg.data.class_splits import UNLABELLED, ClassSplit
 from tfseg.data.specs import DATASETS, DatasetSpec
@@ -142,6 +143,20 @@ def test_a_background_that_takes_no_part(tmp_path):
     plain = load(tmp_path, NO_BACKGROUND, seen=["cat", "person"], unseen=["grass"], validation=[],
                  background="absent")  # fmt: skip
     assert plain.seen == (0, 1) and plain.background is None
+
+
+@pytest.mark.parametrize(
+    "name, classes, unseen",
+    [
+        ("voc12_animals7", "background,cat,cow,dog,horse,person,sheep", [4, 6]),
+        ("digits", "background,0,1,2,3,4,5,6,7,8,9", [8, 9, 10]),
+    ],
+)
+def test_files_of_the_experiments(name, classes, unseen):
+    spec = DatasetSpec(name, tuple(classes.split(",")))
+    split = class_splits.load(str(ROOT / "experiments" / f"{name}_split.json"), spec)
+    assert list(split.unseen) == unseen and split.background == 0
+    assert split.without_validation().seen
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,8 @@ from tests.golden_cases import (
     slrnet_training,
     strict_method,
     strict_model,
+    zero_label_data,
+    zero_label_metrics,
 )
 from tfseg.errors import UserError
 
@@ -52,6 +54,8 @@ CASES = {
     **slrnet_training.CASES,
     **strict_method.CASES,
     **strict_model.CASES,
+    **zero_label_data.CASES,
+    **zero_label_metrics.CASES,
 }
 # Families that need an optional library: quantity -> why it cannot be computed here, or None.
 UNAVAILABLE = {**lpl_eval.UNAVAILABLE, **slrnet_ops.UNAVAILABLE}

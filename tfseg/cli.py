@@ -111,11 +111,13 @@ def _note_large_cut_out(config: DataConfig) -> None:
 
 # The augmentations that heed a flag which not all do.
 _AUGMENTATIONS_OF = {
-    "min_scale_factor": ("deeplab", "composition"),
-    "max_scale_factor": ("deeplab", "composition"),
+    "min_scale_factor": ("deeplab", "composition", "warped_crop", "short_side_crop"),
+    "max_scale_factor": ("deeplab", "composition", "warped_crop", "short_side_crop"),
     "scale_factor_step_size": ("deeplab",),
     "augmentation_ops": ("composition",),
     "crop_area": ("resized_crop",),
+    "augmentation_size": ("warped_crop", "short_side_crop"),
+    "padding_color": ("warped_crop", "short_side_crop"),
 }
 
 
@@ -292,21 +294,15 @@ def _with_projection(config: ModelConfig, spec: Any) -> ModelConfig:
     return config
 
 
-def _describe_split(split: Any, spec: Any) -> str:
+def _describe_split(spec: Any) -> str:
     """Returns one line on what the network is told."""
-    facts = run_record.zero_label_facts(dataclasses.replace(spec, split=split).to_json())
-    return f"class split {split.name}: {facts['class_split']}"
+    facts = run_record.zero_label_facts(spec.to_json())
+    return f"class split {spec.split.name}: {facts['class_split']}"
 
 
-def _note_leaks(config: DataConfig, settings: Any, spec: Any) -> None:
-    """Says loudly what tells a run where its unseen classes are."""
+def _note_leaks(config: DataConfig, spec: Any) -> None:
+    """Says what in the data tells a run where its unseen classes are."""
     split = spec.split
-    if getattr(settings, "oracle_layout", False):
-        print(
-            "WARNING: --oracle_layout: THE GROUND TRUTH OF UNSEEN CLASSES IS USED, as published: "
-            "which images show them, where, and how often. The results are not zero-label results.",
-            flush=True,
-        )
     if split is not None and config.drop_images:
         print(
             "note: --drop_images: the list may tell in which images the unseen classes are",
@@ -364,6 +360,7 @@ def _train(argv: list[str]) -> int:
             where="--gradient_accumulation_steps",
             received=config.gradient_accumulation_steps,
         )
+    spec = _spec_of(data_config)
 
     import tensorflow as tf
 
@@ -386,7 +383,6 @@ def _train(argv: list[str]) -> int:
         tf.config.experimental.enable_op_determinism()
     tf.keras.utils.set_random_seed(config.seed)
 
-    spec = _spec_of(data_config)
     if config.label_weights is not None and len(config.label_weights) != spec.num_classes:
         raise UserError(
             "--label_weights needs one weight per class.",
@@ -437,8 +433,8 @@ def _train(argv: list[str]) -> int:
         )
         print(data.describe(), flush=True)
         if spec.split is not None:
-            print(_describe_split(spec.split, spec), flush=True)
-        _note_leaks(data_config, settings, spec)
+            print(_describe_split(spec), flush=True)
+        _note_leaks(data_config, spec)
         is_chief = _is_chief(strategy)
         if is_chief:
             run_record.write(config.train_logdir, **facts, extra={"num_replicas": replicas})
@@ -682,8 +678,19 @@ def _evaluate(argv: list[str]) -> int:
         data_config,
         config,
         prediction_with_upsampled_logits=model_config.prediction_with_upsampled_logits,
+        unseen_masks=_unseen_masks(config.checkpoint_dir),
     )
     return 0
+
+
+def _unseen_masks(checkpoint_dir: str) -> dict[str, Any]:
+    """Returns the settings of a training run by which masks of unseen classes acted, by name."""
+    record = run_record.read(checkpoint_dir) or {}
+    settings = {**record.get("data", {}), **record.get("method", {})}
+    return {
+        "oracle_layout": bool(settings.get("oracle_layout")),
+        "drop_images": settings.get("drop_images"),
+    }
 
 
 def _visualize(argv: list[str]) -> int:

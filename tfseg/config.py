@@ -301,10 +301,26 @@ class DataConfig:
         "deeplab",
         "Augmentation of training images: deeplab (random scale, crop and flip); composition "
         "(--augmentation_ops random operations, some on colours, the others geometric, and a "
-        "random crop; as published for Learning Pseudo Labels); or resized_crop (a crop of random "
+        "random crop; as published for Learning Pseudo Labels); resized_crop (a crop of random "
         "--crop_area and shape resized to --train_crop_size, flip, colour jitter; as published for "
-        "SLRNet).",
-        choices=("deeplab", "composition", "resized_crop"),
+        "SLRNet); warped_crop (the image warped to a square of --augmentation_size, random scale, "
+        "crop and flip; as published for STRICT); or short_side_crop (the shorter side scaled to a "
+        "random length, crop, flip and blur; as published for ZS3Net).",
+        choices=("deeplab", "composition", "resized_crop", "warped_crop", "short_side_crop"),
+    )
+    augmentation_size: int | None = option(
+        None,
+        "Pixels. With --augmentation=warped_crop the side to which images are warped (published: "
+        "513 for crops of 321; None: in this ratio to --train_crop_size); with short_side_crop "
+        "what the random scales multiply (None: the shorter side of --train_crop_size, as "
+        "published).",
+        limits=(1, None),
+    )
+    padding_color: str = option(
+        "mean",
+        "Colour of what --augmentation=warped_crop and short_side_crop pad: the backbone's mean, "
+        "as everywhere else, or black, as published.",
+        choices=("mean", "black"),
     )
     crop_area: tuple[float, ...] = option(
         (0.9, 1.0),
@@ -316,15 +332,15 @@ class DataConfig:
         limits=(0, None),
     )
     min_scale_factor: float = option(0.5, "Smallest random scale.")
-    max_scale_factor: float = option(2.0, "Largest random scale.")
+    max_scale_factor: float = option(2.0, "Largest random scale; STRICT: 1.5.")
     scale_factor_step_size: float = option(
         0.25,
-        "Distance between the random scales; 0: continuous, as it always is with "
-        "--augmentation=composition.",
+        "Distance between the random scales of --augmentation=deeplab; 0: continuous, as they "
+        "always are with the other augmentations.",
     )
     flip_probability: float = option(
         0.5,
-        "Probability of mirroring left and right; 0 where left and right matter.",
+        "Probability of mirroring left and right; 0 where left and right matter; STRICT: 0.9.",
         limits=(0, 1),
     )
     jitter_strength: float = option(
@@ -502,6 +518,16 @@ class PredictionConfig:
         "L2ID. None: off.",
         limits=(2, None),
     )
+    eval_resize: str = option(
+        "none",
+        "Size of image and mask in evaluation: none, their own; warp, --eval_resize_side on both "
+        "sides, as STRICT is tested; short_side, on the shorter side, as ZS3Net is tested. Scores "
+        "are then of resized masks, which is for the comparison with published numbers.",
+        choices=("none", "warp", "short_side"),
+    )
+    eval_resize_side: int = option(
+        513, "Pixels of --eval_resize; ZS3Net: 312 while it trains.", limits=(1, None)
+    )
     use_image_labels: bool = option(
         False,
         "Allow in each image only background and the classes of its image-level labels "
@@ -529,6 +555,18 @@ class PredictionConfig:
         None,
         "With --merge_scales=masks: raise the mask of the class of this name to twice the power "
         "of --bg_pow; published for COCO: person.",
+    )
+    seen_bias: float = option(
+        0.0,
+        "With a --class_split: how much seen classes are weakened against unseen ones, whose "
+        "labels the network never saw (calibrated stacking). SPNet: 0.6 on PASCAL VOC, 0.4 on "
+        "COCO-Stuff. Choose it by --seen_bias_sweep.",
+        limits=(0, None),
+    )
+    seen_bias_space: str = option(
+        "prob",
+        "What --seen_bias is subtracted from: probabilities, as published, or logits.",
+        choices=("prob", "logit"),
     )
     dense_crf: bool = option(
         False,
@@ -595,6 +633,18 @@ class EvalConfig(PredictionConfig):
         "Classes that are neither in the masks nor in the predictions: left out of the mean IoU, "
         "or an IoU of zero, as the published evaluation of Learning Pseudo Labels has it.",
         choices=("skip", "zero"),
+    )
+    modes: tuple[str, ...] | None = option(
+        None,
+        "With a --class_split, comma-separated: generalised (all classes may be predicted; what "
+        "mIoU and class IoUs are of), zero_label (unseen classes alone may be predicted, and their "
+        "pixels alone count), vanilla (as zero_label, but all pixels count). None: all three; with "
+        "--dense_crf generalised alone.",
+    )
+    seen_bias_sweep: str | None = option(
+        None,
+        "first:last:step, for example 0:1:0.05: score the generalised mode with each of these "
+        "values of --seen_bias too, of a run with --exclude_validation_classes.",
     )
     num_clones: int = option(1, "Replicas for evaluation.")
     master: str = option("", "Unused.", dead=True)

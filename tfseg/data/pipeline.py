@@ -43,7 +43,15 @@ import numpy as np
 import tensorflow as tf
 
 from tfseg.config import DataConfig
-from tfseg.data import augment, records, sampling, tfexample
+from tfseg.data import (
+    augment,
+    pixels,
+    records,
+    sampling,
+    short_side_crop,
+    tfexample,
+    warped_crop,
+)
 from tfseg.data.class_splits import UNLABELLED
 from tfseg.data.framing import RecordError
 from tfseg.data.specs import DatasetSpec, load_spec
@@ -628,10 +636,65 @@ def _resized_crop_views(source: Source, stream: Stream, config: DataConfig, mean
     return _numpy_views(source, config, crop)
 
 
+def _warped_crop_views(source: Source, stream: Stream, config: DataConfig, mean_pixel):
+    """Returns the function (image, label, size, seed) -> views of --augmentation=warped_crop."""
+    scale_range = (config.min_scale_factor, config.max_scale_factor)
+    augment.scale_factors(*scale_range, step=0)  # refuses wrong ones
+    crop_size = tuple(config.train_crop_size)
+    size = warped_crop.warped_size(crop_size, config.augmentation_size)
+    if min(size) < max(crop_size):
+        raise UserError(
+            "Images must be warped to no less than the crop.",
+            where="--augmentation_size",
+            received=config.augmentation_size,
+            accepted=f"at least {max(crop_size)}, the longer side of --train_crop_size",
+        )
+    common = {"crop_size": crop_size, "size": size}
+    filling = _padding(source, config, mean_pixel)
+
+    def crop(rng, image, label):
+        draws = warped_crop.draw(
+            rng, scale_range=scale_range, flip_probability=config.flip_probability, **common
+        )
+        return warped_crop.apply(image, label, draws, **common, **filling)
+
+    return _numpy_views(source, config, crop)
+
+
+def _short_side_crop_views(source: Source, stream: Stream, config: DataConfig, mean_pixel):
+    """Returns (image, label, size, seed) -> views of --augmentation=short_side_crop."""
+    scale_range = (config.min_scale_factor, config.max_scale_factor)
+    augment.scale_factors(*scale_range, step=0)  # refuses wrong ones
+    crop_size = tuple(config.train_crop_size)
+    filling = _padding(source, config, mean_pixel)
+
+    def crop(rng, image, label):
+        draws = short_side_crop.draw(
+            rng,
+            image.shape[:2],
+            crop_size=crop_size,
+            base_size=config.augmentation_size or min(crop_size),
+            scale_range=scale_range,
+            flip_probability=config.flip_probability,
+            max_pixels=config.max_image_megapixels * 1e6,
+        )
+        return short_side_crop.apply(image, label, draws, crop_size=crop_size, **filling)
+
+    return _numpy_views(source, config, crop)
+
+
+def _padding(source: Source, config: DataConfig, mean_pixel: Sequence[float]) -> dict[str, Any]:
+    """Returns what the two augmentations above fill padding with."""
+    color = (0.0, 0.0, 0.0) if config.padding_color == "black" else tuple(mean_pixel)
+    return {"padding_color": color, "ignore_label": source.spec.ignore_label}
+
+
 _VIEWS_OF = {
     "deeplab": _deeplab_views,
     "composition": _composed_views,
     "resized_crop": _resized_crop_views,
+    "warped_crop": _warped_crop_views,
+    "short_side_crop": _short_side_crop_views,
 }
 
 
@@ -1112,6 +1175,7 @@ def make_eval_dataset(
     crop_size: tuple[int, int],
     batch_size: int,
     max_side: int | None = None,
+    resize_to: tuple[str, int] | None = None,
 ) -> "EvalDataset":
     """Makes the data set of one pass over a split, every record exactly once.
 
@@ -1126,25 +1190,44 @@ def make_eval_dataset(
       crop_size: images are padded to this, see `padded_size`; larger ones are taken whole.
       batch_size: rows of a batch.
       max_side: images are halved while a side has more pixels than this; None: they are not.
+      resize_to: ('warp', pixels): images and masks are brought to this many pixels on both sides;
+        ('short_side', pixels): on the shorter side. None: they are not.
 
     Returns:
       An iterable of batches (vocabulary above).
 
     Raises:
-      UserError: the split is not there, empty or truncated; on iterating, a damaged record.
+      UserError: the split is not there, empty or truncated, or images are to be resized in two
+        ways; on iterating, a damaged record.
+
+    Source: `resize_to`: STRICT specification 2.4; ZS3 specification 2.6.
     """
+    if resize_to is not None and (max_side, config.min_resize_value) != (None, None):
+        raise UserError(
+            "Images are to be resized in two ways.",
+            where="--eval_resize, --max_side, --min_resize_value",
+            accepted="one of them",
+        )
     index = records.load_index(config.dataset_dir, split, spec)
     strict = dataclasses.replace(config, skip_bad_records=False)
     source = Source(split, index, spec, strict, labels="optional")
     groups: dict[tuple[int, int], list[int]] = collections.defaultdict(list)
-    sizes = [
-        _halved_size(_resized_size(int(height), int(width), config), max_side)
-        for height, width in zip(index.height, index.width)
-    ]
+
+    def size_of(height: int, width: int) -> tuple[int, int]:
+        if resize_to is None:
+            return _halved_size(_resized_size(height, width, config), max_side)
+        kind, side = resize_to
+        return (
+            (side, side) if kind == "warp" else short_side_crop.scaled_size((height, width), side)
+        )
+
+    sizes = [size_of(int(height), int(width)) for height, width in zip(index.height, index.width)]
     for i, size in enumerate(sizes):
         groups[padded_size(size, crop_size)].append(i)
 
     def resized(image, label, size):
+        if resize_to is not None:
+            return _resized_on_host(image, label, size)
         if max_side is None:
             return _resized(image, label, size, config)
         label = resize.resize_nearest_align_corners(label[None], size)[0]
@@ -1152,6 +1235,20 @@ def make_eval_dataset(
 
     batches = _eval_batches(source, config, mean_pixel, groups, batch_size, sizes, resized)
     return EvalDataset(source, batches)
+
+
+def _resized_on_host(
+    image: tf.Tensor, label: tf.Tensor, size: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Resizes uint8 [H, W, 3] and uint8 [H, W] as Pillow does, for testing as published."""
+
+    def resized(image, label, size):
+        return pixels.resize_image(image, size), pixels.resize_label(label, size)
+
+    image, label = tf.numpy_function(
+        resized, [image, label, size], (tf.uint8, tf.uint8), stateful=False
+    )
+    return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(label, [None, None])
 
 
 def _halved_size(size: tuple[int, int], max_side: int | None) -> tuple[int, int]:
