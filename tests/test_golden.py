@@ -31,6 +31,8 @@ from tests.golden_cases import (
     strict_model,
     zero_label_data,
     zero_label_metrics,
+    zs3_method,
+    zs3_ops,
 )
 from tfseg.errors import UserError
 
@@ -56,6 +58,8 @@ CASES = {
     **strict_model.CASES,
     **zero_label_data.CASES,
     **zero_label_metrics.CASES,
+    **zs3_method.CASES,
+    **zs3_ops.CASES,
 }
 # Families that need an optional library: quantity -> why it cannot be computed here, or None.
 UNAVAILABLE = {**lpl_eval.UNAVAILABLE, **slrnet_ops.UNAVAILABLE}

@@ -20,14 +20,14 @@ from tfseg.monitors import Monitors, summarise
 from tfseg.training.trainer import Trainer
 
 CROP = (33, 33)
-# Background is a seen class; cows are unseen.
+# Cows have no pixel labels in zero-label runs.
+SPLIT = ClassSplit("toy", seen=(0, 1, 2), unseen=(3,), background=0)
+WORDS = np.random.default_rng(9).normal(size=[4, 5]).astype(np.float32)
 SPEC = DatasetSpec(
     "toy",
     ("background", "cat", "dog", "cow"),
-    split=ClassSplit("toy", seen=(0, 1, 2), unseen=(3,), background=0),
-    vectors=ClassVectors(
-        np.random.default_rng(0).normal(size=(4, 5)).astype("float32"), "toy", "", "none"
-    ),
+    split=SPLIT,
+    vectors=ClassVectors(WORDS, source="toy", sha256="", norm="none"),
 )
 # Background takes no part.
 NO_BACKGROUND = dataclasses.replace(SPEC, split=ClassSplit("toy", seen=(1, 2), unseen=(3,)))
@@ -75,6 +75,16 @@ REGIMES = [
             "mirror_views": False,
         },
     },
+    *(
+        {"name": "zs3net", "settings": {"generator_samples": 16, "generator_hidden": 8, **more}}
+        for more in (
+            # One after the other on one replica, together on two.
+            {},
+            {"generator_updates": "mean"},
+            {"generator_updates": "mean", "graph_context": True},
+            {"generator_updates": "mean", "oracle_layout": True},
+        )
+    ),
 ]
 
 
@@ -82,7 +92,9 @@ def regime_id(regime) -> str:
     """Names a regime by its values."""
     settings = regime.get("settings", {})
     words = [regime["name"], "weakly" if regime.get("weakly") else ""]
-    words += [str(settings.get(name, "")) for name in ("supervision", "sampling", "teacher")]
+    options = ("supervision", "sampling", "teacher", "generator_updates")
+    words += [str(settings.get(name, "")) for name in options]
+    words += [name for name in ("graph_context", "oracle_layout") if settings.get(name)]
     words += ["share" if "pseudo_label_share" in settings else ""]
     words += [regime.get("model", {}).get("head", "")]
     words += ["no_background" if regime.get("spec") is NO_BACKGROUND else ""]
@@ -161,15 +173,14 @@ def random_stream(stream: Stream, batch_size: int, spec=SPEC, seed=0, crop=CROP)
         batch["has_label"] = np.arange(batch_size) % 2 == 1
         label = np.where(batch["has_label"][:, None, None], label, spec.ignore_label)
     if stream.labels == "seen":
-        table = spec.split.training_table(spec.num_classes, spec.ignore_label).astype(np.int32)
-        background = spec.split.background
-        hidden = spec.split.evaluation_table(spec.num_classes, spec.ignore_label)
-        batch["hidden_label"] = hidden[label].astype(np.int32)
-        label = table[label]
-        batch["candidate"] = (label == (UNLABELLED if background is None else background)) & (
-            valid > 0
+        table, truth = (
+            make(spec.num_classes, spec.ignore_label).astype(np.int32)
+            for make in (spec.split.training_table, spec.split.evaluation_table)
         )
-        label[label == UNLABELLED] = spec.ignore_label
+        batch["hidden_label"], label = truth[label], table[label]
+        other = UNLABELLED if spec.split.background is None else spec.split.background
+        batch["candidate"] = (label == other) & (valid > 0)
+        label = np.where(label == UNLABELLED, spec.ignore_label, label)
     if stream.labels in ("required", "optional", "listed", "seen"):
         batch["label"] = label
     if stream.image_labels != "none":
@@ -246,8 +257,13 @@ def moments_of(trainer):
     return [
         (checkpoint.variable_name(v), slot.numpy())
         for group, optimizer in zip(trainer.groups, trainer.optimizers)
-        for v, slot in zip(group.variables, optimizer._slots)
+        for v, slot in zip(group.variables, _moments(optimizer))
     ]
+
+
+def _moments(optimizer):
+    """Returns the momentum of each variable; Adam's first moment has another name."""
+    return optimizer._slots if hasattr(optimizer, "_slots") else optimizer._momentums
 
 
 def gradients_of(trainer):
@@ -264,7 +280,10 @@ def test_contract_on_two_replicas(regime, two_replicas):
     trainer = make_trainer(two_replicas, batch_of(regime), **regime)
     method = trainer.method
     # Networks share names, so variables are told apart by themselves.
-    trainable = [id(v) for n in method.networks().values() for v in n.trainable_variables]
+    networks = method.networks().values()
+    of_networks = {id(v) for n in networks for v in n.variables}
+    trainable = [id(v) for n in networks for v in n.trainable_variables]
+    trainable += [id(v) for v in method.trainable_variables if id(v) not in of_networks]
     grouped = [id(v) for group in method.param_groups() for v in group.variables]
     assert sorted(grouped) == sorted(trainable)
     interval = trainer.train(1)

@@ -665,6 +665,17 @@ def test_dropout_needs_a_seed_and_follows_it():
     assert np.abs(one - two).max() > 0
 
 
+def test_dropout_in_the_decoder_is_before_the_logits():
+    """With the first rate at 0 the last one alone decides which features are 0."""
+    rates = {"decoder_dropout_rates": (0.0, 0.5), "aspp_dropout_rate": 0.0}
+    model = _build(SMALL, decoder_output_stride=(4,), fine_tune_batch_norm=False, **rates)
+    whole = model(_image(), training=False)["features"].numpy()
+    dropped = model(_image(), training=True, dropout_seed=SEED)["features"].numpy()
+    kept = dropped != 0
+    np.testing.assert_allclose(dropped[kept], 2 * whole[kept], rtol=1e-4)
+    assert kept[whole > 0].mean() == pytest.approx(0.5, abs=0.05)
+
+
 # Mistakes ---------------------------------------------------------------------------------------
 
 
@@ -687,6 +698,16 @@ def test_dropout_needs_a_seed_and_follows_it():
         ({"image_pyramid": (0.0,)}, "positive"),
         ({"aspp_dropout_rate": 1.5}, "dropout rate"),
         ({"decoder_projection_kernel_size": 2}, "accepted: 1, 3"),
+        ({"decoder_dropout_rates": (0.5, 0.1)}, "--decoder_output_stride=4"),
+        ({"decoder_dropout_rates": (0.5,), "decoder_output_stride": (4,)}, "accepted: 2 in"),
+        (
+            {
+                "decoder_dropout_rates": (0.5, 0.1),
+                "decoder_output_stride": (4,),
+                "decoder_use_sum_merge": True,
+            },
+            "concatenate",
+        ),
     ],
 )
 def test_impossible_settings_are_explained(change, message):

@@ -113,6 +113,10 @@ class ModelConfig:
     decoder_output_is_logits: bool = option(
         False, "The decoder's last convolution gives the logits."
     )
+    decoder_dropout_rates: tuple[float, ...] | None = option(
+        None,
+        "Dropout after each convolution of the decoder; published for ZS3Net: 0.5,0.1.",
+    )
     decoder_projection_kernel_size: int = option(
         1,
         "Kernel of the decoder's projection of low-level features: 1 as in DeepLabv3+, 3 as in "

@@ -397,7 +397,7 @@ class ZS3NetConfig(SPNetConfig):
     layout: str = option(
         "rename",
         "Without --oracle_layout: rename gives the pixels of one seen class of an image to an "
-        "unseen one; balanced does so for several, until both groups are equally frequent.",
+        "unseen one; balanced does so for half of its seen classes, rounded up.",
         choices=("rename", "balanced"),
     )
     synthetic_share: float = option(
@@ -416,7 +416,9 @@ class ZS3NetConfig(SPNetConfig):
         choices=("per_class", "mean"),
     )
     generator_hidden: int = option(256, "Hidden units of the generator; 0: none.", limits=(0, None))
-    noise_dim: int | None = option(None, "Length of the noise; None: that of the word vectors.")
+    noise_dim: int | None = option(
+        None, "Length of the noise; None: that of the word vectors.", limits=(1, None)
+    )
     noise: str = option("uniform", "Distribution of the noise.", choices=("uniform", "gaussian"))
     generator_samples: int = option(
         128, "Pixels of a class that are compared in one update.", limits=(2, None)
@@ -437,13 +439,43 @@ class ZS3NetConfig(SPNetConfig):
     unseen_weight: float = option(
         100.0, "Weight of unseen classes in the classifier's loss.", limits=(0, None)
     )
+    loss_type: str = option(
+        "ce",
+        "The classifier's loss: cross entropy, or focal, made of its mean over the batch.",
+        choices=("ce", "focal"),
+    )
     classifier_init: str = option(
         "normal", "Weights with which the new classifier starts.", choices=("normal", "uniform")
     )
     graph_context: bool = option(
         False, "Generate features along the graph of neighbouring regions (ZS3Net with context)."
     )
-    graph_weight: float = option(0.1, "Weight of that generator's loss.", limits=(0, None))
+    graph_weight: float = option(
+        0.1, "Weight of the classifier's loss on such features.", limits=(0, None)
+    )
+
+    def __post_init__(self):
+        default = {field.name: field.default for field in dataclasses.fields(self)}
+        for name, other, needed in (
+            ("layout", "oracle_layout", False),
+            ("synthetic_share", "oracle_layout", False),
+            ("graph_weight", "graph_context", True),
+        ):
+            value = getattr(self, name)
+            if value != default[name] and getattr(self, other) != needed:
+                raise UserError(
+                    f"--{name} would not be heeded.",
+                    where=f"--{name}={value}",
+                    received=f"--{other}={getattr(self, other)}",
+                    fix=f"leave out --{name}, or change --{other}",
+                )
+        if not self.mmd_bandwidths or min(self.mmd_bandwidths) <= 0:
+            raise UserError(
+                "--mmd_bandwidths are positive numbers.",
+                where="--mmd_bandwidths",
+                received=", ".join(map(str, self.mmd_bandwidths)),
+                accepted="published: 2,5,10,20,40,80",
+            )
 
 
 # By name of the method, as in `tfseg.methods.METHODS`.
@@ -454,4 +486,5 @@ METHOD_CONFIGS = {
     "slrnet": SLRNetConfig,
     "spnet": SPNetConfig,
     "strict": StrictConfig,
+    "zs3net": ZS3NetConfig,
 }

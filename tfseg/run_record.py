@@ -21,6 +21,7 @@ MAY_DIFFER = (
     "sync_batch_norm",
     "batch_norm_momentum",
     "aspp_dropout_rate",
+    "decoder_dropout_rates",
     "classifier_dropout_rate",
     "mixed_precision",
     "prediction_with_upsampled_logits",

@@ -6,6 +6,7 @@ from tfseg.methods.slrnet import SLRNet
 from tfseg.methods.spnet import SPNet
 from tfseg.methods.strict import Strict
 from tfseg.methods.supervised import Supervised
+from tfseg.methods.zs3net import ZS3Net
 
 METHODS = {
     "supervised": Supervised,
@@ -14,4 +15,5 @@ METHODS = {
     "slrnet": SLRNet,
     "spnet": SPNet,
     "strict": Strict,
+    "zs3net": ZS3Net,
 }

@@ -75,7 +75,8 @@ def uniform_fan_in(fan_in: int) -> Initializer:
     return lambda rng, shape: rng.uniform(-limit, limit, shape).astype(np.float32)
 
 
-def _constant(value: float) -> Initializer:
+def constant(value: float) -> Initializer:
+    """The same value everywhere."""
     return lambda rng, shape: np.full(shape, value, np.float32)
 
 
@@ -224,7 +225,7 @@ class Conv2D(Layer):
         self.kernel = settings.variable(f"{name}/{kernel_name}", shape, init)
         self.bias = None
         if use_bias:
-            init = settings.choose_init(fan_in, bias_init or _constant(0.0))
+            init = settings.choose_init(fan_in, bias_init or constant(0.0))
             self.bias = settings.variable(f"{name}/{bias_name}", [filters], init)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
@@ -383,7 +384,7 @@ class BatchNorm(Layer):
         self._epsilon = settings.epsilon if epsilon is None else epsilon
         self._fine_tune = settings.fine_tune_batch_norm
         self._sync = settings.sync_batch_norm
-        ones, zeros = _constant(1.0), _constant(0.0)
+        ones, zeros = constant(1.0), constant(0.0)
         shape = [channels]
         self._channels = channels
         self.gamma = settings.variable(f"{name}/gamma", shape, ones) if use_gamma else None
