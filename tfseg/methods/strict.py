@@ -32,6 +32,7 @@ from tfseg.methods.spnet import SPNet
 from tfseg.models.layers import fold_seed
 from tfseg.monitors import Monitors
 from tfseg.ops import agreement
+from tfseg.ops.calibration import Calibration, calibrated
 from tfseg.ops.confident_share import most_confident
 from tfseg.ops.losses import pixel_cross_entropy
 
@@ -267,8 +268,9 @@ class Strict(SPNet):
         settings, split = self.settings, self.spec.split
         logits = self.view_logits(image, candidate.shape[1:3], seed=seed)
         seen = tf.constant([float(c in split.seen) for c in self._answers])
-        bias = settings.teacher_seen_bias * seen
-        scores = [tf.nn.softmax(x) - bias for x in logits] if settings.teacher_seen_bias else logits
+        scores = logits
+        if settings.teacher_seen_bias:
+            scores = [self._weakened(tf.nn.softmax(x)) for x in logits]
         answer, kept = agreement.agree(scores)
         none = self.spec.ignore_label if split.background is None else split.background
         label = tf.where(
@@ -281,13 +283,20 @@ class Strict(SPNet):
         kept &= confidence >= settings.min_confidence
         if settings.pseudo_label_share is not None:
             chosen = most_confident(
-                probs - bias,
+                self._weakened(probs),
                 candidate & kept,
                 classes=[i for i, c in enumerate(self._answers) if c in split.unseen],
                 percent=settings.pseudo_label_share,
             )
             kept &= (chosen >= 0) | (tf.gather(seen, answer) > 0)
         return label, kept
+
+    def _weakened(self, probs: tf.Tensor) -> tf.Tensor:
+        """Returns the teacher's probabilities less the bias of seen classes."""
+        if not self.settings.teacher_seen_bias:
+            return probs
+        seen = tuple(i for i, c in enumerate(self._answers) if c in self.spec.split.seen)
+        return calibrated(probs, Calibration(seen, self.settings.teacher_seen_bias))
 
     def segmentation_loss(self, logits: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
         """Returns the mean cross entropy over seen and unseen classes.
