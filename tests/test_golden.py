@@ -27,10 +27,12 @@ from tests.golden_cases import (
     slrnet_model,
     slrnet_ops,
     slrnet_training,
-    zs3_method,
-    zs3_ops,
+    strict_method,
+    strict_model,
     zero_label_data,
     zero_label_metrics,
+    zs3_method,
+    zs3_ops,
 )
 from tfseg.errors import UserError
 
@@ -52,10 +54,12 @@ CASES = {
     **slrnet_model.CASES,
     **slrnet_ops.CASES,
     **slrnet_training.CASES,
-    **zs3_method.CASES,
-    **zs3_ops.CASES,
+    **strict_method.CASES,
+    **strict_model.CASES,
     **zero_label_data.CASES,
     **zero_label_metrics.CASES,
+    **zs3_method.CASES,
+    **zs3_ops.CASES,
 }
 # Families that need an optional library: quantity -> why it cannot be computed here, or None.
 UNAVAILABLE = {**lpl_eval.UNAVAILABLE, **slrnet_ops.UNAVAILABLE}

@@ -29,6 +29,8 @@ SPEC = DatasetSpec(
     split=SPLIT,
     vectors=ClassVectors(WORDS, source="toy", sha256="", norm="none"),
 )
+# Background takes no part.
+NO_BACKGROUND = dataclasses.replace(SPEC, split=ClassSplit("toy", seen=(1, 2), unseen=(3,)))
 SMALL = {
     "model_variant": "toy",
     "decoder_output_stride": (4,),
@@ -59,6 +61,20 @@ REGIMES = [
             ("pixel_labels", {}),
         )
     ),
+    {"name": "spnet"},
+    {"name": "spnet", "model": {"head": "projection"}, "spec": NO_BACKGROUND},
+    {"name": "strict", "model": {"head": "projection"}},
+    {"name": "strict", "model": {"head": "projection"}, "spec": NO_BACKGROUND},
+    {"name": "strict", "model": {"head": "projection"}, "settings": {"teacher": "ema"}},
+    {
+        "name": "strict",
+        "settings": {
+            "generator_classes": "all",
+            "pseudo_label_share": 50.0,
+            "view_scales": (),
+            "mirror_views": False,
+        },
+    },
     *(
         {"name": "zs3net", "settings": {"generator_samples": 16, "generator_hidden": 8, **more}}
         for more in (
@@ -76,9 +92,12 @@ def regime_id(regime) -> str:
     """Names a regime by its values."""
     settings = regime.get("settings", {})
     words = [regime["name"], "weakly" if regime.get("weakly") else ""]
-    words += [str(settings.get(name, "")) for name in ("supervision", "sampling")]
-    words.append(settings.get("generator_updates", ""))
+    options = ("supervision", "sampling", "teacher", "generator_updates")
+    words += [str(settings.get(name, "")) for name in options]
     words += [name for name in ("graph_context", "oracle_layout") if settings.get(name)]
+    words += ["share" if "pseudo_label_share" in settings else ""]
+    words += [regime.get("model", {}).get("head", "")]
+    words += ["no_background" if regime.get("spec") is NO_BACKGROUND else ""]
     return "-".join(word for word in words if word)
 
 
@@ -96,7 +115,12 @@ def config_of(regime):
 
 def batch_of(regime):
     """Returns a batch of a regime's streams."""
-    return random_batch(METHODS[regime["name"]], config_of(regime), settings=settings_of(regime))
+    return random_batch(
+        METHODS[regime["name"]],
+        config_of(regime),
+        settings=settings_of(regime),
+        spec=regime.get("spec", SPEC),
+    )
 
 
 # Those with a stream whose masks only monitors may see.

@@ -486,7 +486,9 @@ def _initialise_networks(method: Any, config: TrainConfig) -> None:
             flush=True,
         )
     for network in method.networks().values():
-        _initialise(network, config)
+        # A teacher that is not trained becomes a copy of the network before the first step.
+        if network.trainable_variables:
+            _initialise(network, config)
 
 
 def _ema(method: Any, build: Any, config: TrainConfig) -> Any:

@@ -455,9 +455,9 @@ class TrainConfig:
     pretrained_weights: str | None = option(
         None,
         "Weights of the backbone alone: the path of a PyTorch file (.pth, .safetensors), for "
-        "resnet50s, resnet101s, wide_resnet38 and efficientnet_lite0; or 'imagenet' for "
-        "efficientnet_lite0, from an installed package (extra [pretrained]), or the path of its "
-        ".npz file.",
+        "resnet50s, resnet101s, resnet101, resnet101_msra, wide_resnet38 and efficientnet_lite0; "
+        "or 'imagenet' for efficientnet_lite0, from an installed package (extra [pretrained]), or "
+        "the path of its .npz file.",
     )
     initialize_last_layer: bool = option(False, "Take the last layers from the checkpoint too.")
     last_layers_contain_logits_only: bool = option(

@@ -326,7 +326,9 @@ class StrictConfig(SPNetConfig):
         (1.5, 1.75), "Sizes of the teacher's further views; an empty value: the image alone."
     )
     random_view_scales: bool = option(
-        False, "Draw those sizes anew at every step, between 1 and the largest of them."
+        False,
+        "Draw as many sizes anew at every step, between the smallest and the largest of them; "
+        "published: 0.5,1.75.",
     )
     mirror_views: bool = option(True, "Also the mirror image of every view.")
     generator_classes: str = option(
@@ -482,5 +484,7 @@ METHOD_CONFIGS = {
     "pseudoseg": PseudoSegConfig,
     "learning_pseudo_labels": LearningPseudoLabelsConfig,
     "slrnet": SLRNetConfig,
+    "spnet": SPNetConfig,
+    "strict": StrictConfig,
     "zs3net": ZS3NetConfig,
 }

@@ -31,6 +31,7 @@ from tfseg.config import DataConfig, TrainConfig
 from tfseg.data.pipeline import Stream
 from tfseg.errors import UserError
 from tfseg.method_config import ZS3NetConfig
+from tfseg.methods import zero_label
 from tfseg.methods.base import Batch, Method, ParamGroup
 from tfseg.models import gmmn
 from tfseg.models.layers import Settings, fold_seed
@@ -206,12 +207,14 @@ class ZS3Net(Method):
         return self.model.logits_layer.convolutions[0].kernel
 
     def _check(self, replicas: int) -> None:
-        for value, flag in (
-            (self.spec.split, "class_split"),
-            (self.spec.vectors, "class_embeddings"),
-        ):
-            if value is None:
-                raise UserError(f"zs3net needs --{flag}.", where=f"--{flag}", received=None)
+        zero_label.check(self)
+        if self.spec.vectors is None:
+            raise UserError(
+                "zs3net needs word vectors of the classes.",
+                where="--class_embeddings",
+                fix="add --class_embeddings=FILE.npz; tfrecords_tools/build_class_embeddings.py "
+                "makes such files",
+            )
         if self._updates == "per_class" and replicas > 1:
             raise UserError(
                 "Updates one after the other need all images in one place.",
@@ -221,14 +224,6 @@ class ZS3Net(Method):
             )
         if self.settings.graph_context:
             self._check_graph()
-        self.refuse_flags(
-            "label_weights",
-            "top_k_percent_pixels",
-            "hard_example_mining_step",
-            "parameter_groups",
-            "last_layer_gradient_multiplier",
-            "weakly",
-        )
 
     def _check_graph(self) -> None:
         if self.config.jit_compile:
