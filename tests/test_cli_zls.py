@@ -16,7 +16,6 @@ from tfseg.config import DataConfig
 from tfseg.data.class_splits import ClassSplit
 from tfseg.data.specs import DATASETS
 from tfseg.errors import UserError
-from tfseg.methods import METHODS
 
 DIGITS = [str(i) for i in range(10)]
 SPLIT = {
@@ -25,8 +24,6 @@ SPLIT = {
     "validation": ["6"],
     "background": "background",
 }
-# The methods are built beside these tests.
-needs_spnet = pytest.mark.skipif("spnet" not in METHODS, reason="SPNet is not there yet")
 
 
 def split_file(folder, **changes):
@@ -63,7 +60,6 @@ def projecting(records, *extra):
 # Refused before TensorFlow is loaded ------------------------------------------------------------
 
 
-@needs_spnet
 def test_a_class_split_is_required(records, tmp_path):
     result = run(*arguments(records, tmp_path), check=False)
     assert_user_error(result, "--class_split", "--method=spnet", '"unseen"')
@@ -78,7 +74,6 @@ def test_other_methods_take_no_class_split(records, tmp_path, flag):
     assert_user_error(result, f"--{flag.split('=')[0]}", "--method=supervised", "train_zls.py")
 
 
-@needs_spnet
 @pytest.mark.parametrize(
     "split, extra, words",
     [
@@ -112,7 +107,6 @@ def trained(records, tmp_path_factory):
     return folder, result.stdout
 
 
-@needs_spnet
 @pytest.mark.slow
 def test_config_json_keeps_the_split_and_what_the_vectors_are(trained):
     folder, output = trained
@@ -126,7 +120,6 @@ def test_config_json_keeps_the_split_and_what_the_vectors_are(trained):
     assert "8 seen classes; unseen: 7, 8, 9; background: is a seen class" in output
 
 
-@needs_spnet
 @pytest.mark.slow
 def test_evaluation_needs_neither_the_files_nor_the_flags(records, trained, tmp_path):
     folder, _ = trained
@@ -137,7 +130,6 @@ def test_evaluation_needs_neither_the_files_nor_the_flags(records, trained, tmp_
     assert same["confusion_matrix"] == metrics["confusion_matrix"]
 
 
-@needs_spnet
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "change, words",
@@ -163,7 +155,6 @@ def test_another_split_is_another_run(records, trained, tmp_path, change, words)
     assert_user_error(run(*command, split, check=False), "contradicts the run", *words)
 
 
-@needs_spnet
 @pytest.mark.slow
 def test_other_vectors_are_another_run(records, trained):
     folder, _ = trained
@@ -174,7 +165,6 @@ def test_other_vectors_are_another_run(records, trained):
     assert_user_error(result, "another run", "--class_embeddings", "SHA-256")
 
 
-@needs_spnet
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "extra, words",
@@ -190,7 +180,6 @@ def test_what_the_network_or_the_data_cannot_do(records, tmp_path, extra, words)
     assert_user_error(run(*command, check=False), *words)
 
 
-@needs_spnet
 @pytest.mark.slow
 def test_vectors_of_another_width_than_the_head(records, tmp_path):
     extra = projecting(records, "--projection_dim=12", split_file(tmp_path))
@@ -198,7 +187,6 @@ def test_vectors_of_another_width_than_the_head(records, tmp_path):
     assert_user_error(result, "13 numbers", "12")
 
 
-@needs_spnet
 @pytest.mark.slow
 def test_left_out_images_are_counted_and_noted(records, tmp_path):
     (tmp_path / "drop.txt").write_text("train_00000\ntrain_00003\n")

@@ -76,7 +76,6 @@ CASES = [
     pytest.param(regime, split, id=f"{regime}, {split}")
     for regime in REGIMES
     for split in regime.splits
-    if regime.method in METHODS
 ]
 
 

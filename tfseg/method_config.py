@@ -322,7 +322,7 @@ class StrictConfig(SPNetConfig):
         "becomes a copy of the network, and momentum and learning rate start afresh.",
         limits=(1, None),
     )
-    view_scales: tuple[float, ...] = option(
+    view_scales: tuple[float, ...] | None = option(
         (1.5, 1.75), "Sizes of the teacher's further views; an empty value: the image alone."
     )
     random_view_scales: bool = option(

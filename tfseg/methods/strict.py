@@ -51,6 +51,8 @@ class Strict(SPNet):
         self.teacher = build_model(name="teacher")
         self.teacher.trainable = False
         split, settings = self.spec.split, self.settings
+        # (An empty flag is None.)
+        self._view_scales = tuple(settings.view_scales or ())
         self._answers = split.unseen if settings.generator_classes == "unseen" else split.visible
         self._otherwise = self.spec.ignore_label
         if split.background is not None and settings.disagreeing == "background":
@@ -98,7 +100,7 @@ class Strict(SPNet):
         self._check_background()
 
     def _check_views(self) -> None:
-        settings, scales = self.settings, self.settings.view_scales
+        settings, scales = self.settings, self._view_scales
         if any(scale <= 0 for scale in scales):
             raise UserError("Sizes are positive.", where="--view_scales", received=scales)
         if not settings.random_view_scales:
@@ -243,7 +245,7 @@ class Strict(SPNet):
         return result
 
     def _scales(self, seed: tf.Tensor | None) -> list[float | tf.Tensor]:
-        scales = self.settings.view_scales
+        scales = self._view_scales
         if not self.settings.random_view_scales:
             return list(scales)
         drawn = tf.random.stateless_uniform([len(scales)], seed, alg="philox")
