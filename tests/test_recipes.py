@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import time
 import pytest
 
 from tests.conftest import RECORD_SIZE
-from tests.programs import ROOT, environment
+from tests.programs import ROOT, environment, run
 from tests.runs import NETWORK, log_of
 from tfseg import checkpoint
 
@@ -39,7 +40,8 @@ ZERO_LABEL = (
     *SHARED,
     "--class_split=experiments/digits_split.json",
     "--train_batch_size=2",
-    "--training_number_of_steps=2",
+    "--training_number_of_steps=60",
+    "--save_interval_steps=15",
 )
 SPNET = (*ZERO_LABEL, "--method=spnet", "--head=projection")
 STRICT = (
@@ -48,11 +50,10 @@ STRICT = (
     "--head=projection",
     "--initialize_last_layer",
     "--fine_tune_batch_norm=false",
-    "--training_number_of_steps=60",
     "--rounds=2",
     "--view_scales=1.5",
 )
-ZS3 = (*ZERO_LABEL, "--method=zs3net", "--training_number_of_steps=60")
+ZS3 = (*ZERO_LABEL, "--method=zs3net")
 ZS5 = (
     *ZERO_LABEL,
     "--method=strict",
@@ -185,37 +186,50 @@ def scores_of(out, name):
     return f"{name:<16} {metrics['miou']:.3f}  " + "  ".join(f"{g} {scores[g]:.3f}" for g in groups)
 
 
-def kill_inside(process, folder):
-    """Kills a recipe while it trains in a folder; returns the step from which it will go on."""
-    wait_for(folder / "train_log.jsonl", process, lines=20)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait(timeout=100)
-    step = checkpoint.step_of(checkpoint.newest(str(folder)))
-    assert 0 < step < 60
-    return step
+def killed_inside(*stages, settings, log, recipe):
+    """Runs a recipe to its end, with a kill in each of some trainings; returns its last output."""
+    out = pathlib.Path(settings["OUTPUT_DIR"])
+    for stage in stages:
+        process = begin(settings, log, recipe)
+        wait_for(out / stage / "train_log.jsonl", process, lines=20)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=100)
+        assert 0 < checkpoint.step_of(checkpoint.newest(str(out / stage))) < 60
+    process = begin(settings, log, recipe)
+    assert process.wait(timeout=500) == 0, log.read_text()[-2000:]
+    for stage in stages:
+        assert [entry["step"] for entry in log_of(out / stage)] == list(range(1, 61))
+    return log.read_text()
+
+
+def draw(settings, stage):
+    """Exports the pictures of a training."""
+    out = pathlib.Path(settings["OUTPUT_DIR"])
+    run(
+        "vis.py",
+        f"--checkpoint_dir={out / stage}",
+        f"--dataset_dir={settings['DATASET_DIR']}",
+        f"--vis_logdir={out / 'pictures'}",
+        f"--vis_crop_size={settings['CROP']}",
+        "--also_save_raw_predictions",
+    )
+    assert (out / "pictures" / "index.html").exists()
+    assert len(list((out / "pictures" / "raw_segmentation_results").iterdir())) == 7
 
 
 def test_strict_takes_the_bias_from_validation_classes(records, tmp_path):
-    settings = environment_of(
-        records, tmp_path, SPNET_FLAGS=SPNET, STRICT_FLAGS=(*STRICT, "--save_interval_steps=15")
-    )
+    settings = environment_of(records, tmp_path, SPNET_FLAGS=SPNET, STRICT_FLAGS=STRICT)
     out, log = tmp_path / "out", tmp_path / "log"
-    process = begin(settings, log, "strict")
-    # The second round begins at step 30.
-    kill_inside(process, out / "stage3")
+    text = killed_inside("stage2", "stage3", settings=settings, log=log, recipe="strict")
+    assert "== 4_spnet_bias: done before ==" in text
     sweep = json.loads((out / "2_sweep" / "metrics.json").read_text())["zero_label"]
     assert sweep["unseen"] == ["5", "6"] and sweep["held_out"] == ["7", "8", "9"]
     assert len(sweep["seen_bias_sweep"]) == 21
-
-    process = begin(settings, log, "strict")
-    assert process.wait(timeout=500) == 0, log.read_text()[-2000:]
-    text = log.read_text()
-    assert "== 4_spnet_bias: done before ==" in text
-    assert [entry["step"] for entry in log_of(out / "stage3")] == list(range(1, 61))
     bias = json.loads((out / "4_spnet_bias" / "metrics.json").read_text())["zero_label"]
     assert bias["seen_bias"] == sweep["best_seen_bias"]
     for name in ("4_spnet", "4_spnet_bias", "6_strict"):
         assert scores_of(out, name) in text
+    draw(settings, "stage3")
 
     for change, words in (
         ({"SEEN_BIASES": "0:1"}, "SEEN_BIASES=0:1: not first:last:step"),
@@ -231,19 +245,15 @@ def test_zs3_goes_on_to_zs5(records, tmp_path):
         records,
         tmp_path,
         STEP1_FLAGS=(*ZERO_LABEL, "--method=spnet"),
-        STEP2_FLAGS=(*ZS3, "--save_interval_steps=15"),
+        STEP2_FLAGS=ZS3,
         ZS5_FLAGS=ZS5,
     )
     out, log = tmp_path / "out", tmp_path / "log"
-    process = begin(settings, log, "zs3")
-    kill_inside(process, out / "stage2")
-    process = begin(settings, log, "zs3")
-    assert process.wait(timeout=500) == 0, log.read_text()[-2000:]
-    text = log.read_text()
-    assert "== 2_seen: done before ==" in text
-    assert [entry["step"] for entry in log_of(out / "stage2")] == list(range(1, 61))
+    text = killed_inside("stage2", "stage3", settings=settings, log=log, recipe="zs3")
+    assert "== 4_zs3net: done before ==" in text
     for name in ("2_seen", "4_zs3net", "6_zs5"):
         assert scores_of(out, name) in text
+    draw(settings, "stage3")
 
 
 def test_mistakes_in_later_steps_are_told_before_the_first_and_lock_nothing(records, tmp_path):
