@@ -326,12 +326,20 @@ def _prepare_logdir(path: str) -> None:
         raise UserError("--train_logdir is a file.", where=path, fix="choose a directory") from None
 
 
-def _initialise(model, config: TrainConfig) -> None:
-    """Gives a fresh network its initial weights and says what matched."""
-    from tfseg import initial_weights
+def _initialise(model, config: TrainConfig) -> set[str]:
+    """Gives a fresh network its initial weights and says what matched.
 
+    Returns:
+      Names of the variables that keep their random values.
+    """
+    from tfseg import checkpoint, initial_weights
+    from tfseg.models.projection import CLASS_VECTORS
+
+    random = set(checkpoint.by_name(model.variables)) - {CLASS_VECTORS}
     if config.pretrained_weights:
-        print(initial_weights.load_pretrained(model, config.pretrained_weights), flush=True)
+        coverage = initial_weights.load_pretrained(model, config.pretrained_weights)
+        print(coverage, flush=True)
+        random.difference_update(coverage.matched)
     if config.tf_initial_checkpoint:
         coverage = initial_weights.load_initial_weights(
             model,
@@ -340,6 +348,8 @@ def _initialise(model, config: TrainConfig) -> None:
             last_layers_contain_logits_only=config.last_layers_contain_logits_only,
         )
         print(coverage, flush=True)
+        random.difference_update(coverage.matched)
+    return random
 
 
 def _train(argv: list[str]) -> int:
@@ -373,6 +383,7 @@ def _train(argv: list[str]) -> int:
 
     strategy = devices.make_strategy(config, tell_clones=flags.is_given("num_clones"))
     replicas = strategy.num_replicas_in_sync
+    settings = METHODS[config.method].complete_settings(settings, replicas)
     if config.jit_compile and model_config.sync_batch_norm and replicas > 1:
         raise UserError(
             "--jit_compile and --sync_batch_norm cannot be used together on several replicas.",
@@ -488,7 +499,9 @@ def _initialise_networks(method: Any, config: TrainConfig) -> None:
     for network in method.networks().values():
         # A teacher that is not trained becomes a copy of the network before the first step.
         if network.trainable_variables:
-            _initialise(network, config)
+            random = _initialise(network, config)
+            if network is method.model:
+                method.check_initial_weights(random)
 
 
 def _ema(method: Any, build: Any, config: TrainConfig) -> Any:

@@ -7,7 +7,7 @@ distribution and no flag.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -222,6 +222,21 @@ class Method(tf.Module):
         """
         check_choice(config.head, cls.heads, flag="head", what=f"head for {cls.__name__}")
         return config
+
+    @classmethod
+    def complete_settings(cls, settings: Any, replicas: int) -> Any:
+        """Returns the method's settings, those included that depend on the number of replicas."""
+        return settings
+
+    def check_initial_weights(self, random: Collection[str]) -> None:
+        """Looks at what a fresh run starts from; the default is content with everything.
+
+        Args:
+          random: names of the deployable network's variables that start from random values.
+
+        Raises:
+          UserError: the method would learn nothing from there.
+        """
 
     @classmethod
     def streams(cls, data: DataConfig, train: TrainConfig, settings: Any) -> dict[str, Stream]:
