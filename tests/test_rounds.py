@@ -167,10 +167,22 @@ def test_rounds_may_follow_but_not_change(tmp_path):
     class Four(Rounds):
         rounds = ROUNDS + 1
 
-    with pytest.raises(UserError, match=r"step 12 in round 2, of 6(.|\n)*step 12 in round 3"):
+    with pytest.raises(UserError, match=r"of 6 steps(.|\n)*of 4 steps; step 12 is in round 3"):
         finish(*make(tmp_path, training_number_of_steps=ROUNDS * 6))
     longer = finish(*make(tmp_path, Four))
     assert longer.step == STEPS + PERIOD and len(longer.method.begun) == 1
+
+
+def test_a_round_keeps_its_length_while_it_lasts(tmp_path):
+    """Though step 2 is in the first round either way."""
+    trainer, _, start_at = make(tmp_path)
+    start_at(0)
+    trainer.train(2)
+    networks = trainer.method.networks()
+    checkpoint.Store(str(tmp_path), networks, trainer.state(), max_to_keep=1).save(2)
+    with pytest.raises(UserError, match=r"rounds of 3 steps(.|\n)*rounds of 4 steps; step 2 is"):
+        finish(*make(tmp_path, training_number_of_steps=ROUNDS * 3))
+    assert finish(*make(tmp_path)).step == STEPS
 
 
 def test_loss_scaling_goes_on_over_rounds(tmp_path):

@@ -294,6 +294,35 @@ def _with_projection(config: ModelConfig, spec: Any) -> ModelConfig:
     return config
 
 
+def _initial_run(config: TrainConfig, spec: Any) -> dict[str, Any] | None:
+    """Returns what the run behind the initial checkpoint was told of labels; None: not known.
+
+    Raises:
+      UserError: it saw labels of classes that are unseen, or take no part, in this run.
+    """
+    from tfseg.data import class_names
+
+    if not config.tf_initial_checkpoint:
+        return None
+    told = run_record.told(run_record.read(config.tf_initial_checkpoint))
+    if told is None or spec.split is None:
+        return told
+    hidden = [spec.class_names[c] for c in (*spec.split.unseen, *spec.split.held_out)]
+    known = [name for name in hidden if class_names.matches(told["seen_classes"], name)]
+    if known:
+        raise UserError(
+            "The initial checkpoint has learned from labels of classes that are unseen in this "
+            "run, or held out.",
+            where=f"--tf_initial_checkpoint={config.tf_initial_checkpoint}",
+            received=", ".join(known),
+            accepted="a run that saw labels of none of these classes: "
+            f"{', '.join(hidden)} ({run_record.NAME} beside the checkpoint says what it saw)",
+            fix="train the first step with this run's --class_split and "
+            "--exclude_validation_classes",
+        )
+    return told
+
+
 def _describe_split(spec: Any) -> str:
     """Returns one line on what the network is told."""
     facts = run_record.zero_label_facts(spec.to_json())
@@ -422,6 +451,9 @@ def _train(argv: list[str]) -> int:
         changed = run_record.check_continues(config.train_logdir, **facts)
         if changed:
             print(f"note: goes on with other settings: {'; '.join(changed)}", flush=True)
+        initial_run = (run_record.read(config.train_logdir) or {}).get("initial_run")
+    else:
+        initial_run = _initial_run(config, spec)
     with Interruption() as interruption:
         with strategy.scope():
             build = model_builder(model_config, spec, data_config.train_crop_size, seed=config.seed)
@@ -448,7 +480,8 @@ def _train(argv: list[str]) -> int:
         _note_leaks(data_config, spec)
         is_chief = _is_chief(strategy)
         if is_chief:
-            run_record.write(config.train_logdir, **facts, extra={"num_replicas": replicas})
+            extra = {"num_replicas": replicas, "initial_run": initial_run}
+            run_record.write(config.train_logdir, **facts, extra=extra)
         trainer = Trainer(
             method=method,
             strategy=strategy,
@@ -697,13 +730,9 @@ def _evaluate(argv: list[str]) -> int:
 
 
 def _unseen_masks(checkpoint_dir: str) -> dict[str, Any]:
-    """Returns the settings of a training run by which masks of unseen classes acted, by name."""
-    record = run_record.read(checkpoint_dir) or {}
-    settings = {**record.get("data", {}), **record.get("method", {})}
-    return {
-        "oracle_layout": bool(settings.get("oracle_layout")),
-        "drop_images": settings.get("drop_images"),
-    }
+    """Returns by which settings of a run, or one before it, masks of unseen classes acted."""
+    told = run_record.told(run_record.read(checkpoint_dir)) or {}
+    return {name: told.get(name) for name in ("oracle_layout", "drop_images")}
 
 
 def _visualize(argv: list[str]) -> int:

@@ -119,6 +119,14 @@ class Trainer:
                 )
             )
             self._period = config.training_number_of_steps // (method.rounds or 1)
+            # Of the run that made the checkpoint, once that is restored.
+            self._stored_period = (
+                None
+                if method.rounds is None
+                else tf.Variable(
+                    self._period, trainable=False, dtype=tf.int64, name="steps_of_a_round"
+                )
+            )
             self.groups = method.param_groups()
             self.optimizers = [self._make_optimizer(group) for group in self.groups]
         gradients = self._losses_and_gradients
@@ -162,6 +170,7 @@ class Trainer:
         state = {"global_step": self.global_step}
         if self.round is not None:
             state["round"] = self.round
+            state["steps_of_a_round"] = self._stored_period
         for group, optimizer in zip(self.groups, self.optimizers):
             for i, variable in enumerate(_variables(optimizer)):
                 state[f"optimizer/{group.name}/{i}/{checkpoint.variable_name(variable)}"] = variable
@@ -306,20 +315,21 @@ class Trainer:
             self.round.assign(number)
 
     def check_round(self) -> None:
-        """Insists, after a restore, that the rounds so far are those of this run.
+        """Insists, after a restore, that rounds are as long as they were.
 
         Raises:
           UserError: --rounds or the number of steps changed, so that rounds begin at other steps.
         """
-        if self.round is None or self.step == 0:
+        if self.round is None:
             return
-        stored, ours = int(self.round.numpy()), (self.step - 1) // self._period
-        if stored != ours:
+        stored = int(self._stored_period.numpy())
+        if stored != self._period:
             raise UserError(
-                "The run was in another round than its flags say.",
+                "The rounds of this run are not as long as those of its checkpoint.",
                 where="--rounds, --training_number_of_steps",
-                received=f"step {self.step} in round {ours + 1}, of {self._period} steps each",
-                accepted=f"step {self.step} in round {stored + 1}",
+                received=f"rounds of {self._period} steps",
+                accepted=f"rounds of {stored} steps; step {self.step} is in round "
+                f"{max(int(self.round.numpy()), 0) + 1}",
                 fix="repeat the flags of the first run; more rounds of the same length may follow",
             )
 
