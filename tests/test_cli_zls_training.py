@@ -50,6 +50,10 @@ def continuing(trained, *extra):
     return (f"--tf_initial_checkpoint={trained}", "--initialize_last_layer", *extra)
 
 
+def on_features_of(trained, *extra):
+    return (f"--tf_initial_checkpoint={trained}", "--last_layers_contain_logits_only", *extra)
+
+
 @pytest.fixture(scope="module")
 def spnet(train, tmp_path_factory):
     logdir = tmp_path_factory.mktemp("spnet") / "run"
@@ -74,7 +78,7 @@ def commands(train, spnet, step1):
     return {
         "strict": lambda logdir: train(logdir, "strict", *continuing(spnet, *strict)),
         "zs3net": lambda logdir: train(
-            logdir, "zs3net", *continuing(step1, *zs3net), head="deeplab"
+            logdir, "zs3net", *on_features_of(step1, *zs3net), head="deeplab"
         ),
     }
 

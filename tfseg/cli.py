@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from tfseg import command_line, flags, run_record
 from tfseg.config import OUTPUT_STRIDES, DataConfig, EvalConfig, ModelConfig, TrainConfig, VisConfig
 from tfseg.errors import UserError, check_choice
-from tfseg.method_config import METHOD_CONFIGS, SPNetConfig
+from tfseg.method_config import METHOD_CONFIGS, ZeroLabelConfig
 
 # Where the published programs differ from each other (PseudoSeg specification 1.3).
 _PROGRAM_DEFAULTS = {
@@ -150,8 +150,7 @@ def _check_split_flags(config: DataConfig, method: str) -> None:
     Raises:
       UserError: --class_split is missing, or a flag of theirs was given to another method.
     """
-    # Whose settings are SPNet's or made from them.
-    methods = [name for name, cls in METHOD_CONFIGS.items() if issubclass(cls, SPNetConfig)]
+    methods = [name for name, cls in METHOD_CONFIGS.items() if issubclass(cls, ZeroLabelConfig)]
     if method in methods:
         if config.class_split is None:
             raise UserError(

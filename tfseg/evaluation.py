@@ -39,7 +39,7 @@ METRICS_FILE = "metrics.json"
 # How a run with seen and unseen classes is measured.
 MODES = ("generalised", "zero_label", "vanilla")
 _MAX_SWEPT = 1001
-# Settings of a training run, or of one before it, by which masks of unseen classes acted, and what to
+# Settings of a training run, or one before it, by which masks of unseen classes acted, and what to
 # say of them.
 _UNSEEN_MASKS = {
     "oracle_layout": "trained with --oracle_layout, in this run or one before it: masks of unseen "

@@ -105,7 +105,12 @@ def default_param_groups(
 
 
 def new_layers_groups(
-    model: Any, config: TrainConfig, *, multiplier: float, nesterov: bool = False
+    model: Any,
+    config: TrainConfig,
+    *,
+    multiplier: float,
+    nesterov: bool = False,
+    biases_alike: bool = False,
 ) -> list[ParamGroup]:
     """Groups a network's variables in four: backbone or new layers, weights or biases.
 
@@ -117,15 +122,17 @@ def new_layers_groups(
       config: `weight_decay` is used.
       multiplier: factor on the learning rate of what is not the backbone.
       nesterov: as in `ParamGroup`.
+      biases_alike: biases learn and decay as weights do.
 
-    Source: SLRNet specification 5; STRICT specification 5.
+    Source: SLRNet specification 5; STRICT specification 5; ZS3 specification 5 for `biases_alike`.
     """
     backbone = {id(v) for v in model.backbone.trainable_variables}
     members: dict[str, list[tf.Variable]] = {}
     for variable in model.trainable_variables:
         part = "backbone" if id(variable) in backbone else "new"
         leaf = variable.name.split(":")[0].rsplit("/", 1)[-1]
-        kind = "biases" if leaf in ("biases", "bias", "beta") else "weights"
+        is_bias = leaf in ("biases", "bias", "beta") and not biases_alike
+        kind = "biases" if is_bias else "weights"
         members.setdefault(f"{part}_{kind}", []).append(variable)
     multipliers = {"backbone": 1.0, "new": multiplier}
     return [

@@ -333,7 +333,7 @@ class Strict(SPNet):
             pixel_loss = tf.where(tf.equal(target, split.background), either, pixel_loss)
         pseudo = zero_label.among(target, split.unseen)
         weight = kept * tf.where(pseudo, self.settings.pseudo_label_weight, 1.0)
-        return zero_label.weighted_mean(pixel_loss, weight, over_replicas=self.over_replicas)
+        return self.mean_loss(pixel_loss, weight)
 
     # What a user watches -------------------------------------------------------------------------
 
