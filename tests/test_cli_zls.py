@@ -196,6 +196,20 @@ def test_left_out_images_are_counted_and_noted(records, tmp_path):
     assert "2 of them left out" in output and "note: --drop_images" in output
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "method, extra, words",
+    [
+        ("strict", ("--head=projection",), ("--initialize_last_layer",)),
+        ("zs3net", ("--head=deeplab",), ("--last_layers_contain_logits_only",)),
+    ],
+)
+def test_a_second_stage_needs_a_first(records, tmp_path, method, extra, words):
+    extra = (*projecting(records)[1:], *extra, split_file(tmp_path))
+    result = run(*arguments(records, tmp_path, *extra, method=method), check=False)
+    assert_user_error(result, "--tf_initial_checkpoint", "random", *words)
+
+
 # Functions of the programs ------------------------------------------------------------------------
 
 
@@ -297,7 +311,7 @@ def test_no_start_from_a_run_that_saw_unseen_classes(voc, tmp_path, monkeypatch)
     spec = cli._spec_of(voc)
     hold_out = dataclasses.replace(voc, exclude_validation_classes=True)
     first = write_record(tmp_path / "first", voc)
-    with pytest.raises(UserError, match="(?s)--tf_initial_checkpoint.*received: motorbike, person"):
+    with pytest.raises(UserError, match="(?s)--tf_initial_checkpoint.*received: horse, motorbike"):
         started_from(first, cli._spec_of(hold_out))
     without = write_record(tmp_path / "without", hold_out)
     assert "person" not in started_from(without, spec)["seen_classes"]

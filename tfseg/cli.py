@@ -316,8 +316,8 @@ def _initial_run(config: TrainConfig, spec: Any) -> dict[str, Any] | None:
             received=", ".join(known),
             accepted="a run that saw labels of none of these classes: "
             f"{', '.join(hidden)} ({run_record.NAME} beside the checkpoint says what it saw)",
-            fix="train the first step with this run's --class_split and "
-            "--exclude_validation_classes",
+            fix="train the first step with this run's --class_split, "
+            "--exclude_validation_classes included where it is given here",
         )
     return told
 
