@@ -1,7 +1,8 @@
 """ZS3Net, step 2: a classifier over all classes, unseen ones learned from generated features.
 
-The network comes from step 1 (`--method=spnet`: training on seen classes); all of it but the last
-convolution stays as it is. Its features, the input of that convolution, are what is generated.
+The network comes from step 1 (`--method=spnet --head=deeplab`, training on seen classes) by
+`--tf_initial_checkpoint`, and stays as it is but for the last convolution, which is new. The input
+of that convolution, features, is what is generated.
 
 1. A generator turns a class's word vector and noise into the feature of a pixel. It learns to match
    the features of every seen class of every image (maximum mean discrepancy).
