@@ -15,6 +15,7 @@ def test_views_come_in_the_published_order():
     assert [view.mirrored for view in views] == [False, True] * 3
     sizes = [tuple(view.image.shape[1:3]) for view in views]
     assert sizes == [(9, 13)] * 2 + [(13, 19)] * 2 + [(4, 6)] * 2
+    assert [view.scale for view in views] == [1.0, 1.0, 1.5, 1.5, 0.5, 0.5]
     np.testing.assert_array_equal(views[0].image, image)
     for plain, mirrored in zip(views[::2], views[1::2]):
         # (Coordinates are mirrored but for the half pixel that a rounded size leaves over.)

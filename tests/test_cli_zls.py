@@ -52,7 +52,6 @@ def arguments(records, folder, *extra, method="spnet"):
 
 def projecting(records, *extra):
     return (
-        "--head=projection",
         f"--class_embeddings={records / 'class_embeddings.npz'}",
         *extra,
     )
@@ -144,7 +143,7 @@ def test_another_split_is_another_run(records, trained, tmp_path, change, words)
     folder, _ = trained
     vectors = f"--class_embeddings={folder / 'gone.npz'}"
     split = split_file(tmp_path, **change)
-    command = arguments(records, folder, split, "--head=projection", vectors)
+    command = arguments(records, folder, split, vectors)
     assert_user_error(run(*command, check=False), "another run", *words)
     command = (
         "eval.py",
@@ -161,7 +160,7 @@ def test_other_vectors_are_another_run(records, trained):
     folder, _ = trained
     split = f"--class_split={folder / 'gone.json'}"
     vectors = f"--class_embeddings={folder / 'gone.npz'}"
-    command = arguments(records, folder, split, "--head=projection", vectors)
+    command = arguments(records, folder, split, vectors)
     result = run(*command, "--embedding_norm=none", check=False)
     assert_user_error(result, "another run", "--class_embeddings", "SHA-256")
 
@@ -170,8 +169,8 @@ def test_other_vectors_are_another_run(records, trained):
 @pytest.mark.parametrize(
     "extra, words",
     [
-        (("--head=projection",), ("--class_embeddings",)),
-        (("--projection_dim=13",), ("--projection_dim", "--head=deeplab")),
+        ((), ("needs word vectors", "--class_embeddings", "--head=deeplab")),
+        (("--head=deeplab", "--projection_dim=13"), ("--projection_dim", "--head=deeplab")),
         (("--drop_images=none.txt",), ("--drop_images", "cannot be read")),
     ],
     ids=lambda extra: " ".join(extra),
@@ -179,6 +178,13 @@ def test_other_vectors_are_another_run(records, trained):
 def test_what_the_network_or_the_data_cannot_do(records, tmp_path, extra, words):
     command = arguments(records, tmp_path, split_file(tmp_path), *extra)
     assert_user_error(run(*command, check=False), *words)
+
+
+@pytest.mark.slow
+def test_vectors_that_the_head_does_not_need(records, tmp_path):
+    extra = projecting(records, "--head=deeplab", split_file(tmp_path))
+    result = run(*arguments(records, tmp_path, *extra), check=False)
+    assert_user_error(result, "--class_embeddings would not be heeded", "--head=projection")
 
 
 @pytest.mark.slow
@@ -191,7 +197,7 @@ def test_vectors_of_another_width_than_the_head(records, tmp_path):
 @pytest.mark.slow
 def test_left_out_images_are_counted_and_noted(records, tmp_path):
     (tmp_path / "drop.txt").write_text("train_00000\ntrain_00003\n")
-    extra = (split_file(tmp_path), f"--drop_images={tmp_path / 'drop.txt'}")
+    extra = (split_file(tmp_path), "--head=deeplab", f"--drop_images={tmp_path / 'drop.txt'}")
     output = run(*arguments(records, tmp_path, *extra)).stdout
     assert "2 of them left out" in output and "note: --drop_images" in output
 

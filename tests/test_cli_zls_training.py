@@ -1,20 +1,30 @@
 """Zero-label methods through the programs: stages, rounds, resuming, three modes, pictures."""
 
+import functools
+import io
 import json
 import signal
 
+import numpy as np
 import pytest
+import tensorflow as tf
+from PIL import Image
 
 from tests.conftest import RECORD_SIZE
 from tests.programs import assert_user_error, run, start
 from tests.runs import NETWORK, assert_same_weights, end_with, evaluate, log_of, losses
+from tests.small_split import numpy_confusion
+from tfseg.data.tfexample import LABEL
 
 pytestmark = pytest.mark.slow
 
 DIGITS = [str(i) for i in range(10)]
 SPLIT = {"seen": DIGITS[:7], "unseen": DIGITS[7:], "validation": ["6"], "background": "background"}
+# As class ids; background is 0.
+SEEN, UNSEEN = range(8), range(8, 11)
 MODES = ("generalised", "zero_label", "vanilla")
 SIZE = f"{RECORD_SIZE},{RECORD_SIZE}"
+STEPS = 12
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +32,13 @@ def train(records, tmp_path_factory):
     """Returns a function that makes the command line of a run."""
     path = tmp_path_factory.mktemp("zls") / "split.json"
     path.write_text(json.dumps(SPLIT))
+    vectors = f"--class_embeddings={records / 'class_embeddings.npz'}"
 
-    def arguments(logdir, method, *extra, head="projection", steps=8):
+    def arguments(logdir, method, *extra, embeddings=True, steps=STEPS):
         return (
             "train_zls.py",
             *NETWORK,
             f"--method={method}",
-            f"--head={head}",
             "--decoder_output_stride=4",
             "--aspp_convs_filters=16",
             "--decoder_filters=16",
@@ -37,7 +47,7 @@ def train(records, tmp_path_factory):
             "--save_summaries_images=false",
             f"--training_number_of_steps={steps}",
             f"--class_split={path}",
-            f"--class_embeddings={records / 'class_embeddings.npz'}",
+            *([vectors] if embeddings else []),
             f"--dataset_dir={records}",
             f"--train_logdir={logdir}",
             *extra,
@@ -46,106 +56,138 @@ def train(records, tmp_path_factory):
     return arguments
 
 
-def continuing(trained, *extra):
-    return (f"--tf_initial_checkpoint={trained}", "--initialize_last_layer", *extra)
-
-
-def on_features_of(trained, *extra):
-    return (f"--tf_initial_checkpoint={trained}", "--last_layers_contain_logits_only", *extra)
-
-
-@pytest.fixture(scope="module")
-def spnet(train, tmp_path_factory):
-    logdir = tmp_path_factory.mktemp("spnet") / "run"
-    run(*train(logdir, "spnet", steps=4))
-    return logdir
+def continuing(trained):
+    return (f"--tf_initial_checkpoint={trained}", "--initialize_last_layer")
 
 
 @pytest.fixture(scope="module")
 def step1(train, tmp_path_factory):
     """ZS3Net's first step: seen classes, an ordinary classifier."""
     logdir = tmp_path_factory.mktemp("step1") / "run"
-    run(*train(logdir, "spnet", head="deeplab", steps=4))
+    run(*train(logdir, "spnet", "--head=deeplab", embeddings=False, steps=4))
     return logdir
 
 
 @pytest.fixture(scope="module")
-def commands(train, spnet, step1):
-    """The second stages, by method: a function of the directory."""
-    often = ("--save_interval_steps=3",)
-    strict = ("--rounds=2", "--view_scales=1.5", *often)
-    zs3net = ("--generator_samples=16", "--generator_hidden=8", *often)
-    return {
-        "strict": lambda logdir: train(logdir, "strict", *continuing(spnet, *strict)),
-        "zs3net": lambda logdir: train(
-            logdir, "zs3net", *on_features_of(step1, *zs3net), head="deeplab"
-        ),
+def stages(train, tmp_path_factory, request):
+    """The command line of each method by its name, a function of the directory; and its run."""
+    folder = tmp_path_factory.mktemp("trained")
+
+    def command(name, logdir):
+        if name == "spnet":
+            return train(logdir, "spnet", "--save_interval_steps=5")
+        if name == "strict":
+            # Saved where a round ends and the next has not begun.
+            extra = ("--rounds=2", "--view_scales=1.5", f"--save_interval_steps={STEPS // 2}")
+            return train(logdir, "strict", *continuing(trained("spnet")), *extra)
+        if name == "zs3net":
+            initial = f"--tf_initial_checkpoint={request.getfixturevalue('step1')}"
+            extra = ("--generator_samples=16", "--generator_hidden=8", "--save_interval_steps=5")
+            return train(logdir, "zs3net", initial, "--last_layers_contain_logits_only", *extra)
+        extra = ("--head=deeplab", "--rounds=2", "--save_interval_steps=5", "--view_scales=")
+        extra += ("--mirror_views=false", "--generator_classes=all", "--disagreeing=ignore")
+        extra += ("--pseudo_label_share=25", *continuing(trained("zs3net")))
+        return train(logdir, "strict", *extra, embeddings=False)
+
+    @functools.cache
+    def trained(name):
+        run(*command(name, folder / name))
+        return folder / name
+
+    return command, trained
+
+
+ALL = ("spnet", "strict", "zs3net", "zs5")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_killed_run_reaches_the_same_weights(stages, tmp_path, name):
+    command, trained = stages
+    whole, logdir = trained(name), tmp_path / "run"
+    process = start(*command(name, logdir), log=tmp_path / "log")
+    end_with(signal.SIGKILL, process, logdir, after=STEPS // 2 + 1)
+    run(*command(name, logdir))
+    assert_same_weights(whole, logdir)
+    assert losses(whole) == losses(logdir)
+    assert [step for step, _ in losses(logdir)] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("name", ["strict", "zs5"])
+def test_every_round_starts_at_the_full_rate(stages, name):
+    log = log_of(stages[1](name))
+    rates, period = [entry["learning_rate"] for entry in log], STEPS // 2
+    assert rates[:period] == rates[period:] and rates[0] > rates[1] > rates[2]
+    assert "pseudo_label_precision" in log[-1]["monitors"]
+
+
+def test_methods_have_networks_of_their_own_where_no_flag_tells(stages):
+    found = {}
+    for name in ALL:
+        model = json.loads((stages[1](name) / "config.json").read_text())["model"]
+        found[name] = (model["head"], model["fine_tune_batch_norm"])
+    assert found == {
+        "spnet": ("projection", True),
+        "strict": ("projection", False),
+        "zs3net": ("deeplab", True),
+        "zs5": ("deeplab", False),
     }
 
 
-@pytest.fixture(scope="module")
-def trained(commands, tmp_path_factory):
-    """Runs of both second stages."""
-    folder = tmp_path_factory.mktemp("trained")
-    for method, command in commands.items():
-        run(*command(folder / method))
-    return folder
+def masks_of(records):
+    """Returns the masks of the split val by id."""
+    masks = {}
+    for path in sorted(records.glob("val-*.tfrecord")):
+        for record in tf.data.TFRecordDataset(str(path)):
+            feature = tf.train.Example.FromString(record.numpy()).features.feature
+            name, mask = (feature[k].bytes_list.value[0] for k in ("image/filename", LABEL))
+            masks[name.decode()] = np.array(Image.open(io.BytesIO(mask)))
+    return masks
 
 
-@pytest.mark.parametrize("method, after", [("strict", 5), ("zs3net", 4)])
-def test_a_killed_run_reaches_the_same_weights(commands, trained, tmp_path, method, after):
-    logdir = tmp_path / "run"
-    process = start(*commands[method](logdir), log=tmp_path / "log")
-    end_with(signal.SIGKILL, process, logdir, after=after)
-    run(*commands[method](logdir))
-    assert_same_weights(trained / method, logdir)
-    assert losses(trained / method) == losses(logdir)
+@pytest.mark.parametrize("name", ALL)
+def test_three_modes_and_pictures(records, stages, tmp_path, name):
+    trained, masks = stages[1](name), masks_of(records)
+    metrics = evaluate(trained, records, tmp_path / "eval")
+    matrix = np.array(metrics["confusion_matrix"])
+    labels = np.concatenate([mask.ravel() for mask in masks.values()])
+    counts = np.bincount(labels, minlength=256)
+    np.testing.assert_array_equal(matrix.sum(1), counts[: len(matrix)])
+    assert matrix.sum() == (labels != 255).sum() and counts[list(UNSEEN)].any()
 
+    found, right = metrics["zero_label"], np.diag(matrix)
+    accuracy = {mode: found[mode]["overall_accuracy"] for mode in MODES}
+    for group, ids in (("seen", list(SEEN)), ("unseen", list(UNSEEN))):
+        expected = right[ids].sum() / counts[ids].sum()
+        np.testing.assert_allclose(accuracy["generalised"][group], expected, rtol=1e-9)
+    # Unseen classes alone are predicted in both, but only their own pixels count in the first.
+    assert set(accuracy["zero_label"]) == {"unseen"}
+    assert accuracy["zero_label"]["unseen"] == accuracy["vanilla"]["unseen"]
+    assert accuracy["vanilla"]["unseen"] >= accuracy["generalised"]["unseen"]
+    assert accuracy["vanilla"]["seen"] == 0
+    assert not found["oracle_layout"]
 
-def test_every_round_starts_at_the_full_rate(trained):
-    rates = [entry["learning_rate"] for entry in log_of(trained / "strict")]
-    assert len(rates) == 8 and rates[:4] == rates[4:] and rates[0] > rates[1] > rates[2]
-    assert "pseudo_label_precision" in log_of(trained / "strict")[-1]["monitors"]
-
-
-def test_three_modes(records, trained, tmp_path):
-    for method in ("strict", "zs3net"):
-        metrics = evaluate(trained / method, records, tmp_path / method)
-        found = metrics["zero_label"]
-        assert set(MODES) <= set(found)
-        assert not found["oracle_layout"]
-
-
-def test_pictures(records, trained, tmp_path):
     run(
         "vis.py",
-        f"--checkpoint_dir={trained / 'strict'}",
+        f"--checkpoint_dir={trained}",
         f"--dataset_dir={records}",
         f"--vis_logdir={tmp_path}",
         f"--vis_crop_size={SIZE}",
         "--also_save_raw_predictions",
     )
     assert (tmp_path / "index.html").exists()
-    assert len(list((tmp_path / "raw_segmentation_results").glob("*.png"))) == 7
+    paths = (tmp_path / "raw_segmentation_results").glob("*.png")
+    drawn = {path.stem: np.array(Image.open(path)) for path in paths}
+    assert drawn.keys() == masks.keys()
+    predictions = [drawn[image] for image in masks]
+    np.testing.assert_array_equal(numpy_confusion(predictions, masks.values(), len(matrix)), matrix)
 
 
-def test_zs5_starts_from_zs3net(train, trained, tmp_path):
-    share = ("--generator_classes=all", "--view_scales=", "--mirror_views=false")
-    share += ("--pseudo_label_share=25", "--disagreeing=ignore")
-    extra = continuing(trained / "zs3net", *share)
-    run(*train(tmp_path / "run", "strict", *extra, head="deeplab", steps=2))
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["method"]["view_scales"] is None and not config["method"]["mirror_views"]
-    assert len(log_of(tmp_path / "run")) == 2
-
-
-def test_a_teacher_without_last_layers_is_refused(train, spnet, tmp_path):
-    result = run(
-        *train(tmp_path / "run", "strict", f"--tf_initial_checkpoint={spnet}"), check=False
-    )
+def test_a_teacher_without_last_layers_is_refused(stages, train, tmp_path):
+    initial = f"--tf_initial_checkpoint={stages[1]('spnet')}"
+    result = run(*train(tmp_path / "run", "strict", initial), check=False)
     assert_user_error(result, "--initialize_last_layer")
 
 
 def test_rounds_that_do_not_fit_are_refused(train, tmp_path):
-    result = run(*train(tmp_path / "run", "strict", "--rounds=3"), check=False)
-    assert_user_error(result, "--rounds", "--training_number_of_steps=9")
+    result = run(*train(tmp_path / "run", "strict", "--rounds=5"), check=False)
+    assert_user_error(result, "--rounds", "--training_number_of_steps=15")

@@ -366,9 +366,12 @@ def test_saving_and_restoring_changes_no_step(regime, tmp_path):
     other = make_trainer(one_replica(), batch, **regime, seed=0)
     checkpoint.Store(str(tmp_path), other.method.networks(), other.state(), 1, True).restore()
     other.train(1)
-    expected = values(trainer.method.model.variables)
-    for variable, value in values(other.method.model.variables).items():
-        np.testing.assert_array_equal(value, expected[variable], err_msg=variable)
+    state = trainer.state()
+    assert other.state().keys() == state.keys()
+    for name, variable in other.state().items():
+        np.testing.assert_array_equal(variable, state[name], err_msg=name)
+    for a, b in zip(trainer.method.variables, other.method.variables, strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=a.name)
 
 
 def test_the_hidden_stream_names_its_directory():

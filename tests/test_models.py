@@ -423,6 +423,10 @@ def test_image_pooling_window_stride_and_scale():
     np.testing.assert_allclose(outputs["image_pooling"], expected, atol=1e-5)
     larger = model.decode(ends, input_scale=2.0)["image_pooling"]
     assert larger.shape == [1, 1, 1, 256]  # 65 scaled pixels: 5 cells
+    for scale in (0.5, 1.5, 2.0):
+        known = model.decode(ends, input_scale=scale)["image_pooling"]
+        drawn = model.decode(ends, input_scale=tf.constant(scale))["image_pooling"]
+        np.testing.assert_allclose(drawn, known, atol=1e-5)
     smaller = model.decode(model.encode(_image(17, 17)))["image_pooling"]
     assert smaller.shape == [1, 1, 1, 256]  # clipped to the 2 x 2 map
 

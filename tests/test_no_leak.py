@@ -60,16 +60,22 @@ ZS5 = {
     "view_scales": (),
     "mirror_views": False,
     "pseudo_label_share": 50.0,
+    "teacher_seen_bias": 0.2,
 }
+# Where background is seen.
+MAY_IGNORE = {"disagreeing": "ignore", "background_loss": "with_unseen", "min_confidence": 0.51}
+# Other layouts than the default.
+BALANCED = {"layout": "balanced", "generated_pixels": "unseen"}
 REGIMES = (
     Regime("spnet"),
     Regime("spnet", head="deeplab", splits=BOTH[:1]),
     Regime("strict", {"rounds": 2, "view_scales": (1.5,)}),
     Regime("strict", {"pseudo_label_void": True, "view_scales": ()}, splits=BOTH[1:]),
-    Regime("strict", {"teacher": "ema", "disagreeing": "ignore"}, splits=BOTH[:1]),
-    Regime("strict", {"rounds": 2, **ZS5}, head="deeplab"),
+    Regime("strict", {"teacher": "ema", **MAY_IGNORE}, splits=BOTH[:1]),
+    Regime("strict", {"rounds": 2, "disagreeing": "ignore", **ZS5}, "deeplab", splits=BOTH[:1]),
+    Regime("strict", ZS5, "deeplab", splits=BOTH[1:]),
     Regime("zs3net", {"generator_updates": "per_class"}, head="deeplab", splits=BOTH[:1]),
-    Regime("zs3net", {"generator_updates": "mean"}, head="deeplab"),
+    Regime("zs3net", {"generator_updates": "mean", **BALANCED}, head="deeplab"),
     Regime("zs3net", {"graph_context": True}, head="deeplab", splits=BOTH[:1]),
 )
 CASES = [

@@ -167,22 +167,30 @@ def test_rounds_may_follow_but_not_change(tmp_path):
     class Four(Rounds):
         rounds = ROUNDS + 1
 
-    with pytest.raises(UserError, match=r"of 6 steps(.|\n)*of 4 steps; step 12 is in round 3"):
+    with pytest.raises(UserError, match=r"rounds of 6 steps(.|\n)*rounds of 4 steps"):
         finish(*make(tmp_path, training_number_of_steps=ROUNDS * 6))
     longer = finish(*make(tmp_path, Four))
     assert longer.step == STEPS + PERIOD and len(longer.method.begun) == 1
 
 
-def test_a_round_keeps_its_length_while_it_lasts(tmp_path):
-    """Though step 2 is in the first round either way."""
-    trainer, _, start_at = make(tmp_path)
+@pytest.mark.parametrize("stop", [1, PERIOD, PERIOD + 1])
+def test_rounds_keep_their_length_inside_a_round_too(tmp_path, stop):
+    first, _, start_at = make(tmp_path)
     start_at(0)
-    trainer.train(2)
-    networks = trainer.method.networks()
-    checkpoint.Store(str(tmp_path), networks, trainer.state(), max_to_keep=1).save(2)
-    with pytest.raises(UserError, match=r"rounds of 3 steps(.|\n)*rounds of 4 steps; step 2 is"):
-        finish(*make(tmp_path, training_number_of_steps=ROUNDS * 3))
-    assert finish(*make(tmp_path)).step == STEPS
+    first.train(stop)
+    networks, state = first.method.networks(), first.state()
+    checkpoint.Store(str(tmp_path), networks, state, max_to_keep=1).save(stop)
+    with pytest.raises(UserError, match=r"rounds of 5 steps(.|\n)*rounds of 4 steps"):
+        finish(*make(tmp_path, training_number_of_steps=ROUNDS * (PERIOD + 1)))
+
+
+def test_before_the_first_step_any_length_will_do(tmp_path):
+    first, _, _ = make(tmp_path)
+    networks = first.method.networks()
+    checkpoint.Store(str(tmp_path), networks, first.state(), max_to_keep=1).save(0)
+    longer = finish(*make(tmp_path, training_number_of_steps=ROUNDS * (PERIOD + 1)))
+    assert longer.step == ROUNDS * (PERIOD + 1) and len(longer.method.begun) == ROUNDS
+    assert int(longer.state()["round_steps"]) == PERIOD + 1
 
 
 def test_loss_scaling_goes_on_over_rounds(tmp_path):
@@ -211,4 +219,5 @@ def test_other_methods_have_no_round_in_their_checkpoints(tmp_path):
     trainer = Trainer(
         method=method, strategy=tf.distribute.get_strategy(), config=config, iterator=None
     )
-    assert trainer.round is None and "round" not in trainer.state()
+    assert trainer.round is None
+    assert not {"round", "round_steps"} & trainer.state().keys()

@@ -41,7 +41,7 @@ def decided(scores):
     """Returns a teacher that gives every image these scores [h, w, C], at any size."""
     scores = tf.constant(scores, tf.float32)
 
-    def teacher(image, training):
+    def teacher(image, training, input_scale):
         assert not training
         batch = tf.shape(image)[0]
         return {"logits": tf.tile(scores[None], [batch, 1, 1, 1])}
@@ -179,6 +179,30 @@ def test_no_pseudo_labels_at_the_start_of_a_round():
     assert found == [False, False, True, True, False, False, True]
 
 
+@pytest.mark.parametrize("disagreeing", ["background", "ignore"])
+def test_labels_are_as_they_are_before_pseudo_labels_start(disagreeing):
+    # The teacher is never sure enough, which makes a difference only later.
+    options = {"min_confidence": 1.0, "disagreeing": disagreeing, "pseudo_label_start": 4}
+    method = strict(spec=TWO_UNSEEN, **options, **ONE_VIEW)
+    method.teacher = decided(everywhere(0, 0, 0, 1))
+    batch = batch_for(TWO_UNSEEN)
+    label = batch["train"]["label"].numpy()
+    np.testing.assert_array_equal(learned_from(method, batch, 3), label)
+    changed = learned_from(method, batch, 4) != label
+    assert changed.any() == (disagreeing == "ignore")
+
+
+def test_the_teacher_is_told_the_size_of_every_view():
+    method = strict(view_scales=(1.5, 1.75))
+    teacher, scales = method.teacher, []
+    method.teacher = lambda image, training, input_scale: (
+        scales.append((image.shape[1] / 33, input_scale)) or teacher(image, training=training)
+    )
+    method.view_logits(batch_for()["train"]["image"], (9, 9))
+    assert [scale for _, scale in scales] == [1.0, 1.0, 1.5, 1.5, 1.75, 1.75]
+    np.testing.assert_allclose(*zip(*scales), atol=1 / 33)
+
+
 def test_targets_are_at_the_resolution_of_the_logits_where_asked_for():
     method = strict(train={"upsample_logits": False}, **ONE_VIEW)
     assert learned_from(method, batch_for()).shape == (4, 9, 9)
@@ -186,11 +210,13 @@ def test_targets_are_at_the_resolution_of_the_logits_where_asked_for():
 
 
 def test_random_sizes_of_views_depend_on_the_seed():
-    method = strict(view_scales=(0.5, 1.75), random_view_scales=True)
+    # (With a window that is as much larger or smaller as the view.)
+    model = {**PROJECTION, "image_pooling_crop_size": (17, 33)}
+    method = strict(model=model, view_scales=(0.5, 1.75), random_view_scales=True)
     sizes = []
     teacher = method.teacher
-    method.teacher = lambda image, training: (
-        sizes.append(tuple(image.shape[1:3])) or teacher(image, training=training)
+    method.teacher = lambda image, **options: (
+        sizes.append(tuple(image.shape[1:3])) or teacher(image, **options)
     )
     image = batch_for()["train"]["image"]
     for seed in ([0, 1], [0, 1], [0, 2]):
@@ -337,7 +363,8 @@ def test_the_teacher_becomes_a_copy_of_the_network():
 
 @pytest.mark.parametrize("teacher", ["previous_round", "ema"])
 def test_the_teacher_follows_the_network_only_as_an_average(teacher):
-    options = {"settings": {"teacher": teacher, "teacher_decay": 0.75, **ONE_VIEW}}
+    decay = {"teacher_decay": 0.75} if teacher == "ema" else {}
+    options = {"settings": {"teacher": teacher, **decay, **ONE_VIEW}}
     trainer = make_trainer(one_replica(), batch_for(), "strict", model=PROJECTION, **options)
     start = by_name(trainer.method.model)
     trainer.train(1)
@@ -399,6 +426,7 @@ WRONG = [
     ({"view_scales": (1.5,), "random_view_scales": True}, "--view_scales"),
     ({"random_view_scales": True, "train": {"jit_compile": True}}, "--jit_compile"),
     ({"teacher_seen_bias": 0.5}, "--generator_classes=all"),
+    ({"teacher_decay": 0.9}, "--teacher=ema"),
     ({"pseudo_label_void": True}, "--pseudo_label_void"),
     ({"spec": NO_BACKGROUND, "disagreeing": "ignore"}, "--disagreeing"),
     ({"spec": NO_BACKGROUND, "background_loss": "with_unseen"}, "--background_loss"),

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from tfseg import command_line, flags, run_record
@@ -273,13 +273,27 @@ def _check_of_run(flag: str, record: Mapping[str, Any], spec: Any) -> None:
         )
 
 
-def _with_projection(config: ModelConfig, spec: Any) -> ModelConfig:
+def _with_projection(config: ModelConfig, spec: Any, heads: Sequence[str]) -> ModelConfig:
     """Returns the network's settings with the width of the projection head, which is the vectors'.
 
+    Args:
+      config: the network's settings.
+      spec: with the word vectors, where there are any.
+      heads: those with which the method works.
+
     Raises:
-      UserError: --projection_dim is given for another head.
+      UserError: --projection_dim, or word vectors that the method has no other use for, are given
+        for another head.
     """
     if config.head != "projection":
+        if spec.vectors is not None and "projection" in heads:
+            raise UserError(
+                f"--class_embeddings would not be heeded: --head={config.head} needs no word "
+                "vectors.",
+                where="--class_embeddings, --head",
+                accepted="--head=projection, the default of the method",
+                fix="leave out one of them",
+            )
         if config.projection_dim is not None:
             raise UserError(
                 f"--projection_dim is no setting of --head={config.head}.",
@@ -429,9 +443,14 @@ def _train(argv: list[str]) -> int:
             received=f"{len(config.label_weights)} weights",
             accepted=f"{spec.num_classes} weights, in the order of {spec.name}'s classes",
         )
-    model_config = METHODS[config.method].network_config(model_config, settings)
-    model_config = _with_projection(model_config, spec)
-    streams = METHODS[config.method].streams(data_config, config, settings)
+    method_class = METHODS[config.method]
+    defaults = method_class.network_defaults.items()
+    model_config = dataclasses.replace(
+        model_config, **{name: value for name, value in defaults if not flags.is_given(name)}
+    )
+    model_config = method_class.network_config(model_config, settings)
+    model_config = _with_projection(model_config, spec, method_class.heads)
+    streams = method_class.streams(data_config, config, settings)
     for stream in streams.values():
         if stream.batch_size != config.train_batch_size:
             devices.check_batch(stream.batch_size, config, replicas, flag="labelled_batch_size")
@@ -456,7 +475,7 @@ def _train(argv: list[str]) -> int:
     with Interruption() as interruption:
         with strategy.scope():
             build = model_builder(model_config, spec, data_config.train_crop_size, seed=config.seed)
-            method = METHODS[config.method](
+            method = method_class(
                 build_model=build,
                 spec=spec,
                 config=config,

@@ -132,8 +132,9 @@ class ModelConfig:
     head: str = option(
         "deeplab",
         "What is built on the backbone: DeepLabv3+; low_rank, SLRNet's (--method=slrnet asks for "
-        "it by itself); or projection, SPNet's: DeepLab's head makes features as wide as the word "
-        "vectors of the classes, logits are their products with these.",
+        "it by itself); or projection, SPNet's (the default of --method=spnet and strict): "
+        "DeepLab's head makes features as wide as the word vectors of the classes, logits are "
+        "their products with these.",
         choices=("deeplab", "low_rank", "projection"),
     )
     projection_dim: int | None = option(
@@ -212,7 +213,9 @@ class ModelConfig:
         "they were initialised, and its backward pass is spared. For a few dozen masks.",
     )
     fine_tune_batch_norm: bool = option(
-        True, "Batch norm uses batch statistics in training; false keeps the stored ones."
+        True,
+        "Batch norm uses batch statistics in training; false keeps the stored ones, which is the "
+        "default of --method=strict.",
     )
     sync_batch_norm: bool = option(
         False,

@@ -370,8 +370,9 @@ class StrictConfig(SPNetConfig):
     )
     pseudo_label_share: float | None = option(
         None,
-        "Share in per cent of an image's candidates, the most confident ones, that get a pseudo "
-        "label; ZS5: 25 to 100. None: no such rule.",
+        "Per cent of the candidates that an image has of each unseen class, the most confident "
+        "ones, that get a pseudo label; published for ZS5: 25 on PASCAL VOC, 75 on Pascal-Context, "
+        "with --generator_classes=all and --disagreeing=ignore. None: no such rule.",
         limits=(0, 100),
     )
     pseudo_label_void: bool = option(
@@ -382,7 +383,8 @@ class StrictConfig(SPNetConfig):
     disagreeing: str = option(
         "background",
         "Where background is a seen class, a candidate without a pseudo label is background, as "
-        "published, or is ignored.",
+        "published for STRICT, or is ignored, as for ZS5; what the teacher takes for a seen class "
+        "is background in both.",
         choices=("background", "ignore"),
     )
     background_loss: str = option(
@@ -395,8 +397,20 @@ class StrictConfig(SPNetConfig):
         1.0, "Weight of a pixel with a pseudo label in the loss.", limits=(0, None)
     )
     pseudo_label_start: int = option(
-        0, "Steps of each round without pseudo labels.", limits=(0, None)
+        0,
+        "Steps of each round without pseudo labels, which learn from the labels as they are.",
+        limits=(0, None),
     )
+
+    def __post_init__(self):
+        decay = type(self).__dataclass_fields__["teacher_decay"].default
+        if self.teacher_decay != decay and self.teacher != "ema":
+            raise UserError(
+                "--teacher_decay would not be heeded.",
+                where=f"--teacher_decay={self.teacher_decay}",
+                received=f"--teacher={self.teacher}",
+                fix="leave out --teacher_decay, or add --teacher=ema",
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -104,7 +104,7 @@ class _Teacher(tf.Module):
         self._scores = [arrays[n] for n in sorted(_named(arrays, "raw_scores"), key=_number)]
         self._seen, self.inputs = int(arrays["n_seen"]), []
 
-    def __call__(self, image, training):
+    def __call__(self, image, training, input_scale):
         assert not training
         scores = self._scores[len(self.inputs) % len(self._scores)]
         self.inputs.append(image)

@@ -173,6 +173,8 @@ class Method(tf.Module):
     Config: type = NoSettings
     # The values of --head with which it works.
     heads: tuple[str, ...] = ("deeplab",)
+    # Fields of `ModelConfig` that have another default with this method.
+    network_defaults: Mapping[str, Any] = {}
     # Equal parts of the run, at whose start the trainer calls `begin_round` and, but for the first,
     # sets momentum and learning rate back to what they were at the start. None: no such parts.
     rounds: int | None = None

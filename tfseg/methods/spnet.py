@@ -1,12 +1,14 @@
 """SPNet: training on the seen classes alone.
 
-With --head=projection pixels are projected into the space of word vectors, so that unseen classes
-have logits although nothing was learned of them. With --head=deeplab it is ordinary training that
-leaves unseen classes out: ZS3Net's first step, with --training_rules=zs3 by its rules.
+With --head=projection, the default here, pixels are projected into the space of word vectors, so
+that unseen classes have logits although nothing was learned of them. With --head=deeplab it is
+ordinary training that leaves unseen classes out: ZS3Net's first step, with --training_rules=zs3 by
+its rules.
 
 Source: Xian et al., "Semantic projection network for zero- and few-label semantic segmentation",
-CVPR 2019; STRICT specification 1.6, 3 and 4.5; ZS3 specification 4.7 and 5. Ours: one scale; the
-published loss is a sum over the image's scales and the maximum of their logits.
+CVPR 2019; STRICT specification 1.6, 3 and 4.5; ZS3 specification 4.7 and 5. Ours: one scale (the
+published loss is a sum over the image's scales and the maximum of their logits), and logits that
+are resized with aligned corners in evaluation (published: half-pixel centres).
 """
 
 import tensorflow as tf
@@ -25,6 +27,7 @@ class SPNet(Method):
 
     Config = SPNetConfig
     heads = ("projection", "deeplab")
+    network_defaults = {"head": "projection"}
 
     def __init__(self, **options):
         super().__init__(**options)

@@ -8,15 +8,20 @@
 4. One cross entropy over seen and unseen classes.
 
 With --view_scales= and --mirror_views=false it is plain self-training; with
---generator_classes=all and --pseudo_label_share besides, ZS5: the most confident pixels of every
-unseen class. What is no label of an unseen class is none of a seen class either, except background,
-for seen classes have labels; so an answer that is a seen class leaves a candidate background, or
-without label where background takes no part.
+--generator_classes=all, --pseudo_label_share and --disagreeing=ignore besides, ZS5: the most
+confident pixels of every unseen class in an image get its label, its other pixels are ignored.
+(Where background takes no part they are in any case, and --disagreeing is refused.) What is no
+label of an unseen class is none of a seen class either, except background, for seen classes have
+labels; so an answer that is a seen class leaves a candidate background, or without label where
+background takes no part.
+
+Batch norm keeps its statistics, as published, unless --fine_tune_batch_norm is given.
 
 Source: Pastore et al., "A closer look at self-training for zero-label semantic segmentation", L2ID
 at CVPR 2021; STRICT specification 4 and 5; ZS3 specification 4.6. Ours: void and padding get no
-pseudo labels (--pseudo_label_void), rounds follow each other in one run, and --upsample_logits,
-the default, learns at the crop's resolution (published: that of the logits).
+pseudo labels (--pseudo_label_void), rounds follow each other in one run, --upsample_logits, the
+default, learns at the crop's resolution (published: that of the logits), and evaluation resizes
+logits with aligned corners (published: half-pixel centres).
 """
 
 import itertools
@@ -44,6 +49,8 @@ class Strict(SPNet):
     """Self-training with consistency constraint."""
 
     Config = StrictConfig
+    # Source: specification 1.4, 3.
+    network_defaults = {**SPNet.network_defaults, "fine_tune_batch_norm": False}
 
     def __init__(self, *, build_model, **options):
         super().__init__(build_model=build_model, **options)
@@ -205,10 +212,11 @@ class Strict(SPNet):
         pseudo, kept = self.pseudo_labels(
             train["image"], maps["candidate"], seed=fold_seed(seed, 1)
         )
-        kept &= step % self._period >= self.settings.pseudo_label_start
         target = agreement.complete(
             maps["label"], pseudo, kept, maps["candidate"], otherwise=self._otherwise
         )
+        started = step % self._period >= self.settings.pseudo_label_start
+        target = tf.where(started, target, maps["label"])
         self._monitor(monitors, logits, target, maps)
         return {"segmentation": self.segmentation_loss(logits, target)}
 
@@ -246,7 +254,7 @@ class Strict(SPNet):
         classes = tf.constant(self._answers, tf.int32)
         result = []
         for view in views:
-            logits = self.teacher(view.image, training=False)["logits"]
+            logits = self.teacher(view.image, training=False, input_scale=view.scale)["logits"]
             logits = tf.gather(tf.cast(tf.stop_gradient(logits), tf.float32), classes, axis=-1)
             result.append(
                 agreement.to_first(

@@ -76,17 +76,18 @@ def conv_unit(
     return ConvBatchNorm(convolution, settings, activation=settings.activation)
 
 
-def scaled_size(size: int, scale: float) -> int:
+def scaled_size(size: int, scale: float | tf.Tensor) -> int | tf.Tensor:
     """Returns trunc((size - 1) scale + 1), the size at which corner pixels stay aligned."""
     # The addition guards against 0.75 * 512 = 383.99...
-    return int((size - 1) * scale + 1.0 + 1e-9)
+    scaled = (size - 1) * scale + 1.0 + 1e-9
+    return tf.cast(scaled, tf.int32) if tf.is_tensor(scaled) else int(scaled)
 
 
 def _window_matrix(
-    size: int | tf.Tensor, window: int, stride: int
+    size: int | tf.Tensor, window: int | tf.Tensor, stride: int
 ) -> tuple[np.ndarray | tf.Tensor, int | tf.Tensor]:
     """Returns the matrix [n, size] that averages n windows, VALID, and n."""
-    if isinstance(size, int):
+    if isinstance(size, int) and isinstance(window, int):
         xp, window = np, min(window, size)
     else:
         xp, window = tf, tf.minimum(window, size)
@@ -129,7 +130,7 @@ class ImagePooling(Layer):
         self._crop_size = None if crop_size is None else tuple(crop_size)
         self._stride, self._output_stride = tuple(stride), output_stride
 
-    def _pool(self, x: tf.Tensor, input_scale: float) -> tf.Tensor:
+    def _pool(self, x: tf.Tensor, input_scale: float | tf.Tensor) -> tf.Tensor:
         # The mean is taken in float32: a bfloat16 sum of a thousand terms has few digits left.
         wide = tf.cast(x, tf.float32)
         if self._crop_size is None:
@@ -144,7 +145,7 @@ class ImagePooling(Layer):
         return separable_linear(wide, *matrices)
 
     def call(
-        self, x: tf.Tensor, training: bool = False, input_scale: float = 1.0
+        self, x: tf.Tensor, training: bool = False, input_scale: float | tf.Tensor = 1.0
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns ([N, h, w, filters], the same before it is resized to h x w)."""
         pooled = self.unit(tf.cast(self._pool(x, input_scale), x.dtype), training=training)

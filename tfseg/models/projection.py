@@ -74,8 +74,8 @@ def _width(config: ModelConfig, class_vectors: np.ndarray | None) -> int:
             raise UserError(
                 "--head=projection needs word vectors of the classes.",
                 where="--class_embeddings",
-                fix="add --class_embeddings=FILE.npz; tfrecords_tools/build_class_embeddings.py "
-                "makes such files",
+                fix="add --class_embeddings=FILE.npz (tfrecords_tools/build_class_embeddings.py "
+                "makes such files), or --head=deeplab, which learns nothing of unseen classes",
             )
         return config.projection_dim
     width = class_vectors.shape[1]

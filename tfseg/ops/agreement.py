@@ -22,10 +22,12 @@ class View:
     Attributes:
       image: float32 [N, h, w, 3].
       mirrored: left and right are exchanged.
+      scale: size relative to the first view, a number or a float scalar tensor.
     """
 
     image: tf.Tensor
     mirrored: bool
+    scale: float | tf.Tensor = 1.0
 
 
 def scaled_views(
@@ -44,9 +46,9 @@ def scaled_views(
     Source: specification 4.1.
     """
     sources = [image, tf.reverse(image, [2])] if mirror else [image]
-    return [
-        View(source if scale is None else rescale_bilinear(source, scale), mirrored)
-        for scale in (None, *scales)
+    return [View(source, mirrored) for source, mirrored in zip(sources, (False, True))] + [
+        View(rescale_bilinear(source, scale), mirrored, scale)
+        for scale in scales
         for source, mirrored in zip(sources, (False, True))
     ]
 

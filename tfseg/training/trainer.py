@@ -48,6 +48,17 @@ def _part(batch: Any, index: tf.Tensor, parts: int) -> Any:
     )
 
 
+def _counter(name: str, value: int) -> tf.Variable:
+    """Returns a number that is the same on all replicas."""
+    return tf.Variable(
+        value,
+        trainable=False,
+        dtype=tf.int64,
+        name=name,
+        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+    )
+
+
 def _variables(optimizer: Any) -> list[tf.Variable]:
     """Returns an optimiser's state; Keras's older interface has a method where it is."""
     variables = optimizer.variables
@@ -99,33 +110,12 @@ class Trainer:
         self._interruption = interruption
         self._scaled = mixed_precision == "float16"
         with strategy.scope():
-            self.global_step = tf.Variable(
-                0,
-                trainable=False,
-                dtype=tf.int64,
-                name="global_step",
-                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-            )
-            # The last round that has begun.
-            self.round = (
-                None
-                if method.rounds is None
-                else tf.Variable(
-                    -1,
-                    trainable=False,
-                    dtype=tf.int64,
-                    name="round",
-                    aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-                )
-            )
+            self.global_step = _counter("global_step", 0)
             self._period = config.training_number_of_steps // (method.rounds or 1)
-            # Of the run that made the checkpoint, once that is restored.
-            self._stored_period = (
-                None
-                if method.rounds is None
-                else tf.Variable(
-                    self._period, trainable=False, dtype=tf.int64, name="steps_of_a_round"
-                )
+            # The last round that has begun, and the length of rounds.
+            self.round = None if method.rounds is None else _counter("round", -1)
+            self.round_steps = (
+                None if method.rounds is None else _counter("round_steps", self._period)
             )
             self.groups = method.param_groups()
             self.optimizers = [self._make_optimizer(group) for group in self.groups]
@@ -169,8 +159,7 @@ class Trainer:
         """Returns what a resume needs besides the networks, by name."""
         state = {"global_step": self.global_step}
         if self.round is not None:
-            state["round"] = self.round
-            state["steps_of_a_round"] = self._stored_period
+            state |= {"round": self.round, "round_steps": self.round_steps}
         for group, optimizer in zip(self.groups, self.optimizers):
             for i, variable in enumerate(_variables(optimizer)):
                 state[f"optimizer/{group.name}/{i}/{checkpoint.variable_name(variable)}"] = variable
@@ -315,23 +304,25 @@ class Trainer:
             self.round.assign(number)
 
     def check_round(self) -> None:
-        """Insists, after a restore, that rounds are as long as they were.
+        """Insists, after a restore, that rounds are as long as they were so far.
 
         Raises:
-          UserError: --rounds or the number of steps changed, so that rounds begin at other steps.
+          UserError: --rounds or the number of steps changed, so that rounds would begin at other
+            steps, and the learning rate fall otherwise.
         """
         if self.round is None:
             return
-        stored = int(self._stored_period.numpy())
-        if stored != self._period:
+        stored = int(self.round_steps.numpy())
+        if self.step > 0 and stored != self._period:
             raise UserError(
-                "The rounds of this run are not as long as those of its checkpoint.",
+                "The rounds of this run had another length so far.",
                 where="--rounds, --training_number_of_steps",
                 received=f"rounds of {self._period} steps",
-                accepted=f"rounds of {stored} steps; step {self.step} is in round "
-                f"{max(int(self.round.numpy()), 0) + 1}",
+                accepted=f"rounds of {stored} steps",
                 fix="repeat the flags of the first run; more rounds of the same length may follow",
             )
+        with self.strategy.scope():
+            self.round_steps.assign(self._period)
 
     # The inner loop -----------------------------------------------------------------------------
 
