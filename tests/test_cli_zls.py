@@ -11,11 +11,12 @@ from tests.conftest import RECORD_SIZE
 from tests.programs import assert_user_error, run
 from tests.runs import NETWORK, evaluate
 from tests.small_split import write_split
-from tfseg import cli, flags
-from tfseg.config import DataConfig
+from tfseg import cli, flags, run_record
+from tfseg.config import DataConfig, ModelConfig, TrainConfig
 from tfseg.data.class_splits import ClassSplit
-from tfseg.data.specs import DATASETS
+from tfseg.data.specs import DATASETS, DatasetSpec
 from tfseg.errors import UserError
+from tfseg.method_config import METHOD_CONFIGS
 
 DIGITS = [str(i) for i in range(10)]
 SPLIT = {
@@ -201,6 +202,17 @@ def test_left_out_images_are_counted_and_noted(records, tmp_path):
     assert "2 of them left out" in output and "note: --drop_images" in output
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "method, words",
+    [("strict", "--initialize_last_layer"), ("zs3net", "--last_layers_contain_logits_only")],
+)
+def test_a_second_stage_needs_a_first(records, tmp_path, method, words):
+    vectors = f"--class_embeddings={records / 'class_embeddings.npz'}"
+    command = arguments(records, tmp_path, vectors, split_file(tmp_path), method=method)
+    assert_user_error(run(*command, check=False), "--tf_initial_checkpoint", "random", words)
+
+
 # Functions of the programs ------------------------------------------------------------------------
 
 
@@ -261,6 +273,96 @@ def test_classes_without_a_part_need_no_vector(voc, tmp_path, monkeypatch):
     np.savez(path, names=np.array(names), vectors=np.eye(20, 4) + 2)
     with pytest.raises(UserError, match="(?s)--class_embeddings contradicts.*SHA-256"):
         cli._spec_of(with_vectors, record)
+
+
+# What the run behind an initial checkpoint saw ----------------------------------------------------
+
+
+def write_record(folder, config, spec=None, initial_run=None, **settings):
+    """Writes the config.json of a run; returns its directory as a flag's value."""
+    spec = spec or cli._spec_of(config)
+    settings = METHOD_CONFIGS["zs3net"](**settings)
+    train = TrainConfig(method="zs3net", train_logdir=str(folder))
+    folder.mkdir()
+    facts = {"model": ModelConfig(), "data": config, "train": train, "method": settings}
+    run_record.write(str(folder), **facts, spec=spec, extra={"initial_run": initial_run})
+    return str(folder)
+
+
+def started_from(logdir, spec):
+    return cli._initial_run(TrainConfig(tf_initial_checkpoint=logdir), spec)
+
+
+def test_how_masks_acted_is_inherited(voc, tmp_path, monkeypatch):
+    given(monkeypatch)
+    spec = cli._spec_of(voc)
+    dropping = dataclasses.replace(voc, drop_images="drop.txt")
+    first = write_record(tmp_path / "first", dropping)
+    told = started_from(first, spec)
+    assert told["drop_images"] == ["drop.txt"] and not told["oracle_layout"]
+    assert len(told["seen_classes"]) == 15 and "sheep" not in told["seen_classes"]
+    second = write_record(tmp_path / "second", voc, initial_run=told, oracle_layout=True)
+    third = write_record(tmp_path / "third", voc, initial_run=started_from(second, spec))
+    for logdir, oracle in ((first, False), (second, True), (third, True)):
+        found = cli._unseen_masks(logdir)
+        assert found == {"oracle_layout": oracle, "drop_images": ["drop.txt"]}
+    assert not any(cli._unseen_masks(str(tmp_path)).values())
+
+
+def test_no_start_from_a_run_that_saw_unseen_classes(voc, tmp_path, monkeypatch):
+    given(monkeypatch)
+    spec = cli._spec_of(voc)
+    hold_out = dataclasses.replace(voc, exclude_validation_classes=True)
+    first = write_record(tmp_path / "first", voc)
+    with pytest.raises(UserError, match="(?s)--tf_initial_checkpoint.*received: horse, motorbike"):
+        started_from(first, cli._spec_of(hold_out))
+    without = write_record(tmp_path / "without", hold_out)
+    assert "person" not in started_from(without, spec)["seen_classes"]
+    # A run that forgot them started from one that knew them.
+    again = write_record(tmp_path / "again", hold_out, initial_run=started_from(first, spec))
+    with pytest.raises(UserError, match="received: .*person"):
+        started_from(again, cli._spec_of(hold_out))
+    # A run without a split saw everything, whatever its data set calls it.
+    supervised = DatasetSpec("other", ("background", "Couch", "sky"))
+    other = write_record(tmp_path / "other", voc, supervised)
+    with pytest.raises(UserError, match="received: sofa\n"):
+        started_from(other, spec)
+    assert started_from(other, dataclasses.replace(spec, split=None))["seen_classes"]
+
+
+def test_of_other_checkpoints_nothing_is_known(voc, tmp_path):
+    spec = DATASETS["pascal_voc_seg"]
+    assert cli._initial_run(TrainConfig(), spec) is None
+    assert started_from(str(tmp_path / "model.ckpt"), spec) is None
+    (tmp_path / "config.json").write_text('{"architectures": ["Other"]}')
+    assert started_from(str(tmp_path / "model.ckpt"), spec) is None
+
+
+@pytest.mark.parametrize(
+    "now, words",
+    [
+        ({"oracle_layout": True}, "--oracle_layout=True"),
+        ({"generator_updates": "mean"}, "--generator_updates=mean"),
+        ({"drop_images": "less.txt"}, "--drop_images=less.txt"),
+    ],
+    ids=lambda now: next(iter(now)) if isinstance(now, dict) else "",
+)
+def test_what_a_run_is_told_does_not_change(voc, tmp_path, monkeypatch, now, words):
+    given(monkeypatch)
+    dropping = dataclasses.replace(voc, drop_images="drop.txt")
+    updates = {"generator_updates": "per_class"}
+    logdir = write_record(tmp_path / "run", dropping, **updates)
+    if "drop_images" in now:
+        dropping, now = dataclasses.replace(voc, **now), {}
+    facts = {
+        "model": ModelConfig(),
+        "data": dropping,
+        "train": TrainConfig(method="zs3net"),
+        "spec": cli._spec_of(voc),
+    }
+    with pytest.raises(UserError, match=f"another run(.|\n)*{words}"):
+        settings = METHOD_CONFIGS["zs3net"](**{**updates, **now})
+        run_record.check_continues(logdir, method=settings, **facts)
 
 
 def test_where_unseen_classes_are_no_secret_it_is_said(capsys):

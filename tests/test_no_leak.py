@@ -20,7 +20,7 @@ from tfseg.config import DataConfig, ModelConfig, TrainConfig
 from tfseg.data.class_embeddings import ClassVectors
 from tfseg.data.class_splits import ClassSplit
 from tfseg.data.specs import DatasetSpec
-from tfseg.method_config import METHOD_CONFIGS, SPNetConfig
+from tfseg.method_config import METHOD_CONFIGS, ZeroLabelConfig
 from tfseg.methods import METHODS
 from tfseg.models import BACKBONES, model_builder
 from tfseg.training.trainer import Trainer
@@ -200,5 +200,5 @@ def test_a_method_that_sees_all_masks_is_found_out(folders):
 
 
 def test_every_zero_label_method_is_tested():
-    methods = {name for name, cls in METHOD_CONFIGS.items() if issubclass(cls, SPNetConfig)}
+    methods = {name for name, cls in METHOD_CONFIGS.items() if issubclass(cls, ZeroLabelConfig)}
     assert methods == {case.values[0].method for case in CASES}

@@ -324,6 +324,24 @@ def test_backbone_norms_are_constants_and_new_layers_learn_faster():
     assert not any("BatchNorm" in v.name for v in groups["backbone_weights"].variables)
 
 
+@pytest.mark.parametrize("name", ["spnet", "strict"])
+def test_the_rules_of_zs3(name):
+    """All learns and decays, new layers ten times as fast; the loss is divided by the batch."""
+    rules = {"training_rules": "zs3"}
+    options = {"model": {"head": "deeplab"}, "weight_decay": 5e-4}
+    method, _ = make_method(name, settings=rules, **options)
+    groups = {group.name: group for group in method.param_groups()}
+    found = {n: (g.lr_multiplier, g.weight_decay) for n, g in groups.items()}
+    assert found == {"backbone_weights": (1.0, 5e-4), "new_weights": (10.0, 5e-4)}
+    backbone = {v.name.split("/")[-1] for v in groups["backbone_weights"].variables}
+    assert {"gamma:0", "beta:0"} <= backbone
+    assert any(v.name.endswith("biases:0") for v in groups["new_weights"].variables)
+    other, _ = make_method(name, **options)
+    pixel_loss, weight = tf.random.uniform([2, 4, 3, 3])
+    expected = other.mean_loss(pixel_loss, weight) / 4
+    np.testing.assert_allclose(method.mean_loss(pixel_loss, weight), expected, rtol=1e-6)
+
+
 # Teachers ----------------------------------------------------------------------------------------
 
 
@@ -358,6 +376,16 @@ def test_the_teacher_follows_the_network_only_as_an_average(teacher):
         expected = start[name] + share * (student[name] - start[name])
         np.testing.assert_allclose(followed[name], expected, rtol=1e-5, atol=1e-7, err_msg=name)
     np.testing.assert_array_equal(followed["class_vectors:0"], SPEC.vectors.values)
+
+
+def test_only_a_teacher_that_has_learned_may_teach():
+    method = strict()
+    method.check_initial_weights(set())
+    with pytest.raises(UserError, match="(?s)1 random.*logits/x.*--initialize_last_layer"):
+        method.check_initial_weights({"logits/x"})
+    with pytest.raises(UserError, match="start from random"):
+        strict(teacher="ema").check_initial_weights({"logits/x"})
+    strict(teacher="ema", pseudo_label_start=10).check_initial_weights({"logits/x"})
 
 
 # What a user watches -----------------------------------------------------------------------------
@@ -402,7 +430,6 @@ WRONG = [
     ({"pseudo_label_void": True}, "--pseudo_label_void"),
     ({"spec": NO_BACKGROUND, "disagreeing": "ignore"}, "--disagreeing"),
     ({"spec": NO_BACKGROUND, "background_loss": "with_unseen"}, "--background_loss"),
-    ({"train": {"tf_initial_checkpoint": "run"}}, "--initialize_last_layer"),
     ({"train": {"label_weights": (1.0, 1.0, 1.0, 2.0)}}, "--label_weights"),
 ]
 

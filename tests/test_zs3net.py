@@ -70,6 +70,32 @@ def test_only_classifier_and_generator_learn(updates):
     assert moved_weights == learning
 
 
+def test_all_but_the_classifier_must_be_trained_already():
+    method = _method()
+    names = {v.name.split(":")[0] for v in method.model.variables}
+    classifier = {v.name.split(":")[0] for v in method.model.logits_layer.variables}
+    method.check_initial_weights(classifier)
+    with pytest.raises(UserError, match="(?s)1 variables.*--last_layers_contain_logits_only"):
+        method.check_initial_weights({*classifier, min(names - classifier)})
+    with pytest.raises(UserError, match="--initialize_last_layer"):
+        method.check_initial_weights(set())
+
+
+@pytest.mark.parametrize("replicas, expected", [(1, "per_class"), (2, "mean")])
+def test_how_generators_are_updated_is_settled_once(replicas, expected):
+    settings = ZS3Net.complete_settings(ZS3NetConfig(), replicas)
+    assert settings.generator_updates == expected
+    assert ZS3Net.complete_settings(settings, 3 - replicas) == settings
+
+
+def test_settings_of_training_mode_are_said_to_be_without_effect(capsys):
+    _method()
+    assert "without effect" not in capsys.readouterr().out
+    _method(model={"aspp_dropout_rate": 0.5, "fine_tune_batch_norm": False})
+    output = capsys.readouterr().out
+    assert "--fine_tune_batch_norm, --aspp_dropout_rate: without effect" in output
+
+
 def test_features_are_those_of_inference():
     """Batch norm and dropout would otherwise change them from step to step."""
     method = _method(model={"aspp_dropout_rate": 0.5})

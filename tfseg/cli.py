@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from tfseg import command_line, flags, run_record
 from tfseg.config import OUTPUT_STRIDES, DataConfig, EvalConfig, ModelConfig, TrainConfig, VisConfig
 from tfseg.errors import UserError, check_choice
-from tfseg.method_config import METHOD_CONFIGS, SPNetConfig
+from tfseg.method_config import METHOD_CONFIGS, ZeroLabelConfig
 
 # Where the published programs differ from each other (PseudoSeg specification 1.3).
 _PROGRAM_DEFAULTS = {
@@ -150,8 +150,7 @@ def _check_split_flags(config: DataConfig, method: str) -> None:
     Raises:
       UserError: --class_split is missing, or a flag of theirs was given to another method.
     """
-    # Whose settings are SPNet's or made from them.
-    methods = [name for name, cls in METHOD_CONFIGS.items() if issubclass(cls, SPNetConfig)]
+    methods = [name for name, cls in METHOD_CONFIGS.items() if issubclass(cls, ZeroLabelConfig)]
     if method in methods:
         if config.class_split is None:
             raise UserError(
@@ -308,6 +307,35 @@ def _with_projection(config: ModelConfig, spec: Any, heads: Sequence[str]) -> Mo
     return config
 
 
+def _initial_run(config: TrainConfig, spec: Any) -> dict[str, Any] | None:
+    """Returns what the run behind the initial checkpoint was told of labels; None: not known.
+
+    Raises:
+      UserError: it saw labels of classes that are unseen, or take no part, in this run.
+    """
+    from tfseg.data import class_names
+
+    if not config.tf_initial_checkpoint:
+        return None
+    told = run_record.told(run_record.read(config.tf_initial_checkpoint))
+    if told is None or spec.split is None:
+        return told
+    hidden = [spec.class_names[c] for c in (*spec.split.unseen, *spec.split.held_out)]
+    known = [name for name in hidden if class_names.matches(told["seen_classes"], name)]
+    if known:
+        raise UserError(
+            "The initial checkpoint has learned from labels of classes that are unseen in this "
+            "run, or held out.",
+            where=f"--tf_initial_checkpoint={config.tf_initial_checkpoint}",
+            received=", ".join(known),
+            accepted="a run that saw labels of none of these classes: "
+            f"{', '.join(hidden)} ({run_record.NAME} beside the checkpoint says what it saw)",
+            fix="train the first step with this run's --class_split, "
+            "--exclude_validation_classes included where it is given here",
+        )
+    return told
+
+
 def _describe_split(spec: Any) -> str:
     """Returns one line on what the network is told."""
     facts = run_record.zero_label_facts(spec.to_json())
@@ -340,12 +368,20 @@ def _prepare_logdir(path: str) -> None:
         raise UserError("--train_logdir is a file.", where=path, fix="choose a directory") from None
 
 
-def _initialise(model, config: TrainConfig) -> None:
-    """Gives a fresh network its initial weights and says what matched."""
-    from tfseg import initial_weights
+def _initialise(model, config: TrainConfig) -> set[str]:
+    """Gives a fresh network its initial weights and says what matched.
 
+    Returns:
+      Names of the variables that keep their random values.
+    """
+    from tfseg import checkpoint, initial_weights
+    from tfseg.models.projection import CLASS_VECTORS
+
+    random = set(checkpoint.by_name(model.variables)) - {CLASS_VECTORS}
     if config.pretrained_weights:
-        print(initial_weights.load_pretrained(model, config.pretrained_weights), flush=True)
+        coverage = initial_weights.load_pretrained(model, config.pretrained_weights)
+        print(coverage, flush=True)
+        random.difference_update(coverage.matched)
     if config.tf_initial_checkpoint:
         coverage = initial_weights.load_initial_weights(
             model,
@@ -354,6 +390,8 @@ def _initialise(model, config: TrainConfig) -> None:
             last_layers_contain_logits_only=config.last_layers_contain_logits_only,
         )
         print(coverage, flush=True)
+        random.difference_update(coverage.matched)
+    return random
 
 
 def _train(argv: list[str]) -> int:
@@ -387,6 +425,7 @@ def _train(argv: list[str]) -> int:
 
     strategy = devices.make_strategy(config, tell_clones=flags.is_given("num_clones"))
     replicas = strategy.num_replicas_in_sync
+    settings = METHODS[config.method].complete_settings(settings, replicas)
     if config.jit_compile and model_config.sync_batch_norm and replicas > 1:
         raise UserError(
             "--jit_compile and --sync_batch_norm cannot be used together on several replicas.",
@@ -430,6 +469,9 @@ def _train(argv: list[str]) -> int:
         changed = run_record.check_continues(config.train_logdir, **facts)
         if changed:
             print(f"note: goes on with other settings: {'; '.join(changed)}", flush=True)
+        initial_run = (run_record.read(config.train_logdir) or {}).get("initial_run")
+    else:
+        initial_run = _initial_run(config, spec)
     with Interruption() as interruption:
         with strategy.scope():
             build = model_builder(model_config, spec, data_config.train_crop_size, seed=config.seed)
@@ -456,7 +498,8 @@ def _train(argv: list[str]) -> int:
         _note_leaks(data_config, spec)
         is_chief = _is_chief(strategy)
         if is_chief:
-            run_record.write(config.train_logdir, **facts, extra={"num_replicas": replicas})
+            extra = {"num_replicas": replicas, "initial_run": initial_run}
+            run_record.write(config.train_logdir, **facts, extra=extra)
         trainer = Trainer(
             method=method,
             strategy=strategy,
@@ -507,7 +550,9 @@ def _initialise_networks(method: Any, config: TrainConfig) -> None:
     for network in method.networks().values():
         # A teacher that is not trained becomes a copy of the network before the first step.
         if network.trainable_variables:
-            _initialise(network, config)
+            random = _initialise(network, config)
+            if network is method.model:
+                method.check_initial_weights(random)
 
 
 def _ema(method: Any, build: Any, config: TrainConfig) -> Any:
@@ -703,13 +748,9 @@ def _evaluate(argv: list[str]) -> int:
 
 
 def _unseen_masks(checkpoint_dir: str) -> dict[str, Any]:
-    """Returns the settings of a training run by which masks of unseen classes acted, by name."""
-    record = run_record.read(checkpoint_dir) or {}
-    settings = {**record.get("data", {}), **record.get("method", {})}
-    return {
-        "oracle_layout": bool(settings.get("oracle_layout")),
-        "drop_images": settings.get("drop_images"),
-    }
+    """Returns by which settings of a run, or one before it, masks of unseen classes acted."""
+    told = run_record.told(run_record.read(checkpoint_dir)) or {}
+    return {name: told.get(name) for name in ("oracle_layout", "drop_images")}
 
 
 def _visualize(argv: list[str]) -> int:

@@ -302,7 +302,8 @@ class DataConfig:
     drop_images: str | None = option(
         None,
         "File with ids of training images to leave out, one in a line; for example those that show "
-        "unseen classes, as in ZS3Net's first step. It tells where unseen classes are not.",
+        "unseen classes, as in ZS3Net's first step; tfrecords_tools/check.py --ids_with lists "
+        "them. It tells where unseen classes are not.",
     )
     augmentation: str = option(
         "deeplab",

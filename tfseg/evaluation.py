@@ -39,10 +39,13 @@ METRICS_FILE = "metrics.json"
 # How a run with seen and unseen classes is measured.
 MODES = ("generalised", "zero_label", "vanilla")
 _MAX_SWEPT = 1001
-# Settings of a training run by which masks of unseen classes acted, and what to say of them.
+# Settings of a training run, or one before it, by which masks of unseen classes acted, and what to
+# say of them.
 _UNSEEN_MASKS = {
-    "oracle_layout": "trained with --oracle_layout: masks of unseen classes were used.",
-    "drop_images": "trained with --drop_images: a list said which images to leave out.",
+    "oracle_layout": "trained with --oracle_layout, in this run or one before it: masks of unseen "
+    "classes were used.",
+    "drop_images": "trained with --drop_images, in this run or one before it: a list said which "
+    "images to leave out.",
 }
 # Seconds between progress lines where there is no terminal.
 _LINE_INTERVAL_SECS = 10.0

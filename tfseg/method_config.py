@@ -304,11 +304,25 @@ class SLRNetConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class SPNetConfig:
-    """SPNet: training on the seen classes alone (STRICT specification 3, ZS3 specification 3)."""
+class ZeroLabelConfig:
+    """What the zero-label methods have in common."""
 
     new_layers_learning_rate_multiplier: float = option(
         10.0, "Factor on the learning rate of what is built on the backbone.", limits=(0, None)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SPNetConfig(ZeroLabelConfig):
+    """SPNet: training on the seen classes alone (STRICT specification 3, ZS3 specification 3)."""
+
+    training_rules: str = option(
+        "spnet",
+        "How weights are trained: spnet: scale and shift of the backbone's batch norm are "
+        "constants, biases of new layers learn twice as fast as their kernels and do not decay. "
+        "zs3, as ZS3Net's first step: all weights learn and decay alike, and the loss is divided "
+        "by the batch once more.",
+        choices=("spnet", "zs3"),
     )
 
 
@@ -400,7 +414,7 @@ class StrictConfig(SPNetConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class ZS3NetConfig(SPNetConfig):
+class ZS3NetConfig(ZeroLabelConfig):
     """ZS3Net's second step (ZS3 specification 4): features of unseen classes are generated."""
 
     oracle_layout: bool = option(

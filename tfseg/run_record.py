@@ -48,6 +48,16 @@ _ANY_TIME = (
     "save_summaries_images",
 )
 
+# What a run is told of labels, and what its checkpoints hold.
+_FIXED = {
+    ("train", "method"),
+    ("train", "weakly"),
+    ("data", "drop_images"),
+    ("method", "supervision"),
+    ("method", "oracle_layout"),
+    ("method", "generator_updates"),
+}
+
 _PACKAGES = (
     "tensorflow",
     "tf-keras",
@@ -97,7 +107,8 @@ def write(
       folder: the training directory.
       model, data, train, method: the settings objects.
       spec: the data set's classes (an object with `to_json`).
-      extra: further facts, such as the streams and the number of replicas.
+      extra: further facts: the number of replicas, and as 'initial_run' what `told` says of the
+        run from whose checkpoint this one started.
     """
     record = {
         "command": sys.argv,
@@ -131,13 +142,12 @@ def check_continues(
       Settings that differ and may, each as "--flag: before -> now".
 
     Raises:
-      UserError: the other run had another network, method, regime, or other classes, class split
-        or word vectors.
+      UserError: the other run had another network, method, regime, or other classes, class split,
+        word vectors or knowledge of labels.
     """
     record = read(folder)
     if record is None:
         return []
-    fixed = {("train", "method"), ("train", "weakly"), ("method", "supervision")}
     changed = []
     sections = {"model": model, "data": data, "train": train, "method": method}
     for section, settings in sections.items():
@@ -146,7 +156,7 @@ def check_continues(
         for name, before in record.get(section, {}).items():
             if name not in now or now[name] == before or name in _ANY_TIME:
                 continue
-            if (section, name) in fixed or (section == "model" and name not in MAY_DIFFER):
+            if (section, name) in _FIXED or (section == "model" and name not in MAY_DIFFER):
                 raise _another_run(folder, f"--{name}={now[name]}", f"--{name}={before}")
             changed.append(f"--{name}: {before} -> {now[name]}")
     before, classes = record["dataset"]["class_names"], list(spec.class_names)
@@ -184,6 +194,31 @@ def zero_label_facts(dataset: Mapping[str, Any]) -> dict[str, str | None]:
             vectors["sha256"]
         )
     return facts
+
+
+def told(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Says what a run, and those before it from whose checkpoints it started, were told of labels.
+
+    Args:
+      record: content of a run's config.json, or None.
+
+    Returns:
+      'seen_classes': names of the classes of which labels were seen. 'oracle_layout': whether masks
+      of unseen classes acted. 'drop_images': the lists of images that were left out. None without
+      a record.
+    """
+    if record is None or "dataset" not in record:
+        return None
+    before = record.get("initial_run") or {}
+    dataset, method = record["dataset"], record.get("method", {})
+    names, split = dataset["class_names"], dataset.get("split")
+    seen = names if split is None else [names[c] for c in split["seen"]]
+    dropped = record.get("data", {}).get("drop_images")
+    return {
+        "seen_classes": sorted({*seen, *before.get("seen_classes", ())}),
+        "oracle_layout": bool(method.get("oracle_layout") or before.get("oracle_layout")),
+        "drop_images": [*before.get("drop_images", ()), *([dropped] if dropped else [])],
+    }
 
 
 def _another_run(folder: str, received: str, accepted: str) -> UserError:

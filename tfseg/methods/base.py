@@ -7,7 +7,7 @@ distribution and no flag.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -105,7 +105,12 @@ def default_param_groups(
 
 
 def new_layers_groups(
-    model: Any, config: TrainConfig, *, multiplier: float, nesterov: bool = False
+    model: Any,
+    config: TrainConfig,
+    *,
+    multiplier: float,
+    nesterov: bool = False,
+    biases_alike: bool = False,
 ) -> list[ParamGroup]:
     """Groups a network's variables in four: backbone or new layers, weights or biases.
 
@@ -117,15 +122,17 @@ def new_layers_groups(
       config: `weight_decay` is used.
       multiplier: factor on the learning rate of what is not the backbone.
       nesterov: as in `ParamGroup`.
+      biases_alike: biases learn and decay as weights do.
 
-    Source: SLRNet specification 5; STRICT specification 5.
+    Source: SLRNet specification 5; STRICT specification 5; ZS3 specification 5 for `biases_alike`.
     """
     backbone = {id(v) for v in model.backbone.trainable_variables}
     members: dict[str, list[tf.Variable]] = {}
     for variable in model.trainable_variables:
         part = "backbone" if id(variable) in backbone else "new"
         leaf = variable.name.split(":")[0].rsplit("/", 1)[-1]
-        kind = "biases" if leaf in ("biases", "bias", "beta") else "weights"
+        is_bias = leaf in ("biases", "bias", "beta") and not biases_alike
+        kind = "biases" if is_bias else "weights"
         members.setdefault(f"{part}_{kind}", []).append(variable)
     multipliers = {"backbone": 1.0, "new": multiplier}
     return [
@@ -224,6 +231,21 @@ class Method(tf.Module):
         """
         check_choice(config.head, cls.heads, flag="head", what=f"head for {cls.__name__}")
         return config
+
+    @classmethod
+    def complete_settings(cls, settings: Any, replicas: int) -> Any:
+        """Returns the method's settings, those included that depend on the number of replicas."""
+        return settings
+
+    def check_initial_weights(self, random: Collection[str]) -> None:
+        """Looks at what a fresh run starts from; the default is content with everything.
+
+        Args:
+          random: names of the deployable network's variables that start from random values.
+
+        Raises:
+          UserError: the method would learn nothing from there.
+        """
 
     @classmethod
     def streams(cls, data: DataConfig, train: TrainConfig, settings: Any) -> dict[str, Stream]:

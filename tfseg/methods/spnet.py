@@ -2,12 +2,13 @@
 
 With --head=projection, the default here, pixels are projected into the space of word vectors, so
 that unseen classes have logits although nothing was learned of them. With --head=deeplab it is
-ordinary training that leaves unseen classes out: ZS3Net's first step.
+ordinary training that leaves unseen classes out: ZS3Net's first step, with --training_rules=zs3 by
+its rules.
 
 Source: Xian et al., "Semantic projection network for zero- and few-label semantic segmentation",
-CVPR 2019; STRICT specification 1.6, 3 and 4.5. Ours: one scale (the published loss is a sum over
-the image's scales and the maximum of their logits), and logits that are resized with aligned
-corners in evaluation (published: half-pixel centres).
+CVPR 2019; STRICT specification 1.6, 3 and 4.5; ZS3 specification 4.7 and 5. Ours: one scale (the
+published loss is a sum over the image's scales and the maximum of their logits), and logits that
+are resized with aligned corners in evaluation (published: half-pixel centres).
 """
 
 import tensorflow as tf
@@ -35,11 +36,25 @@ class SPNet(Method):
     def build(self, build_model):
         """Makes the network; scale and shift of the backbone's batch norm are not trained.
 
-        Source: STRICT specification 1.4.
+        Source: STRICT specification 1.4. With --training_rules=zs3 they are (ZS3 specification 5).
         """
         model = build_model()
-        freeze_norms(model.backbone)
+        if not self._zs3_rules:
+            freeze_norms(model.backbone)
         return model
+
+    @property
+    def _zs3_rules(self) -> bool:
+        return self.settings.training_rules == "zs3"
+
+    def mean_loss(self, pixel_loss: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+        """Returns the mean of pixel losses, float32 [N, h, w], by their weights, a scalar.
+
+        Source: STRICT specification 4.4. With --training_rules=zs3 it is divided by the batch once
+        more (ZS3 specification 4.7).
+        """
+        loss = zero_label.weighted_mean(pixel_loss, weight, over_replicas=self.over_replicas)
+        return loss / self.config.train_batch_size if self._zs3_rules else loss
 
     @classmethod
     def streams(
@@ -63,21 +78,19 @@ class SPNet(Method):
             maps["label"],
             ignore_label=self.spec.ignore_label,
         )
-        return {
-            "segmentation": zero_label.weighted_mean(
-                pixel_loss, kept, over_replicas=self.over_replicas
-            )
-        }
+        return {"segmentation": self.mean_loss(pixel_loss, kept)}
 
     def param_groups(self) -> list[ParamGroup]:
         """Returns the published groups: new layers 10x, their biases 20x and without decay.
 
-        Source: STRICT specification 5.
+        Source: STRICT specification 5. With --training_rules=zs3 all of the new layers 10x, and all
+        decays (ZS3 specification 5).
         """
         return new_layers_groups(
             self.model,
             self.config,
             multiplier=self.settings.new_layers_learning_rate_multiplier,
+            biases_alike=self._zs3_rules,
         )
 
     def panels(self, batch: Batch) -> dict[str, tf.Tensor]:

@@ -25,7 +25,7 @@ logits with aligned corners (published: half-pixel centres).
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import tensorflow as tf
 
@@ -97,12 +97,6 @@ class Strict(SPNet):
                 received=settings.pseudo_label_start,
                 accepted=f"less than the {self._period} steps of a round",
             )
-        if self.config.tf_initial_checkpoint and not self.config.initialize_last_layer:
-            raise UserError(
-                "The teacher would start with random last layers, and teach nothing.",
-                where="--tf_initial_checkpoint",
-                fix="add --initialize_last_layer",
-            )
         self._check_views()
         self._check_background()
 
@@ -149,6 +143,26 @@ class Strict(SPNet):
                     received=f"--class_split={self.spec.split.name}",
                     fix=f"leave out --{flag}",
                 )
+
+    def check_initial_weights(self, random: Collection[str]) -> None:
+        """Insists on a teacher that has learned before it teaches.
+
+        Raises:
+          UserError: something of it would start from random values.
+
+        Source: specification 1.4.
+        """
+        settings = self.settings
+        learns_before = settings.teacher == "ema" and settings.pseudo_label_start > 0
+        if random and not learns_before:
+            raise UserError(
+                "The teacher would start from random values, and teach nothing.",
+                where="--tf_initial_checkpoint, --initialize_last_layer",
+                received=f"{len(random)} random variables: {', '.join(sorted(random)[:3])} ...",
+                accepted="a run of the same network, such as --method=spnet; or --teacher=ema with "
+                "--pseudo_label_start",
+                fix="--tf_initial_checkpoint=<its --train_logdir> --initialize_last_layer",
+            )
 
     # Rounds --------------------------------------------------------------------------------------
 
@@ -327,7 +341,7 @@ class Strict(SPNet):
             pixel_loss = tf.where(tf.equal(target, split.background), either, pixel_loss)
         pseudo = zero_label.among(target, split.unseen)
         weight = kept * tf.where(pseudo, self.settings.pseudo_label_weight, 1.0)
-        return zero_label.weighted_mean(pixel_loss, weight, over_replicas=self.over_replicas)
+        return self.mean_loss(pixel_loss, weight)
 
     # What a user watches -------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """ZS3Net, step 2: a classifier over all classes, unseen ones learned from generated features.
 
-The network comes from step 1 (`--method=spnet`: training on seen classes); all of it but the last
-convolution stays as it is. Its features, the input of that convolution, are what is generated.
+The network comes from step 1 (`--method=spnet --head=deeplab`, training on seen classes) by
+`--tf_initial_checkpoint`, and stays as it is but for the last convolution, which is new. The input
+of that convolution, features, is what is generated.
 
 1. A generator turns a class's word vector and noise into the feature of a pixel. It learns to match
    the features of every seen class of every image (maximum mean discrepancy).
@@ -22,27 +23,29 @@ features; loss and rate do not change with the number of replicas.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import numpy as np
 import tensorflow as tf
 
-from tfseg.config import DataConfig, TrainConfig
+from tfseg.config import DataConfig, ModelConfig, TrainConfig
 from tfseg.data.pipeline import Stream
 from tfseg.errors import UserError
 from tfseg.method_config import ZS3NetConfig
 from tfseg.methods import zero_label
 from tfseg.methods.base import Batch, Method, ParamGroup
+from tfseg.methods.matching import MatchingGenerator
+from tfseg.methods.region_features import Nodes, RegionFeatures
 from tfseg.models import gmmn
-from tfseg.models.layers import Settings, fold_seed
+from tfseg.models.layers import fold_seed
 from tfseg.monitors import Monitors
 from tfseg.ops import adam, layouts
 from tfseg.ops import losses as loss_ops
-from tfseg.ops.class_aware import mask_absent_logits
-from tfseg.ops.mmd import mmd
-from tfseg.ops.region_graph import region_graph
+from tfseg.ops.class_vectors import pixel_vectors
 from tfseg.ops.resize import resize_nearest
 
+# Settings of the network's training mode.
+_UNUSED_NETWORK_FLAGS = ("fine_tune_batch_norm", "aspp_dropout_rate", "decoder_dropout_rates")
 _LAYOUTS = {"rename": layouts.rename, "balanced": layouts.balanced}
 # What chance decides; each draws for itself.
 _MADE, _LAYOUT, _NOISE, _KEEP, _PIXEL, _NODE_NOISE, _NODE_KEEP = range(7)
@@ -86,57 +89,6 @@ class Draws:
     node_keep: tf.Tensor | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Nodes:
-    """The regions of all layouts of a step.
-
-    Attributes:
-      label: int32 [T].
-      features: float32 [T, D], generated ones without gradient.
-      losses: float32 [N], discrepancy of generated and real nodes of an image; 0 where it has no
-        graph (a single region) or no real nodes.
-      trained: bool [N], where there is such a loss.
-    """
-
-    label: tf.Tensor
-    features: tf.Tensor
-    losses: tf.Tensor
-    trained: tf.Tensor
-
-
-class Updates(tf.Module):
-    """A generator, and Adam's memory of updates that are done inside a step.
-
-    Args:
-      generator: whose weights no optimiser of the run updates.
-    """
-
-    def __init__(self, generator: gmmn.Generator):
-        super().__init__(name=f"{generator.name}_updates")
-        self.weights = generator.weights
-        self.first, self.second = (
-            [
-                tf.Variable(
-                    tf.zeros(w.shape), trainable=False, name=f"{generator.name}/{kind}_moment{i}"
-                )
-                for i, w in enumerate(self.weights)
-            ]
-            for kind in ("first", "second")
-        )
-        self.count = tf.Variable(0.0, trainable=False, name=f"{generator.name}/updates")
-
-    def state(self) -> adam.State:
-        """Returns the values."""
-        parts = (self.weights, self.first, self.second)
-        return *([tf.identity(v) for v in part] for part in parts), tf.identity(self.count)
-
-    def assign(self, state: adam.State) -> None:
-        """Keeps values for the next step."""
-        variables = (self.weights, self.first, self.second, self.count)
-        for variable, value in zip(tf.nest.flatten(variables), tf.nest.flatten(state)):
-            variable.assign(value)
-
-
 class ZS3Net(Method):
     """Generative moment matching for unseen classes, and a classifier on top of it."""
 
@@ -145,9 +97,7 @@ class ZS3Net(Method):
     def __init__(self, **options):
         super().__init__(**options)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        self._updates = self.settings.generator_updates or (
-            "per_class" if replicas == 1 else "mean"
-        )
+        self.settings = self.complete_settings(self.settings, replicas)
         self._check(replicas)
         split = self.spec.split
         self._seen, self._unseen = tuple(sorted(split.seen)), tuple(sorted(split.unseen))
@@ -157,11 +107,11 @@ class ZS3Net(Method):
         self.graph_generator = None
         if self.settings.graph_context:
             self.graph_generator = self._make_generator("graph_generator")
-        self._sequential = [
-            Updates(generator)
-            for generator in (self.generator, self.graph_generator)
-            if generator is not None and self._updates == "per_class"
-        ]
+            self._regions = RegionFeatures(
+                self.graph_generator,
+                self._words,
+                sampling_dropout=self.settings.sampling_dropout,
+            )
         if self.settings.oracle_layout:
             print(
                 "warning: --oracle_layout: where the unseen classes are is read from their ground "
@@ -188,14 +138,13 @@ class ZS3Net(Method):
                 variable.assign(draw)
         return model
 
-    def _make_generator(self, name: str) -> gmmn.Generator:
-        vectors = self._vectors.shape[-1]
-        return gmmn.Generator(
-            Settings(network=name, seed=self.config.seed),
-            inputs=vectors + self._noise_dim,
-            hidden=self.settings.generator_hidden,
+    def _make_generator(self, name: str) -> MatchingGenerator:
+        return MatchingGenerator(
+            name,
+            self.settings,
+            seed=self.config.seed,
+            inputs=self._vectors.shape[-1] + self._noise_dim,
             outputs=self._classifier_kernel.shape[2],
-            trainable=self._updates == "mean",
         )
 
     @property
@@ -215,7 +164,7 @@ class ZS3Net(Method):
                 fix="add --class_embeddings=FILE.npz; tfrecords_tools/build_class_embeddings.py "
                 "makes such files",
             )
-        if self._updates == "per_class" and replicas > 1:
+        if self.settings.generator_updates == "per_class" and replicas > 1:
             raise UserError(
                 "Updates one after the other need all images in one place.",
                 where="--generator_updates=per_class",
@@ -247,6 +196,55 @@ class ZS3Net(Method):
                 received=self._classifier_kernel.shape[0],
                 accepted=1,
             )
+
+    def check_initial_weights(self, random: Collection[str]) -> None:
+        """Insists on a trained network and a new classifier.
+
+        Raises:
+          UserError: something of the network starts from random values and would stay so; or the
+            classifier does not.
+
+        Source: specification 1.3.
+        """
+        classifier = {v.name.split(":")[0] for v in self.model.logits_layer.variables}
+        frozen = sorted(set(random) - classifier)
+        if frozen:
+            raise UserError(
+                "zs3net trains the last convolution alone; the network before it must be trained.",
+                where="--tf_initial_checkpoint",
+                received=f"{len(frozen)} variables that start from random values: "
+                f"{', '.join(frozen[:3])} ...",
+                accepted="a run of the same network, such as --method=spnet --head=deeplab",
+                fix="--tf_initial_checkpoint=<its --train_logdir> "
+                "--last_layers_contain_logits_only --noinitialize_last_layer",
+            )
+        if not classifier <= set(random):
+            raise UserError(
+                "The classifier of zs3net is new, for it has new classes.",
+                where="--initialize_last_layer",
+                received=True,
+                fix="leave the flag out",
+            )
+
+    @classmethod
+    def complete_settings(cls, settings: ZS3NetConfig, replicas: int) -> ZS3NetConfig:
+        if settings.generator_updates is not None:
+            return settings
+        updates = "per_class" if replicas == 1 else "mean"
+        return dataclasses.replace(settings, generator_updates=updates)
+
+    @classmethod
+    def network_config(cls, config: ModelConfig, settings: ZS3NetConfig) -> ModelConfig:
+        """Says which settings are not heeded, as the network is in inference mode throughout."""
+        default = {field.name: field.default for field in dataclasses.fields(config)}
+        changed = [n for n in _UNUSED_NETWORK_FLAGS if getattr(config, n) != default[n]]
+        if changed:
+            print(
+                f"note: {', '.join(f'--{name}' for name in changed)}: without effect, as zs3net "
+                "trains no layer with dropout or batch norm",
+                flush=True,
+            )
+        return super().network_config(config, settings)
 
     @classmethod
     def streams(
@@ -316,8 +314,7 @@ class ZS3Net(Method):
         return tf.gather(tf.constant(table, tf.int32), label)
 
     def _is_unseen(self, label: tf.Tensor) -> tf.Tensor:
-        unseen = [c in self._unseen for c in range(256)]
-        return tf.gather(tf.constant(unseen), label)
+        return zero_label.among(label, self._unseen)
 
     def draws(self, scenes: Scenes, seed: tf.Tensor) -> Draws:
         """Draws noise, dropout and the pixels that are compared."""
@@ -375,20 +372,20 @@ class ZS3Net(Method):
           (float32 [N, S], 0 where there is none; bool [N, S]; float32 [N, h, w, D]).
         """
         places, active = self._places(scenes, draws)
-        if self._updates == "mean":
+        if not self.generator.sequential:
             made = [
                 self._made(self.generator.weights, scenes, draws, i)
                 for i in range(scenes.label.shape[0])
             ]
             return self._all_at_once(scenes, draws, places, active), active, tf.stack(made)
-        state = self._sequential[0].state()
+        state = self.generator.state()
         losses, made = [], []
         for i in range(scenes.label.shape[0]):
             # What is made of an image does not know of its own updates.
             made.append(self._made(state[0], scenes, draws, i))
             state, of_image = self._one_by_one(state, scenes, draws, places, active[i], i)
             losses.append(of_image)
-        self._sequential[0].assign(state)
+        self.generator.assign(state)
         return tf.stack(losses), active, tf.stack(made)
 
     def _places(self, scenes: Scenes, draws: Draws) -> tuple[tf.Tensor, tf.Tensor]:
@@ -426,13 +423,7 @@ class ZS3Net(Method):
         classes = tf.gather(tf.constant(self._seen), pairs[:, 1])
         vectors = tf.gather(self._vectors, tf.broadcast_to(classes[:, None], tf.shape(place)))
         generated = gmmn.generate(weights, vectors, at(draws.noise), at(draws.keep))
-        return self._mmd(generated, at(scenes.features))
-
-    def _mmd(self, generated: tf.Tensor, real: tf.Tensor) -> tf.Tensor:
-        settings = self.settings
-        return mmd(
-            generated, real, bandwidths=settings.mmd_bandwidths, weights=settings.mmd_weights
-        )
+        return self.generator.discrepancy(generated, at(scenes.features))
 
     def _all_at_once(self, scenes: Scenes, draws: Draws, places, active) -> tf.Tensor:
         """Returns the losses of all images and classes with the weights as they are."""
@@ -455,7 +446,7 @@ class ZS3Net(Method):
         count = len(self._seen)
 
         def update(state: adam.State, k: tf.Tensor):
-            return self._update(
+            return self.generator.update(
                 state,
                 lambda weights: self._discrepancy(
                     weights, scenes, draws, places, tf.stack([image, k])[None]
@@ -476,16 +467,6 @@ class ZS3Net(Method):
         )
         return state, losses
 
-    def _update(self, state: adam.State, loss_of) -> tuple[adam.State, tf.Tensor]:
-        """Does one of Adam's updates on weights that are values; returns the loss before it."""
-        weights = state[0]
-        with tf.GradientTape() as tape:
-            tape.watch(weights)
-            loss = loss_of(weights)
-        gradients = tape.gradient(loss, weights)
-        rate = self.settings.generator_learning_rate
-        return adam.adam_update(state, gradients, rate=rate), loss
-
     def _made(self, weights: gmmn.Weights, scenes: Scenes, draws: Draws, i: int) -> tf.Tensor:
         """Returns the features of an image for the classifier, float32 [h, w, D]."""
 
@@ -503,77 +484,16 @@ class ZS3Net(Method):
 
     def _words(self, label: tf.Tensor) -> tf.Tensor:
         """Returns the word vectors of labels; void has that of class 0, as published."""
-        return tf.gather(self._vectors, tf.where(label == self.spec.ignore_label, 0, label))
-
-    # Features of regions -------------------------------------------------------------------------
+        return pixel_vectors(self._vectors, label, ignore_label=self.spec.ignore_label)
 
     def nodes(self, scenes: Scenes, draws: Draws) -> Nodes:
-        """Returns the regions of all layouts; trains their generator as that of pixels.
-
-        Source: specification 4.5.
-        """
-        counts, first, adjacency = _graphs(scenes.layout)
-        sequential = self._updates == "per_class"
-        state = self._sequential[1].state() if sequential else None
-        losses, features, labels = [], [], []
-        for i in range(scenes.label.shape[0]):
-            own = (first[i, : counts[i]], adjacency[i, : counts[i], : counts[i]])
-            labels.append(tf.gather(tf.reshape(scenes.layout[i], [-1]), own[0]))
-            weights = state[0] if sequential else self.graph_generator.weights
-            features.append(self._node_features(weights, scenes, draws, i, own))
-            compare = self._node_discrepancy(scenes, draws, i, own)
-            trained = ~scenes.synthetic[i] & (counts[i] > 0)
-            if sequential:
-                state, loss = tf.cond(
-                    trained,
-                    lambda state=state, compare=compare: self._update(state, compare),
-                    lambda state=state: (state, tf.constant(0.0)),
-                )
-            else:
-                loss = tf.cond(
-                    trained,
-                    lambda weights=weights, compare=compare: compare(weights),
-                    lambda: tf.constant(0.0),
-                )
-            losses.append(loss)
-        if sequential:
-            self._sequential[1].assign(state)
-        return Nodes(
-            label=tf.concat(labels, 0),
-            features=tf.stop_gradient(tf.concat(features, 0)),
-            losses=tf.stack(losses),
-            trained=~scenes.synthetic & (counts > 0),
-        )
-
-    def _node_features(self, weights, scenes: Scenes, draws: Draws, i: int, own) -> tf.Tensor:
-        """Returns the features of an image's regions for the classifier, float32 [K, D]."""
-        keep = draws.node_keep if self.settings.sampling_dropout else None
-        return tf.cond(
-            scenes.synthetic[i],
-            lambda: self._generated_nodes(weights, scenes, draws.node_noise, keep, i, own),
-            lambda: _at_pixels(scenes.features[i], own[0]),
-        )
-
-    def _node_discrepancy(self, scenes: Scenes, draws: Draws, i: int, own):
-        """Returns a function of weights: how far an image's generated nodes are from real ones."""
-
-        def compare(weights) -> tf.Tensor:
-            generated = self._generated_nodes(
-                weights, scenes, draws.node_noise, draws.node_keep, i, own
-            )
-            return self._mmd(generated, _at_pixels(scenes.features[i], own[0]))
-
-        return compare
-
-    def _generated_nodes(self, weights, scenes: Scenes, noise, keep, i: int, own) -> tf.Tensor:
-        first, adjacency = own
-        label = tf.gather(tf.reshape(scenes.layout[i], [-1]), first)
-        return gmmn.generate_on_graph(
-            weights,
-            adjacency,
-            self._words(label),
-            _at_pixels(noise[i], first),
-            None if keep is None else _at_pixels(keep[i], first),
+        """Returns the regions of all layouts; trains their generator as that of pixels."""
+        return self._regions.nodes(
+            scenes.layout,
+            scenes.features,
+            scenes.synthetic,
+            noise=draws.node_noise,
+            keep=draws.node_keep,
         )
 
     # The classifier ------------------------------------------------------------------------------
@@ -584,12 +504,7 @@ class ZS3Net(Method):
         Args:
           features: float32 [N, h, w, D].
         """
-        logits = self.model.logits_layer(features)
-        visible = self.spec.split.visible
-        if len(visible) == self.spec.num_classes:
-            return logits
-        present = tf.constant([[float(c in visible) for c in range(self.spec.num_classes)]])
-        return mask_absent_logits(logits, present)
+        return zero_label.only(self.model.logits_layer(features), self.spec.split.visible)
 
     def classifier_loss(self, features: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
         """Returns the weighted cross entropy of features, a scalar (specification 4.4).
@@ -632,18 +547,16 @@ class ZS3Net(Method):
                 weight_decay=self.config.weight_decay,
             )
         ]
-        if self._updates == "mean":
-            groups += [
-                ParamGroup(
-                    name=generator.name,
-                    variables=generator.weights,
-                    optimizer="adam",
-                    schedule=self.settings.generator_learning_rate,
-                )
-                for generator in (self.generator, self.graph_generator)
-                if generator is not None
-            ]
-        return groups
+        return groups + [
+            ParamGroup(
+                name=generator.name,
+                variables=generator.weights,
+                optimizer="adam",
+                schedule=self.settings.generator_learning_rate,
+            )
+            for generator in (self.generator, self.graph_generator)
+            if generator is not None and not generator.sequential
+        ]
 
     # What a user watches -------------------------------------------------------------------------
 
@@ -692,37 +605,3 @@ def _size(x: tf.Tensor) -> tuple[int, int]:
 
 def _mean(losses: tf.Tensor, counted: tf.Tensor) -> tf.Tensor:
     return loss_ops.safe_divide(tf.reduce_sum(losses), tf.reduce_sum(tf.cast(counted, tf.float32)))
-
-
-def _at_pixels(x: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
-    """Returns [K, D], the values of a map [h, w, D] at pixels in reading order."""
-    return tf.gather(tf.reshape(x, [-1, x.shape[-1]]), index)
-
-
-def _graphs(label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns the graphs of label maps, int32 [N, h, w], padded to the largest.
-
-    Returns:
-      Numbers of nodes, int32 [N], 0 for a single region; first pixels, int32 [N, K]; adjacency,
-      float32 [N, K, K].
-    """
-
-    def make(label) -> Sequence:
-        graphs = [region_graph(each) for each in label]
-        counts = [len(g.first) if len(g.first) > 1 else 0 for g in graphs]
-        first = np.zeros([len(graphs), max(counts)], np.int32)
-        adjacency = np.zeros([len(graphs), max(counts), max(counts)], np.float32)
-        for i, (graph, count) in enumerate(zip(graphs, counts)):
-            first[i, :count] = graph.first[:count]
-            adjacency[i, :count, :count] = graph.adjacency[:count, :count]
-        return np.array(counts, np.int32), first, adjacency
-
-    counts, first, adjacency = tf.numpy_function(
-        make, [label], (tf.int32, tf.int32, tf.float32), stateful=False
-    )
-    images = label.shape[0]
-    return (
-        tf.ensure_shape(counts, [images]),
-        tf.ensure_shape(first, [images, None]),
-        tf.ensure_shape(adjacency, [images, None, None]),
-    )
