@@ -53,10 +53,11 @@ STRICT = (
     "--rounds=2",
     "--view_scales=1.5",
 )
-ZS3 = (*ZERO_LABEL, "--method=zs3net")
+ZS3 = (*ZERO_LABEL, "--method=zs3net", "--last_layers_contain_logits_only")
 ZS5 = (
     *ZERO_LABEL,
     "--method=strict",
+    "--head=deeplab",
     "--initialize_last_layer",
     "--view_scales=",
     "--mirror_views=false",
@@ -244,7 +245,7 @@ def test_zs3_goes_on_to_zs5(records, tmp_path):
     settings = environment_of(
         records,
         tmp_path,
-        STEP1_FLAGS=(*ZERO_LABEL, "--method=spnet"),
+        STEP1_FLAGS=(*ZERO_LABEL, "--method=spnet", "--head=deeplab"),
         STEP2_FLAGS=ZS3,
         ZS5_FLAGS=ZS5,
     )
