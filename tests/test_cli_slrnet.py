@@ -32,7 +32,8 @@ def long_run(records, logdir):
 @pytest.fixture(scope="module")
 def trained(records, tmp_path_factory):
     logdir = tmp_path_factory.mktemp("slrnet") / "run"
-    run(*long_run(records, logdir))
+    result = run(*long_run(records, logdir))
+    assert "note: --train_split=train is not used by slrnet" in result.stdout
     return logdir
 
 

@@ -109,6 +109,19 @@ def _note_large_cut_out(config: DataConfig) -> None:
         )
 
 
+def _note_unused_splits(streams: Mapping[str, Any], data: DataConfig, train: TrainConfig) -> None:
+    """Warns of a split that was asked for and that the method does not read."""
+    used = {stream.split for stream in streams.values()}
+    used |= {stream.label_split for stream in streams.values()}
+    for name in ("train_split", "train_split_cls"):
+        if flags.is_given(name) and getattr(data, name) not in used:
+            print(
+                f"note: --{name}={getattr(data, name)} is not used by {train.method} with these "
+                f"settings, which reads {', '.join(sorted(filter(None, used)))}.",
+                flush=True,
+            )
+
+
 # The augmentations that heed a flag which not all do.
 _AUGMENTATIONS_OF = {
     "min_scale_factor": ("deeplab", "composition", "warped_crop", "short_side_crop"),
@@ -456,6 +469,7 @@ def _train(argv: list[str]) -> int:
             devices.check_batch(stream.batch_size, config, replicas, flag="labelled_batch_size")
     if any("strong" in stream.views for stream in streams.values()):
         _note_large_cut_out(data_config)
+    _note_unused_splits(streams, data_config, config)
     data = TrainingData(streams, spec, data_config, config, strategy)
     _prepare_logdir(config.train_logdir)
     facts = {

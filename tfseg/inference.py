@@ -7,7 +7,8 @@ background, and so cannot be used on images without one.
 
 With --dense_crf the probabilities leave the graph, are cut and resized to the size of the original
 image, and refined on its pixels by worker processes: the library holds Python's lock, so threads
-would take turns. Images come back in the order in which they were predicted.
+would take turns. Images come back in the order in which they were predicted. Classes that are not
+allowed stay so after the CRF, for SLRNet too, whose published code lets the CRF bring them back.
 
 Where the data set has a split into seen and unseen classes, only these may be predicted.
 

@@ -185,9 +185,10 @@ class SLRNetConfig:
     )
     sampling: str = option(
         "stratified",
-        "Images with masks in a batch: stratified: --labelled_batch_size of them beside "
-        "--train_batch_size of the others; published: --train_batch_size images of "
-        "--train_split_cls as they come, those with masks --labelled_oversampling times an epoch.",
+        "Images with masks in a batch: stratified: --labelled_batch_size of --train_split beside "
+        "--train_batch_size of --train_split_cls, whose masks are not used; published: "
+        "--train_batch_size images of --train_split_cls as they come, those with masks "
+        "--labelled_oversampling times an epoch.",
         choices=("stratified", "published"),
     )
     labelled_batch_size: int | None = option(
