@@ -15,14 +15,14 @@ $(VENV)/.installed: pyproject.toml
 	@echo "== installing into $(VENV) (a few minutes the first time) =="
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(PIP_FLAGS) --upgrade pip
-	$(BIN)/python -m pip install $(PIP_FLAGS) -e '.[dev,pretrained]' 'tensorflow==2.20.*' 'tf-keras==2.20.*' 'tf-models-official==2.20.*'
+	$(BIN)/python -m pip install $(PIP_FLAGS) -e '.[dev,pretrained,embeddings]' 'tensorflow==2.20.*' 'tf-keras==2.20.*' 'tf-models-official==2.20.*'
 	@touch $@
 
 $(VENV_ADDONS)/.installed: pyproject.toml
 	@echo "== installing into $(VENV_ADDONS) =="
 	$(PYTHON_ADDONS) -m venv $(VENV_ADDONS)
 	$(VENV_ADDONS)/bin/python -m pip install $(PIP_FLAGS) --upgrade pip
-	$(VENV_ADDONS)/bin/python -m pip install $(PIP_FLAGS) -e '.[addons,dev,pretrained]'
+	$(VENV_ADDONS)/bin/python -m pip install $(PIP_FLAGS) -e '.[addons,dev,pretrained,embeddings]'
 	@touch $@
 
 # The dense CRF is compiled from source. Where that fails, its tests say that they did not run.

@@ -31,13 +31,15 @@ from tfseg.data.specs import DATASETS
 HEIGHT, WIDTH, QUALITY = 375, 500, 90
 MEAN_PIXEL = (127.5, 127.5, 127.5)
 # Rows of the table: name, --augmentation, what the stream asks for. PseudoSeg reads the first two
-# in each step, Learning Pseudo Labels the next two, SLRNet the last.
+# in each step, Learning Pseudo Labels the next two, SLRNet, STRICT and ZS3Net one each.
 KINDS = (
     ("weak", "deeplab", {}),
     ("weak + strong", "deeplab", {"views": ("weak", "strong"), "labels": "optional"}),
     ("composition", "composition", {}),
     ("light", "composition", {"augment": "light", "labels": "optional"}),
     ("resized crop", "resized_crop", {}),
+    ("warped crop", "warped_crop", {}),
+    ("short-side crop", "short_side_crop", {}),
 )
 
 

@@ -8,7 +8,7 @@
 #   check_flags PROGRAM ...        stops where a flag of a later step is wrong
 #   step NAME COMMAND ...          runs a command, or passes it over where it was finished before
 #   evaluate NAME CHECKPOINTS ...  a step: eval.py on VAL_SPLIT, with further flags
-#   show_results NAME ...          prints the mIoU of such steps
+#   show_results NAME ...          prints the mIoU of such steps, of zero-label runs also by group
 #
 # A signal is handed to the running program, which saves; then the recipe stops too.
 
@@ -123,6 +123,13 @@ show_results() {
   for name in "$@"; do
     metrics=$OUTPUT_DIR/$name/metrics.json
     [ ! -e "$metrics" ] || "$PYTHON" -c 'import json, sys
-print("  %-16s %.3f" % (sys.argv[1], json.load(open(sys.argv[2]))["miou"]))' "$name" "$metrics"
+name, path = sys.argv[1:]
+metrics = json.load(open(path))
+groups = ("seen", "unseen", "harmonic") if "zero_label" in metrics else ()
+scores = ["%.3f" % metrics["miou"]]
+for group in groups:
+    value = metrics["zero_label"]["generalised"]["mean_iou"][group]
+    scores.append(group + (" -" if value is None else " %.3f" % value))
+print("  %-16s %s" % (name, "  ".join(scores)))' "$name" "$metrics"
   done
 }

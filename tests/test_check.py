@@ -14,6 +14,7 @@ from PIL import Image
 from tfrecords_tools import check, common
 from tfseg.data import framing, records, tfexample, writing
 from tfseg.data.specs import DatasetSpec, load_spec
+from tfseg.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SPEC = DatasetSpec("toy", ("background", "cat", "dog"))
@@ -138,6 +139,22 @@ def test_command_and_exit_codes(folder):
     process = run(folder / "nowhere")
     assert process.returncode == 2 and process.stderr.startswith("error: ")
     assert run(folder, "--splits=nosuch").returncode == 2
+
+
+def test_lists_the_images_that_show_some_classes(folder, tmp_path):
+    results, _, _ = check.check(str(folder), splits=["train"])
+    assert check.ids_with(results, ["dog"], SPEC) == ["t2", "t5"]
+    listed = tmp_path / "drop.txt"
+    process = run(folder, "--splits=train,val", "--ids_with=Dog,cat", f"--ids_file={listed}")
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert listed.read_text().split() == ["t1", "t2", "t4", "t5", "v1", "v2"]
+    assert "6 ids of images with Dog, cat" in process.stdout
+    process = run(folder, "--ids_with=horse", f"--ids_file={listed}")
+    assert process.returncode == 2 and "'horse' is not among" in process.stderr
+    process = run(folder, "--ids_with=cat")
+    assert process.returncode == 2 and "--ids_file" in process.stderr
+    with pytest.raises(UserError, match="No mask shows"):
+        check.ids_with([], ["cat"], SPEC)
 
 
 def test_flipped_byte(folder):

@@ -293,6 +293,7 @@ def test_splits_of_different_classes(records, tmp_path):
             ("--min_scale_factor", "--augmentation=deeplab or composition"),
         ),
         (("--crop_area=0.5,1",), ("--crop_area", "--augmentation=resized_crop")),
+        (("--padding_color=black",), ("--padding_color", "--augmentation=warped_crop")),
         (
             ("--method=supervised", "--augmentation=resized_crop", "--crop_area=0.9"),
             ("--crop_area", "smallest,largest"),

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tfrecords_tools import build_coco, build_digits, build_folder, build_voc2012, common
-from tfseg.data import framing, records, tfexample, writing
+from tfseg.data import class_embeddings, framing, records, tfexample, writing
 from tfseg.data.specs import DATASETS, DatasetSpec, load_spec
 from tfseg.errors import UserError
 
@@ -700,6 +700,23 @@ def test_digits(tmp_path):
         assert 1 <= len(example.image_labels) <= 4
     val, _ = read(tmp_path / "a", "val")
     assert not set(val.ids) & set(index.ids)
+
+
+def test_digits_come_with_attributes(tmp_path):
+    build_digits.build(
+        str(tmp_path), image_size=33, num_train=1, num_train_aug=1, num_val=1, num_digits=4
+    )
+    names = ("background", "0", "1", "2", "3")
+    path = str(tmp_path / build_digits.CLASS_EMBEDDINGS_FILE)
+    found = class_embeddings.load(path, names, norm="none").values
+    np.testing.assert_array_equal(found, build_digits.digit_attributes(4))
+    everything = build_digits.digit_attributes(10)
+    assert everything.shape == (11, 13) and everything.min() == 0 and everything.max() == 1
+    # No two classes look alike, whatever their vectors' lengths; the background is like none.
+    unit = class_embeddings.normalise(everything, "unit")
+    similarity = unit @ unit.T - np.eye(11)
+    assert similarity.max() < 0.95 and (similarity[0] == 0).all()
+    assert everything[9].tolist()[:8] == [1] * 7 + [1]  # an 8: all segments, two holes
 
 
 def test_digit_samples_are_not_shared():

@@ -510,6 +510,7 @@ def test_what_was_done_is_written_beside_the_metrics(labelled_split, tmp_path):
         "merge_scales": "logits",
         "scale_kernel": "bilinear",
         "max_side": None,
+        "eval_resize": None,
         "class_filter": None,
         "use_image_labels": True,
         "dense_crf": {

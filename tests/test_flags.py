@@ -45,6 +45,18 @@ def test_lists_and_repeated_flags_become_tuples(parse):
     assert toy == Toy(size=(7, 9), rates=(6, 12), name="x")
 
 
+def test_an_empty_list_is_a_value_where_none_is_not_meant(parse):
+    assert parse("--name=x", "--size=").size == ()
+
+
+def test_an_empty_list_is_none_where_that_is_meant(parse):
+    @dataclasses.dataclass(frozen=True)
+    class Optional:
+        sides: tuple[int, ...] | None = option((5, 5), "Sides.")
+
+    assert parse("--sides=", cls=Optional).sides is None
+
+
 def test_missing_required_flag(parse):
     with pytest.raises(UserError, match="--name is required"):
         parse()

@@ -12,6 +12,7 @@ import pathlib
 import pytest
 
 from tests.golden_cases import (
+    class_maps,
     lpl_data,
     lpl_eval,
     lpl_losses,
@@ -26,12 +27,19 @@ from tests.golden_cases import (
     slrnet_model,
     slrnet_ops,
     slrnet_training,
+    strict_method,
+    strict_model,
+    zero_label_data,
+    zero_label_metrics,
+    zs3_method,
+    zs3_ops,
 )
 from tfseg.errors import UserError
 
 HERE = pathlib.Path(__file__).parent / "golden"
 GOLDEN_DIR = pathlib.Path(os.environ.get("TFSEG_GOLDEN_DIR", HERE))
 CASES = {
+    **class_maps.CASES,
     **lpl_data.CASES,
     **lpl_eval.CASES,
     **lpl_losses.CASES,
@@ -46,6 +54,12 @@ CASES = {
     **slrnet_model.CASES,
     **slrnet_ops.CASES,
     **slrnet_training.CASES,
+    **strict_method.CASES,
+    **strict_model.CASES,
+    **zero_label_data.CASES,
+    **zero_label_metrics.CASES,
+    **zs3_method.CASES,
+    **zs3_ops.CASES,
 }
 # Families that need an optional library: quantity -> why it cannot be computed here, or None.
 UNAVAILABLE = {**lpl_eval.UNAVAILABLE, **slrnet_ops.UNAVAILABLE}

@@ -91,3 +91,27 @@ def test_multi_label_loss_is_the_mean_over_images_and_classes():
     assert float(losses.multi_label_loss(tf.constant(logits), tf.constant(target))) == (
         pytest.approx(expected, rel=1e-5)
     )
+
+
+def test_the_weighted_mean_divides_by_the_weights_of_kept_pixels():
+    logits = RNG.normal(size=[1, 1, 4, 3]).astype(np.float32)
+    label, weights = np.array([[[0, 2, 255, 1]]], np.int32), np.array([1.0, 5.0, 100.0])
+    kept = label != 255
+    cross_entropy = numpy_cross_entropy(logits, np.where(kept, label, 0))[kept]
+    of_pixel = weights[label[kept]]
+    options = {"ignore_label": 255, "class_weights": tuple(weights)}
+    by_weights, by_pixels = (
+        losses.segmentation_loss(
+            tf.constant(logits), tf.constant(label), denominator=denominator, **options
+        )
+        for denominator in ("weights", "pixels")
+    )
+    total = (of_pixel * cross_entropy).sum()
+    assert float(by_weights) == pytest.approx(total / of_pixel.sum(), rel=1e-5)
+    assert float(by_pixels) == pytest.approx(total / 3, rel=1e-5)
+
+
+def test_focal_of_the_mean_by_hand():
+    """A mean cross entropy of ln 4 is a probability of a quarter."""
+    loss = losses.focal_of_mean(tf.constant(np.log(4.0)))
+    assert float(loss) == pytest.approx(0.5 * 0.75**2 * np.log(4.0), rel=1e-6)

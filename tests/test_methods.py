@@ -9,6 +9,8 @@ import tensorflow as tf
 from tests.toy import ToyBackbone
 from tfseg import checkpoint
 from tfseg.config import DataConfig, ModelConfig, TrainConfig
+from tfseg.data.class_embeddings import ClassVectors
+from tfseg.data.class_splits import UNLABELLED, ClassSplit
 from tfseg.data.pipeline import Stream
 from tfseg.data.specs import DatasetSpec
 from tfseg.method_config import METHOD_CONFIGS
@@ -18,7 +20,17 @@ from tfseg.monitors import Monitors, summarise
 from tfseg.training.trainer import Trainer
 
 CROP = (33, 33)
-SPEC = DatasetSpec("toy", ("background", "cat", "dog", "cow"))
+# Cows have no pixel labels in zero-label runs.
+SPLIT = ClassSplit("toy", seen=(0, 1, 2), unseen=(3,), background=0)
+WORDS = np.random.default_rng(9).normal(size=[4, 5]).astype(np.float32)
+SPEC = DatasetSpec(
+    "toy",
+    ("background", "cat", "dog", "cow"),
+    split=SPLIT,
+    vectors=ClassVectors(WORDS, source="toy", sha256="", norm="none"),
+)
+# Background takes no part.
+NO_BACKGROUND = dataclasses.replace(SPEC, split=ClassSplit("toy", seen=(1, 2), unseen=(3,)))
 SMALL = {
     "model_variant": "toy",
     "decoder_output_stride": (4,),
@@ -49,6 +61,30 @@ REGIMES = [
             ("pixel_labels", {}),
         )
     ),
+    {"name": "spnet"},
+    {"name": "spnet", "model": {"head": "projection"}, "spec": NO_BACKGROUND},
+    {"name": "strict", "model": {"head": "projection"}},
+    {"name": "strict", "model": {"head": "projection"}, "spec": NO_BACKGROUND},
+    {"name": "strict", "model": {"head": "projection"}, "settings": {"teacher": "ema"}},
+    {
+        "name": "strict",
+        "settings": {
+            "generator_classes": "all",
+            "pseudo_label_share": 50.0,
+            "view_scales": (),
+            "mirror_views": False,
+        },
+    },
+    *(
+        {"name": "zs3net", "settings": {"generator_samples": 16, "generator_hidden": 8, **more}}
+        for more in (
+            # One after the other on one replica, together on two.
+            {},
+            {"generator_updates": "mean"},
+            {"generator_updates": "mean", "graph_context": True},
+            {"generator_updates": "mean", "oracle_layout": True},
+        )
+    ),
 ]
 
 
@@ -56,7 +92,12 @@ def regime_id(regime) -> str:
     """Names a regime by its values."""
     settings = regime.get("settings", {})
     words = [regime["name"], "weakly" if regime.get("weakly") else ""]
-    words += [str(settings.get(name, "")) for name in ("supervision", "sampling")]
+    options = ("supervision", "sampling", "teacher", "generator_updates")
+    words += [str(settings.get(name, "")) for name in options]
+    words += [name for name in ("graph_context", "oracle_layout") if settings.get(name)]
+    words += ["share" if "pseudo_label_share" in settings else ""]
+    words += [regime.get("model", {}).get("head", "")]
+    words += ["no_background" if regime.get("spec") is NO_BACKGROUND else ""]
     return "-".join(word for word in words if word)
 
 
@@ -74,7 +115,12 @@ def config_of(regime):
 
 def batch_of(regime):
     """Returns a batch of a regime's streams."""
-    return random_batch(METHODS[regime["name"]], config_of(regime), settings=settings_of(regime))
+    return random_batch(
+        METHODS[regime["name"]],
+        config_of(regime),
+        settings=settings_of(regime),
+        spec=regime.get("spec", SPEC),
+    )
 
 
 # Those with a stream whose masks only monitors may see.
@@ -82,7 +128,7 @@ HIDING = [
     regime
     for regime in REGIMES
     if any(
-        stream.labels in ("hidden", "listed")
+        stream.labels in ("hidden", "listed", "seen")
         for stream in METHODS[regime["name"]]
         .streams(DataConfig(dataset_dir="none"), config_of(regime), settings_of(regime))
         .values()
@@ -126,7 +172,16 @@ def random_stream(stream: Stream, batch_size: int, spec=SPEC, seed=0, crop=CROP)
         # Every second image has a mask that may be used.
         batch["has_label"] = np.arange(batch_size) % 2 == 1
         label = np.where(batch["has_label"][:, None, None], label, spec.ignore_label)
-    if stream.labels in ("required", "optional", "listed"):
+    if stream.labels == "seen":
+        table, truth = (
+            make(spec.num_classes, spec.ignore_label).astype(np.int32)
+            for make in (spec.split.training_table, spec.split.evaluation_table)
+        )
+        batch["hidden_label"], label = truth[label], table[label]
+        other = UNLABELLED if spec.split.background is None else spec.split.background
+        batch["candidate"] = (label == other) & (valid > 0)
+        label = np.where(label == UNLABELLED, spec.ignore_label, label)
+    if stream.labels in ("required", "optional", "listed", "seen"):
         batch["label"] = label
     if stream.image_labels != "none":
         classes = range(spec.first_image_class, spec.num_classes)
@@ -202,8 +257,13 @@ def moments_of(trainer):
     return [
         (checkpoint.variable_name(v), slot.numpy())
         for group, optimizer in zip(trainer.groups, trainer.optimizers)
-        for v, slot in zip(group.variables, optimizer._slots)
+        for v, slot in zip(group.variables, _moments(optimizer))
     ]
+
+
+def _moments(optimizer):
+    """Returns the momentum of each variable; Adam's first moment has another name."""
+    return optimizer._slots if hasattr(optimizer, "_slots") else optimizer._momentums
 
 
 def gradients_of(trainer):
@@ -220,7 +280,10 @@ def test_contract_on_two_replicas(regime, two_replicas):
     trainer = make_trainer(two_replicas, batch_of(regime), **regime)
     method = trainer.method
     # Networks share names, so variables are told apart by themselves.
-    trainable = [id(v) for n in method.networks().values() for v in n.trainable_variables]
+    networks = method.networks().values()
+    of_networks = {id(v) for n in networks for v in n.variables}
+    trainable = [id(v) for n in networks for v in n.trainable_variables]
+    trainable += [id(v) for v in method.trainable_variables if id(v) not in of_networks]
     grouped = [id(v) for group in method.param_groups() for v in group.variables]
     assert sorted(grouped) == sorted(trainable)
     interval = trainer.train(1)
@@ -303,9 +366,12 @@ def test_saving_and_restoring_changes_no_step(regime, tmp_path):
     other = make_trainer(one_replica(), batch, **regime, seed=0)
     checkpoint.Store(str(tmp_path), other.method.networks(), other.state(), 1, True).restore()
     other.train(1)
-    expected = values(trainer.method.model.variables)
-    for variable, value in values(other.method.model.variables).items():
-        np.testing.assert_array_equal(value, expected[variable], err_msg=variable)
+    state = trainer.state()
+    assert other.state().keys() == state.keys()
+    for name, variable in other.state().items():
+        np.testing.assert_array_equal(variable, state[name], err_msg=name)
+    for a, b in zip(trainer.method.variables, other.method.variables, strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=a.name)
 
 
 def test_the_hidden_stream_names_its_directory():

@@ -132,3 +132,74 @@ def test_errors_by_class_and_iou_sum_to_one():
     np.testing.assert_allclose(false_negatives, [2 / 9, 1 / 6, np.nan])
     total = metrics.class_iou(matrix) + false_positives + false_negatives
     np.testing.assert_allclose(total, [1, 1, np.nan])
+
+
+# Seen and unseen classes ------------------------------------------------------------------------
+
+# Class 3 is nowhere but in one prediction, class 4 takes no part.
+GROUPED = np.array(
+    [
+        [6, 1, 1, 0, 0],
+        [2, 2, 0, 0, 0],
+        [1, 0, 2, 1, 0],
+        [0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0],
+    ]
+)
+
+
+def grouped(absent="skip", matrix=GROUPED):
+    return metrics.group_scores(matrix, seen=(0, 1), unseen=(2, 3), absent=absent)
+
+
+def test_scores_of_seen_and_unseen_classes():
+    scores = grouped()
+    assert tuple(scores) == metrics.QUANTITIES
+    iou = 6 / 11, 2 / 5, 2 / 5
+    expected = {
+        "overall_accuracy": (10 / 16, 8 / 12, 2 / 4),
+        "mean_accuracy": ((6 / 8 + 2 / 4 + 2 / 4) / 3, (6 / 8 + 2 / 4) / 2, 2 / 4),
+        # Class 3 was predicted and is nowhere: an IoU of 0, but no accuracy.
+        "mean_iou": (sum(iou) / 4, (iou[0] + iou[1]) / 2, iou[2] / 2),
+        "frequency_weighted_iou": (
+            (8 * iou[0] + 4 * iou[1] + 4 * iou[2]) / 16,
+            (8 * iou[0] + 4 * iou[1]) / 16,
+            4 * iou[2] / 16,
+        ),
+    }
+    for name, (both, seen, unseen) in expected.items():
+        assert tuple(scores[name]) == metrics.GROUPS
+        harmonic = 2 * seen * unseen / (seen + unseen)
+        np.testing.assert_allclose(
+            [scores[name][group] for group in metrics.GROUPS], [both, seen, unseen, harmonic]
+        )
+
+
+def test_classes_that_are_nowhere_can_count_as_zero_but_not_those_of_no_group():
+    skipped, zero = grouped(), grouped("zero")
+    assert zero["mean_accuracy"]["unseen"] == pytest.approx(skipped["mean_accuracy"]["unseen"] / 2)
+    assert zero["mean_accuracy"]["all"] == pytest.approx((6 / 8 + 2 / 4 + 2 / 4) / 4)
+    for name in ("overall_accuracy", "mean_iou", "frequency_weighted_iou"):
+        assert zero[name] == skipped[name]
+    without = GROUPED.copy()
+    without[2, 3] = 0
+    assert grouped("skip", without)["mean_iou"]["unseen"] == pytest.approx(2 / 4)
+    assert grouped("zero", without)["mean_iou"]["unseen"] == pytest.approx(1 / 4)
+    with pytest.raises(UserError, match="skip, zero"):
+        grouped("one")
+
+
+def test_what_is_not_there_is_undefined_and_its_harmonic_mean_zero():
+    seen_only = np.diag([3, 4, 0, 0, 0])
+    for scores in grouped(matrix=seen_only).values():
+        assert scores["seen"] == scores["all"] == 1 and scores["harmonic"] == 0
+    for name in ("overall_accuracy", "mean_accuracy", "mean_iou"):
+        assert np.isnan(grouped(matrix=seen_only)[name]["unseen"])
+    for scores in grouped(matrix=np.zeros((5, 5), int)).values():
+        assert np.isnan([scores[group] for group in ("all", "seen", "unseen")]).all()
+
+
+def test_the_harmonic_mean():
+    assert metrics.harmonic_mean(0.5, 0.25) == pytest.approx(1 / 3)
+    assert metrics.harmonic_mean(0.0, 0.7) == metrics.harmonic_mean(0.7, 0.0) == 0
+    assert metrics.harmonic_mean(float("nan"), 0.7) == metrics.harmonic_mean(0.7, np.nan) == 0

@@ -14,8 +14,9 @@ from tfseg.config import ModelConfig
 from tfseg.errors import UserError
 from tfseg.models import BACKBONES, build_model, decayed_variables
 from tfseg.models.backbones.mobilenet_v2 import divisible_channels
-from tfseg.models.backbones.resnet_s import _max_pool
+from tfseg.models.backbones.resnet_torch import ResNetTorch
 from tfseg.models.heads import scaled_size
+from tfseg.models.layers import Settings, max_pool
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "pseudoseg"
 SEED = tf.constant([3, 4])
@@ -90,6 +91,9 @@ PARAMETERS = {
     # Published (LPL specification 3).
     "resnet50s": 23_631_808,
     "resnet101s": 42_623_936,
+    # Published (STRICT specification 3, ZS3 specification 3.3).
+    "resnet101": 42_500_160,
+    "resnet101_msra": 42_500_160,
     # Published as 105.07 M (SLRNet specification 3): 105,023,168 in kernels.
     "wide_resnet38": 105_023_168 + 47_744,
     "mobilenet_v2": 1_811_712,
@@ -132,7 +136,9 @@ def test_declared_end_points_exist_with_their_channels_and_strides(variant):
     assert 4 in backbone.low_level
 
 
-@pytest.mark.parametrize("variant", BACKBONES)
+# resnet101 has the stride after the first 1x1 convolution, and the published rates of its first
+# units are those of the others: not the same function.
+@pytest.mark.parametrize("variant", sorted(set(BACKBONES) - {"resnet101"}))
 def test_atrous_features_are_the_strided_ones_between(variant):
     """Stride 32 equals stride 8 subsampled: the same weights see the same pixels."""
     coarse, fine = (_build(variant, output_stride=stride) for stride in (32, 8))
@@ -203,6 +209,93 @@ def test_resnet_s_equals_a_plain_computation_where_sides_are_even():
         np.testing.assert_allclose(ours, x, rtol=0, atol=2e-5 * np.abs(x).max())
 
 
+# The convolution that has the stride.
+TORCH_RESNETS = {"resnet101": "conv2", "resnet101_msra": "conv1"}
+
+
+@pytest.mark.parametrize("output_stride, rates", [(16, (1, 1, 1, 2)), (8, (1, 1, 2, 4))])
+@pytest.mark.parametrize("variant", TORCH_RESNETS)
+def test_torch_resnets_have_the_published_rates_and_strides(variant, output_stride, rates):
+    backbone = _torch_resnet(variant, output_stride=output_stride, units=(3, 4, 23, 3))
+    found = [unit.convolutions[1].convolution._rate for unit in backbone.units]
+    grid = [rates[3] * factor for factor in (1, 2, 4)]
+    assert found == [rates[0]] * 3 + [rates[1]] * 4 + [rates[2]] * 23 + grid
+    strided = {
+        unit.name.split("/", 1)[1]: layer.convolution.name.rsplit("/", 1)[1]
+        for unit in backbone.units
+        for layer in unit.convolutions
+        if layer.convolution._stride == 2
+    }
+    where = TORCH_RESNETS[variant]
+    layers = (2, 3) if output_stride == 16 else (2,)
+    assert strided == {f"layer{i}/unit_1": where for i in layers}
+
+
+def _torch_resnet(variant, *, output_stride=8, units=(1, 2, 1, 2), multi_grid=(1, 2, 4)):
+    return ResNetTorch(
+        Settings(),
+        variant,
+        output_stride=output_stride,
+        multi_grid=multi_grid,
+        bounded=False,
+        units=units,
+        widths=(4, 2, 3, 4, 5),
+    )
+
+
+@pytest.mark.parametrize("variant", TORCH_RESNETS)
+def test_torch_resnets_equal_a_plain_computation_where_sides_are_even(variant):
+    backbone, where = _torch_resnet(variant, multi_grid=(2, 3)), TORCH_RESNETS[variant]
+    rng = np.random.default_rng(0)
+    for variable in backbone.variables:
+        if variable.name.endswith(("gamma:0", "moving_variance:0")):
+            variable.assign(rng.uniform(0.5, 1.2, variable.shape))
+        elif variable.name.endswith(("beta:0", "moving_mean:0")):
+            variable.assign(rng.normal(size=variable.shape) * 0.1)
+    values = {variable_name(v)[len(variant) + 1 :]: v.numpy() for v in backbone.variables}
+
+    def unit(x, name, **how):
+        x = _numpy_convolution(x, values[f"{name}/weights"].astype(np.float64), **how)
+        norm = {k: values[f"{name}/BatchNorm/{k}"] for k in ("gamma", "beta")}
+        mean, variance = (values[f"{name}/BatchNorm/moving_{k}"] for k in ("mean", "variance"))
+        return (x - mean) / np.sqrt(variance + 1e-5) * norm["gamma"] + norm["beta"]
+
+    # 76 / 2 = 38, and pooled 19, or 20 where the last window may reach over the border.
+    image = _image(76, 52)
+    x = np.maximum(unit(backbone.normalise(image).numpy(), "conv1", stride=2, pad=3), 0)
+    over = 2 if variant == "resnet101_msra" else 1
+    x = np.pad(x, [(0, 0), (1, over), (1, over), (0, 0)], constant_values=-np.inf)
+    sides = [(side - 3) // 2 + 1 for side in x.shape[1:3]]
+    assert sides == ([20, 14] if over == 2 else [19, 13])
+    x = np.max(
+        [
+            x[:, i : i + 2 * sides[0] - 1 : 2, j : j + 2 * sides[1] - 1 : 2]
+            for i in range(3)
+            for j in range(3)
+        ],
+        axis=0,
+    )
+    ends = backbone(backbone.normalise(image))
+    for layer, rates in enumerate(([1], [1, 1], [2], [8, 12]), start=1):
+        for i, rate in enumerate(rates, start=1):
+            name, stride = f"layer{layer}/unit_{i}", 2 if (layer, i) == (2, 1) else 1
+            strides = {"conv1": 1, "conv2": 1, where: stride}
+            y = np.maximum(unit(x, f"{name}/conv1", stride=strides["conv1"]), 0)
+            y = unit(y, f"{name}/conv2", stride=strides["conv2"], pad=rate, rate=rate)
+            y = unit(np.maximum(y, 0), f"{name}/conv3")
+            x = np.maximum(y + (unit(x, f"{name}/shortcut", stride=stride) if i == 1 else x), 0)
+        ours = ends[f"layer{layer}"].numpy()
+        assert ours.shape == x.shape
+        np.testing.assert_allclose(ours, x, rtol=0, atol=2e-5 * np.abs(x).max())
+
+
+def test_the_caffe_model_sees_pixels_less_their_mean():
+    backbone = _torch_resnet("resnet101_msra")
+    image = tf.constant([[[[122.675, 116.669, 104.008], [255.0, 0.0, 104.008]]]])
+    expected = [[[[0.0, 0.0, 0.0], [255 - 122.675, -116.669, 0.0]]]]
+    np.testing.assert_allclose(backbone.normalise(image), expected, atol=1e-5)
+
+
 def test_wide_resnet_has_the_published_sizes_and_rates():
     model = _build("wide_resnet38", output_stride=8)
     blocks = model.backbone.blocks
@@ -244,23 +337,30 @@ def test_resnet_s_standardises_each_channel_and_pads_with_the_mean():
     np.testing.assert_allclose(backbone.normalise(image), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("ceil", [False, True])
 @pytest.mark.parametrize("size", [(8, 10), (9, 7), (8, 7)])
-def test_resnet_s_pools_with_a_border_on_every_side(size):
+def test_pooling_has_a_border_on_every_side(size, ceil):
     # Negative, so that a border of zeros would show.
     x = np.random.default_rng(0).uniform(-9, -1, [2, *size, 3]).astype(np.float32)
-    bordered = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)], constant_values=-np.inf)
+    after = [1 + (ceil and side % 2 == 0) for side in size]
+    widths = [(0, 0), (1, after[0]), (1, after[1]), (0, 0)]
+    bordered = np.pad(x, widths, constant_values=-np.inf)
     expected = np.stack(
         [
             np.stack(
-                [bordered[:, i : i + 3, j : j + 3].max((1, 2)) for j in range(0, size[1], 2)],
+                [
+                    bordered[:, i : i + 3, j : j + 3].max((1, 2))
+                    for j in range(0, bordered.shape[2] - 2, 2)
+                ],
                 axis=1,
             )
-            for i in range(0, size[0], 2)
+            for i in range(0, bordered.shape[1] - 2, 2)
         ],
         axis=1,
     )
-    np.testing.assert_array_equal(_max_pool(x), expected)
-    unknown = tf.function(_max_pool, input_signature=[tf.TensorSpec([None] * 3 + [3])])
+    pool = functools.partial(max_pool, ceil=ceil)
+    np.testing.assert_array_equal(pool(x), expected)
+    unknown = tf.function(pool, input_signature=[tf.TensorSpec([None] * 3 + [3])])
     np.testing.assert_array_equal(unknown(x), expected)
 
 
@@ -323,6 +423,10 @@ def test_image_pooling_window_stride_and_scale():
     np.testing.assert_allclose(outputs["image_pooling"], expected, atol=1e-5)
     larger = model.decode(ends, input_scale=2.0)["image_pooling"]
     assert larger.shape == [1, 1, 1, 256]  # 65 scaled pixels: 5 cells
+    for scale in (0.5, 1.5, 2.0):
+        known = model.decode(ends, input_scale=scale)["image_pooling"]
+        drawn = model.decode(ends, input_scale=tf.constant(scale))["image_pooling"]
+        np.testing.assert_allclose(drawn, known, atol=1e-5)
     smaller = model.decode(model.encode(_image(17, 17)))["image_pooling"]
     assert smaller.shape == [1, 1, 1, 256]  # clipped to the 2 x 2 map
 
@@ -565,6 +669,17 @@ def test_dropout_needs_a_seed_and_follows_it():
     assert np.abs(one - two).max() > 0
 
 
+def test_dropout_in_the_decoder_is_before_the_logits():
+    """With the first rate at 0 the last one alone decides which features are 0."""
+    rates = {"decoder_dropout_rates": (0.0, 0.5), "aspp_dropout_rate": 0.0}
+    model = _build(SMALL, decoder_output_stride=(4,), fine_tune_batch_norm=False, **rates)
+    whole = model(_image(), training=False)["features"].numpy()
+    dropped = model(_image(), training=True, dropout_seed=SEED)["features"].numpy()
+    kept = dropped != 0
+    np.testing.assert_allclose(dropped[kept], 2 * whole[kept], rtol=1e-4)
+    assert kept[whole > 0].mean() == pytest.approx(0.5, abs=0.05)
+
+
 # Mistakes ---------------------------------------------------------------------------------------
 
 
@@ -587,6 +702,16 @@ def test_dropout_needs_a_seed_and_follows_it():
         ({"image_pyramid": (0.0,)}, "positive"),
         ({"aspp_dropout_rate": 1.5}, "dropout rate"),
         ({"decoder_projection_kernel_size": 2}, "accepted: 1, 3"),
+        ({"decoder_dropout_rates": (0.5, 0.1)}, "--decoder_output_stride=4"),
+        ({"decoder_dropout_rates": (0.5,), "decoder_output_stride": (4,)}, "accepted: 2 in"),
+        (
+            {
+                "decoder_dropout_rates": (0.5, 0.1),
+                "decoder_output_stride": (4,),
+                "decoder_use_sum_merge": True,
+            },
+            "concatenate",
+        ),
     ],
 )
 def test_impossible_settings_are_explained(change, message):

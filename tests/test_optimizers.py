@@ -135,3 +135,11 @@ def test_addons_optimizers_work_or_name_the_install_command(name):
     else:
         with pytest.raises(UserError, match=r"pip install 'tfseg\[addons\]'"):
             make_optimizer(config)
+
+
+def test_the_rate_is_held_between_updates():
+    config = TrainConfig(base_learning_rate=1.0, training_number_of_steps=100, learning_power=1.0)
+    held = learning_rate(dataclasses.replace(config, learning_rate_update_steps=10))
+    rates = [float(held(step)) for step in (0, 9, 10, 19, 95)]
+    np.testing.assert_allclose(rates, [1.0, 1.0, 0.9, 0.9, 0.1], atol=1e-6)
+    assert float(learning_rate(config)(9)) < 0.95

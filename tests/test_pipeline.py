@@ -693,6 +693,64 @@ def test_wrong_areas_are_refused(folder, area):
         dataset_of(resized_crop(folder, crop_area=area))
 
 
+# Warped and short-side crops --------------------------------------------------------------------
+
+SCALED_CROPS = ("warped_crop", "short_side_crop")
+
+
+@pytest.mark.parametrize("name", SCALED_CROPS)
+def test_scaled_crops_have_the_vocabulary_and_labels_of_the_masks(folder, name):
+    dataset = dataset_of(settings(folder, augmentation=name), COMPOSED)
+    assert dataset.element_spec == dataset_of(settings(folder), COMPOSED).element_spec
+    _, labels = make_images(SIZES)
+    padded = 0
+    for batch in take(dataset, 5):
+        assert "label" not in batch["images"]
+        for i, label, valid in zip(*(batch["seg"][key] for key in ("index", "label", "valid"))):
+            assert set(np.unique(label)) <= {*np.unique(labels[i]), 255}
+            assert (label[valid == 0] == 255).all()
+            padded += (valid == 0).any()
+    assert padded
+
+
+@pytest.mark.parametrize("name", SCALED_CROPS)
+def test_scaled_crops_repeat_whatever_the_threads_and_go_on(folder, name):
+    config = settings(folder, augmentation=name)
+    whole = take(dataset_of(config, COMPOSED), 4)
+    one_thread = settings(folder, augmentation=name, data_threads=1)
+    assert_same(whole, take(dataset_of(one_thread, COMPOSED), 4))
+    assert_same(whole[2:], take(dataset_of(config, COMPOSED, start_step=2), 2))
+
+
+@pytest.mark.parametrize("name", SCALED_CROPS)
+def test_padding_has_the_mean_colour_or_is_black(folder, name):
+    for color, expected in (("mean", MEAN), ("black", (0, 0, 0))):
+        config = settings(folder, augmentation=name, padding_color=color)
+        batches = [batch["s"] for batch in take(dataset_of(config), 4)]
+        padding = np.concatenate([batch["image"][batch["valid"] == 0] for batch in batches])
+        assert padding.size
+        if name == "warped_crop":
+            np.testing.assert_array_equal(padding, [expected] * len(padding))
+        else:  # after a blur not all of it
+            share = (padding == np.rint(expected)).all(-1).mean()
+            assert share > 0.5
+
+
+@pytest.mark.parametrize("size, crop", [(20, (33, 33)), (33, (33, 49))])
+def test_images_are_not_warped_to_less_than_the_crop(folder, size, crop):
+    config = settings(
+        folder, augmentation="warped_crop", augmentation_size=size, train_crop_size=crop
+    )
+    with pytest.raises(UserError, match="--augmentation_size"):
+        dataset_of(config)
+
+
+@pytest.mark.parametrize("name", SCALED_CROPS)
+def test_scaled_crops_refuse_scales_out_of_order(folder, name):
+    with pytest.raises(UserError, match="--min_scale_factor"):
+        dataset_of(settings(folder, augmentation=name, min_scale_factor=3.0))
+
+
 # Declarations -----------------------------------------------------------------------------------
 
 

@@ -88,11 +88,13 @@ def test_documents_hold_commands_of_every_program():
     for program in (
         "train_sup.py",
         "train_wss.py",
+        "train_zls.py",
         "eval.py",
         "vis.py",
         "check.py",
         "build_folder.py",
         "build_pseudo_labels.py",
+        "build_class_embeddings.py",
     ):
         assert program in text
     assert os.path.exists(ROOT / "LICENSE")

@@ -1,7 +1,8 @@
-"""The two-stage recipes as a user runs them: stopped inside and between steps, and begun anew."""
+"""The recipes as a user runs them: stopped inside and between steps, and begun anew."""
 
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import time
 import pytest
 
 from tests.conftest import RECORD_SIZE
-from tests.programs import ROOT, environment
+from tests.programs import ROOT, environment, run
 from tests.runs import NETWORK, log_of
 from tfseg import checkpoint
 
@@ -35,19 +36,52 @@ SLRNET = (
     "--training_number_of_steps=3",
 )
 STAGE2 = (*SHARED, "--method=supervised", "--train_batch_size=4", "--training_number_of_steps=3")
+ZERO_LABEL = (
+    *SHARED,
+    "--class_split=experiments/digits_split.json",
+    "--train_batch_size=2",
+    "--training_number_of_steps=60",
+    "--save_interval_steps=15",
+)
+SPNET = (*ZERO_LABEL, "--method=spnet", "--head=projection")
+STRICT = (
+    *ZERO_LABEL,
+    "--method=strict",
+    "--head=projection",
+    "--initialize_last_layer",
+    "--fine_tune_batch_norm=false",
+    "--rounds=2",
+    "--view_scales=1.5",
+)
+ZS3 = (*ZERO_LABEL, "--method=zs3net", "--last_layers_contain_logits_only")
+ZS5 = (
+    *ZERO_LABEL,
+    "--method=strict",
+    "--head=deeplab",
+    "--initialize_last_layer",
+    "--view_scales=",
+    "--mirror_views=false",
+    "--generator_classes=all",
+    "--pseudo_label_share=25",
+    "--disagreeing=ignore",
+)
 
 
 def settings_of(records, tmp_path, stage1):
-    """Returns the environment of a recipe over the small records."""
-    for name, flags in (("stage1", stage1), ("stage2", STAGE2)):
-        (tmp_path / f"{name}.flags").write_text("\n".join(flags) + "\n")
+    """Returns the environment of a two-stage recipe over the small records."""
+    return environment_of(records, tmp_path, STAGE1_FLAGS=stage1, STAGE2_FLAGS=STAGE2)
+
+
+def environment_of(records, tmp_path, **flagfiles):
+    """Returns the environment of a recipe over the small records, with flagfiles of these flags."""
+    for name, flags in flagfiles.items():
+        (tmp_path / name).write_text("\n".join(flags) + "\n")
     return {
         **environment(),
         "PYTHON": sys.executable,
         "DATASET_DIR": str(records),
         "OUTPUT_DIR": str(tmp_path / "out"),
-        "STAGE1_FLAGS": str(tmp_path / "stage1.flags"),
-        "STAGE2_FLAGS": str(tmp_path / "stage2.flags"),
+        **{name: str(tmp_path / name) for name in flagfiles},
         "CROP": f"{RECORD_SIZE},{RECORD_SIZE}",
     }
 
@@ -140,6 +174,87 @@ def test_slrnet_goes_the_whole_way_without_a_mask(records, tmp_path):
     ):
         process = begin({**settings, **change}, log, "slrnet_two_stage")
         assert process.wait(timeout=60) == 2 and words in log.read_text()
+
+
+def scores_of(out, name):
+    """Returns the line that a recipe prints on a zero-label evaluation."""
+    metrics = json.loads((out / name / "metrics.json").read_text())
+    found = metrics["zero_label"]
+    assert {"generalised", "zero_label", "vanilla"} <= set(found)
+    assert found["seen"][0] == "background" and found["unseen"] == ["7", "8", "9"]
+    scores = found["generalised"]["mean_iou"]
+    groups = ("seen", "unseen", "harmonic")
+    return f"{name:<16} {metrics['miou']:.3f}  " + "  ".join(f"{g} {scores[g]:.3f}" for g in groups)
+
+
+def killed_inside(*stages, settings, log, recipe):
+    """Runs a recipe to its end, with a kill in each of some trainings; returns its last output."""
+    out = pathlib.Path(settings["OUTPUT_DIR"])
+    for stage in stages:
+        process = begin(settings, log, recipe)
+        wait_for(out / stage / "train_log.jsonl", process, lines=20)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=100)
+        assert 0 < checkpoint.step_of(checkpoint.newest(str(out / stage))) < 60
+    process = begin(settings, log, recipe)
+    assert process.wait(timeout=500) == 0, log.read_text()[-2000:]
+    for stage in stages:
+        assert [entry["step"] for entry in log_of(out / stage)] == list(range(1, 61))
+    return log.read_text()
+
+
+def draw(settings, stage):
+    """Exports the pictures of a training."""
+    out = pathlib.Path(settings["OUTPUT_DIR"])
+    run(
+        "vis.py",
+        f"--checkpoint_dir={out / stage}",
+        f"--dataset_dir={settings['DATASET_DIR']}",
+        f"--vis_logdir={out / 'pictures'}",
+        f"--vis_crop_size={settings['CROP']}",
+        "--also_save_raw_predictions",
+    )
+    assert (out / "pictures" / "index.html").exists()
+    assert len(list((out / "pictures" / "raw_segmentation_results").iterdir())) == 7
+
+
+def test_strict_takes_the_bias_from_validation_classes(records, tmp_path):
+    settings = environment_of(records, tmp_path, SPNET_FLAGS=SPNET, STRICT_FLAGS=STRICT)
+    out, log = tmp_path / "out", tmp_path / "log"
+    text = killed_inside("stage2", "stage3", settings=settings, log=log, recipe="strict")
+    assert "== 4_spnet_bias: done before ==" in text
+    sweep = json.loads((out / "2_sweep" / "metrics.json").read_text())["zero_label"]
+    assert sweep["unseen"] == ["5", "6"] and sweep["held_out"] == ["7", "8", "9"]
+    assert len(sweep["seen_bias_sweep"]) == 21
+    bias = json.loads((out / "4_spnet_bias" / "metrics.json").read_text())["zero_label"]
+    assert bias["seen_bias"] == sweep["best_seen_bias"]
+    for name in ("4_spnet", "4_spnet_bias", "6_strict"):
+        assert scores_of(out, name) in text
+    draw(settings, "stage3")
+
+    for change, words in (
+        ({"SEEN_BIASES": "0:1"}, "SEEN_BIASES=0:1: not first:last:step"),
+        ({"STRICT_TRAIN_FLAGS": "--round=3"}, "--round"),
+        ({"CLASS_SPLIT": "spnet_voc12"}, "> CLASS_SPLIT=spnet_voc12"),
+    ):
+        process = begin({**settings, **change}, log, "strict")
+        assert process.wait(timeout=60) == 2 and words in log.read_text(), log.read_text()
+
+
+def test_zs3_goes_on_to_zs5(records, tmp_path):
+    settings = environment_of(
+        records,
+        tmp_path,
+        STEP1_FLAGS=(*ZERO_LABEL, "--method=spnet", "--head=deeplab"),
+        STEP2_FLAGS=ZS3,
+        ZS5_FLAGS=ZS5,
+    )
+    out, log = tmp_path / "out", tmp_path / "log"
+    text = killed_inside("stage2", "stage3", settings=settings, log=log, recipe="zs3")
+    assert "== 4_zs3net: done before ==" in text
+    for name in ("2_seen", "4_zs3net", "6_zs5"):
+        assert scores_of(out, name) in text
+    draw(settings, "stage3")
 
 
 def test_mistakes_in_later_steps_are_told_before_the_first_and_lock_nothing(records, tmp_path):

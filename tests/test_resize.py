@@ -10,6 +10,7 @@ from tfseg.ops.resize import (
     cubic_matrix,
     interpolation_matrix,
     pillow_matrix,
+    rescale_bilinear,
     rescale_cubic,
     resize_bilinear,
     resize_nearest,
@@ -190,3 +191,33 @@ def test_pillow_weights_widen_against_aliasing():
     assert ((matrix != 0).sum(1) > 8).all()  # two samples of the result on either side
     assert ((pillow_matrix(4, 16) != 0).sum(1) <= 4).all()
     np.testing.assert_allclose(pillow_matrix(tf.constant(16), tf.constant(4)), matrix, atol=1e-12)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_scaling_steps_by_the_factor_not_by_the_ratio_of_sizes(known):
+    # A ramp shows where each sample is taken.
+    ramp = tf.tile(tf.range(7.0)[None, None, :, None], [1, 5, 1, 1])
+    scale = 1.5 if known else tf.constant(1.5)
+    result = rescale_bilinear(ramp, scale)
+    assert result.shape == [1, 7, 10, 1]
+    expected = np.clip((np.arange(10) + 0.5) / 1.5 - 0.5, 0, 6)
+    np.testing.assert_allclose(result[0, 3, :, 0], expected, rtol=1e-6)
+    by_sizes = tf.image.resize(ramp, (7, 10))[0, 3, :, 0]
+    assert np.abs(by_sizes - expected).max() > 0.05, "the test must tell the two apart"
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_scaling_to_whole_sizes_equals_resizing(scale):
+    x = tf.random.stateless_uniform([2, 6, 8, 3], [0, 1])
+    size = [int(6 * scale), int(8 * scale)]
+    np.testing.assert_allclose(
+        rescale_bilinear(x, scale), tf.image.resize(x, size, "bilinear"), atol=1e-6
+    )
+    graph = tf.function(rescale_bilinear).get_concrete_function(
+        tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([])
+    )
+    np.testing.assert_allclose(graph(x, tf.constant(scale)), rescale_bilinear(x, scale), atol=1e-6)
+
+
+def test_nothing_is_scaled_to_nothing():
+    assert rescale_bilinear(tf.ones([1, 3, 3, 1]), 0.1).shape == [1, 1, 1, 1]

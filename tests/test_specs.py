@@ -17,6 +17,8 @@ from tfseg.errors import UserError
         ("coco", 81, 80, 255),
         ("cityscapes", 19, 19, 255),
         ("ade20k", 151, 150, 0),
+        ("pascal_context", 60, 59, 255),
+        ("coco_stuff", 182, 182, 255),
     ],
 )
 def test_published_datasets(name, classes, image_classes, ignore):
@@ -33,6 +35,10 @@ def test_known_ids():
     city = DATASETS["cityscapes"]
     assert city.eval_ids[city.class_names.index("car")] == 26
     assert DATASETS["ade20k"].class_names[150] == "flag"
+    context, stuff = DATASETS["pascal_context"], DATASETS["coco_stuff"]
+    assert context.class_names[1] == "aeroplane" and context.class_names[59] == "wood"
+    assert stuff.class_names[0] == "person" and stuff.class_names[91] == "banner"
+    assert stuff.class_names[171] == "wall-concrete"
 
 
 def test_json_round_trip():

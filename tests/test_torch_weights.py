@@ -1,5 +1,6 @@
 """PyTorch state dictionaries of ResNets: by command into a checkpoint, and straight into a run."""
 
+import dataclasses
 import functools
 
 import ml_dtypes
@@ -13,7 +14,7 @@ from tfseg.config import ModelConfig
 from tfseg.errors import UserError
 from tfseg.initial_weights import load_initial_weights, load_pretrained, load_torch, torch_prefix
 from tfseg.models import build_model
-from tfseg.torch_weights import convert
+from tfseg.torch_weights import _describe, convert
 
 _UNITS = {"resnet50s": (3, 4, 6, 3), "resnet101s": (3, 4, 23, 3)}
 _NORM = ("weight", "bias", "running_mean", "running_var")
@@ -301,6 +302,109 @@ def test_wide_resnet_takes_every_tensor_by_its_name():
         assert np.ptp(variable.numpy()) == 0 and variable.numpy().flat[0] == tensor.flat[0], name
     with pytest.raises(UserError, match="--model_variant=wide_resnet38, or"):
         _load("resnet50s", arrays)
+
+
+def _constants(shapes):
+    """A constant of its own for each tensor, in little memory."""
+    return {
+        name: np.broadcast_to(np.float32(i), shape)
+        for i, (name, shape) in enumerate(shapes.items())
+    }
+
+
+def _torchvision_shapes():
+    """Names and shapes of torchvision's ResNet 101."""
+    old = ("conv1.0", "conv1.1", "conv1.3", "conv1.4", "conv1.6", "bn1", "layer1.0.")
+    shapes = {n: s for n, s in _resnet_shapes("resnet101s").items() if not n.startswith(old)}
+    stem = _unit("", "conv1", "bn1", (64, 3, 7, 7))
+    for i, (convolution, shape) in enumerate(
+        {"conv1": (64, 64, 1, 1), "conv2": (64, 64, 3, 3), "conv3": (256, 64, 1, 1)}.items(), 1
+    ):
+        stem |= _unit("layer1.0.", convolution, f"bn{i}", shape)
+    stem |= _unit("layer1.0.", "downsample.0", "downsample.1", (256, 64, 1, 1))
+    return {**stem, **shapes}
+
+
+def _msra_shapes():
+    """Names and shapes of the PyTorch port of the Caffe model."""
+    shapes, channels = _unit("layer1.conv1.", "conv", "bn", (64, 3, 7, 7)), 64
+    for layer, (count, width) in enumerate(zip((3, 4, 23, 3), (64, 128, 256, 512)), start=2):
+        for block in range(1, count + 1):
+            unit = f"layer{layer}.block{block}."
+            parts = {
+                "reduce": (width, channels, 1, 1),
+                "conv3x3": (width, width, 3, 3),
+                "increase": (4 * width, width, 1, 1),
+            }
+            if block == 1:
+                parts["shortcut"] = (4 * width, channels, 1, 1)
+            for part, shape in parts.items():
+                shapes |= _unit(f"{unit}{part}.", "conv", "bn", shape)
+            channels = 4 * width
+    return shapes
+
+
+_TORCH_RESNETS = {"resnet101": _torchvision_shapes, "resnet101_msra": _msra_shapes}
+
+
+@pytest.mark.parametrize("variant", _TORCH_RESNETS)
+def test_resnets_with_a_large_stem_take_every_tensor(variant):
+    shapes = _TORCH_RESNETS[variant]()
+    head = {"aspp.c0.weight": (3, 9, 3, 3)}
+    arrays = _constants({**shapes, **head})
+    first = next(iter(arrays))
+    arrays[first] = np.random.default_rng(0).normal(size=shapes[first]).astype(np.float32)
+    coverage = _load(variant, _prefixed("module.base.", arrays))
+    variables = by_name(_model(variant).backbone.variables)
+    assert set(coverage.matched) == set(variables)
+    assert {name for name in coverage.unused if ".fc." not in name} == {
+        "module.base.aspp.c0.weight"
+    }
+    kernel = arrays[first].transpose(2, 3, 1, 0)
+    # Blue comes first in the Caffe model; here red does.
+    turned = kernel[:, :, ::-1] if variant == "resnet101_msra" else kernel
+    np.testing.assert_array_equal(variables[f"{variant}/conv1/weights"], turned)
+    msra = variant == "resnet101_msra"
+    for ours, theirs in (
+        ("layer1/unit_1/conv1/weights", ("layer1.0.conv1.", "layer2.block1.reduce.conv.")),
+        ("layer3/unit_23/conv2/weights", ("layer3.22.conv2.", "layer4.block23.conv3x3.conv.")),
+        ("layer4/unit_3/conv3/weights", ("layer4.2.conv3.", "layer5.block3.increase.conv.")),
+        (
+            "layer2/unit_1/shortcut/weights",
+            ("layer2.0.downsample.0.", "layer3.block1.shortcut.conv."),
+        ),
+        ("layer4/unit_1/conv2/BatchNorm/gamma", ("layer4.0.bn2.", "layer5.block1.conv3x3.bn.")),
+    ):
+        value = arrays[theirs[msra] + "weight"].flat[0]
+        assert (variables[f"{variant}/{ours}"].numpy() == value).all(), ours
+    for other in {"resnet101s", *_TORCH_RESNETS} - {variant}:
+        with pytest.raises(UserError, match=f"--model_variant={variant}, or a file of {other}"):
+            _load(other, arrays)
+
+
+def test_network_of_spnet_with_its_projection():
+    head = {}
+    for i in range(4):
+        head |= {f"aspp.c{i}.weight": (5, 2048, 3, 3), f"aspp.c{i}.bias": (5,)}
+    # (Large: neither written to disk nor filled.)
+    arrays = _prefixed("module.base.", {**_constants(_msra_shapes()), **_filled(head)})
+    config, _, width, has_head = _describe("resnet101_msra", arrays)
+    assert has_head and width == 5
+    model = build_model(
+        dataclasses.replace(config, head="projection"),
+        num_classes=3,
+        num_image_classes=2,
+        crop_size=(33, 33),
+        class_vectors=np.ones([3, 5]),
+    )
+    coverage = load_torch(model, arrays, source="checkpoint_final.pth.tar", with_head=True)
+    assert coverage.missing == ("class_vectors",) and not coverage.unused
+    variables, part = by_name(model.variables), "module.base.aspp.c"
+    np.testing.assert_array_equal(
+        variables["logits/semantic_2/weights"], arrays[f"{part}2.weight"].transpose(2, 3, 1, 0)
+    )
+    np.testing.assert_array_equal(variables["logits/semantic/biases"], arrays[f"{part}0.bias"])
+    assert [c._rate for c in model.logits_layer.convolutions] == [6, 12, 18, 24]
 
 
 # Names and shapes -------------------------------------------------------------------------------

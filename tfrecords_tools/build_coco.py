@@ -193,6 +193,7 @@ class CocoFinder:
     def __init__(self, images_dir: str):
         self.folder = images_dir
         self._finder = common.FileFinder(images_dir)
+        self.extensions = self._finder.extensions
         self._below = sorted(
             n for n in os.listdir(images_dir) if os.path.isdir(os.path.join(images_dir, n))
         )

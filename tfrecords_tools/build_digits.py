@@ -10,12 +10,16 @@ background and the digits 0 to --num_digits - 1. Every record has a mask and ima
   unlabelled;
 * `val`: scenes of other digits: no sample is used on both sides.
 
+`class_embeddings.npz` beside the records describes how each digit is drawn (`digit_attributes`): in
+zero-label runs it stands in for word vectors.
+
 The digits are the 1,797 samples of 8x8 pixels that scikit-learn carries (UCI, Optical Recognition
 of Handwritten Digits). The same --seed gives the same bytes.
 """
 
 import dataclasses
 import io
+import os
 import time
 
 import numpy as np
@@ -23,7 +27,7 @@ from absl import flags
 from PIL import Image, ImageDraw, ImageFilter
 
 from tfrecords_tools import common
-from tfseg.data import colormap, writing
+from tfseg.data import class_embeddings, colormap, writing
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 
@@ -37,6 +41,34 @@ def make_spec(num_digits: int) -> DatasetSpec:
         class_names=("background", *map(str, range(num_digits))),
         palette=colormap.as_palette(colormap.pascal(num_digits + 1)),
     )
+
+
+CLASS_EMBEDDINGS_FILE = "class_embeddings.npz"
+# By digit: the lit segments of a display with seven (a at the top, then clockwise, g in the
+# middle), and the numbers of holes, straight strokes, arcs, and openings to the left and right.
+_SEGMENTS = "abcdef bc abdeg abcdg bcfg acdfg acdefg abc abcdefg abcdfg".split()
+_COUNTS = {
+    "holes": (1, 0, 0, 0, 0, 0, 1, 0, 2, 1),
+    "straight strokes": (0, 1, 1, 0, 3, 2, 0, 2, 0, 1),
+    "arcs": (2, 0, 1, 2, 0, 1, 2, 0, 4, 1),
+    "open to the left": (0, 0, 1, 2, 0, 1, 0, 1, 0, 1),
+    "open to the right": (0, 0, 1, 0, 0, 1, 1, 0, 0, 0),
+}
+
+
+def digit_attributes(num_digits: int) -> np.ndarray:
+    """Returns what classes look like, in numbers: float32 [1 + num_digits, 13] within 0 and 1.
+
+    Columns are seven segments, the counts of `_COUNTS` in parts of their largest, and whether it is
+    the background, all of whose other numbers are 0.
+    """
+    segments = np.array([[s in lit for s in "abcdefg"] for lit in _SEGMENTS], np.float32)
+    counts = np.array(list(_COUNTS.values()), np.float32).T
+    digits = np.concatenate([segments, counts / counts.max(0)], axis=1)[:num_digits]
+    result = np.zeros((1 + num_digits, digits.shape[1] + 1), np.float32)
+    result[0, -1] = 1.0
+    result[1:, :-1] = digits
+    return result
 
 
 # Share of the digit samples kept for val.
@@ -243,7 +275,7 @@ def build(
     num_shards: int = 2,
     num_workers: int = 1,
 ) -> list[writing.SplitReport]:
-    """Composes and writes the three splits.
+    """Composes and writes the three splits, and the attributes of the digits.
 
     Raises:
       UserError: a size that makes no data set.
@@ -270,14 +302,18 @@ def build(
         "train_aug": [Scene(_TRAIN, k) for k in range(num_train_aug)],
         "val": [Scene(_VAL, k) for k in range(num_val)],
     }
-    return writing.write_splits(
+    spec = make_spec(num_digits)
+    reports = writing.write_splits(
         output_dir,
-        make_spec(num_digits),
+        spec,
         scenes,
         make_composer(image_size=image_size, seed=seed, num_digits=num_digits),
         num_shards=num_shards,
         num_workers=num_workers,
     )
+    path = os.path.join(output_dir, CLASS_EMBEDDINGS_FILE)
+    class_embeddings.save(path, spec.class_names, digit_attributes(num_digits))
+    return reports
 
 
 def main(argv: list[str]) -> None:

@@ -45,17 +45,11 @@ def read_sbd_mask(path: str) -> np.ndarray:
     Raises:
       UserError: unreadable, or another structure.
     """
-    from scipy.io import loadmat
-
-    try:
-        return np.asarray(loadmat(path)["GTcls"]["Segmentation"][0, 0], np.uint8)
-    except Exception as error:  # scipy raises many kinds on damaged files
-        raise UserError(
-            "An SBD mask cannot be read.",
-            where=path,
-            received=f"{type(error).__name__}: {error}",
-            accepted="a .mat file with GTcls.Segmentation",
-        ) from None
+    return common.read_mat(
+        path,
+        lambda content: np.asarray(content["GTcls"]["Segmentation"][0, 0], np.uint8),
+        accepted="GTcls.Segmentation",
+    )
 
 
 class MaskReader:

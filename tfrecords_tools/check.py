@@ -6,6 +6,9 @@ Verifies the checksums of every record, sizes and SHA-256 of the shards and the 
 dataset.json, the index, sizes, class ids, image-level labels; decodes every image and mask; looks
 for ids and pictures that stand in a validation split and elsewhere. It never stops at the first
 problem. Exit code: 0 if all is well, 1 if anything is wrong, 2 if there is nothing to check.
+
+With --splits=train --ids_with=cow,motorbike --ids_file=FILE it also lists the images that show one
+of these classes, as --drop_images of train_zls.py reads them.
 """
 
 import collections
@@ -26,7 +29,7 @@ from absl import flags
 from PIL import Image
 
 from tfrecords_tools import common
-from tfseg.data import framing, records, specs, tfexample, writing
+from tfseg.data import class_names, framing, records, specs, tfexample, writing
 from tfseg.data.parallel import parallel_map
 from tfseg.data.records import Damage, Location, RecordError
 from tfseg.data.specs import DatasetSpec
@@ -45,6 +48,10 @@ def define_flags() -> None:
     flags.DEFINE_list("splits", None, "Check these splits only; by default all.")
     flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "Processes.")
     flags.DEFINE_float("max_image_megapixels", 64.0, "Report images with more megapixels.")
+    flags.DEFINE_list(
+        "ids_with", None, "Names of classes; ids whose mask shows one of them go into --ids_file."
+    )
+    flags.DEFINE_string("ids_file", None, "List of ids to write, one in a line; for --ids_with.")
     flags.DEFINE_integer("max_listed", 20, "Lines shown for each kind of problem; all are counted.")
 
 
@@ -95,6 +102,7 @@ class SplitResult:
     num_pseudo_labels: int = 0
     pixels: np.ndarray | None = None
     ids: list[str] = dataclasses.field(default_factory=list)
+    masks_with: dict[int, list[str]] = dataclasses.field(default_factory=dict)
     pictures: dict[bytes, str] = dataclasses.field(default_factory=dict)
     notes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     problems: list[Problem] = dataclasses.field(default_factory=list)
@@ -355,6 +363,9 @@ def _collect(result: SplitResult, tasks: Sequence[Task], findings: Sequence[Find
             result.pixels = finding.pixels + (0 if result.pixels is None else result.pixels)
         if finding.row is None:
             continue
+        if finding.pixels is not None:
+            for c in np.flatnonzero(finding.pixels[:-1]).tolist():
+                result.masks_with.setdefault(c, []).append(finding.row.id)
         result.num_masks += finding.row.has_mask
         result.num_image_labels += finding.row.image_labels is not None
         result.num_pseudo_labels += finding.is_pseudo
@@ -516,6 +527,25 @@ def _check_split(
     return result
 
 
+def ids_with(results: Sequence[SplitResult], names: Sequence[str], spec: DatasetSpec) -> list[str]:
+    """Returns the ids of images whose mask shows one of some classes, sorted.
+
+    Args:
+      results: of `check`.
+      names: of the classes.
+      spec: the data set.
+
+    Raises:
+      UserError: there is no such class, or no such image.
+    """
+    where = f"--ids_with={','.join(names)}"
+    classes = class_names.find(spec.class_names, names, what=f"data set {spec.name}", where=where)
+    ids = sorted({i for r in results for c in classes for i in r.masks_with.get(c, ())})
+    if not ids:
+        raise UserError("No mask shows one of these classes.", where=where)
+    return ids
+
+
 def describe(
     results: Sequence[SplitResult],
     problems: Sequence[Problem],
@@ -563,6 +593,12 @@ def describe(
 def main(argv: list[str]) -> int:
     started = time.monotonic()
     common.require("dataset_dir")
+    if bool(FLAGS.ids_with) != bool(FLAGS.ids_file):
+        raise UserError(
+            "One of these flags needs the other.",
+            where="--ids_with, --ids_file",
+            accepted="for example --ids_with=cow,motorbike --ids_file=drop.txt",
+        )
     results, problems, remarks = check(
         FLAGS.dataset_dir,
         dataset=FLAGS.dataset,
@@ -572,6 +608,11 @@ def main(argv: list[str]) -> int:
     )
     spec = specs.load_spec(FLAGS.dataset_dir, FLAGS.dataset)
     print(describe(results, problems, remarks, spec, max_listed=FLAGS.max_listed))
+    if FLAGS.ids_with:
+        ids = ids_with(results, FLAGS.ids_with, spec)
+        with open(FLAGS.ids_file, "w", encoding="utf-8") as file:
+            file.write("\n".join(ids) + "\n")
+        print(f"{len(ids)} ids of images with {', '.join(FLAGS.ids_with)}: {FLAGS.ids_file}")
     count, seconds = sum(r.count for r in results), time.monotonic() - started
     verdict = f"{len(problems)} problems" if problems else "no problems"
     print(f"{verdict} in {count} records, {seconds:.1f} s: {FLAGS.dataset_dir}", flush=True)

@@ -178,7 +178,7 @@ class FileFinder:
     """Finds the file of an id: folder/id plus one of the known extensions, in any case."""
 
     def __init__(self, folder: str, extensions: Iterable[str] = IMAGE_EXTENSIONS):
-        self.folder, self._extensions = folder, frozenset(extensions)
+        self.folder, self.extensions = folder, frozenset(extensions)
         self._stems: dict[str, dict[str, list[str]]] = {}
 
     def _in(self, folder: str) -> dict[str, list[str]]:
@@ -187,7 +187,7 @@ class FileFinder:
             path = os.path.join(self.folder, folder)
             for name in sorted(os.listdir(path)) if os.path.isdir(path) else ():
                 stem, extension = os.path.splitext(name)
-                if extension.lower() in self._extensions:
+                if extension.lower() in self.extensions:
                     stems.setdefault(stem, []).append(name)
             self._stems[folder] = stems
         return self._stems[folder]
@@ -221,7 +221,7 @@ def find_all(ids: Sequence[str], finder: FileFinder, *, split: str, what: str) -
     if missing:
         extension = os.path.splitext(missing[0])[1].lower()
         fix = "check the list and the folder"
-        if extension in IMAGE_EXTENSIONS:
+        if extension in finder.extensions:
             fix = f"ids stand in the lists without '{extension}'"
         elif what == "mask":
             fix = (
@@ -232,7 +232,7 @@ def find_all(ids: Sequence[str], finder: FileFinder, *, split: str, what: str) -
             f"{len(missing)} of {len(ids)} ids of split '{split}' have no {what}.",
             where=finder.folder,
             received=", ".join(missing[:5]) + (" ..." if len(missing) > 5 else ""),
-            accepted="<id> plus one of " + " ".join(sorted(IMAGE_EXTENSIONS)),
+            accepted="<id> plus one of " + " ".join(sorted(finder.extensions)),
             fix=fix,
         )
     return paths
@@ -385,6 +385,30 @@ def read_mask(path: str, *, max_megapixels: float) -> tuple[np.ndarray, list[str
     if image.mode == "L" and image.format == "PNG":
         ids = ids // _png_grey_step(path)
     return ids, _palette_notes(image, ids)
+
+
+def read_mat(path: str, pick: Callable[[Any], Any], *, accepted: str) -> np.ndarray:
+    """Reads an array of a MATLAB file.
+
+    Args:
+      path: the file.
+      pick: (content by name) -> array.
+      accepted: what is picked, for the message.
+
+    Raises:
+      UserError: unreadable, or another structure.
+    """
+    from scipy.io import loadmat
+
+    try:
+        return np.asarray(pick(loadmat(path)))
+    except Exception as error:  # scipy raises many kinds on damaged files
+        raise UserError(
+            "A MATLAB mask cannot be read.",
+            where=path,
+            received=f"{type(error).__name__}: {error}",
+            accepted=f"a .mat file with {accepted}",
+        ) from None
 
 
 def _png_grey_step(path: str) -> int:

@@ -4,9 +4,10 @@ A map of the package, in the order in which a command meets it:
 
 * `config` holds every setting: frozen dataclasses, one field = one flag + its help.
 * `flags` turns those dataclasses into absl flags and back; `cli` composes the programs.
-* `data` reads TFRecords (`records`, `tfexample`), knows data sets and splits (`specs`),
-  augments (`augment`, `composition`, `resized_crop`), orders records (`sampling`) and makes batches
-  (`pipeline`, which documents the batch vocabulary).
+* `data` reads TFRecords (`records`, `tfexample`), knows data sets and splits (`specs`), which
+  classes have pixel labels (`class_splits`) and words (`class_embeddings`), augments (`augment`,
+  `composition`, `resized_crop`, `warped_crop`, `short_side_crop`), orders records (`sampling`) and
+  makes batches (`pipeline`, which documents the batch vocabulary).
 * `models` turns images into logits: `backbones/`, `deeplab`, `heads`, `layers`.
 * `ops` are pure functions: losses, resizing, activation maps, pseudo labels.
 * `methods` turn batches into named scalar losses; a method is one file. Its own settings are in

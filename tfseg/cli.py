@@ -3,16 +3,17 @@
 Everything heavy is imported inside the functions, so that `--help` answers at once.
 """
 
+import dataclasses
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from tfseg import command_line, flags, run_record
 from tfseg.config import OUTPUT_STRIDES, DataConfig, EvalConfig, ModelConfig, TrainConfig, VisConfig
 from tfseg.errors import UserError, check_choice
-from tfseg.method_config import METHOD_CONFIGS
+from tfseg.method_config import METHOD_CONFIGS, ZeroLabelConfig
 
 # Where the published programs differ from each other (PseudoSeg specification 1.3).
 _PROGRAM_DEFAULTS = {
@@ -123,11 +124,13 @@ def _note_unused_splits(streams: Mapping[str, Any], data: DataConfig, train: Tra
 
 # The augmentations that heed a flag which not all do.
 _AUGMENTATIONS_OF = {
-    "min_scale_factor": ("deeplab", "composition"),
-    "max_scale_factor": ("deeplab", "composition"),
+    "min_scale_factor": ("deeplab", "composition", "warped_crop", "short_side_crop"),
+    "max_scale_factor": ("deeplab", "composition", "warped_crop", "short_side_crop"),
     "scale_factor_step_size": ("deeplab",),
     "augmentation_ops": ("composition",),
     "crop_area": ("resized_crop",),
+    "augmentation_size": ("warped_crop", "short_side_crop"),
+    "padding_color": ("warped_crop", "short_side_crop"),
 }
 
 
@@ -148,6 +151,226 @@ def _check_augmentation_flags(config: DataConfig) -> None:
             )
 
 
+# Class splits and word vectors --------------------------------------------------------------------
+
+_SPLIT_FLAGS = ("class_split", "seen_background", "exclude_validation_classes")
+_VECTOR_FLAGS = ("class_embeddings", "embedding_norm")
+
+
+def _check_split_flags(config: DataConfig, method: str) -> None:
+    """Insists that zero-label methods, and they alone, are told which classes are seen.
+
+    Raises:
+      UserError: --class_split is missing, or a flag of theirs was given to another method.
+    """
+    methods = [name for name, cls in METHOD_CONFIGS.items() if issubclass(cls, ZeroLabelConfig)]
+    if method in methods:
+        if config.class_split is None:
+            raise UserError(
+                f"--method={method} needs to know which classes have pixel labels.",
+                where="--class_split",
+                accepted="the name of a published split, or a JSON file: "
+                '{"seen": [names], "unseen": [names], "validation": [names], '
+                '"background": name or null}',
+            )
+        return
+    for flag in (*_SPLIT_FLAGS, *_VECTOR_FLAGS):
+        if flags.is_given(flag):
+            raise UserError(
+                f"--{flag} is no setting of --method={method}.",
+                where=f"--{flag}",
+                received=getattr(config, flag),
+                accepted=f"--{flag} with --method={' or --method='.join(methods)}",
+                fix=f"leave out --{flag}, or use train_zls.py",
+            )
+
+
+def _spec_of(config: DataConfig, record: Mapping[str, Any] | None = None) -> Any:
+    """Returns the data set's description, with class split and word vectors where there are any.
+
+    Args:
+      config: directory, split and vectors.
+      record: config.json of the run that is evaluated, whose classes and split hold; None: there
+        is no such run.
+
+    Raises:
+      UserError: the data, the split or the vectors cannot be used, or are not those of the run.
+    """
+    from tfseg.data.specs import load_spec
+
+    spec = load_spec(config.dataset_dir, config.dataset)
+    if record is not None and list(record["dataset"]["class_names"]) != list(spec.class_names):
+        names = record["dataset"]["class_names"]
+        raise UserError(
+            "The checkpoint was trained on other classes than this data set has.",
+            where=f"--checkpoint_dir, --dataset_dir={config.dataset_dir}",
+            received=f"{len(spec.class_names)} classes: {', '.join(spec.class_names[:8])} ...",
+            accepted=f"{len(names)} classes: {', '.join(names[:8])} ...",
+            fix="evaluate on records made with the class names of the training records",
+        )
+    spec = dataclasses.replace(spec, split=_split_of(config, spec, record))
+    return dataclasses.replace(spec, vectors=_vectors_of(config, spec, record))
+
+
+def _split_of(config: DataConfig, spec: Any, record: Mapping[str, Any] | None) -> Any:
+    """Returns the class split, None where there is none.
+
+    Raises:
+      UserError: it cannot be used, or is not that of the run.
+    """
+    from tfseg.data import class_splits
+
+    saved = None if record is None else record["dataset"].get("split")
+    if saved is not None:
+        given = [flag for flag in _SPLIT_FLAGS if flags.is_given(flag)]
+        if not given:
+            return class_splits.ClassSplit.from_json(saved)
+        before = {flag: record["data"][flag] for flag in _SPLIT_FLAGS if flag not in given}
+        config = dataclasses.replace(config, **before)
+    if config.class_split is None:
+        for flag in ("seen_background", "exclude_validation_classes"):
+            if getattr(config, flag):
+                raise UserError(f"--{flag} needs --class_split.", where=f"--{flag}")
+        return None
+    split = class_splits.load(config.class_split, spec, seen_background=config.seen_background)
+    if config.exclude_validation_classes:
+        split = split.without_validation()
+    if saved is not None:
+        _check_of_run("class_split", record, dataclasses.replace(spec, split=split))
+    return split
+
+
+def _vectors_of(config: DataConfig, spec: Any, record: Mapping[str, Any] | None) -> Any:
+    """Returns the word vectors, None where none are given.
+
+    A checkpoint holds those that its network needs.
+
+    Raises:
+      UserError: they cannot be used, or are not those of the run.
+    """
+    from tfseg.data import class_embeddings
+
+    if config.class_embeddings is None:
+        if flags.is_given("embedding_norm"):
+            raise UserError("--embedding_norm needs --class_embeddings.", where="--embedding_norm")
+        return None
+    norm = config.embedding_norm
+    if record is not None and not flags.is_given("embedding_norm"):
+        norm = record["data"].get("embedding_norm", norm)
+    vectors = class_embeddings.load(
+        config.class_embeddings,
+        spec.class_names,
+        norm=norm,
+        needed=None if spec.split is None else spec.split.visible,
+    )
+    if record is not None:
+        _check_of_run("class_embeddings", record, dataclasses.replace(spec, vectors=vectors))
+    return vectors
+
+
+def _check_of_run(flag: str, record: Mapping[str, Any], spec: Any) -> None:
+    """Insists that a split or word vectors given for evaluation are those of the training run.
+
+    Raises:
+      UserError: they are others.
+    """
+    received = run_record.zero_label_facts(spec.to_json())[flag]
+    accepted = run_record.zero_label_facts(record["dataset"])[flag]
+    if received != accepted:
+        raise UserError(
+            f"--{flag} contradicts the run that made the checkpoint.",
+            where=f"--{flag}",
+            received=received,
+            accepted=f"{accepted} (from its {run_record.NAME})",
+            fix=f"leave out --{flag} and what goes with it: a checkpoint's own is used",
+        )
+
+
+def _with_projection(config: ModelConfig, spec: Any, heads: Sequence[str]) -> ModelConfig:
+    """Returns the network's settings with the width of the projection head, which is the vectors'.
+
+    Args:
+      config: the network's settings.
+      spec: with the word vectors, where there are any.
+      heads: those with which the method works.
+
+    Raises:
+      UserError: --projection_dim, or word vectors that the method has no other use for, are given
+        for another head.
+    """
+    if config.head != "projection":
+        if spec.vectors is not None and "projection" in heads:
+            raise UserError(
+                f"--class_embeddings would not be heeded: --head={config.head} needs no word "
+                "vectors.",
+                where="--class_embeddings, --head",
+                accepted="--head=projection, the default of the method",
+                fix="leave out one of them",
+            )
+        if config.projection_dim is not None:
+            raise UserError(
+                f"--projection_dim is no setting of --head={config.head}.",
+                where="--projection_dim",
+                received=config.projection_dim,
+                accepted="--projection_dim with --head=projection",
+            )
+        return config
+    if config.projection_dim is None and spec.vectors is not None:
+        return dataclasses.replace(config, projection_dim=spec.vectors.width)
+    return config
+
+
+def _initial_run(config: TrainConfig, spec: Any) -> dict[str, Any] | None:
+    """Returns what the run behind the initial checkpoint was told of labels; None: not known.
+
+    Raises:
+      UserError: it saw labels of classes that are unseen, or take no part, in this run.
+    """
+    from tfseg.data import class_names
+
+    if not config.tf_initial_checkpoint:
+        return None
+    told = run_record.told(run_record.read(config.tf_initial_checkpoint))
+    if told is None or spec.split is None:
+        return told
+    hidden = [spec.class_names[c] for c in (*spec.split.unseen, *spec.split.held_out)]
+    known = [name for name in hidden if class_names.matches(told["seen_classes"], name)]
+    if known:
+        raise UserError(
+            "The initial checkpoint has learned from labels of classes that are unseen in this "
+            "run, or held out.",
+            where=f"--tf_initial_checkpoint={config.tf_initial_checkpoint}",
+            received=", ".join(known),
+            accepted="a run that saw labels of none of these classes: "
+            f"{', '.join(hidden)} ({run_record.NAME} beside the checkpoint says what it saw)",
+            fix="train the first step with this run's --class_split, "
+            "--exclude_validation_classes included where it is given here",
+        )
+    return told
+
+
+def _describe_split(spec: Any) -> str:
+    """Returns one line on what the network is told."""
+    facts = run_record.zero_label_facts(spec.to_json())
+    return f"class split {spec.split.name}: {facts['class_split']}"
+
+
+def _note_leaks(config: DataConfig, spec: Any) -> None:
+    """Says what in the data tells a run where its unseen classes are."""
+    split = spec.split
+    if split is not None and config.drop_images:
+        print(
+            "note: --drop_images: the list may tell in which images the unseen classes are",
+            flush=True,
+        )
+    if split is not None and split.background is None and not spec.has_background:
+        print(
+            "note: this data set has no background, so the pixels without a label are just those "
+            "of the unseen classes and void: where unseen classes are is no secret, as published",
+            flush=True,
+        )
+
+
 # Training ---------------------------------------------------------------------------------------
 
 
@@ -158,12 +381,20 @@ def _prepare_logdir(path: str) -> None:
         raise UserError("--train_logdir is a file.", where=path, fix="choose a directory") from None
 
 
-def _initialise(model, config: TrainConfig) -> None:
-    """Gives a fresh network its initial weights and says what matched."""
-    from tfseg import initial_weights
+def _initialise(model, config: TrainConfig) -> set[str]:
+    """Gives a fresh network its initial weights and says what matched.
 
+    Returns:
+      Names of the variables that keep their random values.
+    """
+    from tfseg import checkpoint, initial_weights
+    from tfseg.models.projection import CLASS_VECTORS
+
+    random = set(checkpoint.by_name(model.variables)) - {CLASS_VECTORS}
     if config.pretrained_weights:
-        print(initial_weights.load_pretrained(model, config.pretrained_weights), flush=True)
+        coverage = initial_weights.load_pretrained(model, config.pretrained_weights)
+        print(coverage, flush=True)
+        random.difference_update(coverage.matched)
     if config.tf_initial_checkpoint:
         coverage = initial_weights.load_initial_weights(
             model,
@@ -172,6 +403,8 @@ def _initialise(model, config: TrainConfig) -> None:
             last_layers_contain_logits_only=config.last_layers_contain_logits_only,
         )
         print(coverage, flush=True)
+        random.difference_update(coverage.matched)
+    return random
 
 
 def _train(argv: list[str]) -> int:
@@ -185,17 +418,18 @@ def _train(argv: list[str]) -> int:
     )
     check_crop_size("train_crop_size", data_config.train_crop_size, model_config.output_stride)
     _check_augmentation_flags(data_config)
+    _check_split_flags(data_config, config.method)
     if config.gradient_accumulation_steps < 1:
         raise UserError(
             "--gradient_accumulation_steps must be at least 1.",
             where="--gradient_accumulation_steps",
             received=config.gradient_accumulation_steps,
         )
+    spec = _spec_of(data_config)
 
     import tensorflow as tf
 
     from tfseg import checkpoint
-    from tfseg.data.specs import load_spec
     from tfseg.methods import METHODS
     from tfseg.models import model_builder
     from tfseg.training import devices
@@ -204,6 +438,7 @@ def _train(argv: list[str]) -> int:
 
     strategy = devices.make_strategy(config, tell_clones=flags.is_given("num_clones"))
     replicas = strategy.num_replicas_in_sync
+    settings = METHODS[config.method].complete_settings(settings, replicas)
     if config.jit_compile and model_config.sync_batch_norm and replicas > 1:
         raise UserError(
             "--jit_compile and --sync_batch_norm cannot be used together on several replicas.",
@@ -214,7 +449,6 @@ def _train(argv: list[str]) -> int:
         tf.config.experimental.enable_op_determinism()
     tf.keras.utils.set_random_seed(config.seed)
 
-    spec = load_spec(data_config.dataset_dir, data_config.dataset)
     if config.label_weights is not None and len(config.label_weights) != spec.num_classes:
         raise UserError(
             "--label_weights needs one weight per class.",
@@ -222,8 +456,14 @@ def _train(argv: list[str]) -> int:
             received=f"{len(config.label_weights)} weights",
             accepted=f"{spec.num_classes} weights, in the order of {spec.name}'s classes",
         )
-    model_config = METHODS[config.method].network_config(model_config, settings)
-    streams = METHODS[config.method].streams(data_config, config, settings)
+    method_class = METHODS[config.method]
+    defaults = method_class.network_defaults.items()
+    model_config = dataclasses.replace(
+        model_config, **{name: value for name, value in defaults if not flags.is_given(name)}
+    )
+    model_config = method_class.network_config(model_config, settings)
+    model_config = _with_projection(model_config, spec, method_class.heads)
+    streams = method_class.streams(data_config, config, settings)
     for stream in streams.values():
         if stream.batch_size != config.train_batch_size:
             devices.check_batch(stream.batch_size, config, replicas, flag="labelled_batch_size")
@@ -243,10 +483,13 @@ def _train(argv: list[str]) -> int:
         changed = run_record.check_continues(config.train_logdir, **facts)
         if changed:
             print(f"note: goes on with other settings: {'; '.join(changed)}", flush=True)
+        initial_run = (run_record.read(config.train_logdir) or {}).get("initial_run")
+    else:
+        initial_run = _initial_run(config, spec)
     with Interruption() as interruption:
         with strategy.scope():
             build = model_builder(model_config, spec, data_config.train_crop_size, seed=config.seed)
-            method = METHODS[config.method](
+            method = method_class(
                 build_model=build,
                 spec=spec,
                 config=config,
@@ -264,9 +507,13 @@ def _train(argv: list[str]) -> int:
             flush=True,
         )
         print(data.describe(), flush=True)
+        if spec.split is not None:
+            print(_describe_split(spec), flush=True)
+        _note_leaks(data_config, spec)
         is_chief = _is_chief(strategy)
         if is_chief:
-            run_record.write(config.train_logdir, **facts, extra={"num_replicas": replicas})
+            extra = {"num_replicas": replicas, "initial_run": initial_run}
+            run_record.write(config.train_logdir, **facts, extra=extra)
         trainer = Trainer(
             method=method,
             strategy=strategy,
@@ -315,7 +562,11 @@ def _initialise_networks(method: Any, config: TrainConfig) -> None:
             flush=True,
         )
     for network in method.networks().values():
-        _initialise(network, config)
+        # A teacher that is not trained becomes a copy of the network before the first step.
+        if network.trainable_variables:
+            random = _initialise(network, config)
+            if network is method.model:
+                method.check_initial_weights(random)
 
 
 def _ema(method: Any, build: Any, config: TrainConfig) -> Any:
@@ -348,11 +599,14 @@ class TrainingData:
 
     def describe(self) -> str:
         """Returns one line on the data that was found."""
-        parts = [
-            f"{name}: split {source.split}, {source.index.size} images, "
-            f"{int(source.index.has_mask.sum())} with masks"
-            for name, source in self._sources.items()
-        ]
+        parts = []
+        for name, source in self._sources.items():
+            index, used = source.index, len(set(source.epoch.pool.tolist()))
+            left_out = f", {index.size - used} of them left out" if used < index.size else ""
+            parts.append(
+                f"{name}: split {source.split}, {index.size} images, "
+                f"{int(index.has_mask.sum())} with masks{left_out}"
+            )
         return "data: " + "; ".join(parts)
 
     def _dataset(self, start_step: int, part: Any) -> Any:
@@ -459,7 +713,6 @@ def _network_and_spec(data_config, checkpoint_dir, crop_flag, crop_size, *, with
       UserError: a flag contradicts the training run, or it had other classes than the data.
     """
     from tfseg.data import pipeline
-    from tfseg.data.specs import load_spec
     from tfseg.models import model_builder
 
     record = run_record.read(checkpoint_dir)
@@ -473,16 +726,7 @@ def _network_and_spec(data_config, checkpoint_dir, crop_flag, crop_size, *, with
     )
     if tuple(crop_size or ()) != pipeline.UNPADDED:
         check_crop_size(crop_flag, crop_size, model_config.output_stride)
-    spec = load_spec(data_config.dataset_dir, data_config.dataset)
-    if record is not None and list(record["dataset"]["class_names"]) != list(spec.class_names):
-        raise UserError(
-            "The checkpoint was trained on other classes than this data set has.",
-            where=f"--checkpoint_dir={checkpoint_dir}, --dataset_dir={data_config.dataset_dir}",
-            received=f"{len(spec.class_names)} classes: {', '.join(spec.class_names[:8])} ...",
-            accepted=f"{len(record['dataset']['class_names'])} classes: "
-            f"{', '.join(record['dataset']['class_names'][:8])} ...",
-            fix="evaluate on records made with the class names of the training records",
-        )
+    spec = _spec_of(data_config, record)
     build = model_builder(model_config, spec, tuple(crop_size))
     return build(with_classifier=with_classifier), spec, model_config
 
@@ -512,8 +756,15 @@ def _evaluate(argv: list[str]) -> int:
         data_config,
         config,
         prediction_with_upsampled_logits=model_config.prediction_with_upsampled_logits,
+        unseen_masks=_unseen_masks(config.checkpoint_dir),
     )
     return 0
+
+
+def _unseen_masks(checkpoint_dir: str) -> dict[str, Any]:
+    """Returns by which settings of a run, or one before it, masks of unseen classes acted."""
+    told = run_record.told(run_record.read(checkpoint_dir)) or {}
+    return {name: told.get(name) for name in ("oracle_layout", "drop_images")}
 
 
 def _visualize(argv: list[str]) -> int:

@@ -113,6 +113,10 @@ class ModelConfig:
     decoder_output_is_logits: bool = option(
         False, "The decoder's last convolution gives the logits."
     )
+    decoder_dropout_rates: tuple[float, ...] | None = option(
+        None,
+        "Dropout after each convolution of the decoder; published for ZS3Net: 0.5,0.1.",
+    )
     decoder_projection_kernel_size: int = option(
         1,
         "Kernel of the decoder's projection of low-level features: 1 as in DeepLabv3+, 3 as in "
@@ -127,9 +131,16 @@ class ModelConfig:
     )
     head: str = option(
         "deeplab",
-        "What is built on the backbone: DeepLabv3+, or low_rank, SLRNet's (--method=slrnet asks "
-        "for it by itself).",
-        choices=("deeplab", "low_rank"),
+        "What is built on the backbone: DeepLabv3+; low_rank, SLRNet's (--method=slrnet asks for "
+        "it by itself); or projection, SPNet's (the default of --method=spnet and strict): "
+        "DeepLab's head makes features as wide as the word vectors of the classes, logits are "
+        "their products with these.",
+        choices=("deeplab", "low_rank", "projection"),
+    )
+    projection_dim: int | None = option(
+        None,
+        "Width of the projection head; None: that of --class_embeddings.",
+        limits=(1, None),
     )
     background_logit: str = option(
         "constant",
@@ -202,7 +213,9 @@ class ModelConfig:
         "they were initialised, and its backward pass is spared. For a few dozen masks.",
     )
     fine_tune_batch_norm: bool = option(
-        True, "Batch norm uses batch statistics in training; false keeps the stored ones."
+        True,
+        "Batch norm uses batch statistics in training; false keeps the stored ones, which is the "
+        "default of --method=strict.",
     )
     sync_batch_norm: bool = option(
         False,
@@ -260,14 +273,62 @@ class DataConfig:
     keep_aspect_ratio: bool = option(
         True, "The published preprocessing always keeps the aspect ratio.", dead=True
     )
+    class_split: str | None = option(
+        None,
+        "Seen and unseen classes of a zero-label run: spnet_voc12, spnet_cocostuff, "
+        "zs3_voc_{2,4,6,8,10}, zs3_context_{2,4,6,8,10}, or a JSON file with lists of names "
+        "'seen', 'unseen', 'validation', and 'background', a name or null.",
+    )
+    seen_background: bool = option(
+        False,
+        "Background is a seen class, also with a --class_split in which it takes no part.",
+    )
+    exclude_validation_classes: bool = option(
+        False,
+        "For choosing settings: the split's validation classes are the unseen ones, and the true "
+        "unseen ones take no part.",
+    )
+    class_embeddings: str | None = option(
+        None,
+        "Word vectors of the classes: FILE.npz[:ARRAY][+FILE.npz[:ARRAY]...] with arrays 'names' "
+        "and 'vectors' (or ARRAY); several are put side by side.",
+    )
+    embedding_norm: str = option(
+        "unit",
+        "Normalisation of the word vectors, after they were put side by side: unit length, "
+        "division by the longest, or none.",
+        choices=("unit", "max_norm", "none"),
+    )
+    drop_images: str | None = option(
+        None,
+        "File with ids of training images to leave out, one in a line; for example those that show "
+        "unseen classes, as in ZS3Net's first step; tfrecords_tools/check.py --ids_with lists "
+        "them. It tells where unseen classes are not.",
+    )
     augmentation: str = option(
         "deeplab",
         "Augmentation of training images: deeplab (random scale, crop and flip); composition "
         "(--augmentation_ops random operations, some on colours, the others geometric, and a "
-        "random crop; as published for Learning Pseudo Labels); or resized_crop (a crop of random "
+        "random crop; as published for Learning Pseudo Labels); resized_crop (a crop of random "
         "--crop_area and shape resized to --train_crop_size, flip, colour jitter; as published for "
-        "SLRNet).",
-        choices=("deeplab", "composition", "resized_crop"),
+        "SLRNet); warped_crop (the image warped to a square of --augmentation_size, random scale, "
+        "crop and flip; as published for STRICT); or short_side_crop (the shorter side scaled to a "
+        "random length, crop, flip and blur; as published for ZS3Net).",
+        choices=("deeplab", "composition", "resized_crop", "warped_crop", "short_side_crop"),
+    )
+    augmentation_size: int | None = option(
+        None,
+        "Pixels. With --augmentation=warped_crop the side to which images are warped (published: "
+        "513 for crops of 321; None: in this ratio to --train_crop_size); with short_side_crop "
+        "what the random scales multiply (None: the shorter side of --train_crop_size, as "
+        "published).",
+        limits=(1, None),
+    )
+    padding_color: str = option(
+        "mean",
+        "Colour of what --augmentation=warped_crop and short_side_crop pad: the backbone's mean, "
+        "as everywhere else, or black, as published.",
+        choices=("mean", "black"),
     )
     crop_area: tuple[float, ...] = option(
         (0.9, 1.0),
@@ -279,15 +340,15 @@ class DataConfig:
         limits=(0, None),
     )
     min_scale_factor: float = option(0.5, "Smallest random scale.")
-    max_scale_factor: float = option(2.0, "Largest random scale.")
+    max_scale_factor: float = option(2.0, "Largest random scale; STRICT: 1.5.")
     scale_factor_step_size: float = option(
         0.25,
-        "Distance between the random scales; 0: continuous, as it always is with "
-        "--augmentation=composition.",
+        "Distance between the random scales of --augmentation=deeplab; 0: continuous, as they "
+        "always are with the other augmentations.",
     )
     flip_probability: float = option(
         0.5,
-        "Probability of mirroring left and right; 0 where left and right matter.",
+        "Probability of mirroring left and right; 0 where left and right matter; STRICT: 0.9.",
         limits=(0, 1),
     )
     jitter_strength: float = option(
@@ -363,6 +424,11 @@ class TrainConfig:
         "Length of the poly or cosine decay in steps; 0: all steps after the slow start and "
         "--constant_steps.",
     )
+    learning_rate_update_steps: int = option(
+        1,
+        "The learning rate changes every so many steps; published for STRICT: 10.",
+        limits=(1, None),
+    )
     constant_steps: int = option(
         0, "Steps at --base_learning_rate before the cosine decay begins.", limits=(0, None)
     )
@@ -393,9 +459,9 @@ class TrainConfig:
     pretrained_weights: str | None = option(
         None,
         "Weights of the backbone alone: the path of a PyTorch file (.pth, .safetensors), for "
-        "resnet50s, resnet101s, wide_resnet38 and efficientnet_lite0; or 'imagenet' for "
-        "efficientnet_lite0, from an installed package (extra [pretrained]), or the path of its "
-        ".npz file.",
+        "resnet50s, resnet101s, resnet101, resnet101_msra, wide_resnet38 and efficientnet_lite0; "
+        "or 'imagenet' for efficientnet_lite0, from an installed package (extra [pretrained]), or "
+        "the path of its .npz file.",
     )
     initialize_last_layer: bool = option(False, "Take the last layers from the checkpoint too.")
     last_layers_contain_logits_only: bool = option(
@@ -460,6 +526,16 @@ class PredictionConfig:
         "L2ID. None: off.",
         limits=(2, None),
     )
+    eval_resize: str = option(
+        "none",
+        "Size of image and mask in evaluation: none, their own; warp, --eval_resize_side on both "
+        "sides, as STRICT is tested; short_side, on the shorter side, as ZS3Net is tested. Scores "
+        "are then of resized masks, which is for the comparison with published numbers.",
+        choices=("none", "warp", "short_side"),
+    )
+    eval_resize_side: int = option(
+        513, "Pixels of --eval_resize; ZS3Net: 312 while it trains.", limits=(1, None)
+    )
     use_image_labels: bool = option(
         False,
         "Allow in each image only background and the classes of its image-level labels "
@@ -487,6 +563,18 @@ class PredictionConfig:
         None,
         "With --merge_scales=masks: raise the mask of the class of this name to twice the power "
         "of --bg_pow; published for COCO: person.",
+    )
+    seen_bias: float = option(
+        0.0,
+        "With a --class_split: how much seen classes are weakened against unseen ones, whose "
+        "labels the network never saw (calibrated stacking). SPNet: 0.6 on PASCAL VOC, 0.4 on "
+        "COCO-Stuff. Choose it by --seen_bias_sweep.",
+        limits=(0, None),
+    )
+    seen_bias_space: str = option(
+        "prob",
+        "What --seen_bias is subtracted from: probabilities, as published, or logits.",
+        choices=("prob", "logit"),
     )
     dense_crf: bool = option(
         False,
@@ -553,6 +641,18 @@ class EvalConfig(PredictionConfig):
         "Classes that are neither in the masks nor in the predictions: left out of the mean IoU, "
         "or an IoU of zero, as the published evaluation of Learning Pseudo Labels has it.",
         choices=("skip", "zero"),
+    )
+    modes: tuple[str, ...] | None = option(
+        None,
+        "With a --class_split, comma-separated: generalised (all classes may be predicted; what "
+        "mIoU and class IoUs are of), zero_label (unseen classes alone may be predicted, and their "
+        "pixels alone count), vanilla (as zero_label, but all pixels count). None: all three; with "
+        "--dense_crf generalised alone.",
+    )
+    seen_bias_sweep: str | None = option(
+        None,
+        "first:last:step, for example 0:1:0.05: score the generalised mode with each of these "
+        "values of --seen_bias too, of a run with --exclude_validation_classes.",
     )
     num_clones: int = option(1, "Replicas for evaluation.")
     master: str = option("", "Unused.", dead=True)

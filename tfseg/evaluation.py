@@ -3,9 +3,15 @@
 Each replica counts its pixels into an integer confusion matrix; the host adds them up as int64.
 With a dense CRF, which works outside the graph, the host counts itself. Every record of the split
 must have been counted exactly once, or there are no metrics.
+
+A run with seen and unseen classes is measured in several modes, each with a matrix of its own: the
+network sees every image once, and its answer is read several times.
+
+Source: STRICT specification 4.7 and 6; ZS3 specification 6.
 """
 
 import contextlib
+import dataclasses
 import datetime
 import json
 import math
@@ -14,7 +20,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,9 +32,21 @@ from tfseg.config import DataConfig, EvalConfig
 from tfseg.data import pipeline, records
 from tfseg.data.framing import write_atomically
 from tfseg.data.specs import DatasetSpec
-from tfseg.errors import UserError
+from tfseg.errors import UserError, check_choice
+from tfseg.ops.calibration import Calibration
 
 METRICS_FILE = "metrics.json"
+# How a run with seen and unseen classes is measured.
+MODES = ("generalised", "zero_label", "vanilla")
+_MAX_SWEPT = 1001
+# Settings of a training run, or one before it, by which masks of unseen classes acted, and what to
+# say of them.
+_UNSEEN_MASKS = {
+    "oracle_layout": "trained with --oracle_layout, in this run or one before it: masks of unseen "
+    "classes were used.",
+    "drop_images": "trained with --drop_images, in this run or one before it: a list said which "
+    "images to leave out.",
+}
 # Seconds between progress lines where there is no terminal.
 _LINE_INTERVAL_SECS = 10.0
 
@@ -102,6 +120,115 @@ def require_masks(index: records.Index, split: str) -> None:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One way to read what the network says, and the pixels by which it is measured.
+
+    Attributes:
+      name: mode, or what is swept.
+      decision: from probabilities to labels.
+      counted: pixels of these classes count; None: of all.
+    """
+
+    name: str
+    decision: predict.Decision = predict.Decision()
+    counted: tuple[int, ...] | None = None
+
+
+def variants_of(config: EvalConfig, spec: DatasetSpec) -> tuple[Variant, ...]:
+    """Returns what is measured, the generalised mode first; swept biases last.
+
+    Raises:
+      UserError: settings need a class split, do not go together, or are malformed.
+    """
+    split, given = spec.split, config.modes
+    if split is None:
+        for flag in ("modes", "seen_bias_sweep"):
+            if getattr(config, flag) is not None:
+                raise UserError(
+                    f"--{flag} is for runs with seen and unseen classes.",
+                    where=f"--{flag}",
+                    received=getattr(config, flag),
+                    fix=f"leave out --{flag}, or evaluate a run trained with --class_split",
+                )
+        return (Variant("all"),)
+    if config.weakly:
+        raise UserError(
+            "Networks of zero-label runs give no image-level scores.",
+            where="--weakly",
+            received=f"class split {split.name}",
+            fix="leave out --weakly",
+        )
+    for mode in given or ():
+        check_choice(mode, MODES, flag="modes", what="mode")
+    if config.dense_crf and (set(given or ()) - {"generalised"} or config.seen_bias_sweep):
+        raise UserError(
+            "With the dense CRF only the generalised mode is measured, with one bias.",
+            where="--dense_crf",
+            received=f"--modes={','.join(given or ())}, --seen_bias_sweep={config.seen_bias_sweep}",
+            accepted="--modes=generalised",
+            fix="leave out --dense_crf, or the other flags",
+        )
+    calibration = inference.calibration_of(config, spec)
+    unseen = predict.Decision(classes=split.unseen)
+    variants = {
+        "generalised": Variant("generalised", predict.Decision(calibration=calibration)),
+        "zero_label": Variant("zero_label", unseen, counted=split.unseen),
+        "vanilla": Variant("vanilla", unseen),
+    }
+    wanted = given or (("generalised",) if config.dense_crf else MODES)
+    # What the top of metrics.json is of is measured always.
+    modes = ["generalised", *(mode for mode in MODES[1:] if mode in wanted)]
+    return *(variants[mode] for mode in modes), *_swept_variants(config, spec)
+
+
+def _swept_variants(config: EvalConfig, spec: DatasetSpec) -> list[Variant]:
+    if config.seen_bias_sweep is None:
+        return []
+    if not spec.split.held_out:
+        raise UserError(
+            "The bias is swept on validation classes, never on the unseen ones.",
+            where="--seen_bias_sweep",
+            received=f"a run that trained on {len(spec.split.validation)} validation classes"
+            if spec.split.validation
+            else f"class split {spec.split.name}, which has no validation classes",
+            accepted="a run trained with --exclude_validation_classes",
+            fix="train one with --exclude_validation_classes and sweep there; then evaluate this "
+            "run with the --seen_bias that was found",
+        )
+    return [
+        Variant(
+            f"seen_bias {bias:g}",
+            predict.Decision(
+                calibration=Calibration(spec.split.seen, bias, config.seen_bias_space)
+            ),
+        )
+        for bias in swept_values(config.seen_bias_sweep)
+    ]
+
+
+def swept_values(text: str) -> list[float]:
+    """Returns the numbers of 'first:last:step', last included.
+
+    Raises:
+      UserError: another form, or more than a thousand numbers.
+    """
+    try:
+        first, last, step = (float(part) for part in text.split(":"))
+        # The last number is one of them in spite of what rounding adds up to.
+        count = math.floor((last - first) / step + 1e-6) + 1
+        if not (step > 0 and first >= 0 and 0 < count <= _MAX_SWEPT):
+            raise ValueError
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise UserError(
+            "--seen_bias_sweep is not a range of numbers from 0 on.",
+            where="--seen_bias_sweep",
+            received=text,
+            accepted=f"first:last:step of at most {_MAX_SWEPT} numbers, for example 0:1:0.05",
+        ) from None
+    return [round(first + i * step, 10) for i in range(count)]
+
+
 class Evaluator:
     """Evaluates one network, as often as its weights change.
 
@@ -111,8 +238,10 @@ class Evaluator:
       strategy: its replicas share every batch.
       spec: the data set.
       data_config: `dataset_dir`, the resize settings.
-      config: split, batch size, crop size, scales, CRF, `weakly`, `eval_logdir`.
+      config: split, batch size, crop size, scales, CRF, `weakly`, `eval_logdir`, modes.
       prediction_with_upsampled_logits: see `predict.predict`.
+      unseen_masks: settings of the training run by which masks of unseen classes acted, for the
+        record, by name.
 
     Raises:
       UserError: the split is not there or has images without masks, or a setting is wrong.
@@ -127,8 +256,11 @@ class Evaluator:
         config: EvalConfig,
         *,
         prediction_with_upsampled_logits: bool = True,
+        unseen_masks: Mapping[str, Any] | None = None,
     ):
         inference.check(config, spec)
+        self._variants = variants_of(config, spec)
+        self._unseen_masks = dict(unseen_masks or {})
         if config.eval_batch_size < 1:
             raise UserError(
                 "The batch size must be at least 1.",
@@ -140,11 +272,13 @@ class Evaluator:
         self._index = records.load_index(data_config.dataset_dir, config.eval_split, spec)
         require_masks(self._index, config.eval_split)
         self._replicas = strategy.num_replicas_in_sync
-        self._present = None
-        if config.use_image_labels:
-            self._present = inference.classes_present(
-                self._index, spec, dataset_dir=data_config.dataset_dir, split=config.eval_split
-            )
+        self._present = inference.classes_allowed(
+            config,
+            self._index,
+            spec,
+            dataset_dir=data_config.dataset_dir,
+            split=config.eval_split,
+        )
         self._views = inference.views_of(config, spec)
         # The CRF refines probabilities, at the size of the image.
         self._options = {}
@@ -160,6 +294,7 @@ class Evaluator:
             crop_size=tuple(config.eval_crop_size),
             batch_size=per_replica * self._replicas,
             max_side=config.max_side,
+            resize_to=inference.resize_of(config),
         )
         # Images larger than the crop come in their own sizes; from the second size on one graph
         # serves them all.
@@ -171,35 +306,51 @@ class Evaluator:
         return self._index.size
 
     def _replica_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        function, *names = {
-            (False, False): (predict.predict, "labels"),
-            (False, True): (predict.predict_with_image_logits, "labels", "image_logits"),
-            (True, False): (predict.predict_probabilities, "probs"),
-            (True, True): (
-                predict.predict_probabilities_with_image_logits,
-                "probs",
-                "image_logits",
-            ),
-        }[self._config.dense_crf, self._config.weakly]
-        predicted = function(
-            self._model,
-            batch["image"],
-            self._views,
-            present=batch.get("present"),
-            weight=batch["weight"],
-            **self._options,
-        )
-        result = dict(zip(names, predicted if len(names) > 1 else (predicted,)))
-        if self._config.dense_crf:
-            return result
-        result["matrix"], result["wrong_label"] = metrics.batch_confusion_matrix(
-            batch["label"],
-            result.pop("labels"),
-            self._spec.num_classes,
-            ignore_label=self._spec.ignore_label,
-            weight=batch["weight"],
-        )
+        options = {"present": batch.get("present"), "weight": batch["weight"], **self._options}
+        arguments = self._model, batch["image"], self._views
+        result = {}
+        if self._config.dense_crf and self._config.weakly:
+            function = predict.predict_probabilities_with_image_logits
+            result["probs"], result["image_logits"] = function(*arguments, **options)
+        elif self._config.dense_crf:
+            result["probs"] = predict.predict_probabilities(*arguments, **options)
+        elif self._config.weakly:
+            function = predict.predict_with_image_logits
+            labels, result["image_logits"] = function(*arguments, **options)
+            result |= self._counted(batch, [labels])
+        else:
+            decisions = list(dict.fromkeys(variant.decision for variant in self._variants))
+            found = predict.predict_decisions(*arguments, decisions=decisions, **options)
+            labels = dict(zip(decisions, found))
+            result |= self._counted(batch, [labels[v.decision] for v in self._variants])
         return result
+
+    def _counted(
+        self, batch: Mapping[str, tf.Tensor], labels: Sequence[tf.Tensor]
+    ) -> dict[str, tf.Tensor]:
+        """Returns the confusion matrix of each variant, and labels that are no class."""
+        matrices = []
+        for variant, prediction in zip(self._variants, labels):
+            matrix, wrong_label = metrics.batch_confusion_matrix(
+                self._measured(batch["label"], variant),
+                prediction,
+                self._spec.num_classes,
+                ignore_label=self._spec.ignore_label,
+                weight=batch["weight"],
+            )
+            matrices.append(matrix)
+        return {"matrix": tf.stack(matrices), "wrong_label": wrong_label}
+
+    def _measured(self, label: tf.Tensor, variant: Variant) -> tf.Tensor:
+        """Returns the label map by which a variant is measured.
+
+        What takes no part in the class split is ignored in it already.
+        """
+        if variant.counted is None:
+            return label
+        table = np.full(256, self._spec.ignore_label, np.int32)
+        table[list(variant.counted)] = variant.counted
+        return tf.gather(tf.constant(table), tf.cast(label, tf.int32))
 
     def _distributed_step(self, batch: Any) -> Any:
         return self._strategy.run(self._replica_step, args=(batch,))
@@ -227,13 +378,22 @@ class Evaluator:
     def confusion_matrix(self) -> tuple[np.ndarray, metrics.ImageLevelCounts]:
         """Returns int64 [C, C] over the split, and with `weakly` the image-level counts.
 
+        With seen and unseen classes it is that of the generalised mode; see `confusion_matrices`.
+        """
+        matrices, image_level = self.confusion_matrices()
+        return matrices[0], image_level
+
+    def confusion_matrices(self) -> tuple[np.ndarray, metrics.ImageLevelCounts]:
+        """Returns int64 [variants, C, C] over the split, and with `weakly` image-level counts.
+
         With the dense CRF pixels are counted at the original size of the images, else at the size
-        at which the network saw them (they differ with --min_resize_value and --max_side alone).
+        at which the network saw them (they differ with --min_resize_value, --max_side and
+        --eval_resize alone).
 
         Raises:
           UserError: a mask holds a label that is no class; names the image.
         """
-        total = np.zeros((self._spec.num_classes,) * 2, np.int64)
+        total = np.zeros((len(self._variants), *(self._spec.num_classes,) * 2), np.int64)
         image_level: list[metrics.ImageLevelCounts] = []
         times_counted = np.zeros(self.num_images, np.int64)
         predicted = self._predicted(image_level)
@@ -283,13 +443,15 @@ class Evaluator:
             ):
                 image_id = str(self._index.ids[i])
                 matrix = metrics.confusion_matrix(
-                    inference.decode_label(reader.read(i).label, image_id),
+                    inference.evaluated_label(
+                        inference.decode_label(reader.read(i).label, image_id), self._spec
+                    ),
                     labels,
                     self._spec.num_classes,
                     ignore_label=self._spec.ignore_label,
                     where=f"image {image_id} of split '{self._config.eval_split}'",
                 )
-                yield matrix, np.array([i])
+                yield matrix[np.newaxis], np.array([i])
 
     def _check_labels(self, wrong_label: np.ndarray, index: np.ndarray) -> None:
         for row in np.flatnonzero(wrong_label >= 0):
@@ -319,9 +481,12 @@ class Evaluator:
           and 'class_false_negatives' (shares of the union; they and the IoU sum to 1),
           'pixel_accuracy', 'num_images', 'confusion_matrix' (rows = truth), 'step', 'checkpoint',
           'absent_classes', 'prediction' (how it was made: scales, classes, CRF), and with `weakly`
-          'cls_overall', 'cls_precision', 'cls_recall'. Fractions, not per cent.
+          'cls_overall', 'cls_precision', 'cls_recall'. Fractions, not per cent. With seen and
+          unseen classes these are of the generalised mode, and 'zero_label' has the scores of
+          `metrics.group_scores` in each mode.
         """
-        matrix, image_level = self.confusion_matrix()
+        matrices, image_level = self.confusion_matrices()
+        matrix = matrices[0]
         result = summarize(matrix, self._spec, absent=self._config.absent_classes)
         if self._config.weakly:
             result["cls_overall"] = _or_none(image_level.accuracy)
@@ -335,9 +500,50 @@ class Evaluator:
             "absent_classes": self._config.absent_classes,
             "prediction": inference.settings_of(self._config),
         }
+        if self._spec.split is not None:
+            result["zero_label"] = self._zero_label(matrices)
         _write_metrics(self._config.eval_logdir, result)
         _write_summaries(self._config.eval_logdir, result, self._spec)
         return result
+
+    def _zero_label(self, matrices: np.ndarray) -> dict[str, Any]:
+        """Returns what metrics.json says of seen and unseen classes."""
+        spec, split = self._spec, self._spec.split
+
+        def names(ids: Sequence[int]) -> list[str]:
+            return [spec.class_names[c] for c in ids]
+
+        found: dict[str, Any] = {
+            "split": split.name,
+            "seen": names(split.seen),
+            "unseen": names(split.unseen),
+            "held_out": names(split.held_out),
+            "background": "takes no part" if split.background is None else "seen",
+            **self._unseen_masks,
+            "seen_bias": self._config.seen_bias,
+            "seen_bias_space": self._config.seen_bias_space,
+        }
+        swept = []
+        for variant, matrix in zip(self._variants, matrices):
+            scores = metrics.group_scores(
+                matrix, seen=split.seen, unseen=split.unseen, absent=self._config.absent_classes
+            )
+            scores = {
+                quantity: {group: _or_none(value) for group, value in values.items()}
+                for quantity, values in scores.items()
+            }
+            if variant.name not in MODES:
+                swept.append({"seen_bias": variant.decision.calibration.bias, **scores})
+                continue
+            if variant.name == "zero_label":
+                # No pixel of a seen class counts.
+                scores = {quantity: {"unseen": x["unseen"]} for quantity, x in scores.items()}
+            class_iou = summarize(matrix, spec, absent=self._config.absent_classes)["class_iou"]
+            found[variant.name] = {**scores, "class_iou": class_iou}
+        if swept:
+            best = max(swept, key=lambda scores: scores["mean_iou"]["harmonic"])
+            found |= {"seen_bias_sweep": swept, "best_seen_bias": best["seen_bias"]}
+        return found
 
 
 def image_labels_of(label: np.ndarray, spec: DatasetSpec) -> np.ndarray:
@@ -366,11 +572,15 @@ def summarize(matrix: np.ndarray, spec: DatasetSpec, *, absent: str = "skip") ->
     Args:
       matrix: integers [C, C], rows = truth.
       spec: the data set.
-      absent: see `metrics.mean_iou`.
+      absent: see `metrics.mean_iou`. Classes that take no part in the data set's split are absent
+        in neither sense: they have no value.
     """
+    ids = np.arange(spec.num_classes) if spec.split is None else np.array(spec.split.visible)
+    matrix = np.asarray(matrix)[np.ix_(ids, ids)]
 
     def by_name(values: np.ndarray) -> dict[str, float | None]:
-        return {name: _or_none(x) for name, x in zip(spec.class_names, values)}
+        values = dict(zip(ids.tolist(), values))
+        return {name: _or_none(values.get(c, math.nan)) for c, name in enumerate(spec.class_names)}
 
     false_positives, false_negatives = metrics.class_errors(matrix)
     return {
@@ -411,6 +621,9 @@ def _write_summaries(folder: str, result: Mapping[str, Any], spec: DatasetSpec) 
         scalars[f"eval/miou_class_{class_id}"] = result["class_iou"][name]
     for key in ("cls_overall", "cls_precision", "cls_recall"):
         scalars[f"eval/{key}"] = result.get(key)
+    for mode, scores in _scores_by_mode(result).items():
+        for group, value in scores["mean_iou"].items():
+            scalars[f"eval/{mode}/miou_{group}"] = value
     writer = tf.summary.create_file_writer(folder)
     with writer.as_default(step=max(result["step"], 0)):
         for name, value in scalars.items():
@@ -433,7 +646,33 @@ def describe(result: Mapping[str, Any]) -> str:
     for key in ("cls_overall", "cls_precision", "cls_recall"):
         if key in result:
             lines.append(f"  {key:<{width}} {per_cent(result[key])}")
+    if "zero_label" in result:
+        lines += _describe_modes(result, per_cent)
     return "\n".join(lines)
+
+
+def _scores_by_mode(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the scores of each mode that was measured."""
+    found = result.get("zero_label", {})
+    return {mode: found[mode] for mode in MODES if mode in found}
+
+
+def _describe_modes(result: Mapping[str, Any], per_cent: Callable) -> list[str]:
+    found = result["zero_label"]
+    bias = f", seen bias {found['seen_bias']:g}" if found["seen_bias"] else ""
+    lines = [f"split {found['split']}{bias}, mIoU in per cent:"]
+    lines.append(f"  {'mode':<12}" + "".join(f"{group:>10}" for group in metrics.GROUPS))
+    for mode, scores in _scores_by_mode(result).items():
+        values = (per_cent(scores["mean_iou"].get(group)) for group in metrics.GROUPS)
+        lines.append(f"  {mode:<12}" + "".join(f"{value:>10}" for value in values))
+    if "best_seen_bias" in found:
+        lines.append(
+            f"best harmonic mean of the sweep: --seen_bias={found['best_seen_bias']:g} "
+            f"--seen_bias_space={found['seen_bias_space']}"
+        )
+    for name in [name for name in found if name in _UNSEEN_MASKS and found[name]]:
+        lines.append(f"WARNING: {_UNSEEN_MASKS[name]}")
+    return lines
 
 
 def evaluate_checkpoint(
@@ -445,12 +684,13 @@ def evaluate_checkpoint(
     *,
     prefix: str,
     prediction_with_upsampled_logits: bool = True,
+    unseen_masks: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Loads one checkpoint into a network, measures it and writes the result.
 
     Args:
-      model, strategy, spec, data_config, config, prediction_with_upsampled_logits: see
-        `Evaluator`.
+      model, strategy, spec, data_config, config, prediction_with_upsampled_logits, unseen_masks:
+        see `Evaluator`.
       prefix: the checkpoint.
 
     Returns:
@@ -466,6 +706,7 @@ def evaluate_checkpoint(
         data_config,
         config,
         prediction_with_upsampled_logits=prediction_with_upsampled_logits,
+        unseen_masks=unseen_masks,
     )
     step = checkpoint.load_network(model, prefix, config.network)
     return evaluator.evaluate(step=step, prefix=prefix)
@@ -479,12 +720,13 @@ def evaluate_repeatedly(
     config: EvalConfig,
     *,
     prediction_with_upsampled_logits: bool = True,
+    unseen_masks: Mapping[str, Any] | None = None,
 ) -> dict[str, Any] | None:
     """Evaluates a prefix once, or the checkpoints of a directory as they appear.
 
     Args:
-      model, strategy, spec, data_config, config, prediction_with_upsampled_logits: see
-        `Evaluator`; `checkpoint_dir`, `eval_interval_secs`, `max_number_of_evaluations` as well.
+      model, strategy, spec, data_config, config, prediction_with_upsampled_logits, unseen_masks:
+        see `Evaluator`; `checkpoint_dir`, `eval_interval_secs`, `max_number_of_evaluations` too.
 
     Returns:
       The last result; None if there was none.
@@ -501,6 +743,7 @@ def evaluate_repeatedly(
             data_config,
             config,
             prediction_with_upsampled_logits=prediction_with_upsampled_logits,
+            unseen_masks=unseen_masks,
         )
         result = None
         for prefix in watch_checkpoints(

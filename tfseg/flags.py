@@ -71,8 +71,9 @@ def _parse(field: dataclasses.Field, annotation: Any) -> Any:
     scalar, is_tuple = _element_type(annotation)
     if not is_tuple or value is None:
         return value
+    empty = None if type(None) in typing.get_args(annotation) else ()
     try:
-        return tuple(scalar(x) for x in value) or None
+        return tuple(scalar(x) for x in value) or empty
     except ValueError:
         raise UserError(
             f"--{field.name} is not a list of {scalar.__name__} values.",
@@ -172,7 +173,7 @@ def read_method_settings(configs: Mapping[str, type], method: str) -> Any:
                 received=FLAGS[flag].value,
                 accepted=f"--{flag} with --method={' or --method='.join(methods)}",
                 fix=f"leave out --{flag}, or choose another --method (train_sup.py: supervised, "
-                "train_wss.py: pseudoseg)",
+                "train_wss.py: pseudoseg, train_zls.py: strict)",
             )
     cls = configs[method]
     annotations = typing.get_type_hints(cls)

@@ -10,7 +10,10 @@ image, and refined on its pixels by worker processes: the library holds Python's
 would take turns. Images come back in the order in which they were predicted. Classes that are not
 allowed stay so after the CRF, for SLRNet too, whose published code lets the CRF bring them back.
 
-Source: Learning Pseudo Labels specification 4.3, 4.4 and 6; SLRNet specification 6.
+Where the data set has a split into seen and unseen classes, only these may be predicted.
+
+Source: Learning Pseudo Labels specification 4.3, 4.4 and 6; SLRNet specification 6; STRICT
+specification 1.6.
 """
 
 import dataclasses
@@ -31,6 +34,7 @@ from tfseg.data.parallel import parallel_map
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError, check_choice
 from tfseg.ops import dense_crf
+from tfseg.ops.calibration import Calibration
 from tfseg.ops.class_aware import present_classes
 from tfseg.ops.resize import resize_bilinear, resize_nearest_align_corners
 from tfseg.predict import ClassFilter, Views
@@ -74,6 +78,7 @@ def check(config: PredictionConfig, spec: DatasetSpec) -> None:
             where="--use_image_labels, --fp_cut, --topk_classes",
             fix="leave out --use_image_labels, or --fp_cut and --topk_classes",
         )
+    _check_class_split(config, spec)
     if config.dense_crf:
         dense_crf.require()
         return
@@ -85,6 +90,43 @@ def check(config: PredictionConfig, spec: DatasetSpec) -> None:
                 received=getattr(config, field.name),
                 fix=f"add --dense_crf, or leave out --{field.name}",
             )
+
+
+def _check_class_split(config: PredictionConfig, spec: DatasetSpec) -> None:
+    if spec.split is None:
+        if config.seen_bias:
+            raise UserError(
+                "Without a class split there are no seen classes to weaken.",
+                where="--seen_bias",
+                received=config.seen_bias,
+                fix="leave out --seen_bias, or evaluate a run that was trained with --class_split",
+            )
+        return
+    if config.seen_bias_space == "prob" and config.seen_bias > 1:
+        raise UserError(
+            "A bias of probabilities above 1 leaves no seen class.",
+            where="--seen_bias",
+            received=config.seen_bias,
+            accepted="0 to 1, or any number from 0 on with --seen_bias_space=logit",
+        )
+    if config.seen_bias_space == "prob" and config.seen_bias and config.dense_crf:
+        raise UserError(
+            "The dense CRF needs probabilities, which are none after a bias was subtracted.",
+            where="--seen_bias, --dense_crf",
+            accepted="--seen_bias_space=logit",
+            fix="sweep and set the bias in logit space, or leave out one of the two",
+        )
+    refused = {
+        "--use_image_labels": config.use_image_labels,
+        "--merge_scales=masks": config.merge_scales == "masks",
+    }
+    for flag in [flag for flag, is_set in refused.items() if is_set]:
+        raise UserError(
+            "A run with seen and unseen classes is not tested this way.",
+            where=flag,
+            received=f"class split {spec.split.name}",
+            fix=f"leave out {flag}",
+        )
 
 
 def crf_settings(config: PredictionConfig) -> dict[str, Any]:
@@ -114,7 +156,20 @@ def views_of(config: PredictionConfig, spec: DatasetSpec) -> Views:
             background_power=config.bg_pow,
             suppressed_class=suppressed,
         ),
+        calibration=calibration_of(config, spec),
     )
+
+
+def calibration_of(config: PredictionConfig, spec: DatasetSpec) -> Calibration | None:
+    """Returns how seen classes are weakened; None: not at all."""
+    if spec.split is None or not config.seen_bias:
+        return None
+    return Calibration(spec.split.seen, config.seen_bias, config.seen_bias_space)
+
+
+def resize_of(config: PredictionConfig) -> tuple[str, int] | None:
+    """Returns how images and masks are resized, and to how many pixels; None: they are not."""
+    return None if config.eval_resize == "none" else (config.eval_resize, config.eval_resize_side)
 
 
 def uses_scores(config: PredictionConfig) -> bool:
@@ -140,10 +195,57 @@ def settings_of(config: PredictionConfig) -> dict[str, Any]:
         "merge_scales": config.merge_scales,
         "scale_kernel": config.scale_kernel,
         "max_side": config.max_side,
+        "eval_resize": resize_of(config) and list(resize_of(config)),
         "class_filter": class_filter_of(config) or None,
         "use_image_labels": config.use_image_labels,
         "dense_crf": crf_settings(config) if config.dense_crf else None,
     }
+
+
+def classes_allowed(
+    config: PredictionConfig,
+    index: records.Index,
+    spec: DatasetSpec,
+    *,
+    dataset_dir: str,
+    split: str,
+) -> np.ndarray | None:
+    """Returns which classes each image may be given: by its labels, or by the class split.
+
+    Args:
+      config: whether image-level labels are used.
+      index, spec, dataset_dir, split: see `classes_present`.
+
+    Returns:
+      float32 [number of records, C] of 0 and 1; None: all classes everywhere.
+
+    Raises:
+      RecordError: see `classes_present`.
+    """
+    if config.use_image_labels:
+        return classes_present(index, spec, dataset_dir=dataset_dir, split=split)
+    if spec.split is None:
+        return None
+    allowed = np.zeros((index.size, spec.num_classes), np.float32)
+    allowed[:, list(spec.split.visible)] = 1.0
+    return allowed
+
+
+def evaluated_label(label: np.ndarray, spec: DatasetSpec) -> np.ndarray:
+    """Returns a mask as it is measured: classes that take no part in the split are ignored.
+
+    Args:
+      label: integers of any shape; ids that are no class stay, for the caller to refuse.
+      spec: the data set.
+
+    Returns:
+      Integers of the same shape.
+    """
+    if spec.split is None:
+        return label
+    table = spec.split.evaluation_table(spec.num_classes, spec.ignore_label)
+    is_class = (label >= 0) & (label < spec.num_classes)
+    return np.where(is_class, table[np.where(is_class, label, 0)], label)
 
 
 def classes_present(

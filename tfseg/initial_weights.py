@@ -18,6 +18,7 @@ from tfseg import checkpoint, torch_file
 from tfseg.errors import UserError
 from tfseg.methods.base import LAST_LAYER_SCOPES, LOGITS_SCOPE
 from tfseg.models import torch_layout
+from tfseg.models.projection import CLASS_VECTORS
 from tfseg.models.torch_layout import Slot
 
 # What a TF1 checkpoint holds besides the model's variables.
@@ -35,15 +36,19 @@ _SCOPES = {
     "MobilenetV2": "mobilenet_v2",
     "resnet50s": "resnet50s",
     "resnet101s": "resnet101s",
+    "resnet101": "resnet101",
+    "resnet101_msra": "resnet101_msra",
     "wide_resnet38": "wide_resnet38",
     "efficientnet_lite0": "efficientnet_lite0",
 }
-# By backbone with a PyTorch original, a tensor that tells it from those that come after it here.
+# By backbone with a PyTorch original, tensors that tell it from those that come after it here.
 _TORCH_PROBES = {
-    "resnet101s": "layer3.6.conv1.weight",
-    "resnet50s": "layer3.5.conv1.weight",
-    "wide_resnet38": "b4_5.conv_branch2a.weight",
-    "efficientnet_lite0": "_blocks.0._depthwise_conv.weight",
+    "resnet101s": ("conv1.0.weight", "layer3.6.conv1.weight"),
+    "resnet50s": ("conv1.0.weight", "layer3.5.conv1.weight"),
+    "resnet101": ("layer3.22.conv1.weight",),
+    "resnet101_msra": ("layer4.block23.reduce.conv.weight",),
+    "wide_resnet38": ("b4_5.conv_branch2a.weight",),
+    "efficientnet_lite0": ("_blocks.0._depthwise_conv.weight",),
 }
 _TORCH_SUFFIXES = (".pth", ".pt", ".pth.tar", ".safetensors")
 # Counters of batch norm, and the second copy that SLRNet's files hold of every decoder tensor.
@@ -187,6 +192,10 @@ def load_initial_weights(
     stored, not_model = _stored_keys(prefix, model.name)
     shapes = reader.get_variable_to_shape_map()
     variables = checkpoint.by_name(model.variables)
+    # Word vectors are constants of the run, never taken; a last layer must have learned with them.
+    vectors, key = variables.pop(CLASS_VECTORS, None), stored.pop(CLASS_VECTORS, None)
+    if vectors is not None and key is not None and initialize_last_layer:
+        _check_vectors(vectors.numpy(), _tensor(reader, key, prefix), prefix)
     excluded_scopes: tuple[str, ...] = ()
     if not initialize_last_layer:
         last = (LOGITS_SCOPE,) if last_layers_contain_logits_only else LAST_LAYER_SCOPES
@@ -217,6 +226,25 @@ def load_initial_weights(
         excluded_shapes=tuple(name for name in excluded if name in wrong),
         unused=tuple(name for name in stored if name not in variables),
         not_model=not_model,
+    )
+
+
+def _check_vectors(ours: np.ndarray, theirs: np.ndarray, source: str) -> None:
+    """Insists that a checkpoint's last layer was trained with the word vectors of this run.
+
+    Raises:
+      UserError: with others, or for other classes.
+    """
+    if ours.shape == theirs.shape and np.allclose(ours, theirs, rtol=0, atol=1e-5):
+        return
+    shapes = [f"{len(x)} classes with {x.shape[1]} numbers each" for x in (theirs, ours)]
+    raise UserError(
+        "The checkpoint was trained with other word vectors.",
+        where=f"{source}, --class_embeddings",
+        received=f"{shapes[0]} in the checkpoint",
+        accepted=f"{shapes[1]}, of the same values",
+        fix="give the --class_embeddings and --embedding_norm of the checkpoint's run, or start "
+        "the last layers afresh: --initialize_last_layer=false",
     )
 
 
@@ -296,8 +324,8 @@ def torch_prefix(names: Collection[str], wanted: Collection[str]) -> str:
 def _torch_variant(names: Iterable[str]) -> str | None:
     """Names the backbone whose tensors these are, if it is one of ours."""
     names = list(names)
-    for variant, probe in _TORCH_PROBES.items():
-        if any(n == probe or n.endswith("." + probe) for n in names):
+    for variant, probes in _TORCH_PROBES.items():
+        if all(any(n == p or n.endswith("." + p) for n in names) for p in probes):
             return variant
     return None
 
@@ -348,7 +376,7 @@ def load_torch(
       arrays: tensors by name; before the names may stand `module.`, `backbone.` and the like.
       source: what to call them in messages.
       with_head: take ASPP, decoder and logits too, as far as they are there; their names are those
-        of Learning Pseudo Labels. False: the backbone alone.
+        of Learning Pseudo Labels, or of SPNet. False: the backbone alone.
 
     Returns:
       What matched; second copies of tensors and counters are among `not_model`.
@@ -358,15 +386,14 @@ def load_torch(
         unchanged then.
     """
     tensors = {name: array for name, array in arrays.items() if not _NOT_WEIGHTS.search(name)}
-    names = model.backbone.torch_names()
-    if not names:
+    backbone = torch_layout.backbone_slots(model.backbone)
+    if not backbone:
         raise UserError(
             f"{model.config.model_variant} has no PyTorch original whose names are known.",
             where=f"--model_variant={model.config.model_variant}, {source}",
             accepted=", ".join(_TORCH_PROBES),
             fix="--tf_initial_checkpoint=<prefix> initialises the other backbones",
         )
-    backbone = torch_layout.slots(model.backbone, names)
     prefix = torch_prefix(tensors, backbone)
     parts = {name.split(".")[0] for name in backbone}
     slots = {prefix + name: slot for name, slot in backbone.items()}
@@ -380,7 +407,8 @@ def load_torch(
             raise _wrong_backbone(model, source, name, what, list(tensors))
     if with_head:
         outer = prefix.removesuffix("backbone.")
-        slots |= {outer + name: slot for name, slot in torch_layout.head_slots(model).items()}
+        heads = torch_layout.head_slots(model) | torch_layout.summed_logits_slots(model)
+        slots |= {outer + name: slot for name, slot in heads.items()}
     # Everything is checked before anything is assigned.
     values = {
         name: _fitted(name, slot, tensors[name], source)

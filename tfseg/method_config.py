@@ -304,10 +304,216 @@ class SLRNetConfig:
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class ZeroLabelConfig:
+    """What the zero-label methods have in common."""
+
+    new_layers_learning_rate_multiplier: float = option(
+        10.0, "Factor on the learning rate of what is built on the backbone.", limits=(0, None)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SPNetConfig(ZeroLabelConfig):
+    """SPNet: training on the seen classes alone (STRICT specification 3, ZS3 specification 3)."""
+
+    training_rules: str = option(
+        "spnet",
+        "How weights are trained: spnet: scale and shift of the backbone's batch norm are "
+        "constants, biases of new layers learn twice as fast as their kernels and do not decay. "
+        "zs3, as ZS3Net's first step: all weights learn and decay alike, and the loss is divided "
+        "by the batch once more.",
+        choices=("spnet", "zs3"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class StrictConfig(SPNetConfig):
+    """STRICT and its relatives (STRICT specification 4 to 6, 8; ZS3 specification 5)."""
+
+    rounds: int = option(
+        1,
+        "Rounds of self-training, equal parts of the steps; at the start of each the teacher "
+        "becomes a copy of the network, and momentum and learning rate start afresh.",
+        limits=(1, None),
+    )
+    view_scales: tuple[float, ...] | None = option(
+        (1.5, 1.75), "Sizes of the teacher's further views; an empty value: the image alone."
+    )
+    random_view_scales: bool = option(
+        False,
+        "Draw as many sizes anew at every step, between the smallest and the largest of them; "
+        "published: 0.5,1.75.",
+    )
+    mirror_views: bool = option(True, "Also the mirror image of every view.")
+    generator_classes: str = option(
+        "unseen",
+        "Classes that a pseudo label may name: the unseen ones, as published, or all.",
+        choices=("unseen", "all"),
+    )
+    teacher: str = option(
+        "previous_round",
+        "What makes pseudo labels: the network of the round before, as published, or ema, a moving "
+        "average of the network.",
+        choices=("previous_round", "ema"),
+    )
+    teacher_decay: float = option(0.999, "Decay of that average, per step.", limits=(0, 1))
+    teacher_seen_bias: float = option(
+        0.0,
+        "With --generator_classes=all: taken from the teacher's probabilities of seen classes.",
+        limits=(0, 1),
+    )
+    min_confidence: float = option(
+        0.0,
+        "Smallest probability, over the generator's classes and averaged over the views, of a "
+        "pseudo label. Published: 0.",
+        limits=(0, 1),
+    )
+    pseudo_label_share: float | None = option(
+        None,
+        "Per cent of the candidates that an image has of each unseen class, the most confident "
+        "ones, that get a pseudo label; published for ZS5: 25 on PASCAL VOC, 75 on Pascal-Context, "
+        "with --generator_classes=all and --disagreeing=ignore. None: no such rule.",
+        limits=(0, 100),
+    )
+    pseudo_label_void: bool = option(
+        False,
+        "Void and padding get pseudo labels too, as published; only where background takes no "
+        "part.",
+    )
+    disagreeing: str = option(
+        "background",
+        "Where background is a seen class, a candidate without a pseudo label is background, as "
+        "published for STRICT, or is ignored, as for ZS5; what the teacher takes for a seen class "
+        "is background in both.",
+        choices=("background", "ignore"),
+    )
+    background_loss: str = option(
+        "plain",
+        "Background pixels: plain cross entropy, or with_unseen: -log of the sum of the "
+        "probabilities of background and the unseen classes, which it may hide. Published: plain.",
+        choices=("plain", "with_unseen"),
+    )
+    pseudo_label_weight: float = option(
+        1.0, "Weight of a pixel with a pseudo label in the loss.", limits=(0, None)
+    )
+    pseudo_label_start: int = option(
+        0,
+        "Steps of each round without pseudo labels, which learn from the labels as they are.",
+        limits=(0, None),
+    )
+
+    def __post_init__(self):
+        decay = type(self).__dataclass_fields__["teacher_decay"].default
+        if self.teacher_decay != decay and self.teacher != "ema":
+            raise UserError(
+                "--teacher_decay would not be heeded.",
+                where=f"--teacher_decay={self.teacher_decay}",
+                received=f"--teacher={self.teacher}",
+                fix="leave out --teacher_decay, or add --teacher=ema",
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class ZS3NetConfig(ZeroLabelConfig):
+    """ZS3Net's second step (ZS3 specification 4): features of unseen classes are generated."""
+
+    oracle_layout: bool = option(
+        False,
+        "LEAK: take the layouts of unseen classes from their ground truth, as published. "
+        "False: layouts are made from seen ones.",
+    )
+    layout: str = option(
+        "rename",
+        "Without --oracle_layout: rename gives the pixels of one seen class of an image to an "
+        "unseen one; balanced does so for half of its seen classes, rounded up.",
+        choices=("rename", "balanced"),
+    )
+    synthetic_share: float = option(
+        0.5, "Without --oracle_layout: share of images with a made layout.", limits=(0, 1)
+    )
+    generated_pixels: str = option(
+        "all",
+        "Pixels of such an image whose features are generated: all, as published, or those of "
+        "unseen classes.",
+        choices=("all", "unseen"),
+    )
+    generator_updates: str | None = option(
+        None,
+        "per_class: an update for every class of every image, one after the other, as published; "
+        "mean: one for their mean. None: per_class on one replica, else mean.",
+        choices=("per_class", "mean"),
+    )
+    generator_hidden: int = option(256, "Hidden units of the generator; 0: none.", limits=(0, None))
+    noise_dim: int | None = option(
+        None, "Length of the noise; None: that of the word vectors.", limits=(1, None)
+    )
+    noise: str = option("uniform", "Distribution of the noise.", choices=("uniform", "gaussian"))
+    generator_samples: int = option(
+        128, "Pixels of a class that are compared in one update.", limits=(2, None)
+    )
+    generator_learning_rate: float = option(2e-4, "Adam's rate of the generator.", limits=(0, None))
+    mmd_bandwidths: tuple[float, ...] = option(
+        (2.0, 5.0, 10.0, 20.0, 40.0, 80.0), "Widths of the kernels that compare features."
+    )
+    mmd_weights: str = option(
+        "right",
+        "Estimator of the maximum mean discrepancy; published is wrong where the two sets differ "
+        "in size.",
+        choices=("right", "published"),
+    )
+    sampling_dropout: bool = option(
+        True, "Dropout also where the generator makes features for the classifier, as published."
+    )
+    unseen_weight: float = option(
+        100.0, "Weight of unseen classes in the classifier's loss.", limits=(0, None)
+    )
+    loss_type: str = option(
+        "ce",
+        "The classifier's loss: cross entropy, or focal, made of its mean over the batch.",
+        choices=("ce", "focal"),
+    )
+    classifier_init: str = option(
+        "normal", "Weights with which the new classifier starts.", choices=("normal", "uniform")
+    )
+    graph_context: bool = option(
+        False, "Generate features along the graph of neighbouring regions (ZS3Net with context)."
+    )
+    graph_weight: float = option(
+        0.1, "Weight of the classifier's loss on such features.", limits=(0, None)
+    )
+
+    def __post_init__(self):
+        default = {field.name: field.default for field in dataclasses.fields(self)}
+        for name, other, needed in (
+            ("layout", "oracle_layout", False),
+            ("synthetic_share", "oracle_layout", False),
+            ("graph_weight", "graph_context", True),
+        ):
+            value = getattr(self, name)
+            if value != default[name] and getattr(self, other) != needed:
+                raise UserError(
+                    f"--{name} would not be heeded.",
+                    where=f"--{name}={value}",
+                    received=f"--{other}={getattr(self, other)}",
+                    fix=f"leave out --{name}, or change --{other}",
+                )
+        if not self.mmd_bandwidths or min(self.mmd_bandwidths) <= 0:
+            raise UserError(
+                "--mmd_bandwidths are positive numbers.",
+                where="--mmd_bandwidths",
+                received=", ".join(map(str, self.mmd_bandwidths)),
+                accepted="published: 2,5,10,20,40,80",
+            )
+
+
 # By name of the method, as in `tfseg.methods.METHODS`.
 METHOD_CONFIGS = {
     "supervised": NoSettings,
     "pseudoseg": PseudoSegConfig,
     "learning_pseudo_labels": LearningPseudoLabelsConfig,
     "slrnet": SLRNetConfig,
+    "spnet": SPNetConfig,
+    "strict": StrictConfig,
+    "zs3net": ZS3NetConfig,
 }

@@ -7,6 +7,7 @@ Source: PseudoSeg specification 7, which is TensorFlow 1's `tf.metrics.mean_iou`
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -176,6 +177,75 @@ def pixel_accuracy(matrix: np.ndarray) -> float:
     return int(np.trace(matrix)) / total if total else float("nan")
 
 
+# What `group_scores` measures, and of which classes.
+QUANTITIES = ("overall_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou")
+GROUPS = ("all", "seen", "unseen", "harmonic")
+
+
+def group_scores(
+    matrix: np.ndarray, *, seen: Sequence[int], unseen: Sequence[int], absent: str = "skip"
+) -> dict[str, dict[str, float]]:
+    """Returns accuracy and IoU of the seen and the unseen classes, and their harmonic means.
+
+    Args:
+      matrix: integers [C, C], rows = truth. Pixels of a group are those of its rows; predictions of
+        any class count against them.
+      seen, unseen: class ids; together they are 'all', other classes take no part in a mean.
+      absent: what a mean makes of a class without a value, which for the accuracy is one that is
+        nowhere in truth, for the IoU one that is in neither truth nor prediction (in the prediction
+        alone: an IoU of 0). 'skip': left out; 'zero': counts as 0.
+
+    Returns:
+      Fractions by name of `QUANTITIES` and of `GROUPS`; NaN for what has no pixel or no class.
+        overall_accuracy: the share of a group's pixels that are right.
+        mean_accuracy: mean over classes of the share of their pixels that are right.
+        mean_iou: mean over classes.
+        frequency_weighted_iou: sum over classes of the IoU times the class's share of the pixels
+          of all classes, not of the group's: 'seen' and 'unseen' sum to 'all'.
+        Their 'harmonic' is that of seen and unseen, see `harmonic_mean`.
+
+    Source: STRICT specification 6 ('skip'); ZS3 specification 6 ('zero').
+    """
+    truth, union, hit = _sums(matrix)
+    accuracy, iou = _shares(hit, truth), _shares(hit, union)
+    frequency = truth / max(int(truth.sum()), 1)
+    scores: dict[str, dict[str, float]] = {name: {} for name in QUANTITIES}
+    for group, ids in (("all", (*seen, *unseen)), ("seen", seen), ("unseen", unseen)):
+        ids = np.asarray(ids, np.int64)
+        pixels = int(truth[ids].sum())
+        values = (
+            _ratio(int(hit[ids].sum()), pixels),
+            _mean(accuracy[ids], absent),
+            _mean(iou[ids], absent),
+            float(np.nansum(frequency[ids] * iou[ids])) if truth.sum() else float("nan"),
+        )
+        for name, value in zip(QUANTITIES, values):
+            scores[name][group] = value
+    for values in scores.values():
+        values["harmonic"] = harmonic_mean(values["seen"], values["unseen"])
+    return scores
+
+
+def harmonic_mean(a: float, b: float) -> float:
+    """Returns 2 a b / (a + b); 0 where one of them is 0 or undefined.
+
+    Source: STRICT specification 6.
+    """
+    return 2.0 / (1.0 / a + 1.0 / b) if a > 0 and b > 0 else 0.0
+
+
+def _shares(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Returns part / whole, NaN where there is no whole."""
+    return part / np.where(whole > 0, whole, np.nan)
+
+
+def _mean(values: np.ndarray, absent: str) -> float:
+    """Returns the mean over classes; NaN without any."""
+    defined = values[~np.isnan(values)]
+    count = defined.size if np.isnan(_of_absent(absent)) else values.size
+    return _ratio(float(defined.sum()), count)
+
+
 def _sums(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns TP + FN, TP + FP + FN and TP of each class."""
     matrix = np.asarray(matrix)
@@ -214,7 +284,7 @@ class ImageLevelCounts:
         return _ratio(self.true_positives, self.true_positives + self.false_negatives, empty=0.0)
 
 
-def _ratio(part: int, whole: int, empty: float = float("nan")) -> float:
+def _ratio(part: float, whole: int, empty: float = float("nan")) -> float:
     return part / whole if whole else empty
 
 

@@ -5,9 +5,10 @@ Shared by evaluation and pictures. The functions are plain graph code; `evaluati
 
 Where it is known which classes an image may hold, the others are left out of every arg max and
 softmax, or taken out of the masks after the softmax, as the network's way of testing has it.
+Networks that never saw labels of some classes can be calibrated: the others are made weaker.
 
 Source: PseudoSeg specification 7; Learning Pseudo Labels specification 4.3 and 4.4; SLRNet
-specification 6.
+specification 6; STRICT specification 1.6.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ import tensorflow as tf
 
 from tfseg.errors import UserError, check_choice
 from tfseg.models.heads import scaled_size
+from tfseg.ops.calibration import Calibration, calibrated
 from tfseg.ops.class_aware import mask_absent_logits, present_classes
 from tfseg.ops.class_filter import filter_classes, kept_classes
 from tfseg.ops.resize import (
@@ -57,6 +59,19 @@ class ClassFilter:
 
 
 @dataclasses.dataclass(frozen=True)
+class Decision:
+    """One of several ways to get from what a network says to labels.
+
+    Attributes:
+      classes: ids of the only classes that may be answered; None: all that may be in the image.
+      calibration: of the probabilities of these; None: none.
+    """
+
+    classes: tuple[int, ...] | None = None
+    calibration: Calibration | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Views:
     """The views in which the network sees an image, and how what it says of them is merged.
 
@@ -71,6 +86,7 @@ class Views:
         trunc((side - 1) scale + 1) pixels; 'cubic' as OpenCV does, to round(side scale) pixels;
         'pillow', likewise, as Pillow's cubic resize does.
       class_filter: what is done to masks; only with 'masks'.
+      calibration: of what was merged; None: none.
 
     Raises:
       UserError: an unknown kind of merging, or kernel; or settings that do not go together.
@@ -84,6 +100,7 @@ class Views:
     merge_scales: str = "probs"
     scale_kernel: str = "bilinear"
     class_filter: ClassFilter = ClassFilter()
+    calibration: Calibration | None = None
 
     def __post_init__(self):
         check_choice(self.merge_scales, MERGE_SCALES, flag="merge_scales", what="merging")
@@ -146,6 +163,34 @@ def predict(
     return _one_by_one(function, (image, present), tf.int32, weight)
 
 
+def predict_decisions(
+    model: Any,
+    image: tf.Tensor,
+    views: Views = ONE_VIEW,
+    *,
+    decisions: Sequence[Decision],
+    prediction_with_upsampled_logits: bool = True,
+    present: tf.Tensor | None = None,
+    weight: tf.Tensor | None = None,
+) -> list[tf.Tensor]:
+    """Returns the class of every pixel by several decisions; the network sees each view once.
+
+    Args:
+      model, image, prediction_with_upsampled_logits, present, weight: see `predict`. A softmax runs
+        over the classes that a decision allows, and only these are merged.
+      views: see `predict`; its `calibration` is not heeded, that of the decisions is.
+      decisions: at least one.
+
+    Returns:
+      int32 [N, H, W] for each of them.
+    """
+
+    def function(*one: tf.Tensor) -> list[tf.Tensor]:
+        return _decided(model, views, prediction_with_upsampled_logits, decisions, *one)[0]
+
+    return _one_by_one(function, (image, present), [tf.int32] * len(decisions), weight)
+
+
 def predict_with_image_logits(
     model: Any,
     image: tf.Tensor,
@@ -190,7 +235,8 @@ def predict_probabilities(
     Args:
       model, image, views, present, weight: see `predict`. With merge_scales='probs' it is the mean
         probability over the views, with 'logits' the softmax of the mean logits, with 'masks' the
-        mean mask after `views.class_filter`.
+        mean mask after `views.class_filter`. With `views.calibration` they are calibrated; where
+        its space is 'logit' they sum to 1 again.
 
     Returns:
       float32 [N, H, W, C], sums to 1 over the classes of `present`, 0 elsewhere; with 'masks' the
@@ -278,25 +324,86 @@ def _labels(
     present: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
     """Returns labels, and image-level logits if the unscaled image was seen by a classifier."""
-    if views.scales != (1.0,) or views.flip or views.merge_scales == "masks":
-        merged, image_logits = _merged(model, views, image, present)
-        return _arg_max(merged), image_logits
-    outputs = model(image, training=False)
-    logits, size = outputs["logits"], _sides(image)
-    if prediction_with_upsampled_logits:
-        labels = _arg_max(_restricted(resize_bilinear(logits, size), present))
+    decisions = (Decision(calibration=views.calibration),)
+    labels, image_logits = _decided(
+        model, views, prediction_with_upsampled_logits, decisions, image, present
+    )
+    return labels[0], image_logits
+
+
+def _decided(
+    model: Any,
+    views: Views,
+    prediction_with_upsampled_logits: bool,
+    decisions: Sequence[Decision],
+    image: tf.Tensor,
+    present: tf.Tensor | None = None,
+) -> tuple[list[tf.Tensor], tf.Tensor | None]:
+    """Returns labels by each decision, and image-level logits as `_labels`."""
+    size = _sides(image)
+    restrictions = {d.classes: _restriction(present, d.classes) for d in decisions}
+    is_merged = views.scales != (1.0,) or views.flip or views.merge_scales == "masks"
+    if is_merged:
+        merged, image_logits = _merged(model, views, image, present, tuple(restrictions.values()))
     else:
-        labels = resize_nearest_align_corners(_arg_max(_restricted(logits, present)), size)
-    return labels, outputs.get("image_logits")
+        outputs = model(image, training=False)
+        logits, image_logits = outputs["logits"], outputs.get("image_logits")
+        if prediction_with_upsampled_logits:
+            logits = resize_bilinear(logits, size)
+        merged = [restricted(logits) for restricted in restrictions.values()]
+    are_logits = not is_merged or views.merge_scales == "logits"
+    scores = dict(zip(restrictions, merged))
+    pairs: dict[Any, Any] = {}
+
+    def labels_of(decision: Decision) -> tf.Tensor:
+        found, calibration = scores[decision.classes], decision.calibration
+        if calibration is None or not calibration.bias:
+            return _arg_max(found)
+        key = decision.classes, calibration.seen
+        if key not in pairs:
+            probs = tf.nn.softmax(found) if are_logits else found
+            pairs[key] = _best_two(restrictions[decision.classes](probs), calibration.seen)
+        probs, classes = pairs[key]
+        # Of the seen classes the best stays the best, and of the others too.
+        chosen = _arg_max(calibrated(probs, dataclasses.replace(calibration, seen=(0,))))
+        return tf.where(tf.equal(chosen, 0), classes[..., 0], classes[..., 1])
+
+    labels = [labels_of(decision) for decision in decisions]
+    if not is_merged and not prediction_with_upsampled_logits:
+        labels = [resize_nearest_align_corners(x, size) for x in labels]
+    return labels, image_logits
+
+
+def _best_two(probs: tf.Tensor, seen: Sequence[int]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the best seen and the best other class of each pixel.
+
+    Args:
+      probs: float32 [N, H, W, C].
+      seen: class ids; some, but not all.
+
+    Returns:
+      Their probabilities, float32 [N, H, W, 2], and their ids, int32 [N, H, W, 2].
+    """
+    groups = tuple(seen), tuple(c for c in range(probs.shape[-1]) if c not in seen)
+    values, ids = [], []
+    for group in groups:
+        of_group = tf.gather(probs, group, axis=-1)
+        values.append(tf.reduce_max(of_group, -1))
+        ids.append(tf.gather(tf.constant(group, tf.int32), _arg_max(of_group)))
+    return tf.stack(values, -1), tf.stack(ids, -1)
 
 
 def _probabilities(
     model: Any, views: Views, image: tf.Tensor, present: tf.Tensor | None = None
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
     """Returns probabilities, and image-level logits as `_labels`."""
-    merged, image_logits = _merged(model, views, image, present)
+    (merged,), image_logits = _merged(model, views, image, present, (_restriction(present),))
     if views.merge_scales == "logits":
         merged = tf.nn.softmax(merged)
+    if views.calibration is not None:
+        merged = calibrated(merged, views.calibration)
+        if views.calibration.space == "logit":
+            merged /= tf.reduce_sum(merged, -1, keepdims=True)
     return merged, image_logits
 
 
@@ -317,9 +424,22 @@ def _no_scores() -> UserError:
     )
 
 
-def _restricted(logits: tf.Tensor, present: tf.Tensor | None) -> tf.Tensor:
-    """Returns logits among which only those of present classes can win."""
-    return logits if present is None else mask_absent_logits(logits, present)
+def _restriction(
+    present: tf.Tensor | None, classes: Sequence[int] | None = None
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a function of logits (or scores) after which only some classes can win.
+
+    Those that are present, and among `classes`; None: all.
+    """
+
+    def restricted(logits: tf.Tensor) -> tf.Tensor:
+        allowed = present
+        if classes is not None:
+            only = tf.reduce_sum(tf.one_hot(classes, logits.shape[-1]), 0, keepdims=True)
+            allowed = only if present is None else present * only
+        return logits if allowed is None else mask_absent_logits(logits, allowed)
+
+    return restricted
 
 
 def _arg_max(x: tf.Tensor) -> tf.Tensor:
@@ -327,14 +447,19 @@ def _arg_max(x: tf.Tensor) -> tf.Tensor:
 
 
 def _merged(
-    model: Any, views: Views, image: tf.Tensor, present: tf.Tensor | None
-) -> tuple[tf.Tensor, tf.Tensor | None]:
+    model: Any,
+    views: Views,
+    image: tf.Tensor,
+    present: tf.Tensor | None,
+    restrictions: Sequence[Callable[[tf.Tensor], tf.Tensor]],
+) -> tuple[list[tf.Tensor], tf.Tensor | None]:
     """Returns the mean of what `views.merge_scales` names, at the image's size, masks filtered.
 
-    And image-level logits, if a classifier saw the views of which they are wanted.
+    One for each restriction; masks know only that by `present`. And image-level logits, if a
+    classifier saw the views of which they are wanted.
     """
     image = tf.cast(image, tf.float32)
-    size, total, image_logits = _sides(image), 0.0, []
+    size, totals, image_logits = _sides(image), [0.0] * len(restrictions), []
     for scale in views.scales:
         scaled = _rescaled(image, scale, views.scale_kernel)
         grid = _merging_grid(model, views, size, scaled, scale)
@@ -344,17 +469,18 @@ def _merged(
             logits = outputs["logits"]
             if is_mirrored:
                 logits = tf.reverse(logits, [2])
-            total += _at_image_size(logits, views, size, grid, present)
+            added = _at_image_size(logits, views, size, grid, restrictions)
+            totals = [total + x for total, x in zip(totals, added)]
             if views.merge_scales == "masks" or (scale == 1.0 and not is_mirrored):
                 image_logits.append(outputs.get("image_logits"))
-    mean = total / (len(views.scales) * (2.0 if views.flip else 1.0))
+    means = [total / (len(views.scales) * (2.0 if views.flip else 1.0)) for total in totals]
     has_scores = image_logits and image_logits[0] is not None
     mean_logits = tf.add_n(image_logits) / len(image_logits) if has_scores else None
     if views.merge_scales == "logits":
-        mean = _restricted(mean, present)
+        means = [restricted(mean) for restricted, mean in zip(restrictions, means)]
     elif views.merge_scales == "masks":
-        mean = _filtered(mean, views.class_filter, mean_logits, present)
-    return mean, mean_logits
+        means = [_filtered(mean, views.class_filter, mean_logits, present) for mean in means]
+    return means, mean_logits
 
 
 def _rescaled(image: tf.Tensor, scale: float, kernel: str) -> tf.Tensor:
@@ -385,17 +511,17 @@ def _at_image_size(
     views: Views,
     size: Sequence[Side],
     grid: Sequence[Side] | None,
-    present: tf.Tensor | None,
-) -> tf.Tensor:
-    """Returns what one view adds to the mean."""
+    restrictions: Sequence[Callable[[tf.Tensor], tf.Tensor]],
+) -> list[tf.Tensor]:
+    """Returns what one view adds to the mean of each restriction."""
     if views.merge_scales == "masks":
-        return resize_bilinear(tf.nn.softmax(logits), size)
+        return [resize_bilinear(tf.nn.softmax(logits), size)] * len(restrictions)
     if grid is not None:
         logits = resize_bilinear(logits, grid)
     logits = resize_bilinear(logits, size)
     if views.merge_scales == "logits":
-        return logits
-    return tf.nn.softmax(_restricted(logits, present))
+        return [logits] * len(restrictions)
+    return [tf.nn.softmax(restricted(logits)) for restricted in restrictions]
 
 
 def _filtered(

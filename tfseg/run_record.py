@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from tfseg.errors import UserError
@@ -20,6 +21,7 @@ MAY_DIFFER = (
     "sync_batch_norm",
     "batch_norm_momentum",
     "aspp_dropout_rate",
+    "decoder_dropout_rates",
     "classifier_dropout_rate",
     "mixed_precision",
     "prediction_with_upsampled_logits",
@@ -45,6 +47,16 @@ _ANY_TIME = (
     "save_summaries_secs",
     "save_summaries_images",
 )
+
+# What a run is told of labels, and what its checkpoints hold.
+_FIXED = {
+    ("train", "method"),
+    ("train", "weakly"),
+    ("data", "drop_images"),
+    ("method", "supervision"),
+    ("method", "oracle_layout"),
+    ("method", "generator_updates"),
+}
 
 _PACKAGES = (
     "tensorflow",
@@ -95,7 +107,8 @@ def write(
       folder: the training directory.
       model, data, train, method: the settings objects.
       spec: the data set's classes (an object with `to_json`).
-      extra: further facts, such as the streams and the number of replicas.
+      extra: further facts: the number of replicas, and as 'initial_run' what `told` says of the
+        run from whose checkpoint this one started.
     """
     record = {
         "command": sys.argv,
@@ -129,12 +142,12 @@ def check_continues(
       Settings that differ and may, each as "--flag: before -> now".
 
     Raises:
-      UserError: the other run had another network, method, regime or other classes.
+      UserError: the other run had another network, method, regime, or other classes, class split,
+        word vectors or knowledge of labels.
     """
     record = read(folder)
     if record is None:
         return []
-    fixed = {("train", "method"), ("train", "weakly"), ("method", "supervision")}
     changed = []
     sections = {"model": model, "data": data, "train": train, "method": method}
     for section, settings in sections.items():
@@ -143,13 +156,69 @@ def check_continues(
         for name, before in record.get(section, {}).items():
             if name not in now or now[name] == before or name in _ANY_TIME:
                 continue
-            if (section, name) in fixed or (section == "model" and name not in MAY_DIFFER):
+            if (section, name) in _FIXED or (section == "model" and name not in MAY_DIFFER):
                 raise _another_run(folder, f"--{name}={now[name]}", f"--{name}={before}")
             changed.append(f"--{name}: {before} -> {now[name]}")
     before, classes = record["dataset"]["class_names"], list(spec.class_names)
     if list(before) != classes:
         raise _another_run(folder, ", ".join(classes[:8]), ", ".join(before[:8]))
+    now = zero_label_facts(spec.to_json())
+    for flag, fact in zero_label_facts(record["dataset"]).items():
+        if fact != now[flag]:
+            raise _another_run(folder, f"--{flag}: {now[flag]}", f"--{flag}: {fact}")
     return changed
+
+
+def zero_label_facts(dataset: Mapping[str, Any]) -> dict[str, str | None]:
+    """Says which class split and which word vectors a run has, wherever they came from.
+
+    Args:
+      dataset: the description of its data set, as in config.json.
+
+    Returns:
+      By flag, None where the run has none. Two runs with the same are told the same.
+    """
+    names, split, vectors = dataset["class_names"], dataset.get("split"), dataset.get("vectors")
+    facts: dict[str, str | None] = {"class_split": None, "class_embeddings": None}
+    if split is not None:
+        background = split["background"]
+        parts = {
+            "unseen": ", ".join(names[c] for c in split["unseen"]),
+            "held out": ", ".join(names[c] for c in split["held_out"]),
+            "background": "takes no part" if background is None else "is a seen class",
+        }
+        said = "; ".join(f"{name}: {value}" for name, value in parts.items() if value)
+        facts["class_split"] = f"{len(split['seen'])} seen classes; {said}"
+    if vectors is not None:
+        facts["class_embeddings"] = f"{vectors['width']} numbers a class, SHA-256 " + str(
+            vectors["sha256"]
+        )
+    return facts
+
+
+def told(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Says what a run, and those before it from whose checkpoints it started, were told of labels.
+
+    Args:
+      record: content of a run's config.json, or None.
+
+    Returns:
+      'seen_classes': names of the classes of which labels were seen. 'oracle_layout': whether masks
+      of unseen classes acted. 'drop_images': the lists of images that were left out. None without
+      a record.
+    """
+    if record is None or "dataset" not in record:
+        return None
+    before = record.get("initial_run") or {}
+    dataset, method = record["dataset"], record.get("method", {})
+    names, split = dataset["class_names"], dataset.get("split")
+    seen = names if split is None else [names[c] for c in split["seen"]]
+    dropped = record.get("data", {}).get("drop_images")
+    return {
+        "seen_classes": sorted({*seen, *before.get("seen_classes", ())}),
+        "oracle_layout": bool(method.get("oracle_layout") or before.get("oracle_layout")),
+        "drop_images": [*before.get("drop_images", ()), *([dropped] if dropped else [])],
+    }
 
 
 def _another_run(folder: str, received: str, accepted: str) -> UserError:

@@ -3,8 +3,9 @@
 python -m tfseg.torch_weights --weights=FILE --model_variant=resnet101s --output=PREFIX
 
 Neither PyTorch nor anything in the file is run. A file of a backbone alone gives a checkpoint of
-the backbone; one of Learning Pseudo Labels' network gives its ASPP, decoder and logits too. The
-report says what matched, what is new and what of the file was not used; the checkpoint is for
+the backbone; one of Learning Pseudo Labels' network gives its ASPP, decoder and logits too, and one
+of SPNet's or STRICT's the convolutions of its projection, for --head=projection. The report says
+what matched, what is new and what of the file was not used; the checkpoint is for
 --tf_initial_checkpoint. Exit code: 0 if it was written, 2 if not, with one message.
 """
 
@@ -18,6 +19,8 @@ from tfseg.errors import check_choice
 
 # What stands for a class count where the file has no logits; no variable depends on it then.
 _NO_LOGITS = 21
+# A tensor of SPNet's head, which --head=projection takes.
+_SPNET_PROBE = "aspp.c0.weight"
 # One tensor of each part of Learning Pseudo Labels' head.
 _HEAD_PROBES = (
     "aspp.branch1.0.weight",
@@ -36,7 +39,8 @@ class Settings:
     )
     model_variant: str | None = option(
         None,
-        "Backbone of the file: resnet50s, resnet101s, wide_resnet38 or efficientnet_lite0.",
+        "Backbone of the file: resnet50s, resnet101s, resnet101, resnet101_msra, wide_resnet38 or "
+        "efficientnet_lite0.",
         required=True,
     )
     output: str | None = option(
@@ -52,14 +56,28 @@ def _side(arrays: Mapping[str, Any], ending: str, axis: int, default: int) -> in
     return default
 
 
+def _has(arrays: Mapping[str, Any], tensors: tuple[str, ...]) -> bool:
+    return any(name == t or name.endswith("." + t) for name in arrays for t in tensors)
+
+
 def _describe(
     variant: str, arrays: Mapping[str, Any]
 ) -> tuple[ModelConfig, dict[str, Any], int, bool]:
     """Reads off a state dictionary what network it is of.
 
     Returns:
-      (the network's settings; the head's part of them; number of classes; whether it has a head).
+      (the network's settings; the head's part of them; channels of its last layer; whether it has a
+      head).
     """
+    if _has(arrays, (_SPNET_PROBE,)):
+        head = {
+            "output_stride": 8,
+            "aspp_with_batch_norm": False,
+            "logits_kernel_size": 3,
+            "atrous_rates": (6, 12, 18, 24),
+        }
+        width = _side(arrays, _SPNET_PROBE, 0, _NO_LOGITS)
+        return ModelConfig(model_variant=variant, **head), head, width, True
     default = ModelConfig()
     kernel_size = _side(arrays, "shortcut_conv.0.weight", 2, 1)
     head = {
@@ -73,9 +91,7 @@ def _describe(
         # Any other size is the shape error that follows.
         "decoder_projection_kernel_size": 3 if kernel_size == 3 else 1,
     }
-    has_head = any(
-        name == tensor or name.endswith("." + tensor) for name in arrays for tensor in _HEAD_PROBES
-    )
+    has_head = _has(arrays, _HEAD_PROBES)
     config = ModelConfig(model_variant=variant, **(head if has_head else {}))
     return config, head, _side(arrays, "cls_conv.weight", 0, _NO_LOGITS), has_head
 

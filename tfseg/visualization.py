@@ -201,7 +201,7 @@ class _Painter:
         matrix, iou, class_iou = None, None, {}
         if label is not None:
             matrix = metrics.confusion_matrix(
-                label,
+                inference.evaluated_label(label, spec),
                 prediction,
                 spec.num_classes,
                 ignore_label=spec.ignore_label,
@@ -280,11 +280,9 @@ def draw(
             received=config.vis_batch_size,
         )
     index = records.load_index(data_config.dataset_dir, config.vis_split, spec)
-    present = None
-    if config.use_image_labels:
-        present = inference.classes_present(
-            index, spec, dataset_dir=data_config.dataset_dir, split=config.vis_split
-        )
+    present = inference.classes_allowed(
+        config, index, spec, dataset_dir=data_config.dataset_dir, split=config.vis_split
+    )
     painter = _Painter(index, spec, data_config, config)
     _prepare(config)
     dataset = pipeline.make_eval_dataset(
@@ -295,6 +293,7 @@ def draw(
         crop_size=tuple(config.vis_crop_size),
         batch_size=config.vis_batch_size,
         max_side=config.max_side,
+        resize_to=inference.resize_of(config),
     )
     views = inference.views_of(config, spec)
 
@@ -392,6 +391,11 @@ def _write_gallery(
         facts["merged"] = f"{config.merge_scales}, {config.scale_kernel} scaling"
     if config.use_image_labels:
         facts["classes"] = "those of the image-level labels"
+    if spec.split is not None:
+        facts["class split"] = spec.split.name
+        facts["unseen classes"] = ", ".join(spec.class_names[c] for c in spec.split.unseen)
+    if config.seen_bias:
+        facts["seen bias"] = f"{config.seen_bias:g} ({config.seen_bias_space})"
     class_filter = inference.class_filter_of(config)
     if class_filter:
         facts["class filter"] = ", ".join(f"{k} {v}" for k, v in class_filter.items())

@@ -13,13 +13,21 @@ The batch vocabulary, `batch[stream][key]`:
 | `image`, `image_strong` | [B, H, W, 3] float32, RGB 0-255 | one crop, its weak and strong view |
 | `label` | [B, H, W] int32 | class id or ignore label; absent where the stream has labels='none' |
 | `image_label` | [B, K] float32 | multi-hot over the K image-level classes |
-| `hidden_label` | [B, H, W] int32 | every mask, for monitors only (labels='hidden' or 'listed') |
+| `hidden_label` | [B, H, W] int32 | every mask, for monitors (labels='hidden', 'listed', 'seen') |
+| `candidate` | [B, H, W] bool | may get a pseudo label of an unseen class (labels='seen') |
 | `valid` | [B, H, W] float32 | 1 = image, 0 = padding, cut out, or brought in by a warp |
 | `has_label` | [B] bool | whether the record has a mask (labels='listed': one that may be used) |
 | `index` | [B] int64 | record number in the split |
 
+With labels='seen' `label` went through the training table of the data set's class split after the
+augmentation: seen classes stay, pixels of unseen ones are background where that is a seen class,
+else ignored as unlabelled ones. `candidate` are the pixels that the table made background, or left
+unlabelled, without void and padding; `hidden_label` went through the evaluation table. No id of an
+unseen class reaches `label`, for the training table holds none (`tfseg.data.class_splits`).
+
 Evaluation batches have `image`, `label`, `valid`, `has_label`, `index`, and `weight` [B] float32:
-0 for rows that only fill the last batch up.
+0 for rows that only fill the last batch up; where the data set has a class split their `label` went
+through its evaluation table.
 
 Source: PseudoSeg specification 2.5 and 3.
 """
@@ -35,14 +43,25 @@ import numpy as np
 import tensorflow as tf
 
 from tfseg.config import DataConfig
-from tfseg.data import augment, records, sampling, tfexample
+from tfseg.data import (
+    augment,
+    pixels,
+    records,
+    sampling,
+    short_side_crop,
+    tfexample,
+    warped_crop,
+)
+from tfseg.data.class_splits import UNLABELLED
 from tfseg.data.framing import RecordError
 from tfseg.data.specs import DatasetSpec, load_spec
 from tfseg.errors import UserError
 from tfseg.ops import resize
 
 VIEWS = ("weak", "strong")
-LABELS = ("required", "optional", "hidden", "listed", "none")
+LABELS = ("required", "optional", "hidden", "listed", "seen", "none")
+# A record without a mask is an error.
+_NEEDING_MASKS = ("required", "seen")
 IMAGE_LABELS = ("none", "record", "crop")
 AUGMENT = ("full", "light")
 SAMPLING = ("uniform", "class_weighted")
@@ -63,10 +82,11 @@ class Stream:
       views: ('weak',) or ('weak', 'strong').
       labels: 'required' (a record without a mask is an error), 'optional' (the ignore label stands
         in), 'hidden' (as optional, and delivered as `hidden_label`), 'listed' (as hidden, and
-        those of images that `label_split` holds too as `label`), or 'none' (masks are not read).
+        those of images that `label_split` holds too as `label`), 'seen' (as required, without what
+        the data set's class split hides; see above), or 'none' (masks are not read).
       image_labels: 'none', 'record' (those of the record, which must have them), or 'crop' (the
         classes found in the augmented crop's label map, behind the cut-out, as published; a record
-        without a mask is an error).
+        without a mask is an error). With labels='seen' only 'none': they would name unseen classes.
       dataset_dir: where the split is; None: the configuration's directory.
       label_split: with labels='listed', the split of the configuration's directory that names the
         images with usable masks; where no stream reads it, all of them must be in this one.
@@ -114,6 +134,8 @@ class Stream:
             self._reject("augment", self.augment, ", ".join(AUGMENT))
         if self.image_labels == "crop" and self.labels == "none":
             self._reject("image_labels", "'crop' with labels='none'", "labels that are read")
+        if self.image_labels != "none" and self.labels == "seen":
+            self._reject("image_labels", self.image_labels, "'none' with labels='seen'")
         if (self.labels == "listed") != (self.label_split is not None):
             self._reject("label_split", self.label_split, "a split, with labels='listed' only")
         if self.batch_size < 1:
@@ -216,7 +238,7 @@ class Source:
                     key=tfexample.LABEL,
                     fix="make the records again with one of tfrecords_tools/build_*.py",
                 )
-        if self._labels == "required" and example.label is None:
+        if self._labels in _NEEDING_MASKS and example.label is None:
             raise RecordError(
                 f"Image {example.filename} of split '{self.split}' has no mask.",
                 location=location,
@@ -425,7 +447,7 @@ def _decode_label(
     def decoded():
         return _decode(data, 1)[..., 0]
 
-    if labels == "required":
+    if labels in _NEEDING_MASKS:
         label = decoded()
     else:
         ignored = tf.cast(spec.ignore_label, tf.uint8)
@@ -456,6 +478,25 @@ def _agreeing_label(
     check = tf.debugging.Assert(agrees, ["a mask holds a class that the image-level labels lack"])
     with tf.control_dependencies([check] if check is not None else []):
         return tf.identity(label)
+
+
+def _table_lookup(label: tf.Tensor, table: np.ndarray) -> tf.Tensor:
+    """Returns what a table of 256 entries makes of label values, in the label's dtype."""
+    return tf.cast(tf.gather(tf.constant(table, tf.int32), tf.cast(label, tf.int32)), label.dtype)
+
+
+def _seen_labels(example: Mapping[str, tf.Tensor], spec: DatasetSpec) -> dict[str, tf.Tensor]:
+    """Returns what an example with labels='seen' has instead of its whole label map."""
+    split, ignore = spec.split, spec.ignore_label
+    training = _table_lookup(example["label"], split.training_table(spec.num_classes, ignore))
+    hole = UNLABELLED if split.background is None else split.background
+    return {
+        "label": tf.where(training == UNLABELLED, ignore, training),
+        "candidate": (training == hole) & (example["valid"] > 0),
+        "hidden_label": _table_lookup(
+            example["label"], split.evaluation_table(spec.num_classes, ignore)
+        ),
+    }
 
 
 def _resized(
@@ -595,10 +636,65 @@ def _resized_crop_views(source: Source, stream: Stream, config: DataConfig, mean
     return _numpy_views(source, config, crop)
 
 
+def _warped_crop_views(source: Source, stream: Stream, config: DataConfig, mean_pixel):
+    """Returns the function (image, label, size, seed) -> views of --augmentation=warped_crop."""
+    scale_range = (config.min_scale_factor, config.max_scale_factor)
+    augment.scale_factors(*scale_range, step=0)  # refuses wrong ones
+    crop_size = tuple(config.train_crop_size)
+    size = warped_crop.warped_size(crop_size, config.augmentation_size)
+    if min(size) < max(crop_size):
+        raise UserError(
+            "Images must be warped to no less than the crop.",
+            where="--augmentation_size",
+            received=config.augmentation_size,
+            accepted=f"at least {max(crop_size)}, the longer side of --train_crop_size",
+        )
+    common = {"crop_size": crop_size, "size": size}
+    filling = _padding(source, config, mean_pixel)
+
+    def crop(rng, image, label):
+        draws = warped_crop.draw(
+            rng, scale_range=scale_range, flip_probability=config.flip_probability, **common
+        )
+        return warped_crop.apply(image, label, draws, **common, **filling)
+
+    return _numpy_views(source, config, crop)
+
+
+def _short_side_crop_views(source: Source, stream: Stream, config: DataConfig, mean_pixel):
+    """Returns (image, label, size, seed) -> views of --augmentation=short_side_crop."""
+    scale_range = (config.min_scale_factor, config.max_scale_factor)
+    augment.scale_factors(*scale_range, step=0)  # refuses wrong ones
+    crop_size = tuple(config.train_crop_size)
+    filling = _padding(source, config, mean_pixel)
+
+    def crop(rng, image, label):
+        draws = short_side_crop.draw(
+            rng,
+            image.shape[:2],
+            crop_size=crop_size,
+            base_size=config.augmentation_size or min(crop_size),
+            scale_range=scale_range,
+            flip_probability=config.flip_probability,
+            max_pixels=config.max_image_megapixels * 1e6,
+        )
+        return short_side_crop.apply(image, label, draws, crop_size=crop_size, **filling)
+
+    return _numpy_views(source, config, crop)
+
+
+def _padding(source: Source, config: DataConfig, mean_pixel: Sequence[float]) -> dict[str, Any]:
+    """Returns what the two augmentations above fill padding with."""
+    color = (0.0, 0.0, 0.0) if config.padding_color == "black" else tuple(mean_pixel)
+    return {"padding_color": color, "ignore_label": source.spec.ignore_label}
+
+
 _VIEWS_OF = {
     "deeplab": _deeplab_views,
     "composition": _composed_views,
     "resized_crop": _resized_crop_views,
+    "warped_crop": _warped_crop_views,
+    "short_side_crop": _short_side_crop_views,
 }
 
 
@@ -694,6 +790,8 @@ def _training_example(source: Source, stream: Stream, config: DataConfig, settin
             )
         if stream.labels in ("hidden", "listed"):
             example["hidden_label"] = example.pop("label")
+        if stream.labels == "seen":
+            example |= _seen_labels(example, spec)
         if stream.labels == "listed":
             may_use = tf.ensure_shape(may_use, [])
             example["has_label"] = may_use
@@ -808,11 +906,13 @@ def make_sources(
 
     Raises:
       UserError: a split is not there, empty or truncated, or lacks masks, image-level labels or
-        classes in them; a stream wants views that the augmentation does not make.
+        classes in them; a stream wants views that the augmentation does not make, or the labels of
+        seen classes of a data set without a class split; --drop_images names no image or all.
     """
     indexes, all_lost = {}, {}
     for name, stream in streams.items():
         _check_views(name, stream, config)
+        _check_has_split(name, stream, spec)
         lost: list[RecordError] = []
         if stream.dataset_dir is not None:
             _check_same_classes(stream.dataset_dir, spec, config)
@@ -831,6 +931,7 @@ def make_sources(
         for name, stream in streams.items()
         if stream.label_split is not None
     }
+    dropped = _dropped_records(indexes, config)
     return {
         name: Source(
             stream.split,
@@ -842,13 +943,47 @@ def make_sources(
             dataset_dir=stream.dataset_dir,
             lost=all_lost[name],
             usable_masks=usable.get(name),
-            epoch=_epoch(name, streams, indexes, usable, spec),
+            epoch=_epoch(name, streams, indexes, usable, dropped, spec),
         )
         for name, stream in streams.items()
     }
 
 
-def _epoch(name: str, streams, indexes, usable, spec: DatasetSpec) -> sampling.Epoch:
+def _dropped_records(
+    indexes: Mapping[str, records.Index], config: DataConfig
+) -> dict[str, np.ndarray]:
+    """Returns the numbers of the records of each stream that --drop_images leaves out.
+
+    Raises:
+      UserError: there is no such file, it names no image of any stream, or all of one.
+    """
+    if config.drop_images is None:
+        return {name: np.zeros(0, np.int64) for name in indexes}
+    where = f"--drop_images={config.drop_images}"
+    try:
+        with open(config.drop_images, encoding="utf-8-sig") as file:
+            ids = [line.strip() for line in file if line.strip()]
+    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError):
+        raise UserError(
+            "The list of images to leave out cannot be read.",
+            where=where,
+            accepted="a text file with one id in a line",
+        ) from None
+    dropped = {name: np.flatnonzero(np.isin(index.ids, ids)) for name, index in indexes.items()}
+    if not any(numbers.size for numbers in dropped.values()):
+        raise UserError(
+            "None of the images to leave out is in the training split.",
+            where=where,
+            received=f"{', '.join(ids[:3])}{' ...' if len(ids) > 3 else ''}",
+            accepted=f"ids such as {next(iter(indexes.values())).ids[0]}",
+        )
+    for name, numbers in dropped.items():
+        if numbers.size == indexes[name].size:
+            raise UserError(f"Every image of stream '{name}' is to be left out.", where=where)
+    return dropped
+
+
+def _epoch(name: str, streams, indexes, usable, dropped, spec: DatasetSpec) -> sampling.Epoch:
     """Returns what an epoch of a stream is drawn from.
 
     Raises:
@@ -856,30 +991,45 @@ def _epoch(name: str, streams, indexes, usable, spec: DatasetSpec) -> sampling.E
     """
     stream, index = streams[name], indexes[name]
     if stream.sampling == "class_weighted":
-        known = spec.class_names[spec.first_image_class :]
-        person = sampling.UNCOUNTED_CLASS
-        try:
-            return sampling.class_weighted(
-                index.image_labels,
-                length=stream.epoch_length,
-                clutter_penalty=stream.clutter_penalty,
-                uncounted=known.index(person) if person in known else None,
-            )
-        except ValueError:
-            raise UserError(
-                f"No image of split '{stream.split}' can be drawn by its classes.",
-                where=f"stream '{name}'",
-                received="image-level labels that name no class, or only "
-                f"'{person}', which counts for nothing with a clutter penalty above 1",
-                fix="sample uniformly, or check the records with tfrecords_tools/check.py",
-            ) from None
+        return _class_weighted_epoch(name, stream, index, dropped[name], spec)
     epoch = sampling.uniform(index.size)
     if stream.oversample > 1:
         epoch = sampling.oversampled(usable[name], stream.oversample)
+    epoch = sampling.without(epoch, dropped[name])
     if stream.epoch_of is not None:
-        other = _epoch(stream.epoch_of, streams, indexes, usable, spec)
+        other = _epoch(stream.epoch_of, streams, indexes, usable, dropped, spec)
         epoch = dataclasses.replace(epoch, length=other.length)
     return epoch
+
+
+def _class_weighted_epoch(
+    name: str, stream: Stream, index: records.Index, dropped: np.ndarray, spec: DatasetSpec
+) -> sampling.Epoch:
+    """Returns the epoch of draws that prefer rare classes.
+
+    Raises:
+      UserError: no image can be drawn.
+    """
+    known = spec.class_names[spec.first_image_class :]
+    person = sampling.UNCOUNTED_CLASS
+    # An image without labels is never drawn.
+    image_labels = index.image_labels.copy()
+    image_labels[dropped] = 0
+    try:
+        return sampling.class_weighted(
+            image_labels,
+            length=stream.epoch_length or index.size - dropped.size,
+            clutter_penalty=stream.clutter_penalty,
+            uncounted=known.index(person) if person in known else None,
+        )
+    except ValueError:
+        raise UserError(
+            f"No image of split '{stream.split}' can be drawn by its classes.",
+            where=f"stream '{name}'",
+            received="image-level labels that name no class, or only "
+            f"'{person}', which counts for nothing with a clutter penalty above 1",
+            fix="sample uniformly, or check the records with tfrecords_tools/check.py",
+        ) from None
 
 
 def _check_masks(name: str, stream: Stream, index: records.Index) -> None:
@@ -888,7 +1038,7 @@ def _check_masks(name: str, stream: Stream, index: records.Index) -> None:
     Raises:
       UserError: there is none.
     """
-    if stream.labels == "required" and not index.has_mask.any():
+    if stream.labels in _NEEDING_MASKS and not index.has_mask.any():
         raise UserError(
             f"No image of split '{stream.split}' has a mask.",
             where=f"stream '{name}'",
@@ -964,6 +1114,20 @@ def _check_views(name: str, stream: Stream, config: DataConfig) -> None:
         )
 
 
+def _check_has_split(name: str, stream: Stream, spec: DatasetSpec) -> None:
+    """Insists on a class split where the stream wants the labels of seen classes.
+
+    Raises:
+      UserError: the data set has none.
+    """
+    if stream.labels == "seen" and spec.split is None:
+        raise UserError(
+            f"Stream '{name}' needs to know which classes are seen.",
+            where="--class_split",
+            accepted="the name of a published split, or a JSON file",
+        )
+
+
 def _check_same_classes(dataset_dir: str, spec: DatasetSpec, config: DataConfig) -> None:
     """Compares the classes of a second directory with those of the first.
 
@@ -1011,6 +1175,7 @@ def make_eval_dataset(
     crop_size: tuple[int, int],
     batch_size: int,
     max_side: int | None = None,
+    resize_to: tuple[str, int] | None = None,
 ) -> "EvalDataset":
     """Makes the data set of one pass over a split, every record exactly once.
 
@@ -1025,25 +1190,44 @@ def make_eval_dataset(
       crop_size: images are padded to this, see `padded_size`; larger ones are taken whole.
       batch_size: rows of a batch.
       max_side: images are halved while a side has more pixels than this; None: they are not.
+      resize_to: ('warp', pixels): images and masks are brought to this many pixels on both sides;
+        ('short_side', pixels): on the shorter side. None: they are not.
 
     Returns:
       An iterable of batches (vocabulary above).
 
     Raises:
-      UserError: the split is not there, empty or truncated; on iterating, a damaged record.
+      UserError: the split is not there, empty or truncated, or images are to be resized in two
+        ways; on iterating, a damaged record.
+
+    Source: `resize_to`: STRICT specification 2.4; ZS3 specification 2.6.
     """
+    if resize_to is not None and (max_side, config.min_resize_value) != (None, None):
+        raise UserError(
+            "Images are to be resized in two ways.",
+            where="--eval_resize, --max_side, --min_resize_value",
+            accepted="one of them",
+        )
     index = records.load_index(config.dataset_dir, split, spec)
     strict = dataclasses.replace(config, skip_bad_records=False)
     source = Source(split, index, spec, strict, labels="optional")
     groups: dict[tuple[int, int], list[int]] = collections.defaultdict(list)
-    sizes = [
-        _halved_size(_resized_size(int(height), int(width), config), max_side)
-        for height, width in zip(index.height, index.width)
-    ]
+
+    def size_of(height: int, width: int) -> tuple[int, int]:
+        if resize_to is None:
+            return _halved_size(_resized_size(height, width, config), max_side)
+        kind, side = resize_to
+        return (
+            (side, side) if kind == "warp" else short_side_crop.scaled_size((height, width), side)
+        )
+
+    sizes = [size_of(int(height), int(width)) for height, width in zip(index.height, index.width)]
     for i, size in enumerate(sizes):
         groups[padded_size(size, crop_size)].append(i)
 
     def resized(image, label, size):
+        if resize_to is not None:
+            return _resized_on_host(image, label, size)
         if max_side is None:
             return _resized(image, label, size, config)
         label = resize.resize_nearest_align_corners(label[None], size)[0]
@@ -1051,6 +1235,20 @@ def make_eval_dataset(
 
     batches = _eval_batches(source, config, mean_pixel, groups, batch_size, sizes, resized)
     return EvalDataset(source, batches)
+
+
+def _resized_on_host(
+    image: tf.Tensor, label: tf.Tensor, size: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Resizes uint8 [H, W, 3] and uint8 [H, W] as Pillow does, for testing as published."""
+
+    def resized(image, label, size):
+        return pixels.resize_image(image, size), pixels.resize_label(label, size)
+
+    image, label = tf.numpy_function(
+        resized, [image, label, size], (tf.uint8, tf.uint8), stateful=False
+    )
+    return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(label, [None, None])
 
 
 def _halved_size(size: tuple[int, int], max_side: int | None) -> tuple[int, int]:
@@ -1071,6 +1269,8 @@ def _eval_batches(
         weights += [1.0] * len(members) + [0.0] * surplus
         sizes += [size] * (len(members) + surplus)
     only_size = sizes[0] if len(groups) == 1 else None
+    spec = source.spec
+    table = spec.split and spec.split.evaluation_table(spec.num_classes, spec.ignore_label)
 
     def read(i):
         i = int(i)
@@ -1083,6 +1283,8 @@ def _eval_batches(
         )
         image = _decode(image, 3)
         label = _decode_label(label, has_label, image, source.spec, "optional")
+        if table is not None:
+            label = _table_lookup(label, table)
         image, label = resized(image, label, tf.ensure_shape(shape, [2]))
         example = augment.padded_view(
             image,

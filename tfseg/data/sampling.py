@@ -101,6 +101,17 @@ def class_weighted(
     return Epoch(np.arange(len(y)), length or len(y), weights / weights.sum())
 
 
+def without(epoch: Epoch, dropped: np.ndarray) -> Epoch:
+    """Returns an epoch that leaves out some records.
+
+    Args:
+      epoch: a pool that is gone through once (`uniform`, `oversampled`).
+      dropped: int64 [k], record numbers.
+    """
+    pool = epoch.pool[~np.isin(epoch.pool, dropped)]
+    return Epoch(pool, len(pool))
+
+
 def generator(seed: int, split: str, *numbers: int) -> np.random.Generator:
     """Returns the generator of a run's seed, a split and further numbers."""
     # Entropy must not be negative; seeds may.

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfseg.data import colormap
+from tfseg.data.class_embeddings import ClassVectors
+from tfseg.data.class_splits import ClassSplit
 from tfseg.errors import UserError
 
 DATASET_FILE = "dataset.json"
@@ -27,6 +29,8 @@ class DatasetSpec:
       has_background: class 0 is background, which is no image-level class.
       palette: RGB per class id, or None for `colormap.pascal`.
       eval_ids: id in which predictions are handed in, by class id (Cityscapes), or None.
+      split: seen and unseen classes of a zero-label run, or None.
+      vectors: word vectors of the classes, or None.
     """
 
     name: str
@@ -35,6 +39,8 @@ class DatasetSpec:
     has_background: bool = True
     palette: tuple[tuple[int, int, int], ...] | None = None
     eval_ids: tuple[int, ...] | None = None
+    split: ClassSplit | None = dataclasses.field(default=None, compare=False)
+    vectors: ClassVectors | None = dataclasses.field(default=None, compare=False)
 
     @property
     def num_classes(self) -> int:
@@ -55,7 +61,7 @@ class DatasetSpec:
         return colormap.table(self.palette)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the description as JSON's own types."""
+        """Returns the description as JSON's own types; of word vectors only what they are."""
         content = {
             "name": self.name,
             "class_names": list(self.class_names),
@@ -65,11 +71,15 @@ class DatasetSpec:
         }
         if self.eval_ids is not None:
             content["eval_ids"] = list(self.eval_ids)
+        if self.split is not None:
+            content["split"] = self.split.to_json()
+        if self.vectors is not None:
+            content["vectors"] = self.vectors.to_json()
         return content
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], *, where: str = DATASET_FILE) -> "DatasetSpec":
-        """Builds a description from the content of a dataset.json.
+        """Builds a description from the content of a dataset.json, which knows no split.
 
         Raises:
           UserError: a field is missing or malformed.
@@ -152,6 +162,37 @@ _ADE20K = _names(
 )
 
 
+# Names as in the list of all 459 classes, without blanks.
+_PASCAL_CONTEXT = _names(
+    "background,aeroplane,bicycle,bird,boat,bottle,bus,car,cat,chair,cow,table,dog,horse,"
+    "motorbike,person,pottedplant,sheep,sofa,train,tvmonitor,bag,bed,bench,book,building,cabinet,"
+    "ceiling,cloth,computer,cup,door,fence,floor,flower,food,grass,ground,keyboard,light,mountain,"
+    "mouse,curtain,platform,sign,plate,road,rock,shelves,sidewalk,sky,snow,bedclothes,track,tree,"
+    "truck,wall,water,window,wood"
+)
+
+# 91 things and 91 kinds of stuff of the 164k maps, whose ids leave out 'unlabeled'.
+_COCO_STUFF = _names(
+    "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,"
+    "street sign,stop sign,parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,"
+    "giraffe,hat,backpack,umbrella,shoe,eye glasses,handbag,tie,suitcase,frisbee,skis,snowboard,"
+    "sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,tennis racket,bottle,plate,"
+    "wine glass,cup,fork,knife,spoon,bowl,banana,apple,sandwich,orange,broccoli,carrot,hot dog,"
+    "pizza,donut,cake,chair,couch,potted plant,bed,mirror,dining table,window,desk,toilet,door,tv,"
+    "laptop,mouse,remote,keyboard,cell phone,microwave,oven,toaster,sink,refrigerator,blender,"
+    "book,clock,vase,scissors,teddy bear,hair drier,toothbrush,hair brush,banner,blanket,branch,"
+    "bridge,building-other,bush,cabinet,cage,cardboard,carpet,ceiling-other,ceiling-tile,cloth,"
+    "clothes,clouds,counter,cupboard,curtain,desk-stuff,dirt,door-stuff,fence,floor-marble,"
+    "floor-other,floor-stone,floor-tile,floor-wood,flower,fog,food-other,fruit,furniture-other,"
+    "grass,gravel,ground-other,hill,house,leaves,light,mat,metal,mirror-stuff,moss,mountain,mud,"
+    "napkin,net,paper,pavement,pillow,plant-other,plastic,platform,playingfield,railing,railroad,"
+    "river,road,rock,roof,rug,salad,sand,sea,shelf,sky-other,skyscraper,snow,solid-other,stairs,"
+    "stone,straw,structural-other,table,tent,textile-other,towel,tree,vegetable,wall-brick,"
+    "wall-concrete,wall-other,wall-panel,wall-stone,wall-tile,wall-wood,water-other,waterdrops,"
+    "window-blind,window-other,wood"
+)
+
+
 def _unique(names: tuple[str, ...]) -> tuple[str, ...]:
     """Numbers repeated names, so that a name says which class is meant."""
     return tuple(
@@ -171,6 +212,8 @@ DATASETS: dict[str, DatasetSpec] = {
         # Ids of the official labels, in which the benchmark takes predictions.
         eval_ids=(7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33),
     ),
+    "pascal_context": DatasetSpec("pascal_context", _PASCAL_CONTEXT),
+    "coco_stuff": DatasetSpec("coco_stuff", _COCO_STUFF, has_background=False),
     # Class 0 ("other") is both the ignore label and the slot of background, as published.
     "ade20k": DatasetSpec(
         "ade20k",

@@ -26,8 +26,7 @@ from tfseg.config import DataConfig, ModelConfig, TrainConfig
 from tfseg.data.pipeline import Stream
 from tfseg.errors import UserError
 from tfseg.method_config import SLRNetConfig
-from tfseg.methods.base import Batch, Method, ParamGroup
-from tfseg.models.layers import BatchNorm
+from tfseg.methods.base import Batch, Method, ParamGroup, freeze_norms, new_layers_groups
 from tfseg.models.slrnet import HeadOutput
 from tfseg.monitors import Monitors
 from tfseg.ops import losses as loss_ops
@@ -83,9 +82,10 @@ class SLRNet(Method):
         Source: specification 3.
         """
         model = build_model()
+        freeze_norms(model.backbone)
         frozen = {f"{model.backbone.scope}/{name}" for name in _FROZEN}
         for layer in model.backbone.submodules:
-            if isinstance(layer, BatchNorm) or layer.name in frozen:
+            if layer.name in frozen:
                 layer.trainable = False
         return model
 
@@ -379,25 +379,12 @@ class SLRNet(Method):
 
         Source: specification 5.
         """
-        backbone = {id(v) for v in self.model.backbone.trainable_variables}
-        members: dict[str, list[tf.Variable]] = {}
-        for variable in self.model.trainable_variables:
-            part = "backbone" if id(variable) in backbone else "new"
-            leaf = variable.name.split(":")[0].rsplit("/", 1)[-1]
-            kind = "biases" if leaf in ("biases", "bias", "beta") else "weights"
-            members.setdefault(f"{part}_{kind}", []).append(variable)
-        new = self.settings.new_layers_learning_rate_multiplier
-        multipliers = {"backbone": 1.0, "new": new}
-        return [
-            ParamGroup(
-                name=name,
-                variables=variables,
-                lr_multiplier=multipliers[name.split("_")[0]] * (2.0 if "biases" in name else 1.0),
-                weight_decay=0.0 if "biases" in name else self.config.weight_decay,
-                nesterov=self.config.optimizer == "momentum",
-            )
-            for name, variables in members.items()
-        ]
+        return new_layers_groups(
+            self.model,
+            self.config,
+            multiplier=self.settings.new_layers_learning_rate_multiplier,
+            nesterov=self.config.optimizer == "momentum",
+        )
 
     # What a user watches -------------------------------------------------------------------------
 

@@ -3,12 +3,15 @@
 import functools
 from collections.abc import Callable
 
+import numpy as np
+
 from tfseg.config import ModelConfig
 from tfseg.data.specs import DatasetSpec
 from tfseg.models.backbones import BACKBONES
 from tfseg.models.deeplab import DeepLab
 from tfseg.models.layers import decayed_variables
 from tfseg.models.network import Network
+from tfseg.models.projection import ProjectionNet
 from tfseg.models.slrnet import LowRankNet
 
 __all__ = [
@@ -16,6 +19,7 @@ __all__ = [
     "DeepLab",
     "LowRankNet",
     "Network",
+    "ProjectionNet",
     "build_model",
     "decayed_variables",
     "model_builder",
@@ -31,6 +35,7 @@ def build_model(
     name: str = "model",
     seed: int = 0,
     with_classifier: bool = False,
+    class_vectors: np.ndarray | None = None,
 ) -> Network:
     """Builds a network with all its variables.
 
@@ -42,12 +47,14 @@ def build_model(
       name: of the network; networks of different names start with different values.
       seed: of the initial values.
       with_classifier: add the image-level classifier.
+      class_vectors: float [num_classes, D], word vectors for --head=projection; None: a checkpoint
+        will bring them.
 
     Returns:
       `model(image, training=False, dropout_seed=None)` gives a dictionary with 'logits' (and
-      'image_logits' with a classifier, or where the head gives class scores); `DeepLab` and
-      `LowRankNet` describe it and their parts. Variables carry their TF1 checkpoint names, the
-      same for every `name`.
+      'image_logits' with a classifier, or where the head gives class scores); `DeepLab`,
+      `LowRankNet` and `ProjectionNet` describe it and their parts. Variables carry their TF1
+      checkpoint names, the same for every `name`.
 
     Raises:
       UserError: a setting is unknown or contradicts another.
@@ -68,7 +75,10 @@ def build_model(
     if config.head == "low_rank":
         # Its logits give image-level scores; there is no classifier to add.
         return LowRankNet(config, **options)
-    return DeepLab(config, with_classifier=with_classifier, **options)
+    options["with_classifier"] = with_classifier
+    if config.head == "projection":
+        return ProjectionNet(config, class_vectors=class_vectors, **options)
+    return DeepLab(config, **options)
 
 
 def model_builder(
@@ -78,7 +88,7 @@ def model_builder(
 
     Args:
       config: architecture and arithmetic.
-      spec: gives the numbers of classes.
+      spec: gives the numbers of classes, and their word vectors where it has them.
       crop_size, seed: as in `build_model`.
 
     Returns:
@@ -91,4 +101,5 @@ def model_builder(
         num_image_classes=spec.num_image_classes,
         crop_size=crop_size,
         seed=seed,
+        class_vectors=None if spec.vectors is None else spec.vectors.values,
     )

@@ -82,7 +82,7 @@ class DeepLab(Network):
         Args:
           end_points: of `encode`, possibly changed in between.
           training: batch norm and dropout are in training mode.
-          dropout_seed: int32 [2]; needed in training while --aspp_dropout_rate > 0.
+          dropout_seed: int32 [2]; needed in training while a dropout rate is > 0.
           input_scale: size of the image relative to the crops it was trained on, where the image
             was resized; scales the window of --image_pooling_crop_size.
 
@@ -101,7 +101,7 @@ class DeepLab(Network):
         features = x
         for stage, name in zip(self.decoder, self._low_level):
             features = x
-            x, more = stage(x, end_points[name], training=training)
+            x, more = stage(x, end_points[name], training=training, dropout_seed=dropout_seed)
             ends.update(more)
         if self.logits_layer is not None:
             features = x

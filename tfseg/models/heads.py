@@ -76,17 +76,18 @@ def conv_unit(
     return ConvBatchNorm(convolution, settings, activation=settings.activation)
 
 
-def scaled_size(size: int, scale: float) -> int:
+def scaled_size(size: int, scale: float | tf.Tensor) -> int | tf.Tensor:
     """Returns trunc((size - 1) scale + 1), the size at which corner pixels stay aligned."""
     # The addition guards against 0.75 * 512 = 383.99...
-    return int((size - 1) * scale + 1.0 + 1e-9)
+    scaled = (size - 1) * scale + 1.0 + 1e-9
+    return tf.cast(scaled, tf.int32) if tf.is_tensor(scaled) else int(scaled)
 
 
 def _window_matrix(
-    size: int | tf.Tensor, window: int, stride: int
+    size: int | tf.Tensor, window: int | tf.Tensor, stride: int
 ) -> tuple[np.ndarray | tf.Tensor, int | tf.Tensor]:
     """Returns the matrix [n, size] that averages n windows, VALID, and n."""
-    if isinstance(size, int):
+    if isinstance(size, int) and isinstance(window, int):
         xp, window = np, min(window, size)
     else:
         xp, window = tf, tf.minimum(window, size)
@@ -129,7 +130,7 @@ class ImagePooling(Layer):
         self._crop_size = None if crop_size is None else tuple(crop_size)
         self._stride, self._output_stride = tuple(stride), output_stride
 
-    def _pool(self, x: tf.Tensor, input_scale: float) -> tf.Tensor:
+    def _pool(self, x: tf.Tensor, input_scale: float | tf.Tensor) -> tf.Tensor:
         # The mean is taken in float32: a bfloat16 sum of a thousand terms has few digits left.
         wide = tf.cast(x, tf.float32)
         if self._crop_size is None:
@@ -144,7 +145,7 @@ class ImagePooling(Layer):
         return separable_linear(wide, *matrices)
 
     def call(
-        self, x: tf.Tensor, training: bool = False, input_scale: float = 1.0
+        self, x: tf.Tensor, training: bool = False, input_scale: float | tf.Tensor = 1.0
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns ([N, h, w, filters], the same before it is resized to h x w)."""
         pooled = self.unit(tf.cast(self._pool(x, input_scale), x.dtype), training=training)
@@ -220,6 +221,31 @@ class ASPP(Layer):
         return x, ends
 
 
+def _decoder_dropouts(config: ModelConfig, suffix: str, count: int) -> list[Dropout]:
+    """Returns the dropout after each convolution of a decoder stage, or nothing.
+
+    Raises:
+      UserError: the decoder has no features to drop, or the rates are not one for each convolution.
+    """
+    rates = config.decoder_dropout_rates or ()
+    if rates and (config.decoder_output_is_logits or config.decoder_use_sum_merge):
+        raise UserError(
+            "--decoder_dropout_rates is for decoders that concatenate, and that do not give the "
+            "logits.",
+            where="--decoder_dropout_rates",
+            received=", ".join(map(str, rates)),
+            fix="leave it out, or --decoder_output_is_logits and --decoder_use_sum_merge",
+        )
+    if len(rates) not in (0, count):
+        raise UserError(
+            "--decoder_dropout_rates needs one rate for each of the decoder's convolutions.",
+            where="--decoder_dropout_rates",
+            received=", ".join(map(str, rates)),
+            accepted=f"{count} in [0, 1); published for ZS3Net: 0.5,0.1",
+        )
+    return [Dropout(f"decoder/dropout{i}{suffix}", rate) for i, rate in enumerate(rates)]
+
+
 class DecoderStage(Layer):
     """Merges the features with one low-level end point, at that end point's size.
 
@@ -251,6 +277,7 @@ class DecoderStage(Layer):
         self._sum = config.decoder_use_sum_merge
         separable, filters = config.decoder_use_separable_conv, config.decoder_filters
         self.out_channels = num_logits or filters
+        self.dropouts = _decoder_dropouts(config, suffix, num_convolutions)
 
         def last(name: str, channels: int, kernel_size: int, *, separable: bool) -> Layer:
             """The layer that ends a branch: linear with a bias where it gives the logits."""
@@ -296,13 +323,19 @@ class DecoderStage(Layer):
         self.convolutions.append(last(name, channels, 3, separable=separable))
 
     def call(
-        self, x: tf.Tensor, low_level: tf.Tensor, training: bool = False
+        self,
+        x: tf.Tensor,
+        low_level: tf.Tensor,
+        training: bool = False,
+        dropout_seed: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, EndPoints]:
         """Returns ([N, H, W, out_channels], end points by scope).
 
         Args:
           x: [N, h, w, in_channels].
           low_level: [N, H, W, low_level_channels].
+          training: batch norm and dropout are in training mode.
+          dropout_seed: int32 [2]; needed in training with --decoder_dropout_rates.
         """
         projected = self.projection(low_level, training=training)
         ends = {self.projection.name.removesuffix("_unit"): projected}
@@ -311,9 +344,11 @@ class DecoderStage(Layer):
         x = resize_bilinear(x, size)
         if not self._sum:
             x = tf.concat([x, projected], axis=-1)
-        for layer in self.convolutions:
+        for i, layer in enumerate(self.convolutions):
             x = layer(x) if isinstance(layer, Conv2D) else layer(x, training=training)
             ends[layer.name.removesuffix("_unit")] = x
+            if self.dropouts:
+                x = self.dropouts[i](x, training=training, dropout_seed=dropout_seed)
         return (x + projected if self._sum else x), ends
 
 

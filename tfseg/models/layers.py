@@ -75,7 +75,8 @@ def uniform_fan_in(fan_in: int) -> Initializer:
     return lambda rng, shape: rng.uniform(-limit, limit, shape).astype(np.float32)
 
 
-def _constant(value: float) -> Initializer:
+def constant(value: float) -> Initializer:
+    """The same value everywhere."""
     return lambda rng, shape: np.full(shape, value, np.float32)
 
 
@@ -224,7 +225,7 @@ class Conv2D(Layer):
         self.kernel = settings.variable(f"{name}/{kernel_name}", shape, init)
         self.bias = None
         if use_bias:
-            init = settings.choose_init(fan_in, bias_init or _constant(0.0))
+            init = settings.choose_init(fan_in, bias_init or constant(0.0))
             self.bias = settings.variable(f"{name}/{bias_name}", [filters], init)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
@@ -323,6 +324,31 @@ def _depthwise(x: tf.Tensor, kernel: tf.Tensor):
     return convolve(x, kernel), gradient
 
 
+def max_pool(x: tf.Tensor, *, ceil: bool = False) -> tf.Tensor:
+    """Takes the maximum of 3x3 windows, stride 2, with a border of one pixel on every side.
+
+    Args:
+      x: float [N, h, w, C].
+      ceil: sides that are even give h / 2 + 1 values, the last from a window that reaches over the
+        border; False: h / 2. Odd sides give (h + 1) / 2.
+
+    Returns:
+      [N, h', w', C] in the type of `x`.
+    """
+    sides = x.shape[1:3]
+    if all(side is not None and side % 2 == 1 for side in sides):
+        return tf.nn.max_pool2d(x, 3, 2, "SAME")
+    # SAME would leave out the border above and to the left of even sides, and so sample other
+    # positions. The kernel does not take explicit padding on every device.
+    dynamic = tf.shape(x)
+    after = [1, 1]
+    if ceil:
+        after = [2 - (dynamic[k] if x.shape[k] is None else x.shape[k]) % 2 for k in (1, 2)]
+    lowest = tf.constant(float("-inf"), x.dtype)
+    x = tf.pad(x, [[0, 0], *([1, end] for end in after), [0, 0]], constant_values=lowest)
+    return tf.nn.max_pool2d(x, 3, 2, "VALID")
+
+
 # Batch norm -------------------------------------------------------------------------------------
 
 
@@ -358,7 +384,7 @@ class BatchNorm(Layer):
         self._epsilon = settings.epsilon if epsilon is None else epsilon
         self._fine_tune = settings.fine_tune_batch_norm
         self._sync = settings.sync_batch_norm
-        ones, zeros = _constant(1.0), _constant(0.0)
+        ones, zeros = constant(1.0), constant(0.0)
         shape = [channels]
         self._channels = channels
         self.gamma = settings.variable(f"{name}/gamma", shape, ones) if use_gamma else None

@@ -171,12 +171,13 @@ def _check_decoder(config: ModelConfig) -> None:
             received=strides,
             accepted=f"strides up to --output_stride={config.output_stride}",
         )
-    if config.decoder_output_is_logits and not strides:
-        raise UserError(
-            "--decoder_output_is_logits needs a decoder.",
-            where="--decoder_output_is_logits",
-            fix="add --decoder_output_stride=4",
-        )
+    for name in ("decoder_output_is_logits", "decoder_dropout_rates"):
+        if getattr(config, name) and not strides:
+            raise UserError(
+                f"--{name} needs a decoder.",
+                where=f"--{name}",
+                fix="add --decoder_output_stride=4",
+            )
     for name in ("image_pooling_crop_size", "image_pooling_stride"):
         value = getattr(config, name)
         if value is not None and (len(value) != 2 or min(value) < 1):

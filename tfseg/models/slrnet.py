@@ -286,7 +286,7 @@ class LowRankNet(Network):
             input_scale=input_scale,
         )
         shallow = ends[self._low_level]
-        deep, _ = self.decoder(x, shallow, training=training)
+        deep, _ = self.decoder(x, shallow, training=training, dropout_seed=dropout_seed)
         return Features(deep, shallow)
 
     def two_views(

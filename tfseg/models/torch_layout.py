@@ -10,12 +10,14 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from tfseg.models.backbones.base import unit_names
+from tfseg.models.backbones.base import Backbone, unit_names
 from tfseg.models.layers import BatchNorm, Conv2D, DepthwiseConv2D, Layer
 
 # [out, in, h, w] to [h, w, in, out], and a depthwise [channels, 1, h, w] to [h, w, channels, 1].
 _CONVOLUTION_AXES = (2, 3, 1, 0)
 _DEPTHWISE_AXES = (2, 3, 0, 1)
+# The parallel convolutions of DeepLabv2.
+_DEEPLAB_V2_PARTS = ("c0", "c1", "c2", "c3")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +28,13 @@ class Slot:
       variable: ours.
       axes: the tensor's axes in our order; None: as they are.
       shift: by how many places the input channels move on; those at the end come first then.
+      reverse: the input channels come in the reverse order.
     """
 
     variable: tf.Variable
     axes: tuple[int, ...] | None = None
     shift: int = 0
+    reverse: bool = False
 
     def arrange(self, array: np.ndarray) -> np.ndarray:
         """Returns the tensor as float32 in the variable's layout; of any rank but the right one,
@@ -38,7 +42,8 @@ class Slot:
         array = np.asarray(array, np.float32)
         if self.axes is None or array.ndim != len(self.axes):
             return array
-        return np.roll(array.transpose(self.axes), self.shift, axis=2)
+        array = np.roll(array.transpose(self.axes), self.shift, axis=2)
+        return array[:, :, ::-1] if self.reverse else array
 
 
 def slots(module: tf.Module, names: Mapping[str, str]) -> dict[str, Slot]:
@@ -70,6 +75,15 @@ def slots(module: tf.Module, names: Mapping[str, str]) -> dict[str, Slot]:
             result[f"{torch}.weight"] = Slot(layer.kernel, _CONVOLUTION_AXES)
             if layer.bias is not None:
                 result[f"{torch}.bias"] = Slot(layer.bias)
+    return result
+
+
+def backbone_slots(backbone: Backbone) -> dict[str, Slot]:
+    """Finds the places of a backbone's tensors; none where it has no PyTorch original."""
+    result = slots(backbone, backbone.torch_names())
+    if backbone.torch_is_bgr:
+        first = next(iter(result))
+        result[first] = dataclasses.replace(result[first], reverse=True)
     return result
 
 
@@ -111,3 +125,15 @@ def head_slots(model: tf.Module) -> dict[str, Slot]:
     names |= unit_names("decoder/decoder_conv1", "cat_conv.3", "cat_conv.4")
     names["logits/semantic"] = "cls_conv"
     return {**aspp_slots(model, prefix="aspp."), **slots(model, names)}
+
+
+def summed_logits_slots(model: tf.Module) -> dict[str, Slot]:
+    """Finds the places of the tensors of DeepLabv2's sum of atrous convolutions.
+
+    Args:
+      model: a network without batch norm in its ASPP.
+
+    Source: STRICT specification 3.
+    """
+    names = ["logits/semantic" + (f"_{i}" if i else "") for i in range(len(_DEEPLAB_V2_PARTS))]
+    return slots(model, {name: f"aspp.{part}" for name, part in zip(names, _DEEPLAB_V2_PARTS)})

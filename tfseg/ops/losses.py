@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from tfseg.errors import check_choice
 from tfseg.ops.resize import resize_bilinear, resize_nearest_align_corners
 
 
@@ -130,6 +131,7 @@ def segmentation_loss(
     class_weights: Sequence[float] | None = None,
     upsample_logits: bool = True,
     top_k: tf.Tensor | None = None,
+    denominator: str = "pixels",
     over_replicas: bool = False,
 ) -> tf.Tensor:
     """Mean softmax cross entropy over the pixels that are not ignored.
@@ -138,17 +140,20 @@ def segmentation_loss(
       logits: float [N, h, w, C], usually at a stride of 4.
       label: int32 [N, H, W].
       ignore_label: label of pixels that count 0.
-      class_weights: C weights on the loss; the denominator counts pixels, not weights.
+      class_weights: C weights on the loss; None: 1.
       upsample_logits: resize logits to the labels (align corners); False: labels to the logits
         (nearest, align corners).
       top_k: share of hardest pixels, or None; see `top_k_fraction`.
+      denominator: 'pixels': the number of those that are not ignored; 'weights': the sum of their
+        class weights. Not used with `top_k`.
       over_replicas: take denominator and hardest pixels over the global batch.
 
     Returns:
       float32 scalar; 0 where every pixel is ignored.
 
-    Source: PseudoSeg specification 5.6.
+    Source: PseudoSeg specification 5.6; ZS3 specification 4.7 ('weights').
     """
+    check_choice(denominator, ("pixels", "weights"), flag="denominator", what="denominator")
     if upsample_logits:
         logits = resize_bilinear(tf.cast(logits, tf.float32), tf.shape(label)[1:3])
     else:
@@ -158,10 +163,34 @@ def segmentation_loss(
     )
     if top_k is not None:
         return hardest_pixels_mean(pixel_loss, top_k, over_replicas=over_replicas)
-    denominator = tf.reduce_sum(kept)
+    if denominator == "weights" and class_weights is not None:
+        safe_label = tf.where(kept > 0, label, tf.zeros_like(label))
+        kept *= tf.gather(tf.constant(class_weights, tf.float32), safe_label)
+    total = tf.reduce_sum(kept)
     if over_replicas:
-        denominator = replica_mean(denominator)
-    return safe_divide(tf.reduce_sum(pixel_loss), denominator)
+        total = replica_mean(total)
+    return safe_divide(tf.reduce_sum(pixel_loss), total)
+
+
+def focal_of_mean(
+    mean_cross_entropy: tf.Tensor, *, gamma: float = 2.0, alpha: float = 0.5
+) -> tf.Tensor:
+    """Makes a focal loss of the mean cross entropy of a batch.
+
+    Not Lin's loss, which weighs every pixel by itself.
+
+    Args:
+      mean_cross_entropy: float scalar.
+      gamma: exponent on 1 - p, where p = exp(-mean_cross_entropy).
+      alpha: factor.
+
+    Returns:
+      alpha (1 - p)^gamma mean_cross_entropy.
+
+    Source: ZS3 specification 4.7.
+    """
+    confidence = tf.exp(-mean_cross_entropy)
+    return alpha * tf.pow(1.0 - confidence, gamma) * mean_cross_entropy
 
 
 def multi_label_loss(logits: tf.Tensor, image_label: tf.Tensor) -> tf.Tensor:

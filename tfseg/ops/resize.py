@@ -209,6 +209,40 @@ def rescale_cubic(x: tf.Tensor, scale: float) -> tf.Tensor:
     return tf.cast(result, tf.float32)
 
 
+def rescale_bilinear(x: tf.Tensor, scale: float | tf.Tensor) -> tf.Tensor:
+    """Scales images by a factor, bilinearly, without antialiasing.
+
+    Sample i of the result lies at (i + 0.5) / scale - 0.5, as in PyTorch 1.6 and newer where a
+    factor is given: it divides by the factor, not by the ratio of the sizes, which are rounded.
+
+    Args:
+      x: float [N, h, w, C].
+      scale: factor of both sides, a number or a float scalar tensor.
+
+    Returns:
+      float32 [N, floor(h scale), floor(w scale), C], but at least one pixel.
+
+    Source: STRICT specification 4.1.
+    """
+    dynamic = tf.shape(x)
+    sides = [dynamic[k] if x.shape[k] is None else x.shape[k] for k in (1, 2)]
+    # In float64, because GPUs multiply float32 matrices with ten bits.
+    matrices = [_linear_matrix(side, scale) for side in sides]
+    return tf.cast(separable_linear(tf.cast(x, tf.float64), *matrices), tf.float32)
+
+
+def _linear_matrix(in_size: int | tf.Tensor, scale: float | tf.Tensor) -> np.ndarray | tf.Tensor:
+    """Returns the float64 matrix that scales a row of samples by a factor."""
+    if _is_static(in_size, scale):
+        xp, n, j = np, np.float64(in_size), np.arange(in_size)
+        i = np.arange(max(1, int(np.floor(n * scale))))
+    else:
+        xp, n, scale = tf, tf.cast(in_size, tf.float64), tf.cast(scale, tf.float64)
+        i, j = tf.range(tf.maximum(tf.floor(n * scale), 1.0)), tf.range(n)
+    coordinate = xp.maximum(xp.minimum((i + 0.5) / scale - 0.5, n - 1), 0.0 * n)
+    return xp.maximum(1.0 - xp.abs(coordinate[:, None] - j[None, :]), 0.0 * n)
+
+
 def pillow_matrix(in_size: int | tf.Tensor, out_size: int | tf.Tensor) -> np.ndarray | tf.Tensor:
     """Returns the matrix that resizes a row of samples with Pillow's cubic kernel.
 

@@ -97,13 +97,29 @@ class SlowStart(tf.keras.optimizers.schedules.LearningRateSchedule):
         return dict(schedule=self.schedule, steps=self.steps, rate=self.rate, offset=self.offset)
 
 
+class Held(tf.keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule that is looked at every so many steps, and constant in between.
+
+    Source: STRICT specification 5.
+    """
+
+    def __init__(self, schedule: Any, steps: int):
+        self.schedule, self.steps = schedule, steps
+
+    def __call__(self, step):
+        return self.schedule(tf.cast(step, tf.int64) // self.steps * self.steps)
+
+    def get_config(self):
+        return dict(schedule=self.schedule, steps=self.steps)
+
+
 def learning_rate(config: TrainConfig) -> Any:
     """Returns the run's schedule: steps done -> float32 rate.
 
     poly: (base - end) (1 - min(t, D) / D)^power + end with t = steps after the slow start and
     D = decay_steps, or all steps after the slow start; step: base * factor^floor(t / period);
     cosine: base for constant_steps, then base (1 + cos(pi k / D)) / 2 with k = steps since and
-    D = decay_steps, or all steps that remain.
+    D = decay_steps, or all steps that remain. All are looked at every learning_rate_update_steps.
 
     Source: PseudoSeg specification, section 6; SLRNet specification 5 (cosine). SLRNet's published
       rates are had with constant_steps = (P + 1) S and decay_steps = (E - P) S for E epochs of S
@@ -133,14 +149,15 @@ def learning_rate(config: TrainConfig) -> Any:
             decay_rate=config.learning_rate_decay_factor,
             staircase=True,
         )
-    if not config.slow_start_step:
-        return schedule
-    return SlowStart(
-        schedule,
-        steps=config.slow_start_step,
-        rate=config.slow_start_learning_rate,
-        offset=config.learning_policy != "step",
-    )
+    if config.slow_start_step:
+        schedule = SlowStart(
+            schedule,
+            steps=config.slow_start_step,
+            rate=config.slow_start_learning_rate,
+            offset=config.learning_policy != "step",
+        )
+    every = config.learning_rate_update_steps
+    return schedule if every == 1 else Held(schedule, every)
 
 
 def _addons() -> Any:

@@ -48,6 +48,23 @@ def _part(batch: Any, index: tf.Tensor, parts: int) -> Any:
     )
 
 
+def _counter(name: str, value: int) -> tf.Variable:
+    """Returns a number that is the same on all replicas."""
+    return tf.Variable(
+        value,
+        trainable=False,
+        dtype=tf.int64,
+        name=name,
+        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+    )
+
+
+def _variables(optimizer: Any) -> list[tf.Variable]:
+    """Returns an optimiser's state; Keras's older interface has a method where it is."""
+    variables = optimizer.variables
+    return list(variables() if callable(variables) else variables)
+
+
 @dataclasses.dataclass(frozen=True)
 class Interval:
     """What some steps measured.
@@ -93,12 +110,12 @@ class Trainer:
         self._interruption = interruption
         self._scaled = mixed_precision == "float16"
         with strategy.scope():
-            self.global_step = tf.Variable(
-                0,
-                trainable=False,
-                dtype=tf.int64,
-                name="global_step",
-                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            self.global_step = _counter("global_step", 0)
+            self._period = config.training_number_of_steps // (method.rounds or 1)
+            # The last round that has begun, and the length of rounds.
+            self.round = None if method.rounds is None else _counter("round", -1)
+            self.round_steps = (
+                None if method.rounds is None else _counter("round_steps", self._period)
             )
             self.groups = method.param_groups()
             self.optimizers = [self._make_optimizer(group) for group in self.groups]
@@ -113,7 +130,7 @@ class Trainer:
 
     def _make_optimizer(self, group: ParamGroup) -> Any:
         optimizer = make_optimizer(
-            self.config,
+            dataclasses.replace(self.config, training_number_of_steps=self._period),
             name=group.optimizer,
             schedule=group.schedule,
             lr_multiplier=group.lr_multiplier,
@@ -141,10 +158,10 @@ class Trainer:
     def state(self) -> dict[str, tf.Variable]:
         """Returns what a resume needs besides the networks, by name."""
         state = {"global_step": self.global_step}
+        if self.round is not None:
+            state |= {"round": self.round, "round_steps": self.round_steps}
         for group, optimizer in zip(self.groups, self.optimizers):
-            variables = optimizer.variables
-            variables = variables() if callable(variables) else variables
-            for i, variable in enumerate(variables):
+            for i, variable in enumerate(_variables(optimizer)):
                 state[f"optimizer/{group.name}/{i}/{checkpoint.variable_name(variable)}"] = variable
         for i, variable in enumerate(self.method.variables):
             if not any(variable is v for n in self.method.networks().values() for v in n.variables):
@@ -251,6 +268,7 @@ class Trainer:
             }
             for kind, values in per_replica.items()
         }
+        self.method.after_update(self.global_step)
         self._update_ema()
         self.global_step.assign_add(1)
         return measured
@@ -266,16 +284,58 @@ class Trainer:
             value = tf.convert_to_tensor(source[name])
             target.assign(decay * target + (1.0 - decay) * value)
 
+    # Rounds -------------------------------------------------------------------------------------
+
+    def _begin_round_if_due(self, step: int) -> None:
+        """Begins a round before its first step; a run that stopped there resumes with it."""
+        if self.round is None or step % self._period:
+            return
+        number = step // self._period
+        if number <= int(self.round.numpy()) or number >= self.method.rounds:
+            return
+        with self.strategy.scope():
+            self.method.begin_round()
+            if number > 0:
+                for optimizer in self.optimizers:
+                    # Loss scaling has state of its own, which stays.
+                    inner = getattr(optimizer, "inner_optimizer", optimizer)
+                    for variable in _variables(inner):
+                        variable.assign(tf.zeros_like(variable))
+            self.round.assign(number)
+
+    def check_round(self) -> None:
+        """Insists, after a restore, that rounds are as long as they were so far.
+
+        Raises:
+          UserError: --rounds or the number of steps changed, so that rounds would begin at other
+            steps, and the learning rate fall otherwise.
+        """
+        if self.round is None:
+            return
+        stored = int(self.round_steps.numpy())
+        if self.step > 0 and stored != self._period:
+            raise UserError(
+                "The rounds of this run had another length so far.",
+                where="--rounds, --training_number_of_steps",
+                received=f"rounds of {self._period} steps",
+                accepted=f"rounds of {stored} steps",
+                fix="repeat the flags of the first run; more rounds of the same length may follow",
+            )
+        with self.strategy.scope():
+            self.round_steps.assign(self._period)
+
     # The inner loop -----------------------------------------------------------------------------
 
     def train(self, num_steps: int) -> Interval:
-        """Runs some steps; returns what they measured.
+        """Runs some steps, and begins the rounds that begin there; returns what they measured.
 
         Raises:
           Stopped: a signal came; the step in which it came is complete.
           NonFiniteLoss: see `since_last_look`.
         """
-        for _ in range(num_steps):
+        first = self.step
+        for step in range(first, first + num_steps):
+            self._begin_round_if_due(step)
             self._pending.append(self.step_function(self.iterator))
             if self._interruption is not None:
                 self._interruption.check(self.agreement)
@@ -317,14 +377,19 @@ class Trainer:
         return Interval(losses, *summarise(sums))
 
     def current_learning_rate(self) -> float:
-        """Returns the rate at the coming step, of the group that learns fastest."""
+        """Returns the rate at the coming step of the round, of the group that learns fastest."""
         fastest = max(range(len(self.groups)), key=lambda i: self.groups[i].lr_multiplier)
         optimizer = self.optimizers[fastest]
         inner = getattr(optimizer, "inner_optimizer", optimizer)
         rate = getattr(inner, "_learning_rate", None)
         if rate is None:
             rate = inner._get_hyper("learning_rate")
-        return float(rate(tf.cast(self.global_step, tf.float32)) if callable(rate) else rate)
+        return float(rate(tf.cast(self._step_of_round(), tf.float32)) if callable(rate) else rate)
+
+    def _step_of_round(self) -> int:
+        if self.round is None:
+            return self.step
+        return self.step - max(int(self.round.numpy()), 0) * self._period
 
     def regularization_loss(self) -> float:
         """Returns the sum of weight_decay * 1/2 w^2 over the decayed variables, for the log."""
@@ -402,6 +467,7 @@ def run(
     os.makedirs(config.train_logdir, exist_ok=True)
     restored = store.restore()
     first_step = trainer.step
+    trainer.check_round()
     if restored:
         print(f"resuming from {restored} (step {first_step})", flush=True)
     start_at(first_step)

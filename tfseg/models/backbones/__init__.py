@@ -9,6 +9,7 @@ from tfseg.models.backbones.efficientnet_lite import EfficientNetLite
 from tfseg.models.backbones.mobilenet_v2 import MobileNetV2
 from tfseg.models.backbones.resnet import ResNet
 from tfseg.models.backbones.resnet_s import ResNetS
+from tfseg.models.backbones.resnet_torch import ResNetTorch
 from tfseg.models.backbones.wide_resnet import WideResNet
 from tfseg.models.backbones.xception import Xception
 from tfseg.models.layers import Settings
@@ -26,7 +27,7 @@ def _xception(variant: str) -> Maker:
     )
 
 
-def _resnet(variant: str, make: type[ResNet] | type[ResNetS] = ResNet) -> Maker:
+def _resnet(variant: str, make: Callable[..., Backbone] = ResNet) -> Maker:
     return lambda settings, config: make(
         settings,
         variant,
@@ -81,6 +82,8 @@ BACKBONES: dict[str, Maker] = {
     "resnet_v1_101_beta": _resnet("resnet_v1_101_beta"),
     "resnet50s": _resnet("resnet50s", ResNetS),
     "resnet101s": _resnet("resnet101s", ResNetS),
+    "resnet101": _resnet("resnet101", ResNetTorch),
+    "resnet101_msra": _resnet("resnet101_msra", ResNetTorch),
     "wide_resnet38": _wide_resnet("wide_resnet38"),
     "mobilenet_v2": _mobilenet_v2,
     "efficientnet_lite0": _efficientnet_lite("efficientnet_lite0"),

@@ -59,12 +59,14 @@ class Backbone(Layer):
       low_level: by stride, the end point that a decoder at that stride merges.
       hypercolumn: by stride code, the end points that PseudoSeg's attention may use (spec 5.3).
       takes_dropout_seed: `call` takes `dropout_seed` too, because there is dropout inside.
+      torch_is_bgr: the first kernel of PyTorch files sees blue first.
     """
 
     facts: Facts
     scope: str
     last: str
     takes_dropout_seed = False
+    torch_is_bgr = False
 
     def __init__(self, name: str):
         super().__init__(name)

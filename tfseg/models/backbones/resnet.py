@@ -27,7 +27,19 @@ _CLIP = 6.0
 
 
 class Bottleneck(Layer):
-    """1x1, 3x3, 1x1 and a shortcut."""
+    """1x1, 3x3, 1x1 and a shortcut.
+
+    Args:
+      settings: of its convolutions.
+      name: scope.
+      in_channels: channels of the input.
+      bottleneck: channels of the first two convolutions; the third has four times as many.
+      stride: of the unit.
+      rate: atrous rate of the 3x3 convolution.
+      bounded: clipped sums.
+      stride_at: the convolution that has the stride: conv2, the 3x3 one, or conv1.
+      project: the shortcut is a convolution; None: only where the numbers of channels differ.
+    """
 
     def __init__(
         self,
@@ -39,6 +51,8 @@ class Bottleneck(Layer):
         stride: int,
         rate: int,
         bounded: bool,
+        stride_at: str = "conv2",
+        project: bool | None = None,
     ):
         super().__init__(name)
         depth = 4 * bottleneck
@@ -57,14 +71,14 @@ class Bottleneck(Layer):
                 channels,
                 filters,
                 kernel_size,
-                stride=stride if leaf == "conv2" else 1,
+                stride=stride if leaf == stride_at else 1,
                 rate=rate if leaf == "conv2" else 1,
             )
             activation = None if leaf == "conv3" else settings.activation
             self.convolutions.append(ConvBatchNorm(convolution, settings, activation=activation))
             channels = filters
         self.shortcut = None
-        if in_channels != depth:
+        if in_channels != depth if project is None else project:
             convolution = Conv2D(settings, f"{name}/shortcut", in_channels, depth, stride=stride)
             self.shortcut = ConvBatchNorm(convolution, settings)
 

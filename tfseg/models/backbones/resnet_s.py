@@ -11,22 +11,18 @@ import tensorflow as tf
 
 from tfseg.models.backbones.base import STANDARDISED, Backbone, EndPoints, unit_names
 from tfseg.models.backbones.resnet import Bottleneck
-from tfseg.models.layers import AtrousRate, Conv2D, ConvBatchNorm, Settings, he_normal_fan_out
+from tfseg.models.layers import (
+    AtrousRate,
+    Conv2D,
+    ConvBatchNorm,
+    Settings,
+    he_normal_fan_out,
+    max_pool,
+)
 
 _UNITS = {"resnet50s": (3, 4, 6, 3), "resnet101s": (3, 4, 23, 3)}
 _BOTTLENECKS = (64, 128, 256, 512)
 _STEM = (("conv1_1", 3, 64, 2), ("conv1_2", 64, 64, 1), ("conv1_3", 64, 128, 1))
-
-
-def _max_pool(x: tf.Tensor) -> tf.Tensor:
-    """Takes the maximum of 3x3 windows, stride 2, with a border of one pixel on every side."""
-    if not all(side is not None and side % 2 == 1 for side in x.shape[1:3]):
-        # SAME would leave out the border above and to the left of even sides, and so sample other
-        # positions. The kernel does not take explicit padding on every device.
-        lowest = tf.constant(float("-inf"), x.dtype)
-        x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], constant_values=lowest)
-        return tf.nn.max_pool2d(x, 3, 2, "VALID")
-    return tf.nn.max_pool2d(x, 3, 2, "SAME")
 
 
 def bottleneck_names(name: str, torch: str) -> dict[str, str]:
@@ -104,7 +100,7 @@ class ResNetS(Backbone):
         ends = {}
         for (leaf, *_), layer in zip(_STEM, self.stem):
             x = ends[leaf] = layer(x, training=training)
-        x = _max_pool(x)
+        x = max_pool(x)
         for end, unit in zip(self._ends, self.units):
             x, _ = unit(x, training=training)
             ends[end] = x

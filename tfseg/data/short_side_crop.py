@@ -1,0 +1,150 @@
+"""The short-side crop: an image scaled by its shorter side, padded, cropped and perhaps blurred.
+
+`draw` makes the decisions of one example from a NumPy generator; `apply` carries them out, and is
+otherwise a pure function of arrays. Resizing and blur are Pillow's.
+
+Source: ZS3 specification 2.6.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from tfseg.data import pixels
+
+_BLUR_PROBABILITY = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """The random decisions for one example.
+
+    Attributes:
+      flip: whether the image is mirrored left and right, before all else.
+      short_side: its shorter side in pixels after scaling.
+      position: top and left of the crop, in pixels of the scaled image.
+      blur: standard deviation of the Gaussian blur in pixels; None: none.
+    """
+
+    flip: bool
+    short_side: int
+    position: tuple[int, int]
+    blur: float | None
+
+
+def scaled_size(size: Sequence[int], short_side: int) -> tuple[int, int]:
+    """Returns height and width of an image whose shorter side becomes `short_side`, at least 1."""
+    height, width = size
+    if height > width:
+        return max(1, height * short_side // width), short_side
+    return short_side, max(1, width * short_side // height)
+
+
+def draw(
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    *,
+    crop_size: Sequence[int],
+    base_size: int,
+    scale_range: Sequence[float] = (0.5, 2.0),
+    flip_probability: float = 0.5,
+    max_pixels: float = math.inf,
+) -> Draws:
+    """Makes the decisions of one example.
+
+    Args:
+      rng: the only source of chance.
+      size: height and width of the image.
+      crop_size: height and width of the crop.
+      base_size: pixels; the shorter side becomes this times a factor.
+      scale_range: smallest and largest such factor.
+      flip_probability: of mirroring left and right.
+      max_pixels: the side is taken smaller where the scaled image had more; at least the image's.
+
+    Source: ZS3 specification 2.6; the limit is ours, for images that are very long.
+    """
+    flip = bool(rng.random() < flip_probability)
+    low, high = (max(1, int(base_size * factor)) for factor in scale_range)
+    side = int(rng.integers(low, high, endpoint=True))
+    enlargement = max(1.0, math.sqrt(max_pixels / (size[0] * size[1])))
+    side = int(min(side, enlargement * min(size)))
+    scaled = scaled_size(size, side)
+    top, left = (
+        int(rng.integers(max(side, crop) - crop, endpoint=True))
+        for side, crop in zip(scaled, crop_size)
+    )
+    blur = float(rng.random()) if rng.random() < _BLUR_PROBABILITY else None
+    return Draws(flip, side, (top, left), blur)
+
+
+def resize_short_side(
+    image: np.ndarray, label: np.ndarray | None, short_side: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Scales an image and its label map so that the shorter side has a given length.
+
+    Args:
+      image: uint8 [H, W, 3], RGB.
+      label: uint8 [H, W], or None.
+      short_side: pixels.
+
+    Source: ZS3 specification 2.6, for testing too.
+    """
+    size = scaled_size(image.shape[:2], short_side)
+    return (
+        pixels.resize_image(image, size),
+        None if label is None else pixels.resize_label(label, size),
+    )
+
+
+def blurred(image: np.ndarray, deviation: float | None) -> np.ndarray:
+    """Returns uint8 [H, W, 3] after a Gaussian blur of that many pixels; None: as it is."""
+    if deviation is None:
+        return image
+    return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(deviation)))
+
+
+def apply(
+    image: np.ndarray,
+    label: np.ndarray | None,
+    draws: Draws,
+    *,
+    crop_size: Sequence[int],
+    padding_color: Sequence[float],
+    ignore_label: int,
+) -> dict[str, np.ndarray]:
+    """Augments one example.
+
+    Args:
+      image: uint8 [H, W, 3], RGB; stays as it is.
+      label: uint8 [H, W]; None: no label map is returned.
+      draws: the random decisions.
+      crop_size: height and width of the result; smaller images are padded below and on the right.
+      padding_color: RGB 0..255, rounded, for the blur works on bytes; published: black.
+      ignore_label: fills the label map there.
+
+    Returns:
+      'image' float32 [h, w, 3] in 0..255, whole grey levels; 'valid' float32 [h, w], 1 where there
+      is an image and 0 in the padding; and 'label' int32 [h, w] with values of `label` and
+      `ignore_label` only.
+
+    Source: ZS3 specification 2.6.
+    """
+    if draws.flip:
+        image = np.ascontiguousarray(image[:, ::-1])
+        label = None if label is None else np.ascontiguousarray(label[:, ::-1])
+    image, label = resize_short_side(image, label, draws.short_side)
+
+    def cropped(x: np.ndarray, filling: float | Sequence[float]) -> np.ndarray:
+        return pixels.window(x, draws.position, crop_size, filling=filling)
+
+    padded = cropped(image, np.rint(padding_color).astype(np.uint8))
+    views = {
+        "image": blurred(padded, draws.blur).astype(np.float32),
+        "valid": cropped(np.ones(image.shape[:2], np.float32), 0.0),
+    }
+    if label is not None:
+        views["label"] = cropped(label.astype(np.int32), ignore_label)
+    return views

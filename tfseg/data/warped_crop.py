@@ -1,0 +1,136 @@
+"""The warped crop: an image brought to one size whatever its shape, scaled, padded and cropped.
+
+`draw` makes the decisions of one example from a NumPy generator; `apply` carries them out, and is
+otherwise a pure function of arrays. Resizing is Pillow's (`tfseg.data.pixels`).
+
+Source: STRICT specification 2.4.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from tfseg.data import pixels
+
+# Sides of the warped image and of the crop, as published.
+_PUBLISHED_SIZE, _PUBLISHED_CROP = 513, 321
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """The random decisions for one example.
+
+    Attributes:
+      size: height and width in pixels to which the warped image is scaled.
+      position: top and left of the crop, in pixels of the scaled image after its padding.
+      flip: whether the crop is mirrored left and right.
+    """
+
+    size: tuple[int, int]
+    position: tuple[int, int]
+    flip: bool
+
+
+def warped_size(crop_size: Sequence[int], side: int | None = None) -> tuple[int, int]:
+    """Returns height and width to which images are warped.
+
+    Args:
+      crop_size: height and width of the crop.
+      side: both of them; None: as much larger than the crop as published.
+    """
+    if side is not None:
+        return side, side
+    return tuple(max(x, round(x * _PUBLISHED_SIZE / _PUBLISHED_CROP)) for x in crop_size)
+
+
+def draw(
+    rng: np.random.Generator,
+    *,
+    crop_size: Sequence[int],
+    size: Sequence[int],
+    scale_range: Sequence[float] = (0.5, 1.5),
+    flip_probability: float = 0.5,
+) -> Draws:
+    """Makes the decisions of one example.
+
+    Args:
+      rng: the only source of chance.
+      crop_size: height and width of the crop.
+      size: height and width to which images are warped; nowhere less than the crop's.
+      scale_range: smallest and largest factor on `size`.
+      flip_probability: of mirroring left and right; published: 0.9 (SPNet: 0.5).
+
+    Source: STRICT specification 2.4.
+    """
+    factor = rng.uniform(*scale_range)
+    scaled = tuple(max(1, round(side * factor)) for side in size)
+    position = tuple(
+        int(rng.integers(max(side, least) - crop, endpoint=True))
+        for side, least, crop in zip(scaled, size, crop_size)
+    )
+    return Draws(scaled, position, bool(rng.random() < flip_probability))
+
+
+def warp(
+    image: np.ndarray, label: np.ndarray | None, size: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Brings an image and its label map to a size, whatever their shape.
+
+    Args:
+      image: uint8 [H, W, 3], RGB.
+      label: uint8 [H, W], or None.
+      size: height and width in pixels.
+
+    Source: STRICT specification 2.4, for testing too.
+    """
+    return (
+        pixels.resize_image(image, size),
+        None if label is None else pixels.resize_label(label, size),
+    )
+
+
+def apply(
+    image: np.ndarray,
+    label: np.ndarray | None,
+    draws: Draws,
+    *,
+    crop_size: Sequence[int],
+    size: Sequence[int],
+    padding_color: Sequence[float],
+    ignore_label: int,
+) -> dict[str, np.ndarray]:
+    """Augments one example.
+
+    Args:
+      image: uint8 [H, W, 3], RGB; stays as it is.
+      label: uint8 [H, W]; None: no label map is returned.
+      draws: the random decisions.
+      crop_size: height and width of the result.
+      size: height and width to which images are warped. What was scaled to less is padded to it
+        on all sides.
+      padding_color: RGB 0..255; published: black.
+      ignore_label: fills the label map there.
+
+    Returns:
+      'image' float32 [h, w, 3] in 0..255; 'valid' float32 [h, w], 1 where there is an image and 0
+      in the padding; and 'label' int32 [h, w] with values of `label` and `ignore_label` only.
+
+    Source: STRICT specification 2.4.
+    """
+    # Twice, with whole grey levels between, as published.
+    image, label = warp(*warp(image, label, size), draws.size)
+    margin = [max(0, whole - side) // 2 for whole, side in zip(size, draws.size)]
+    position = [start - before for start, before in zip(draws.position, margin)]
+
+    def cropped(x: np.ndarray, filling: float | Sequence[float]) -> np.ndarray:
+        result = pixels.window(x, position, crop_size, filling=filling)
+        return result[:, ::-1] if draws.flip else result
+
+    views = {
+        "image": cropped(image.astype(np.float32), padding_color),
+        "valid": cropped(np.ones(draws.size, np.float32), 0.0),
+    }
+    if label is not None:
+        views["label"] = cropped(label.astype(np.int32), ignore_label)
+    return views

@@ -1,0 +1,368 @@
+"""STRICT: self-training on pseudo labels of unseen classes that survive a change of view.
+
+1. At the start of a round the teacher becomes a copy of the network, which SPNet trained on the
+   seen classes (--tf_initial_checkpoint).
+2. The teacher sees every crop as it is, mirrored, and enlarged, and may answer with unseen classes
+   only; where all views agree, their answer is a pseudo label.
+3. Pixels that may be of an unseen class (`candidate`) take it; labelled pixels keep their label.
+4. One cross entropy over seen and unseen classes.
+
+With --view_scales= and --mirror_views=false it is plain self-training; with
+--generator_classes=all, --pseudo_label_share and --disagreeing=ignore besides, ZS5: the most
+confident pixels of every unseen class in an image get its label, its other pixels are ignored.
+(Where background takes no part they are in any case, and --disagreeing is refused.) What is no
+label of an unseen class is none of a seen class either, except background, for seen classes have
+labels; so an answer that is a seen class leaves a candidate background, or without label where
+background takes no part.
+
+Batch norm keeps its statistics, as published, unless --fine_tune_batch_norm is given.
+
+Source: Pastore et al., "A closer look at self-training for zero-label semantic segmentation", L2ID
+at CVPR 2021; STRICT specification 4 and 5; ZS3 specification 4.6. Ours: void and padding get no
+pseudo labels (--pseudo_label_void), rounds follow each other in one run, --upsample_logits, the
+default, learns at the crop's resolution (published: that of the logits), and evaluation resizes
+logits with aligned corners (published: half-pixel centres).
+"""
+
+import itertools
+from collections.abc import Collection, Iterator
+
+import tensorflow as tf
+
+from tfseg.errors import UserError
+from tfseg.method_config import StrictConfig
+from tfseg.methods import zero_label
+from tfseg.methods.base import Batch
+from tfseg.methods.spnet import SPNet
+from tfseg.models.layers import fold_seed
+from tfseg.monitors import Monitors
+from tfseg.ops import agreement
+from tfseg.ops.calibration import Calibration, calibrated
+from tfseg.ops.confident_share import most_confident
+from tfseg.ops.losses import pixel_cross_entropy
+
+# Optimisers whose state is zero at the start, so that a round may begin with it.
+_RESTARTABLE = ("momentum", "adam")
+
+
+class Strict(SPNet):
+    """Self-training with consistency constraint."""
+
+    Config = StrictConfig
+    # Source: specification 1.4, 3.
+    network_defaults = {**SPNet.network_defaults, "fine_tune_batch_norm": False}
+
+    def __init__(self, *, build_model, **options):
+        super().__init__(build_model=build_model, **options)
+        # (Not in `build`, which makes the network of averaged weights too.)
+        self.teacher = build_model(name="teacher")
+        self.teacher.trainable = False
+        split, settings = self.spec.split, self.settings
+        # (An empty flag is None.)
+        self._view_scales = tuple(settings.view_scales or ())
+        self._answers = split.unseen if settings.generator_classes == "unseen" else split.visible
+        self._otherwise = self.spec.ignore_label
+        if split.background is not None and settings.disagreeing == "background":
+            self._otherwise = split.background
+        self._check()
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of self-training."""
+        return self.settings.rounds
+
+    def networks(self):
+        return {"model": self.model, "teacher": self.teacher}
+
+    def _check(self) -> None:
+        settings, steps = self.settings, self.config.training_number_of_steps
+        if steps % settings.rounds:
+            raise UserError(
+                "--rounds must divide the number of steps.",
+                where="--rounds",
+                received=f"{settings.rounds}, of --training_number_of_steps={steps}",
+                fix=f"--training_number_of_steps={-(-steps // settings.rounds) * settings.rounds}",
+            )
+        if settings.rounds > 1 and self.config.optimizer not in _RESTARTABLE:
+            raise UserError(
+                "This optimiser cannot be started afresh at every round.",
+                where="--optimizer",
+                received=f"{self.config.optimizer}, with --rounds={settings.rounds}",
+                accepted=", ".join(_RESTARTABLE),
+            )
+        if settings.pseudo_label_start >= self._period:
+            raise UserError(
+                "There would never be a pseudo label.",
+                where="--pseudo_label_start",
+                received=settings.pseudo_label_start,
+                accepted=f"less than the {self._period} steps of a round",
+            )
+        self._check_views()
+        self._check_background()
+
+    def _check_views(self) -> None:
+        settings, scales = self.settings, self._view_scales
+        if any(scale <= 0 for scale in scales):
+            raise UserError("Sizes are positive.", where="--view_scales", received=scales)
+        if not settings.random_view_scales:
+            return
+        if len(set(scales)) < 2:
+            raise UserError(
+                "Random sizes need a smallest and a largest one.",
+                where="--view_scales",
+                received=", ".join(map(str, scales)) or "none",
+                accepted="for example 0.5,1.75, as published",
+            )
+        if self.config.jit_compile:
+            raise UserError(
+                "XLA cannot compile views of random sizes.",
+                where="--random_view_scales, --jit_compile",
+                fix="leave out one of them",
+            )
+
+    def _check_background(self) -> None:
+        settings, seen = self.settings, self.spec.split.background is not None
+        if settings.teacher_seen_bias and settings.generator_classes != "all":
+            raise UserError(
+                "--teacher_seen_bias has no effect on unseen classes alone.",
+                where="--teacher_seen_bias",
+                received=settings.teacher_seen_bias,
+                accepted="0, or any with --generator_classes=all",
+            )
+        for flag, used, needs in (
+            ("pseudo_label_void", settings.pseudo_label_void, False),
+            ("disagreeing", settings.disagreeing != "background", True),
+            ("background_loss", settings.background_loss != "plain", True),
+        ):
+            if used and seen != needs:
+                is_or_not = "is" if seen else "is not"
+                raise UserError(
+                    f"--{flag}={getattr(settings, flag)} makes no sense where background "
+                    f"{is_or_not} a seen class.",
+                    where=f"--{flag}",
+                    received=f"--class_split={self.spec.split.name}",
+                    fix=f"leave out --{flag}",
+                )
+
+    def check_initial_weights(self, random: Collection[str]) -> None:
+        """Insists on a teacher that has learned before it teaches.
+
+        Raises:
+          UserError: something of it would start from random values.
+
+        Source: specification 1.4.
+        """
+        settings = self.settings
+        learns_before = settings.teacher == "ema" and settings.pseudo_label_start > 0
+        if random and not learns_before:
+            raise UserError(
+                "The teacher would start from random values, and teach nothing.",
+                where="--tf_initial_checkpoint, --initialize_last_layer",
+                received=f"{len(random)} random variables: {', '.join(sorted(random)[:3])} ...",
+                accepted="a run of the same network, such as --method=spnet; or --teacher=ema with "
+                "--pseudo_label_start",
+                fix="--tf_initial_checkpoint=<its --train_logdir> --initialize_last_layer",
+            )
+
+    # Rounds --------------------------------------------------------------------------------------
+
+    @property
+    def _period(self) -> int:
+        """Steps of a round."""
+        return self.config.training_number_of_steps // self.settings.rounds
+
+    def begin_round(self) -> None:
+        """Makes the teacher a copy of the network."""
+        for teacher, student in self._pairs():
+            teacher.assign(tf.convert_to_tensor(student))
+
+    def after_update(self, step: tf.Tensor) -> None:
+        """Moves the teacher towards the network, where it is a moving average."""
+        if self.settings.teacher != "ema":
+            return
+        rate = 1.0 - self.settings.teacher_decay
+        for teacher, student in self._pairs():
+            value = tf.convert_to_tensor(teacher)
+            # In this form constants stay what they are, to the last digit.
+            teacher.assign(value + rate * (tf.convert_to_tensor(student) - value))
+
+    def _pairs(self) -> Iterator[tuple[tf.Variable, tf.Variable]]:
+        """Yields the teacher's variables, each with the network's of the same name."""
+        # (Keras orders variables by whether they are trained.)
+        students = {variable.name: variable for variable in self.model.variables}
+        for teacher in self.teacher.variables:
+            yield teacher, students[teacher.name]
+
+    # The step ------------------------------------------------------------------------------------
+
+    def losses(
+        self, batch: Batch, step: tf.Tensor, seed: tf.Tensor, monitors: Monitors
+    ) -> dict[str, tf.Tensor]:
+        train = batch[zero_label.STREAM]
+        logits = self.model(train["image"], training=True, dropout_seed=seed)["logits"]
+        logits, maps = zero_label.at_one_size(
+            logits,
+            {
+                "label": train["label"],
+                "candidate": self.candidates(train["label"], train["candidate"]),
+                "hidden_label": train["hidden_label"],
+            },
+            upsample_logits=self.config.upsample_logits,
+        )
+        pseudo, kept = self.pseudo_labels(
+            train["image"], maps["candidate"], seed=fold_seed(seed, 1)
+        )
+        target = agreement.complete(
+            maps["label"], pseudo, kept, maps["candidate"], otherwise=self._otherwise
+        )
+        started = step % self._period >= self.settings.pseudo_label_start
+        target = tf.where(started, target, maps["label"])
+        self._monitor(monitors, logits, target, maps)
+        return {"segmentation": self.segmentation_loss(logits, target)}
+
+    def candidates(self, label: tf.Tensor, candidate: tf.Tensor) -> tf.Tensor:
+        """Returns which pixels may get a pseudo label, bool [N, H, W].
+
+        Args:
+          label: int32 [N, H, W].
+          candidate: bool [N, H, W], of the batch.
+        """
+        if self.settings.pseudo_label_void:
+            return tf.equal(label, self.spec.ignore_label)
+        return candidate
+
+    def view_logits(
+        self, image: tf.Tensor, size: tuple[int, int], *, seed: tf.Tensor | None = None
+    ) -> list[tf.Tensor]:
+        """Returns what the teacher says of every view, in the geometry of the first.
+
+        Args:
+          image: RGB 0..255 [N, H, W, 3].
+          size: (height, width) of the result.
+          seed: int32 [2]; for random sizes of views.
+
+        Returns:
+          float32 [N, height, width, U] of each view, the U classes that a pseudo label may name.
+
+        Source: specification 4.1.
+        """
+        views = agreement.scaled_views(
+            tf.cast(image, tf.float32),
+            scales=self._scales(seed),
+            mirror=self.settings.mirror_views,
+        )
+        classes = tf.constant(self._answers, tf.int32)
+        result = []
+        for view in views:
+            logits = self.teacher(view.image, training=False, input_scale=view.scale)["logits"]
+            logits = tf.gather(tf.cast(tf.stop_gradient(logits), tf.float32), classes, axis=-1)
+            result.append(
+                agreement.to_first(
+                    logits,
+                    size,
+                    mirrored=view.mirrored,
+                    align_corners=self.config.upsample_logits,
+                )
+            )
+        return result
+
+    def _scales(self, seed: tf.Tensor | None) -> list[float | tf.Tensor]:
+        scales = self._view_scales
+        if not self.settings.random_view_scales:
+            return list(scales)
+        drawn = tf.random.stateless_uniform([len(scales)], seed, alg="philox")
+        return tf.unstack(min(scales) + (max(scales) - min(scales)) * drawn)
+
+    def pseudo_labels(
+        self, image: tf.Tensor, candidate: tf.Tensor, *, seed: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns pseudo labels for a batch of images.
+
+        Args:
+          image: RGB 0..255 [N, H, W, 3].
+          candidate: bool [N, h, w], pixels that may get one; its size is that of the result.
+          seed: int32 [2]; for random sizes of views.
+
+        Returns:
+          int32 [N, h, w]: an unseen class, or where the teacher says that it is none background or
+          the ignore label; and bool [N, h, w]: which of them count.
+
+        Source: specification 4.2; ZS3 specification 4.6 for the share.
+        """
+        settings, split = self.settings, self.spec.split
+        logits = self.view_logits(image, candidate.shape[1:3], seed=seed)
+        seen = tf.constant([float(c in split.seen) for c in self._answers])
+        scores = logits
+        if settings.teacher_seen_bias:
+            scores = [self._weakened(tf.nn.softmax(x)) for x in logits]
+        answer, kept = agreement.agree(scores)
+        none = self.spec.ignore_label if split.background is None else split.background
+        label = tf.where(
+            tf.gather(seen, answer) > 0, none, tf.gather(tf.constant(self._answers), answer)
+        )
+        if settings.min_confidence == 0 and settings.pseudo_label_share is None:
+            return label, kept
+        probs = tf.add_n([tf.nn.softmax(x) for x in logits]) / len(logits)
+        confidence = tf.gather(probs, answer, batch_dims=3)
+        kept &= confidence >= settings.min_confidence
+        if settings.pseudo_label_share is not None:
+            chosen = most_confident(
+                self._weakened(probs),
+                candidate & kept,
+                classes=[i for i, c in enumerate(self._answers) if c in split.unseen],
+                percent=settings.pseudo_label_share,
+            )
+            kept &= (chosen >= 0) | (tf.gather(seen, answer) > 0)
+        return label, kept
+
+    def _weakened(self, probs: tf.Tensor) -> tf.Tensor:
+        """Returns the teacher's probabilities less the bias of seen classes."""
+        if not self.settings.teacher_seen_bias:
+            return probs
+        seen = tuple(i for i, c in enumerate(self._answers) if c in self.spec.split.seen)
+        return calibrated(probs, Calibration(seen, self.settings.teacher_seen_bias))
+
+    def segmentation_loss(self, logits: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+        """Returns the mean cross entropy over seen and unseen classes.
+
+        Args:
+          logits: float32 [N, h, w, C].
+          target: int32 [N, h, w].
+
+        Source: specification 4.4. With --background_loss=with_unseen a background pixel's loss is
+        -log of the sum of the probabilities of background and the unseen classes (ours).
+        """
+        split = self.spec.split
+        visible = zero_label.only(logits, split.visible)
+        pixel_loss, kept = pixel_cross_entropy(visible, target, ignore_label=self.spec.ignore_label)
+        if self.settings.background_loss == "with_unseen":
+            possible = zero_label.only(logits, (split.background, *split.unseen))
+            either = tf.reduce_logsumexp(visible, -1) - tf.reduce_logsumexp(possible, -1)
+            pixel_loss = tf.where(tf.equal(target, split.background), either, pixel_loss)
+        pseudo = zero_label.among(target, split.unseen)
+        weight = kept * tf.where(pseudo, self.settings.pseudo_label_weight, 1.0)
+        return self.mean_loss(pixel_loss, weight)
+
+    # What a user watches -------------------------------------------------------------------------
+
+    def _monitor(self, monitors: Monitors, logits, target, maps) -> None:
+        """Measures the pseudo labels against labels that no loss sees."""
+        hidden = maps["hidden_label"]
+        zero_label.monitor(monitors, logits, hidden, spec=self.spec)
+        pseudo = tf.cast(zero_label.among(target, self.spec.split.unseen), tf.float32)
+        known = pseudo * tf.cast(tf.not_equal(hidden, self.spec.ignore_label), tf.float32)
+        right = known * tf.cast(tf.equal(target, hidden), tf.float32)
+        candidates = tf.reduce_sum(tf.cast(maps["candidate"], tf.float32))
+        monitors.share("pseudo_labelled_candidates", tf.reduce_sum(pseudo), candidates)
+        monitors.share("pseudo_label_precision", tf.reduce_sum(right), tf.reduce_sum(known))
+
+    def panels(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """Returns an image, its training label, the pseudo labels, the prediction, the truth."""
+        train = batch[zero_label.STREAM]
+        candidate = self.candidates(train["label"], train["candidate"])
+        pseudo, kept = self.pseudo_labels(train["image"], candidate, seed=tf.constant([0, 0]))
+        target = agreement.complete(
+            train["label"], pseudo, kept, candidate, otherwise=self._otherwise
+        )
+        panels = list(super().panels(batch).items())
+        return dict(itertools.chain(panels[:2], [("pseudo_label", target)], panels[2:]))

@@ -1,0 +1,45 @@
+"""The most confident share of every class and image, as pseudo labels: ZS5's rule.
+
+Source: Bucher et al., "Zero-shot semantic segmentation", NeurIPS 2019, section 3.2 (ZS5); ZS3
+specification 4.6, which settles what the paper leaves open.
+"""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+
+def most_confident(
+    probs: tf.Tensor, candidate: tf.Tensor, *, classes: Sequence[int], percent: float
+) -> tf.Tensor:
+    """Labels, in each image, the most confident pixels of each class.
+
+    Of the n candidates of an image whose arg max is a class, the floor(percent n / 100) of the
+    highest probability are kept; of equal ones those that come first in reading order.
+
+    Args:
+      probs: float [N, h, w, C]; only their order and the arg max matter.
+      candidate: bool [N, h, w], pixels that may get a label.
+      classes: channels that may be named.
+      percent: share, 0 to 100.
+
+    Returns:
+      int32 [N, h, w]: the channel, or -1.
+
+    Source: specification 4.6.
+    """
+    shape = tf.shape(candidate)
+    label = tf.argmax(probs, -1, output_type=tf.int32)
+    flat_label, confidence, flat_candidate = (
+        tf.reshape(x, [shape[0], -1]) for x in (label, tf.reduce_max(probs, -1), candidate)
+    )
+    order = tf.argsort(confidence, direction="DESCENDING", stable=True)
+    # By falling confidence: which class each pixel is one of, and the how manieth of it.
+    named = tf.equal(flat_label[..., None], tf.constant(classes, tf.int32))
+    named = tf.gather(named & flat_candidate[..., None], order, batch_dims=1)
+    number = tf.cumsum(tf.cast(named, tf.int32), axis=1)
+    count = tf.cast(number[:, -1:], tf.float64)
+    allowed = tf.cast(tf.floor(percent * count / 100.0), tf.int32)
+    kept = tf.reduce_any(named & (number <= allowed), -1)
+    kept = tf.gather(kept, tf.argsort(order), batch_dims=1)
+    return tf.where(tf.reshape(kept, shape), label, -1)
