@@ -7,7 +7,9 @@ update) on a fixed batch, as the trainer makes it. Ideal cost of the shared pass
 step is a forward pass and a backward pass of twice its work, 3; unlabelled images add the strong
 view, 3, and the weak one without gradient, 1: 7/3. With image-level labels the weak backbone has
 a gradient too: 9/3. Learning Pseudo Labels runs two networks on both streams together; its measure
-is two supervised steps of that doubled batch.
+is two supervised steps of that doubled batch. STRICT's teacher adds a forward pass of every view:
+(1 + 1.5^2 + 1.75^2) 2 = 12.6 for the published six, 15.6/3 in all. ZS3Net trains the last layer on
+features that one forward pass makes, 1/3, and its generator.
 """
 
 import argparse
@@ -20,13 +22,26 @@ import tensorflow as tf
 from turns import median_times
 
 from tfseg.config import DataConfig, ModelConfig, TrainConfig
-from tfseg.data.specs import DATASETS
+from tfseg.data.class_embeddings import ClassVectors
+from tfseg.data.class_splits import ClassSplit
+from tfseg.data.specs import DATASETS, DatasetSpec
 from tfseg.method_config import METHOD_CONFIGS
 from tfseg.methods import METHODS
 from tfseg.models import BACKBONES, model_builder
 from tfseg.training.trainer import Trainer
 
-SPEC = DATASETS["pascal_voc_seg"]
+PLAIN_SPEC = DATASETS["pascal_voc_seg"]
+# The last five classes have no pixel labels, as in SPNet's split; random vectors of its width.
+SPLIT_SPEC = dataclasses.replace(
+    PLAIN_SPEC,
+    split=ClassSplit("last five", seen=tuple(range(16)), unseen=tuple(range(16, 21)), background=0),
+    vectors=ClassVectors(
+        np.random.default_rng(0).normal(size=(PLAIN_SPEC.num_classes, 600)).astype(np.float32),
+        source="random",
+        sha256="",
+        norm="none",
+    ),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +53,7 @@ class Variant:
       method: key of METHODS.
       train: settings of the run.
       method_settings: settings of the method.
+      head: of the network.
       batch_factor: times --batch, the images of each stream.
       measure: the step that it is a multiple of.
       measure_factor: how many of those.
@@ -47,12 +63,14 @@ class Variant:
     method: str
     train: dict = dataclasses.field(default_factory=dict)
     method_settings: dict = dataclasses.field(default_factory=dict)
+    head: str = "deeplab"
     batch_factor: int = 1
     measure: str = "supervised"
     measure_factor: int = 1
 
 
 _SEPARATE, _WEAKLY = {"separate_passes": True}, {"weakly": True}
+_ONE_VIEW = {"view_scales": None, "mirror_views": False}
 _DOUBLED = "supervised, doubled batch"
 VARIANTS = {
     "pseudoseg": (
@@ -71,6 +89,18 @@ VARIANTS = {
             measure_factor=2,
         ),
     ),
+    "strict": (
+        Variant("supervised", "supervised"),
+        Variant("spnet", "spnet", head="projection"),
+        Variant("strict, six views", "strict", head="projection"),
+        Variant("strict, one view", "strict", {}, _ONE_VIEW, head="projection"),
+    ),
+    "zs3net": (
+        Variant("supervised", "supervised"),
+        Variant("zs3net, per class", "zs3net"),
+        Variant("zs3net, mean", "zs3net", {}, {"generator_updates": "mean"}),
+        Variant("zs3net, graphs", "zs3net", {}, {"graph_context": True}),
+    ),
 }
 
 
@@ -86,20 +116,34 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _batch(method, config: TrainConfig, crop: int) -> dict[str, dict[str, tf.Tensor]]:
+def _spec(method: str) -> DatasetSpec:
+    """Returns VOC, with seen and unseen classes where the method needs them."""
+    return SPLIT_SPEC if method in ("spnet", "strict", "zs3net") else PLAIN_SPEC
+
+
+def _batch(method, config: TrainConfig, settings, crop: int) -> dict[str, dict[str, tf.Tensor]]:
     """Returns random images and labels in the shape that the method's streams ask for."""
     rng = np.random.default_rng(0)
     size = (config.train_batch_size, crop, crop)
+    spec = _spec(method)
+    streams = METHODS[method].streams(DataConfig(dataset_dir="none"), config, settings)
     batch = {}
-    for name, stream in METHODS[method].streams(DataConfig(dataset_dir="none"), config).items():
+    for name, stream in streams.items():
         image = tf.constant(rng.uniform(0, 255, (*size, 3)), tf.float32)
-        label = tf.constant(rng.integers(0, SPEC.num_classes, size), tf.int32)
+        # Squares of 48 pixels: graphs have a node for every region.
+        coarse = rng.integers(0, spec.num_classes, (size[0], *[-(-crop // 48)] * 2))
+        label = np.kron(coarse, np.ones((1, 48, 48), np.int32))[:, :crop, :crop]
+        if stream.labels == "seen":
+            label = spec.split.training_table(spec.num_classes, spec.ignore_label)[label]
+        label = tf.constant(label, tf.int32)
         part = {"image": image, "valid": tf.ones(size), "label": label, "hidden_label": label}
         part["has_label"] = tf.ones(size[:1], tf.bool)
+        if stream.labels == "seen":
+            part["candidate"] = tf.equal(label, spec.split.background)
         if "strong" in stream.views:
             part["image_strong"] = image
         if stream.image_labels != "none":
-            part["image_label"] = tf.ones([size[0], SPEC.num_image_classes])
+            part["image_label"] = tf.ones([size[0], spec.num_image_classes])
         batch[name] = part
     return batch
 
@@ -114,16 +158,20 @@ def make_step(arguments: argparse.Namespace, variant: Variant):
         **variant.train,
     )
     model_config = ModelConfig(
-        model_variant=arguments.backbone, atrous_rates=(6, 12, 18), decoder_output_stride=(4,)
+        model_variant=arguments.backbone,
+        atrous_rates=(6, 12, 18),
+        decoder_output_stride=(4,),
+        head=variant.head,
     )
-
-    dataset = tf.data.Dataset.from_tensors(_batch(method, config, arguments.crop)).repeat()
+    settings, spec = METHOD_CONFIGS[method](**variant.method_settings), _spec(method)
+    batch = _batch(method, config, settings, arguments.crop)
+    dataset = tf.data.Dataset.from_tensors(batch).repeat()
     trainer = Trainer(
         method=METHODS[method](
-            build_model=model_builder(model_config, SPEC, (arguments.crop, arguments.crop)),
-            spec=SPEC,
+            build_model=model_builder(model_config, spec, (arguments.crop, arguments.crop)),
+            spec=spec,
             config=config,
-            settings=METHOD_CONFIGS[method](**variant.method_settings),
+            settings=settings,
         ),
         strategy=tf.distribute.get_strategy(),
         config=config,
