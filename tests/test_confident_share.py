@@ -1,10 +1,10 @@
-"""ZS5's rule: the most confident share of every class in every image."""
+"""The most confident share of every class in every image, and scores that stand out."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfseg.ops.confident_share import most_confident
+from tfseg.ops.confident_share import most_confident, standardised
 
 
 def probs_of(label, confidence, num_classes=4):
@@ -64,3 +64,18 @@ def test_a_graph_gives_the_same(jit):
     )
     expected = most_confident(probs, candidate, classes=(1, 2), percent=60.0)
     np.testing.assert_array_equal(compiled(probs, candidate), expected)
+
+
+def test_scores_are_standardised_over_the_candidates_of_each_image():
+    rng = np.random.default_rng(1)
+    scores = rng.normal([[[[3.0, -7.0]]]], [[[[0.5, 20.0]]]], (3, 6, 7, 2)).astype("float32")
+    candidate = rng.random((3, 6, 7)) < 0.5
+    candidate[2] = False
+    result = standardised(tf.constant(scores), tf.constant(candidate)).numpy()
+    for i in (0, 1):
+        of = scores[i][candidate[i]].astype("float64")
+        expected = (scores[i] - of.mean(0)) / of.std(0)
+        np.testing.assert_allclose(result[i], expected, rtol=1e-4, atol=1e-4)
+    assert (result[2] == 0).all()
+    equal = standardised(tf.ones([1, 2, 2, 1]), tf.ones([1, 2, 2], tf.bool))
+    np.testing.assert_array_equal(equal, np.zeros([1, 2, 2, 1]))

@@ -170,6 +170,26 @@ def test_a_share_of_every_image_is_kept():
         assert rows[one == UNSEEN].mean() > rows[of & (one != UNSEEN)].mean()
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.01])
+def test_what_stands_out_in_its_image_is_of_that_class(scale):
+    method = strict(
+        spec=TWO_UNSEEN,
+        pseudo_label_share=50.0,
+        pseudo_label_scores="standardised",
+        generator_classes="all",
+        **ONE_VIEW,
+    )
+    # Everywhere background is far the likeliest, and class 2 likelier than class 3, which rises to
+    # the right by however little; class 2 rises to the left.
+    ramp = np.linspace(-1, 1, 8, dtype=np.float32) * scale
+    zero = np.zeros_like(ramp)
+    scores = np.stack([zero + 9, zero, 3 - ramp, ramp], -1)[None]
+    method.teacher = decided(scores)
+    label, kept = method.pseudo_labels(tf.zeros([1, 1, 8, 3]), tf.ones([1, 1, 8], tf.bool))
+    np.testing.assert_array_equal(label, [[[2] * 4 + [3] * 4]])
+    np.testing.assert_array_equal(kept, [[[True] * 2 + [False] * 4 + [True] * 2]])
+
+
 def test_no_pseudo_labels_at_the_start_of_a_round():
     train = {"training_number_of_steps": 20}
     method = strict(rounds=2, pseudo_label_start=4, train=train, **ONE_VIEW)
@@ -417,6 +437,11 @@ def test_panels_hold_class_ids_of_the_size_of_the_image(name):
 
 # Wrong settings ----------------------------------------------------------------------------------
 
+STANDARDISED = {
+    "pseudo_label_scores": "standardised",
+    "pseudo_label_share": 25.0,
+    "generator_classes": "all",
+}
 WRONG = [
     ({"spec": dataclasses.replace(SPEC, split=None)}, "--class_split"),
     ({"rounds": 7}, "--rounds(.|\n)*30002"),
@@ -427,6 +452,10 @@ WRONG = [
     ({"random_view_scales": True, "train": {"jit_compile": True}}, "--jit_compile"),
     ({"teacher_seen_bias": 0.5}, "--generator_classes=all"),
     ({"teacher_decay": 0.9}, "--teacher=ema"),
+    ({"pseudo_label_scores": "standardised"}, "--pseudo_label_share"),
+    ({**STANDARDISED, "generator_classes": "unseen"}, "--generator_classes"),
+    ({**STANDARDISED, "teacher_seen_bias": 0.5}, "--teacher_seen_bias"),
+    ({**STANDARDISED, "min_confidence": 0.5}, "--min_confidence"),
     ({"pseudo_label_void": True}, "--pseudo_label_void"),
     ({"spec": NO_BACKGROUND, "disagreeing": "ignore"}, "--disagreeing"),
     ({"spec": NO_BACKGROUND, "background_loss": "with_unseen"}, "--background_loss"),

@@ -10,8 +10,9 @@ A map of the package, in the order in which a command meets it:
   makes batches (`pipeline`, which documents the batch vocabulary).
 * `models` turns images into logits: `backbones/`, `deeplab`, `heads`, `layers`.
 * `ops` are pure functions: losses, resizing, activation maps, pseudo labels.
-* `methods` turn batches into named scalar losses; a method is one file. Its own settings are in
-  `method_config`; `monitors` are what it measures beside its losses.
+* `methods` turn batches into named scalar losses; a method is one file (ZS3Net's generators stand
+  beside it, in `matching` and `region_features`). Its own settings are in `method_config`;
+  `monitors` are what it measures beside its losses.
 * `training` turns losses into updates: the loop, the optimisers, learning-rate schedules.
 * `checkpoint` saves and restores by variable name, TF1 model-zoo checkpoints included;
   `initial_weights` tells what of a file fits a network; `torch_weights` converts PyTorch's files.

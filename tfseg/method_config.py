@@ -376,6 +376,14 @@ class StrictConfig(SPNetConfig):
         "with --generator_classes=all and --disagreeing=ignore. None: no such rule.",
         limits=(0, 100),
     )
+    pseudo_label_scores: str = option(
+        "probability",
+        "By which score --pseudo_label_share chooses: the probability, or standardised: the "
+        "logarithm of an unseen class's probability less its mean over the image's candidates, "
+        "divided by their deviation; then every candidate is of the unseen class that stands out "
+        "most.",
+        choices=("probability", "standardised"),
+    )
     pseudo_label_void: bool = option(
         False,
         "Void and padding get pseudo labels too, as published; only where background takes no "

@@ -38,7 +38,7 @@ from tfseg.models.layers import fold_seed
 from tfseg.monitors import Monitors
 from tfseg.ops import agreement
 from tfseg.ops.calibration import Calibration, calibrated
-from tfseg.ops.confident_share import most_confident
+from tfseg.ops.confident_share import most_confident, standardised
 from tfseg.ops.losses import pixel_cross_entropy
 
 # Optimisers whose state is zero at the start, so that a round may begin with it.
@@ -129,6 +129,8 @@ class Strict(SPNet):
                 received=settings.teacher_seen_bias,
                 accepted="0, or any with --generator_classes=all",
             )
+        if settings.pseudo_label_scores == "standardised":
+            self._check_standardised()
         for flag, used, needs in (
             ("pseudo_label_void", settings.pseudo_label_void, False),
             ("disagreeing", settings.disagreeing != "background", True),
@@ -141,6 +143,27 @@ class Strict(SPNet):
                     f"{is_or_not} a seen class.",
                     where=f"--{flag}",
                     received=f"--class_split={self.spec.split.name}",
+                    fix=f"leave out --{flag}",
+                )
+
+    def _check_standardised(self) -> None:
+        settings = self.settings
+        where = "--pseudo_label_scores=standardised"
+        if settings.pseudo_label_share is None or settings.generator_classes != "all":
+            raise UserError(
+                "Scores are standardised for a share of them, and of probabilities among all "
+                "classes.",
+                where=where,
+                received=f"--pseudo_label_share={settings.pseudo_label_share}, "
+                f"--generator_classes={settings.generator_classes}",
+                fix="add --pseudo_label_share=25 --generator_classes=all",
+            )
+        for flag in ("teacher_seen_bias", "min_confidence"):
+            if getattr(settings, flag):
+                raise UserError(
+                    f"--{flag} has no effect on standardised scores.",
+                    where=f"{where}, --{flag}",
+                    received=getattr(settings, flag),
                     fix=f"leave out --{flag}",
                 )
 
@@ -291,6 +314,8 @@ class Strict(SPNet):
         """
         settings, split = self.settings, self.spec.split
         logits = self.view_logits(image, candidate.shape[1:3], seed=seed)
+        if settings.pseudo_label_scores == "standardised":
+            return self._standing_out(logits, candidate)
         seen = tf.constant([float(c in split.seen) for c in self._answers])
         scores = logits
         if settings.teacher_seen_bias:
@@ -314,6 +339,33 @@ class Strict(SPNet):
             )
             kept &= (chosen >= 0) | (tf.gather(seen, answer) > 0)
         return label, kept
+
+    def _standing_out(
+        self, logits: list[tf.Tensor], candidate: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns pseudo labels by how much a candidate stands out in its image (ours).
+
+        Args:
+          logits: float32 [N, h, w, classes of the generator] of each view.
+          candidate: bool [N, h, w].
+
+        Returns:
+          As `pseudo_labels`; every label is an unseen class.
+        """
+        unseen = [(i, c) for i, c in enumerate(self._answers) if c in self.spec.split.unseen]
+        columns, classes = (tf.constant(x, tf.int32) for x in zip(*unseen))
+        scores = [
+            standardised(tf.gather(tf.nn.log_softmax(x), columns, axis=-1), candidate)
+            for x in logits
+        ]
+        answer, kept = agreement.agree(scores)
+        chosen = most_confident(
+            tf.add_n(scores),
+            candidate & kept,
+            classes=list(range(len(unseen))),
+            percent=self.settings.pseudo_label_share,
+        )
+        return tf.gather(classes, answer), kept & (chosen >= 0)
 
     def _weakened(self, probs: tf.Tensor) -> tf.Tensor:
         """Returns the teacher's probabilities less the bias of seen classes."""

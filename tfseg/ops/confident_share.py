@@ -1,4 +1,8 @@
-"""The most confident share of every class and image, as pseudo labels: ZS5's rule.
+"""The most confident share of every class and image, as pseudo labels: ZS5's rule, and ours.
+
+A network trained with objects that are background in its labels gives them no probability that it
+would not also give to real background elsewhere; within an image they stand out. `standardised`
+makes scores of that.
 
 Source: Bucher et al., "Zero-shot semantic segmentation", NeurIPS 2019, section 3.2 (ZS5); ZS3
 specification 4.6, which settles what the paper leaves open.
@@ -7,6 +11,9 @@ specification 4.6, which settles what the paper leaves open.
 from collections.abc import Sequence
 
 import tensorflow as tf
+
+# Far below the variance of log-probabilities within any image.
+_VARIANCE_FLOOR = 1e-6
 
 
 def most_confident(
@@ -43,3 +50,23 @@ def most_confident(
     kept = tf.reduce_any(named & (number <= allowed), -1)
     kept = tf.gather(kept, tf.argsort(order), batch_dims=1)
     return tf.where(tf.reshape(kept, shape), label, -1)
+
+
+def standardised(scores: tf.Tensor, candidate: tf.Tensor) -> tf.Tensor:
+    """Returns by how many deviations scores exceed their mean over the candidates of an image.
+
+    Args:
+      scores: float32 [N, h, w, C].
+      candidate: bool [N, h, w]; an image without any gives zeros.
+
+    Returns:
+      float32 [N, h, w, C].
+
+    Source: ours.
+    """
+    weight = tf.cast(candidate, tf.float32)[..., None]
+    count = tf.maximum(tf.reduce_sum(weight, [1, 2], keepdims=True), 1.0)
+    mean = tf.reduce_sum(scores * weight, [1, 2], keepdims=True) / count
+    centred = (scores - mean) * tf.reduce_max(weight, [1, 2], keepdims=True)
+    variance = tf.reduce_sum(centred**2 * weight, [1, 2], keepdims=True) / count
+    return centred * tf.math.rsqrt(variance + _VARIANCE_FLOOR)
