@@ -15,6 +15,10 @@ label of an unseen class is none of a seen class either, except background, for 
 labels; so an answer that is a seen class leaves a candidate background, or without label where
 background takes no part.
 
+Where SPNet has learned that unseen objects are background, no probability finds them over all
+images, but they stand out in theirs: --pseudo_label_scores=standardised with --pseudo_label_share
+and --generator_classes=all (ours).
+
 Batch norm keeps its statistics, as published, unless --fine_tune_batch_norm is given.
 
 Source: Pastore et al., "A closer look at self-training for zero-label semantic segmentation", L2ID
