@@ -63,6 +63,13 @@ def everywhere(*scores):
     return np.tile(np.float32(scores), (3, 3, 1))
 
 
+STANDARDISED = {
+    "pseudo_label_scores": "standardised",
+    "pseudo_label_share": 25.0,
+    "generator_classes": "all",
+}
+
+
 # Pseudo labels -----------------------------------------------------------------------------------
 
 
@@ -186,8 +193,23 @@ def test_what_stands_out_in_its_image_is_of_that_class(scale):
     scores = np.stack([zero + 9, zero, 3 - ramp, ramp], -1)[None]
     method.teacher = decided(scores)
     label, kept = method.pseudo_labels(tf.zeros([1, 1, 8, 3]), tf.ones([1, 1, 8], tf.bool))
-    np.testing.assert_array_equal(label, [[[2] * 4 + [3] * 4]])
-    np.testing.assert_array_equal(kept, [[[True] * 2 + [False] * 4 + [True] * 2]])
+    np.testing.assert_array_equal(label, [[[2] * 2 + [0] * 4 + [3] * 2]])
+    assert kept.numpy().all()
+
+
+@pytest.mark.parametrize("disagreeing, otherwise", [("background", 0), ("ignore", IGNORE)])
+def test_what_does_not_stand_out_is_background_whatever_disagreement_is(disagreeing, otherwise):
+    options = {"spec": TWO_UNSEEN, "disagreeing": disagreeing, **STANDARDISED}
+    batch = batch_for(TWO_UNSEEN)
+    candidate = batch["train"]["candidate"].numpy()
+    # In the mirror image every pixel but those in the middle is of the other class.
+    ramp = np.tile(np.linspace(-8, 8, 3, dtype=np.float32), (3, 1))
+    teacher = decided(np.stack([ramp * 0 + 9, ramp * 0, -ramp, ramp], -1))
+    candidate[:, :, 16] = False
+    for views, expected in (({"view_scales": ()}, {otherwise}), (ONE_VIEW, {0, 2, 3})):
+        method = strict(**options, **views)
+        method.teacher = teacher
+        assert set(learned_from(method, batch)[candidate]) == expected
 
 
 def test_no_pseudo_labels_at_the_start_of_a_round():
@@ -437,11 +459,6 @@ def test_panels_hold_class_ids_of_the_size_of_the_image(name):
 
 # Wrong settings ----------------------------------------------------------------------------------
 
-STANDARDISED = {
-    "pseudo_label_scores": "standardised",
-    "pseudo_label_share": 25.0,
-    "generator_classes": "all",
-}
 WRONG = [
     ({"spec": dataclasses.replace(SPEC, split=None)}, "--class_split"),
     ({"rounds": 7}, "--rounds(.|\n)*30002"),

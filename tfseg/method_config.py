@@ -393,7 +393,7 @@ class StrictConfig(SPNetConfig):
         "background",
         "Where background is a seen class, a candidate without a pseudo label is background, as "
         "published for STRICT, or is ignored, as for ZS5; what the teacher takes for a seen class "
-        "is background in both.",
+        "is background in both, and so is what does not stand out among standardised scores.",
         choices=("background", "ignore"),
     )
     background_loss: str = option(

@@ -65,9 +65,11 @@ class Strict(SPNet):
         # (An empty flag is None.)
         self._view_scales = tuple(settings.view_scales or ())
         self._answers = split.unseen if settings.generator_classes == "unseen" else split.visible
-        self._otherwise = self.spec.ignore_label
-        if split.background is not None and settings.disagreeing == "background":
-            self._otherwise = split.background
+        # What a candidate is that is of no unseen class, and one of which nothing is known.
+        self._none = self.spec.ignore_label if split.background is None else split.background
+        self._otherwise = self._none
+        if settings.disagreeing == "ignore":
+            self._otherwise = self.spec.ignore_label
         self._check()
 
     @property
@@ -325,9 +327,8 @@ class Strict(SPNet):
         if settings.teacher_seen_bias:
             scores = [self._weakened(tf.nn.softmax(x)) for x in logits]
         answer, kept = agreement.agree(scores)
-        none = self.spec.ignore_label if split.background is None else split.background
         label = tf.where(
-            tf.gather(seen, answer) > 0, none, tf.gather(tf.constant(self._answers), answer)
+            tf.gather(seen, answer) > 0, self._none, tf.gather(tf.constant(self._answers), answer)
         )
         if settings.min_confidence == 0 and settings.pseudo_label_share is None:
             return label, kept
@@ -354,7 +355,8 @@ class Strict(SPNet):
           candidate: bool [N, h, w].
 
         Returns:
-          As `pseudo_labels`; every label is an unseen class.
+          As `pseudo_labels`. Where views agree on a class that does not stand out enough, it counts
+          that there is none; where they disagree nothing counts.
         """
         unseen = [(i, c) for i, c in enumerate(self._answers) if c in self.spec.split.unseen]
         columns, classes = (tf.constant(x, tf.int32) for x in zip(*unseen))
@@ -369,7 +371,7 @@ class Strict(SPNet):
             classes=list(range(len(unseen))),
             percent=self.settings.pseudo_label_share,
         )
-        return tf.gather(classes, answer), kept & (chosen >= 0)
+        return tf.where(chosen >= 0, tf.gather(classes, answer), self._none), kept
 
     def _weakened(self, probs: tf.Tensor) -> tf.Tensor:
         """Returns the teacher's probabilities less the bias of seen classes."""
