@@ -80,7 +80,6 @@ def test_two_replicas_agree_with_numpy(split, tmp_path, two_replicas, batch_size
     np.testing.assert_array_equal(matrix, numpy_matrix(split))
 
 
-@pytest.mark.slow
 def test_a_real_network_counts_the_same_for_any_batch_and_replicas(split, tmp_path, two_replicas):
     from tfseg.config import ModelConfig
     from tfseg.models import build_model
@@ -371,7 +370,6 @@ def test_predictions_keep_to_the_image_level_labels(
     assert (matrix != numpy_matrix(labelled_split)).any()
 
 
-@pytest.mark.slow
 def test_a_real_network_keeps_to_them_bit_for_bit(labelled_split, tmp_path, two_replicas):
     from tfseg.config import ModelConfig
     from tfseg.models import build_model

@@ -207,7 +207,6 @@ def test_gradient_accumulation_decays_the_counts_once_a_step():
     np.testing.assert_allclose(counts[0], counts[1], rtol=0.01)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 2])
 def test_two_replicas_equal_one_with_synchronised_statistics(two_replicas, parts):
     batch = batch_for(batch_size=8) if parts == 2 else batch_for()

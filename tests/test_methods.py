@@ -275,7 +275,6 @@ def test_every_method_is_tested():
     assert {regime["name"] for regime in REGIMES} == set(METHODS) == set(METHOD_CONFIGS)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("regime", REGIMES, ids=regime_id)
 def test_contract_on_two_replicas(regime, two_replicas):
     trainer = make_trainer(two_replicas, batch_of(regime), **regime)
@@ -356,7 +355,6 @@ def test_no_loss_depends_on_hidden_labels(regime):
     assert figures != other_figures
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("regime", REGIMES, ids=regime_id)
 def test_saving_and_restoring_changes_no_step(regime, tmp_path):
     batch = batch_of(regime)

@@ -310,9 +310,9 @@ def test_two_replicas_equal_one_with_synchronised_statistics(two_replicas, optio
 
 
 @pytest.mark.slow
-def test_two_replicas_equal_one_with_xception(two_replicas):
-    model = {"model_variant": "xception_41", "aspp_convs_filters": 256, "decoder_filters": 256}
-    heads = ("logits/", "xception_41/logits", "pixel_normalization", "hyper_column")
+def test_two_replicas_equal_one_with_xception_65(two_replicas):
+    model = {"model_variant": "xception_65", "aspp_convs_filters": 256, "decoder_filters": 256}
+    heads = ("logits/", "xception_65/logits", "pixel_normalization", "hyper_column")
     _assert_equal_steps(two_replicas, 1e-3, names=heads, model=model)
 
 

@@ -179,13 +179,7 @@ def test_a_share_of_every_image_is_kept():
 
 @pytest.mark.parametrize("scale", [1.0, 0.01])
 def test_what_stands_out_in_its_image_is_of_that_class(scale):
-    method = strict(
-        spec=TWO_UNSEEN,
-        pseudo_label_share=50.0,
-        pseudo_label_scores="standardised",
-        generator_classes="all",
-        **ONE_VIEW,
-    )
+    method = strict(spec=TWO_UNSEEN, **{**STANDARDISED, "pseudo_label_share": 50.0}, **ONE_VIEW)
     # Everywhere background is far the likeliest, and class 2 likelier than class 3, which rises to
     # the right by however little; class 2 rises to the left.
     ramp = np.linspace(-1, 1, 8, dtype=np.float32) * scale
