@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfseg.ops.confident_share import most_confident, standardised
+from tfseg.ops.confident_share import class_of_image, most_confident, standardised
 
 
 def probs_of(label, confidence, num_classes=4):
@@ -79,3 +79,22 @@ def test_scores_are_standardised_over_the_candidates_of_each_image():
     assert (result[2] == 0).all()
     equal = standardised(tf.ones([1, 2, 2, 1]), tf.ones([1, 2, 2], tf.bool))
     np.testing.assert_array_equal(equal, np.zeros([1, 2, 2, 1]))
+
+
+def test_an_image_is_of_the_class_that_is_likelier_there_than_usual():
+    scores = np.random.default_rng(1).normal(size=(4, 3, 3, 3)).astype(np.float32)
+    chosen = np.random.default_rng(2).random((4, 3, 3)) < 0.5
+    chosen[2] = False
+    scores[2] = 1e3
+    candidate = chosen | (np.random.default_rng(3).random((4, 3, 3)) < 0.5)
+    candidate[2] = False
+    both = tf.constant(chosen), tf.constant(candidate)
+    result = class_of_image(tf.constant(scores), *both).numpy()
+    mean = {i: scores[i][chosen[i]].mean(0) for i in (0, 1, 3)}
+    usual = scores[candidate].mean(0)
+    for image, value in mean.items():
+        assert result[image] == (value - usual).argmax()
+    assert len({result[i] for i in mean}) > 1 and 0 <= result[2] < 3
+    # A class that is favoured in all images alike does not matter.
+    favoured = class_of_image(tf.constant(scores + np.float32([0, 50, 0])), *both).numpy()
+    np.testing.assert_array_equal(favoured[[0, 1, 3]], result[[0, 1, 3]])

@@ -204,9 +204,8 @@ def random_batch(
 
 def make_method(name="pseudoseg", *, weakly=False, model=None, settings=None, spec=SPEC, **train):
     """Builds a method around a small network; also returns its configuration."""
-    config = TrainConfig(
-        method=name, weakly=weakly, train_batch_size=4, base_learning_rate=0.01, **train
-    )
+    train = {"train_batch_size": 4, "base_learning_rate": 0.01, **train}
+    config = TrainConfig(method=name, weakly=weakly, **train)
     model_config = ModelConfig(**{**SMALL, "batch_norm_momentum": 0.9, **(model or {})})
     settings = METHOD_CONFIGS[name](**(settings or {}))
     model_config = METHODS[name].network_config(model_config, settings)

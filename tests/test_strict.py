@@ -19,6 +19,7 @@ from tfseg.config import TrainConfig
 from tfseg.errors import UserError
 from tfseg.methods.strict import Strict
 from tfseg.monitors import Monitors, summarise
+from tfseg.ops import agreement
 
 SEED = tf.constant([1, 2])
 IGNORE, UNSEEN = 255, 3
@@ -204,6 +205,37 @@ def test_what_does_not_stand_out_is_background_whatever_disagreement_is(disagree
         method = strict(**options, **views)
         method.teacher = teacher
         assert set(learned_from(method, batch)[candidate]) == expected
+
+
+@pytest.mark.parametrize("disagreeing, otherwise", [("background", 0), ("ignore", IGNORE)])
+def test_what_stands_out_gets_one_name_for_an_image(disagreeing, otherwise):
+    options = {**STANDARDISED, "pseudo_label_share": 50.0, "pseudo_label_names": "image"}
+    options.update(spec=TWO_UNSEEN, disagreeing=disagreeing)
+    # Class 3 is far the likelier everywhere, in what stands out of the second image less so.
+    scores = np.zeros([2, 1, 4, 4], np.float32)
+    scores[..., 0] = [9, 7, 6, 9]
+    scores[..., 3] = 3
+    scores[0, 0, 1:3, 3], scores[1, 0, 1:3, 3] = 4, 2
+    label, candidate = tf.zeros([2, 1, 4], tf.int32), tf.ones([2, 1, 4], tf.bool)
+
+    def completed(scores, candidate=candidate, **views):
+        method = strict(**options, **views)
+        method.teacher = lambda image, training, input_scale: {"logits": tf.constant(scores)}
+        pseudo, kept = method.pseudo_labels(tf.zeros([2, 1, 4, 3]), candidate)
+        return agreement.complete(label, pseudo, kept, candidate, otherwise=otherwise).numpy()
+
+    np.testing.assert_array_equal(completed(scores, **ONE_VIEW), [[[0, 3, 3, 0]], [[0, 2, 2, 0]]])
+    # An image in which nothing may be of an unseen class takes no part in the comparison.
+    more = np.array([True, False])[:, None, None] & candidate.numpy()
+    result = completed(scores, tf.constant(more), **ONE_VIEW)
+    assert set(result[0, 0]) <= {0, 2, 3} and not result[1].any()
+    # Of three pixels that stand out, one is another in the mirror image.
+    options["pseudo_label_share"] = 75.0
+    scores[:, :, 0, 0] -= 1
+    o = otherwise
+    np.testing.assert_array_equal(
+        completed(scores, view_scales=()), [[[o, 3, 3, o]], [[o, 2, 2, o]]]
+    )
 
 
 def test_no_pseudo_labels_at_the_start_of_a_round():
@@ -467,6 +499,11 @@ WRONG = [
     ({**STANDARDISED, "generator_classes": "unseen"}, "--generator_classes"),
     ({**STANDARDISED, "teacher_seen_bias": 0.5}, "--teacher_seen_bias"),
     ({**STANDARDISED, "min_confidence": 0.5}, "--min_confidence"),
+    ({"pseudo_label_names": "image"}, "--pseudo_label_scores=standardised"),
+    (
+        {**STANDARDISED, "pseudo_label_names": "image", "train": {"train_batch_size": 1}},
+        "--train_batch_size=2",
+    ),
     ({"pseudo_label_void": True}, "--pseudo_label_void"),
     ({"spec": NO_BACKGROUND, "disagreeing": "ignore"}, "--disagreeing"),
     ({"spec": NO_BACKGROUND, "background_loss": "with_unseen"}, "--background_loss"),

@@ -384,6 +384,13 @@ class StrictConfig(SPNetConfig):
         "most.",
         choices=("probability", "standardised"),
     )
+    pseudo_label_names: str = option(
+        "pixel",
+        "With standardised scores: every pixel is of the class that stands out most there, or "
+        "image: all that stands out in an image is of one class, that which is there likelier than "
+        "usual in the batch. Views then have to agree on what stands out, not on the class.",
+        choices=("pixel", "image"),
+    )
     pseudo_label_void: bool = option(
         False,
         "Void and padding get pseudo labels too, as published; only where background takes no "

@@ -42,7 +42,7 @@ from tfseg.models.layers import fold_seed
 from tfseg.monitors import Monitors
 from tfseg.ops import agreement
 from tfseg.ops.calibration import Calibration, calibrated
-from tfseg.ops.confident_share import most_confident, standardised
+from tfseg.ops.confident_share import class_of_image, most_confident, standardised
 from tfseg.ops.losses import pixel_cross_entropy
 
 # Optimisers whose state is zero at the start, so that a round may begin with it.
@@ -137,6 +137,13 @@ class Strict(SPNet):
             )
         if settings.pseudo_label_scores == "standardised":
             self._check_standardised()
+        elif settings.pseudo_label_names != "pixel":
+            raise UserError(
+                "Only what stands out gets one name for an image.",
+                where=f"--pseudo_label_names={settings.pseudo_label_names}",
+                received=f"--pseudo_label_scores={settings.pseudo_label_scores}",
+                fix="add --pseudo_label_scores=standardised",
+            )
         for flag, used, needs in (
             ("pseudo_label_void", settings.pseudo_label_void, False),
             ("disagreeing", settings.disagreeing != "background", True),
@@ -163,6 +170,14 @@ class Strict(SPNet):
                 received=f"--pseudo_label_share={settings.pseudo_label_share}, "
                 f"--generator_classes={settings.generator_classes}",
                 fix="add --pseudo_label_share=25 --generator_classes=all",
+            )
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if settings.pseudo_label_names == "image" and self.config.train_batch_size < 2 * replicas:
+            raise UserError(
+                "Images are named by comparison with others of the batch: a replica needs two.",
+                where="--pseudo_label_names=image, --train_batch_size",
+                received=f"{self.config.train_batch_size} images for {replicas} replica(s)",
+                fix=f"--train_batch_size={2 * replicas}",
             )
         for flag in ("teacher_seen_bias", "min_confidence"):
             if getattr(settings, flag):
@@ -360,10 +375,10 @@ class Strict(SPNet):
         """
         unseen = [(i, c) for i, c in enumerate(self._answers) if c in self.spec.split.unseen]
         columns, classes = (tf.constant(x, tf.int32) for x in zip(*unseen))
-        scores = [
-            standardised(tf.gather(tf.nn.log_softmax(x), columns, axis=-1), candidate)
-            for x in logits
-        ]
+        log_probs = [tf.gather(tf.nn.log_softmax(x), columns, axis=-1) for x in logits]
+        if self.settings.pseudo_label_names == "image":
+            return self._named_by_image(log_probs, candidate, classes)
+        scores = [standardised(x, candidate) for x in log_probs]
         answer, kept = agreement.agree(scores)
         chosen = most_confident(
             tf.add_n(scores),
@@ -372,6 +387,35 @@ class Strict(SPNet):
             percent=self.settings.pseudo_label_share,
         )
         return tf.where(chosen >= 0, tf.gather(classes, answer), self._none), kept
+
+    def _named_by_image(
+        self, log_probs: list[tf.Tensor], candidate: tf.Tensor, classes: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns pseudo labels of one class per image, where any unseen one stands out (ours).
+
+        Args:
+          log_probs: float32 [N, h, w, U] of each view.
+          candidate: bool [N, h, w].
+          classes: the U unseen classes, int32.
+
+        Returns:
+          As `pseudo_labels`. Where no view is among its share, it counts that there is none; where
+          some are, nothing counts.
+        """
+        shares = [
+            most_confident(
+                tf.reduce_max(standardised(x, candidate), -1, keepdims=True),
+                candidate,
+                classes=[0],
+                percent=self.settings.pseudo_label_share,
+            )
+            >= 0
+            for x in log_probs
+        ]
+        everywhere, somewhere = (f(tf.stack(shares), 0) for f in (tf.reduce_all, tf.reduce_any))
+        name = tf.gather(classes, class_of_image(tf.add_n(log_probs), everywhere, candidate))
+        label = tf.where(everywhere, name[:, None, None], self._none)
+        return label, everywhere | ~somewhere
 
     def _weakened(self, probs: tf.Tensor) -> tf.Tensor:
         """Returns the teacher's probabilities less the bias of seen classes."""

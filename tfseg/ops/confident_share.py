@@ -2,7 +2,7 @@
 
 A network trained with objects that are background in its labels gives them no probability that it
 would not also give to real background elsewhere; within an image they stand out. `standardised`
-makes scores of that.
+makes scores of that, `class_of_image` a name.
 
 Source: Bucher et al., "Zero-shot semantic segmentation", NeurIPS 2019, section 3.2 (ZS5); ZS3
 specification 4.6, which settles what the paper leaves open.
@@ -70,3 +70,30 @@ def standardised(scores: tf.Tensor, candidate: tf.Tensor) -> tf.Tensor:
     centred = (scores - mean) * tf.reduce_max(weight, [1, 2], keepdims=True)
     variance = tf.reduce_sum(centred**2 * weight, [1, 2], keepdims=True) / count
     return centred * tf.math.rsqrt(variance + _VARIANCE_FLOOR)
+
+
+def class_of_image(scores: tf.Tensor, chosen: tf.Tensor, candidate: tf.Tensor) -> tf.Tensor:
+    """Returns the class that the chosen pixels of an image are likelier of than is usual.
+
+    A network favours some of the classes that it has never learned, whatever it is shown; how much
+    more it says of one image than it says in general tells which of them it is. In general: in the
+    mean over the candidates of the batch.
+
+    Args:
+      scores: float32 [N, h, w, C].
+      chosen: bool [N, h, w]; an image without any gets some class.
+      candidate: bool [N, h, w].
+
+    Returns:
+      int32 [N]: the channel.
+
+    Source: ours.
+    """
+
+    def mean(of, axes):
+        weight = tf.cast(of, tf.float32)[..., None]
+        total = tf.reduce_sum(scores * weight, axes)
+        return tf.math.divide_no_nan(total, tf.reduce_sum(weight, axes))
+
+    usual = mean(candidate, [0, 1, 2])
+    return tf.argmax(mean(chosen, [1, 2]) - usual, -1, output_type=tf.int32)
