@@ -17,7 +17,8 @@ background takes no part.
 
 Where SPNet has learned that unseen objects are background, no probability finds them over all
 images, but they stand out in theirs: --pseudo_label_scores=standardised with --pseudo_label_share
-and --generator_classes=all (ours).
+and --generator_classes=all (ours). Which class it is, images tell by comparison with each other:
+--pseudo_label_names=image (ours).
 
 Batch norm keeps its statistics, as published, unless --fine_tune_batch_norm is given.
 
