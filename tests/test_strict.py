@@ -504,6 +504,14 @@ WRONG = [
         {**STANDARDISED, "pseudo_label_names": "image", "train": {"train_batch_size": 1}},
         "--train_batch_size=2",
     ),
+    (
+        {
+            **STANDARDISED,
+            "pseudo_label_names": "image",
+            "train": {"train_batch_size": 4, "gradient_accumulation_steps": 4},
+        },
+        "--train_batch_size=8",
+    ),
     ({"pseudo_label_void": True}, "--pseudo_label_void"),
     ({"spec": NO_BACKGROUND, "disagreeing": "ignore"}, "--disagreeing"),
     ({"spec": NO_BACKGROUND, "background_loss": "with_unseen"}, "--background_loss"),

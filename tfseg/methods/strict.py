@@ -172,13 +172,16 @@ class Strict(SPNet):
                 f"--generator_classes={settings.generator_classes}",
                 fix="add --pseudo_label_share=25 --generator_classes=all",
             )
+        parts = self.config.gradient_accumulation_steps
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        if settings.pseudo_label_names == "image" and self.config.train_batch_size < 2 * replicas:
+        needed = 2 * replicas * parts
+        if settings.pseudo_label_names == "image" and self.config.train_batch_size < needed:
             raise UserError(
-                "Images are named by comparison with others of the batch: a replica needs two.",
+                "Images are named by comparison with others: every part of a batch needs two.",
                 where="--pseudo_label_names=image, --train_batch_size",
-                received=f"{self.config.train_batch_size} images for {replicas} replica(s)",
-                fix=f"--train_batch_size={2 * replicas}",
+                received=f"{self.config.train_batch_size} images for {replicas} replica(s), "
+                f"--gradient_accumulation_steps={parts}",
+                fix=f"--train_batch_size={needed}",
             )
         for flag in ("teacher_seen_bias", "min_confidence"):
             if getattr(settings, flag):
