@@ -134,6 +134,28 @@ def test_the_gate_mixes_in_evaluation_and_draws_in_training():
     assert taken == pytest.approx(0.3, abs=0.01)
 
 
+@pytest.mark.parametrize("kind", ["published", "mixture"])
+def test_mean_of_the_gate_in_training(kind):
+    gate = StochasticGate(0.3, kind=kind)
+    deep, shallow = tf.fill([4000], 1.0), tf.fill([4000], -1.0)
+    drawn = gate(deep, shallow, training=True, dropout_seed=tf.constant([1, 2]))
+    evaluated = float(gate(deep, shallow)[0])
+    assert evaluated == pytest.approx(0.4)
+    # The mixture's mean is what evaluation takes; the published one's is the deep feature.
+    assert float(tf.reduce_mean(drawn)) == pytest.approx(
+        evaluated if kind == "mixture" else 1.0, abs=0.08
+    )
+
+
+def test_the_network_builds_the_gate_that_is_asked_for():
+    model = small_network(low_rank_gate="mixture")
+    image = tf.random.stateless_uniform([1, 33, 33, 3], [0, 0], 0.0, 255.0)
+    seed = tf.constant([3, 4])
+    mixture = model(image, training=True, dropout_seed=seed)["logits"]
+    published = small_network()(image, training=True, dropout_seed=seed)["logits"]
+    assert float(tf.reduce_max(tf.abs(mixture - published))) > 1e-3
+
+
 # The network -------------------------------------------------------------------------------------
 
 

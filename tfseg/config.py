@@ -167,6 +167,13 @@ class ModelConfig:
         "SLRNet's variant for many classes: wider projections; set --decoder_filters and "
         "--aspp_convs_filters to 512 with it.",
     )
+    low_rank_gate: str = option(
+        "published",
+        "What SLRNet's gate gives in training where it keeps a deep feature: published, "
+        "(deep - 0.3 shallow) / 0.7, so that the gate's mean is deep; or mixture, deep itself, so "
+        "that its mean is the mixture that evaluation takes.",
+        choices=("published", "mixture"),
+    )
     low_rank_freeze_aspp_statistics: bool = option(
         True,
         "Batch norm in SLRNet's ASPP keeps mean 0 and variance 1, as published; false: it "

@@ -29,6 +29,7 @@ MAY_DIFFER = (
     "output_stride",
     "atrous_rates",
     "image_pyramid",
+    "low_rank_gate",
     "low_rank_iterations",
     "low_rank_test_views",
     "low_rank_view_scale",

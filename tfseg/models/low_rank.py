@@ -176,21 +176,34 @@ class GlobalCueInjection(Layer):
         return self.output_unit(self._activation(x * (scale + 1) + shift), training=training)
 
 
-def gate(deep: tf.Tensor, shallow: tf.Tensor, keep_deep: tf.Tensor, *, share: float) -> tf.Tensor:
+def gate(
+    deep: tf.Tensor,
+    shallow: tf.Tensor,
+    keep_deep: tf.Tensor,
+    *,
+    share: float,
+    kind: str = "published",
+) -> tf.Tensor:
     """Takes the one or the other, entry by entry.
 
-    With deep features kept at probability 1 - α the expected value is `deep`, and not the mixture
-    of evaluation; so it was published.
+    With deep features kept at probability 1 - α the expected value of 'mixture' is the mixture of
+    evaluation, (1 - α) deep + α shallow. That of 'published' is `deep`: the layers behind the gate
+    are then trained on other features than those they are evaluated on.
 
     Args:
       deep, shallow: float, of one shape.
       keep_deep: bool of that shape.
       share: α.
+      kind: 'published' or 'mixture'.
 
     Returns:
-      (deep - α shallow) / (1 - α) where `keep_deep`, `shallow` elsewhere.
+      Where `keep_deep`, (deep - α shallow) / (1 - α) ('published') or `deep` ('mixture');
+      `shallow` elsewhere.
+
+    Source: specification 3 ('published'); 'mixture' is ours.
     """
-    return tf.where(keep_deep, (deep - share * shallow) / (1.0 - share), shallow)
+    kept = deep if kind == "mixture" else (deep - share * shallow) / (1.0 - share)
+    return tf.where(keep_deep, kept, shallow)
 
 
 class StochasticGate(Layer):
@@ -198,13 +211,14 @@ class StochasticGate(Layer):
 
     Args:
       share: α, of the shallow features in evaluation and of the entries that take them in training.
+      kind: what `gate` takes in training: 'published' or 'mixture'.
 
     Source: specification 3.
     """
 
-    def __init__(self, share: float = 0.3):
+    def __init__(self, share: float = 0.3, *, kind: str = "published"):
         super().__init__("stochastic_gate")
-        self._share = share
+        self._share, self._kind = share, kind
         self._key = dropout_key(self.name)
 
     def call(
@@ -219,4 +233,4 @@ class StochasticGate(Layer):
             return (1.0 - self._share) * deep + self._share * shallow
         seed = tf.random.experimental.stateless_fold_in(dropout_seed, self._key)
         draw = tf.random.stateless_uniform(tf.shape(deep), seed, alg="philox")
-        return gate(deep, shallow, draw >= self._share, share=self._share)
+        return gate(deep, shallow, draw >= self._share, share=self._share, kind=self._kind)

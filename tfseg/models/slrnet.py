@@ -186,7 +186,7 @@ class LowRankHead(Layer):
             )
             shallow_channels = channels
         self.global_cue = GlobalCueInjection(settings, shallow_channels, channels)
-        self.gate = StochasticGate()
+        self.gate = StochasticGate(kind=config.low_rank_gate)
         self.last = Convolutions(
             settings,
             "segmentation",
