@@ -1,6 +1,7 @@
 """SLRNet through the programs: three regimes, resuming, predictions with scores, bad input."""
 
 import json
+import shutil
 import signal
 
 import numpy as np
@@ -53,6 +54,23 @@ def test_an_interrupted_run_reaches_the_same_weights(records, trained, tmp_path)
     run(*long_run(records, logdir))
     assert_same_weights(trained, logdir)
     assert losses(trained) == losses(logdir)
+
+
+def test_a_complete_run_gets_its_batch_norm_statistics_anew(records, trained, tmp_path):
+    logdir = tmp_path / "run"
+    shutil.copytree(trained, logdir)
+    before = {path.name: path.read_bytes() for path in logdir.iterdir()}
+    train = list(long_run(records, logdir))
+    result = run(*train, "--reestimate_batch_norm=10")
+    assert "the run is complete" in result.stdout
+    folder = logdir / "reestimated"
+    assert f"evaluate it by --checkpoint_dir={folder}" in result.stdout
+    assert {p.name: p.read_bytes() for p in logdir.iterdir() if p.is_file()} == before
+    metrics = evaluate(folder, records, tmp_path / "eval")
+    assert np.sum(metrics["confusion_matrix"]) > 0
+    record = json.loads((folder / "config.json").read_text())
+    facts = record["reestimated_batch_norm"]
+    assert facts["images"] % facts["batch_size"] == 0 and facts["images"] >= 10
 
 
 def test_evaluation_with_scores_labels_and_both_views(records, trained, tmp_path):

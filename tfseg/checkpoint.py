@@ -254,6 +254,18 @@ def load_network(model: Any, prefix: str, network: str | None = None) -> int:
     return -1 if step is None else step
 
 
+def network_values(prefix: str, network: str) -> dict[str, np.ndarray]:
+    """Returns everything that one of our checkpoints holds of a network, by variable name.
+
+    Args:
+      prefix: the checkpoint.
+      network: one of `stored_variables`.
+    """
+    reader = open_reader(prefix)
+    keys = stored_variables(prefix)[network]
+    return {name: reader.get_tensor(key) for name, key in keys.items()}
+
+
 def _check_is_no_classifier(model: Any, variable: tf.Variable, prefix: str) -> None:
     """Refuses a checkpoint without classifier where one is asked for; `variable` is missing."""
     classifier = getattr(model, "classifier", None)
@@ -297,12 +309,13 @@ def _move_into_place(staging: str, name: str, folder: str, networks: Iterable[st
     _fsync(folder)
 
 
-def export(prefix: str, variables: Iterable[tf.Variable]) -> None:
-    """Writes variables as the network 'model' of a checkpoint, either whole or not at all.
+def export(prefix: str, networks: Mapping[str, Mapping[str, tf.Variable | np.ndarray]]) -> None:
+    """Writes the values of networks as a checkpoint, either whole or not at all.
 
     Args:
       prefix: such as `/weights/resnet101s`; the folder is made, files of that name are replaced.
-      variables: of a network or of a part of it.
+      networks: by the network's name, the deployable one first, and by the variable's name: all of
+        a network or a part of it.
 
     Raises:
       UserError: the prefix is a folder, or the disk is full or not writable.
@@ -319,9 +332,15 @@ def export(prefix: str, variables: Iterable[tf.Variable]) -> None:
     staging = os.path.join(folder, f".writing-{os.getpid()}")
     try:
         os.makedirs(staging)
-        tree = tf.train.Checkpoint(networks={"model": by_name(variables)})
-        tree.write(os.path.join(staging, name))
-        _move_into_place(staging, name, folder, ["model"])
+        variables = {
+            network: {
+                key: value if isinstance(value, tf.Variable) else tf.Variable(value)
+                for key, value in values.items()
+            }
+            for network, values in networks.items()
+        }
+        tf.train.Checkpoint(networks=variables).write(os.path.join(staging, name))
+        _move_into_place(staging, name, folder, networks)
     except OSError as error:
         raise from_os_error(error) or error from None
     except tf.errors.OpError as error:

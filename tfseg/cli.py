@@ -7,7 +7,7 @@ import dataclasses
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from tfseg import command_line, flags, run_record
@@ -496,6 +496,7 @@ def _train(argv: list[str]) -> int:
                 settings=settings,
                 over_replicas=model_config.sync_batch_norm and replicas > 1,
             )
+            _check_reestimation(method, config)
             _initialise_networks(method, config)
             ema = _ema(method, build, config)
         data.mean_pixel = method.model.mean_pixel
@@ -511,7 +512,7 @@ def _train(argv: list[str]) -> int:
             print(_describe_split(spec), flush=True)
         _note_leaks(data_config, spec)
         is_chief = _is_chief(strategy)
-        if is_chief:
+        if is_chief and not _is_complete(config):
             extra = {"num_replicas": replicas, "initial_run": initial_run}
             run_record.write(config.train_logdir, **facts, extra=extra)
         trainer = Trainer(
@@ -528,7 +529,7 @@ def _train(argv: list[str]) -> int:
             trainer.iterator = data.iterator(step)
 
         try:
-            return run(
+            code = run(
                 trainer=trainer,
                 config=config,
                 interruption=interruption,
@@ -542,6 +543,12 @@ def _train(argv: list[str]) -> int:
                 start_at=start_at,
                 is_chief=is_chief,
             )
+            if code == 0 and config.reestimate_batch_norm:
+                if is_chief:
+                    code = _reestimate(build, data, config, interruption)
+                # The other workers stay until the chief is done.
+                code = trainer.agreement.largest(code)
+            return code
         except tf.errors.OpError:
             data.explain()
             raise
@@ -577,6 +584,66 @@ def _ema(method: Any, build: Any, config: TrainConfig) -> Any:
     for target, source in zip(ema.variables, method.model.variables):
         target.assign(source)
     return ema
+
+
+def _is_complete(config: TrainConfig) -> bool:
+    """Returns whether nothing is left to train, so that the run's files stay as they are."""
+    from tfseg import checkpoint
+
+    prefix = checkpoint.newest(config.train_logdir)
+    step = None if prefix is None else checkpoint.step_of(prefix)
+    return step is not None and step >= config.training_number_of_steps
+
+
+def _check_reestimation(method: Any, config: TrainConfig) -> None:
+    """Insists that there are statistics to measure, where the user asks for it.
+
+    Raises:
+      UserError: no batch norm of the network learns statistics.
+    """
+    from tfseg.training import reestimation
+
+    if config.reestimate_batch_norm and not reestimation.learning_norms(method.model):
+        raise UserError(
+            "--reestimate_batch_norm has nothing to do: no batch norm of this network learns "
+            "statistics.",
+            where="--reestimate_batch_norm",
+            received=config.reestimate_batch_norm,
+            accepted="--fine_tune_batch_norm, or a head with batch norm",
+            fix="leave out --reestimate_batch_norm",
+        )
+
+
+def _reestimate(build: Any, data: "TrainingData", config: TrainConfig, interruption: Any) -> int:
+    """Writes the trained network with batch norm statistics measured anew; returns an exit code."""
+    from tfseg.training import reestimation
+    from tfseg.training.interruption import Stopped
+
+    stream, batch_size, batches = data.largest_stream(config.reestimate_batch_norm)
+    images = batch_size * batches
+    print(f"batch norm: measuring its statistics on {images} images of stream {stream}", flush=True)
+
+    def looked_at():
+        for batch in data.first_views(stream, batch_size, batches):
+            interruption.check()
+            yield batch
+
+    try:
+        prefix = reestimation.write(
+            config.train_logdir,
+            build,
+            looked_at,
+            num_batches=batches,
+            facts={"images": images, "batch_size": batch_size, "stream": stream},
+        )
+    except Stopped as stopped:
+        print("batch norm: not written; run the same command again", flush=True)
+        return stopped.exit_code
+    print(
+        f"batch norm: {prefix}; evaluate it by --checkpoint_dir={os.path.dirname(prefix)}",
+        flush=True,
+    )
+    return 0
 
 
 def _is_chief(strategy: Any) -> bool:
@@ -635,6 +702,37 @@ class TrainingData:
             return self._dataset(start_step, part)
 
         return iter(self._strategy.distribute_datasets_from_function(of_worker))
+
+    def largest_stream(self, num_images: int) -> tuple[str, int, int]:
+        """Chooses the images on which batch norm is measured anew.
+
+        Args:
+          num_images: how many are asked for.
+
+        Returns:
+          The stream with most images (the first of these); the size of a batch, which is that of a
+          replica's whole step, so that its memory suffices; and the number of batches, at least as
+          many as give `num_images`.
+        """
+        sizes = {name: len(set(s.epoch.pool.tolist())) for name, s in self._sources.items()}
+        together = sum(stream.batch_size for stream in self._streams.values())
+        batch_size = max(1, together // self._strategy.num_replicas_in_sync)
+        return max(sizes, key=sizes.__getitem__), batch_size, -(-num_images // batch_size)
+
+    def first_views(self, name: str, batch_size: int, batches: int) -> Iterator[Any]:
+        """Yields batches of a stream's first views, float32 RGB 0..255 [B, H, W, 3]."""
+        from tfseg.data import pipeline
+
+        stream = dataclasses.replace(self._streams[name], batch_size=batch_size)
+        dataset = pipeline.make_train_dataset(
+            {name: stream},
+            {name: self._sources[name]},
+            self._data,
+            mean_pixel=self.mean_pixel,
+            seed=self._config.seed,
+        )
+        for batch in dataset.take(batches):
+            yield batch[name]["image"]
 
     def describe_batch(self, step: int) -> str:
         """Names the images of a step's global batch, by stream."""

@@ -493,6 +493,14 @@ class TrainConfig:
         0, "Steps between checkpoints, besides --save_interval_secs; 0: none."
     )
     max_to_keep: int = option(5, "Checkpoints kept.")
+    reestimate_batch_norm: int = option(
+        0,
+        "After the last step, or at once where the run is complete: measure the statistics of "
+        "batch norm anew on this many training images, seen as evaluation sees images, and write "
+        "the network to <train_logdir>/reestimated/, a --checkpoint_dir for eval.py and vis.py. "
+        "The run's own files stay as they are. 0: no.",
+        limits=(0, None),
+    )
     save_summaries_secs: int = option(180, "Seconds between image summaries.")
     save_summaries_images: bool = option(True, "Write image panels to TensorBoard.")
     profile_logdir: str | None = option(

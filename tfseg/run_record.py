@@ -39,6 +39,7 @@ MAY_DIFFER = (
 # Flags of training that any repetition of a command may change.
 _ANY_TIME = (
     "training_number_of_steps",
+    "reestimate_batch_norm",
     "train_logdir",
     "dataset_dir",
     "dataset_dir_cls",
@@ -123,6 +124,11 @@ def write(
         "dataset": spec.to_json(),
         **extra,
     }
+    write_record(folder, record)
+
+
+def write_record(folder: str, record: Mapping[str, Any]) -> None:
+    """Writes `<folder>/config.json` atomically."""
     path = os.path.join(folder, NAME)
     with open(path + ".new", "w") as file:
         json.dump(record, file, indent=2)

@@ -135,7 +135,7 @@ def convert(weights: str, model_variant: str, output: str) -> str:
     model = build_model(config, num_classes=num_classes, num_image_classes=1, crop_size=(513, 513))
     coverage = initial_weights.load_torch(model, arrays, source=weights, with_head=has_head)
     variables = checkpoint.by_name(model.variables)
-    checkpoint.export(output, [variables[name] for name in coverage.matched])
+    checkpoint.export(output, {"model": {name: variables[name] for name in coverage.matched}})
     use = f"--tf_initial_checkpoint={output} --model_variant={model_variant}"
     if has_head:
         use += f" {_as_flags(head)} --initialize_last_layer"

@@ -352,11 +352,48 @@ def max_pool(x: tf.Tensor, *, ceil: bool = False) -> tf.Tensor:
 # Batch norm -------------------------------------------------------------------------------------
 
 
+class PooledStatistics:
+    """Mean and variance of each channel over all pixels of several batches.
+
+    Args:
+      channels: of the batches.
+    """
+
+    def __init__(self, channels: int):
+        def zeros(shape):
+            return tf.Variable(tf.zeros(shape, tf.float64), trainable=False)
+
+        self._count, self._sum, self._squares = zeros([]), zeros([channels]), zeros([channels])
+
+    def add(self, mean: tf.Tensor, unbiased_variance: tf.Tensor, count: tf.Tensor) -> None:
+        """Adds a batch of `count` pixels, with float [channels] statistics."""
+        count = tf.cast(count, tf.float64)
+        mean, variance = tf.cast(mean, tf.float64), tf.cast(unbiased_variance, tf.float64)
+        biased = variance * (count - 1.0) / count
+        self._count.assign_add(count)
+        self._sum.assign_add(count * mean)
+        self._squares.assign_add(count * (biased + tf.square(mean)))
+
+    def result(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Returns mean and unbiased variance, float32 [channels]; None where nothing was added."""
+        count = self._count.numpy()
+        if count == 0:
+            return None
+        mean = self._sum.numpy() / count
+        biased = np.maximum(self._squares.numpy() / count - np.square(mean), 0.0)
+        variance = biased * (count / max(count - 1.0, 1.0))
+        return mean.astype(np.float32), variance.astype(np.float32)
+
+
 class BatchNorm(Layer):
     """Batch norm over N, h, w with float32 parameters and statistics.
 
-    In training the batch is normalised with its biased variance, and the moving variance follows
-    the unbiased one, n / (n - 1), as the fused kernel of TF1 does: m := d m + (1 - d) batch.
+    It has three modes. In training the batch is normalised with its biased variance, and the moving
+    variance follows the unbiased one, n / (n - 1), as the fused kernel of TF1 does: m := d m +
+    (1 - d) batch. In evaluation the moving statistics normalise. While `pooled` is set, batch
+    statistics normalise as in training and are added up there, whatever `training` says; the moving
+    ones stay as they are. Layers that do not learn statistics (`learns_statistics`) always
+    normalise with the moving ones.
 
     Args:
       settings: decay, epsilon, whether and over what batch statistics are taken.
@@ -382,7 +419,8 @@ class BatchNorm(Layer):
         published = settings.decay if decay is None else decay
         self._decay = published if settings.momentum is None else settings.momentum
         self._epsilon = settings.epsilon if epsilon is None else epsilon
-        self._fine_tune = settings.fine_tune_batch_norm
+        self.learns_statistics = settings.fine_tune_batch_norm
+        self.pooled: PooledStatistics | None = None
         self._sync = settings.sync_batch_norm
         ones, zeros = constant(1.0), constant(0.0)
         shape = [channels]
@@ -416,15 +454,18 @@ class BatchNorm(Layer):
         gamma = tf.ones([self._channels]) if self.gamma is None else self.gamma
         beta = tf.zeros([self._channels]) if self.beta is None else self.beta
         wide = tf.cast(x, tf.float32) if self._widen else x
-        if not (training and self._fine_tune):
+        # The moving statistics that the training kernel takes are not used by it.
+        none = tf.zeros([0])
+        if self.pooled is not None:
+            result, mean, variance = self._fused(wide, gamma, beta, none, none, True)
+            self.pooled.add(mean, variance, tf.reduce_prod(tf.shape(x)[:3]))
+        elif not (training and self.learns_statistics):
             result = self._fused(wide, gamma, beta, self.moving_mean, self.moving_variance, False)[
                 0
             ]
         elif self._sync and _replicas() > 1:
             result = self._synchronised(wide, gamma, beta, decay)
         else:
-            # The moving statistics that the training kernel takes are not used by it.
-            none = tf.zeros([0])
             result, mean, variance = self._fused(wide, gamma, beta, none, none, True)
             self._record(mean, variance, decay)
         return tf.cast(result, x.dtype)

@@ -468,6 +468,9 @@ def run(
     restored = store.restore()
     first_step = trainer.step
     trainer.check_round()
+    if restored and first_step >= config.training_number_of_steps:
+        print(f"the run is complete: {restored}", flush=True)
+        return 0
     if restored:
         print(f"resuming from {restored} (step {first_step})", flush=True)
     start_at(first_step)
@@ -481,10 +484,7 @@ def run(
     )
     writer = _SummaryWriter(config.train_logdir if is_chief else None)
     last_panels = 0.0
-    if first_step < config.training_number_of_steps:
-        print(
-            memory.describe(trainer.step_function, trainer.iterator, trainer.variables), flush=True
-        )
+    print(memory.describe(trainer.step_function, trainer.iterator, trainer.variables), flush=True)
 
     def report(interval: Interval) -> None:
         step, rate = trainer.step, trainer.current_learning_rate()

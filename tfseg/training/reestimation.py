@@ -1,0 +1,111 @@
+"""Batch norm statistics measured anew after training, in the passes of evaluation.
+
+The moving statistics of training belong to the passes of training: with dropout, with strong views,
+with SLRNet's gate as it is in training. Where evaluation differs from these, the statistics do not
+fit, and in short runs they also remember the weights of earlier steps. So the finished network
+looks at training images as in evaluation, but every norm that learned statistics normalises by its
+batch, and the statistics over all these images replace the moving ones. No mask is needed.
+
+Source: ours; the statistics are pooled over batches as in Wu and Johnson, "Rethinking 'batch' in
+BatchNorm", 2021 (section 3, "precise" statistics).
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from tfseg import checkpoint, run_record
+from tfseg.models.layers import BatchNorm, PooledStatistics
+
+FOLDER = "reestimated"
+
+
+def learning_norms(network: Any) -> list[BatchNorm]:
+    """Returns the batch norm layers whose statistics training learns."""
+    return [
+        layer
+        for layer in network.submodules
+        if isinstance(layer, BatchNorm) and layer.learns_statistics
+    ]
+
+
+@contextlib.contextmanager
+def _pooling(norms: Iterable[BatchNorm]) -> Iterator[None]:
+    for norm in norms:
+        norm.pooled = PooledStatistics(norm.moving_mean.shape[0])
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.pooled = None
+
+
+def estimate(network: Any, batches: Iterable[tf.Tensor]) -> dict[str, np.ndarray]:
+    """Measures the statistics of a network's norms.
+
+    Args:
+      network: on one device; its variables stay as they are.
+      batches: images, float32 RGB 0..255 [B, H, W, 3], all of one size.
+
+    Returns:
+      float32 [channels] by variable name: the `moving_mean` and `moving_variance` of every norm
+      that learns statistics and took part. Others keep theirs.
+    """
+    norms = learning_norms(network)
+
+    @tf.function(autograph=False)
+    def look(image: tf.Tensor) -> None:
+        network(image, training=False)
+
+    measured = {}
+    with _pooling(norms):
+        for batch in batches:
+            look(batch)
+        for norm in norms:
+            result = norm.pooled.result()
+            if result is not None:
+                for variable, value in zip((norm.moving_mean, norm.moving_variance), result):
+                    measured[checkpoint.variable_name(variable)] = value
+    return measured
+
+
+def write(
+    logdir: str,
+    build: Callable[[], Any],
+    batches: Callable[[], Iterable[tf.Tensor]],
+    *,
+    num_batches: int,
+    facts: dict[str, Any],
+) -> str:
+    """Writes a run's newest checkpoint with statistics measured anew to `<logdir>/reestimated/`.
+
+    Args:
+      logdir: the training directory, with a checkpoint; nothing of it changes.
+      build: returns a network of the run, on one device.
+      batches: returns the images, the same for every network.
+      num_batches: their number, for the progress bar.
+      facts: what the new config.json says of them under 'reestimated_batch_norm'.
+
+    Returns:
+      The new prefix. It holds the deployable network, and 'ema' where the run has it.
+    """
+    prefix = checkpoint.newest(logdir)
+    stored = checkpoint.stored_variables(prefix)
+    names = [checkpoint.deployable_network(prefix)]
+    names += [name for name in ("ema",) if name in stored and name not in names]
+    networks = {}
+    for name in names:
+        network = build()
+        checkpoint.load_network(network, prefix, name)
+        looking = tqdm(batches(), total=num_batches, desc="batch norm", unit="batch", disable=None)
+        networks[name] = checkpoint.network_values(prefix, name) | estimate(network, looking)
+    target = os.path.join(logdir, FOLDER, os.path.basename(prefix))
+    checkpoint.export(target, networks)
+    record = {**(run_record.read(logdir) or {}), "reestimated_batch_norm": facts}
+    run_record.write_record(os.path.join(logdir, FOLDER), record)
+    return target
