@@ -74,10 +74,14 @@ step 1_train "$PYTHON" train_wss.py --flagfile="$STAGE1_FLAGS" --dataset_dir="$D
   --train_split_cls="$ALL_SPLIT" ${labelled[@]+"${labelled[@]}"} --seed="$SEED" \
   --train_logdir="$OUTPUT_DIR/stage1" ${train1[@]+"${train1[@]}"}
 
-evaluate 2_stage1 "$OUTPUT_DIR/stage1" ${predict1[@]+"${predict1[@]}"} ${filter[@]+"${filter[@]}"}
-evaluate 2_image_labels "$OUTPUT_DIR/stage1" --use_image_labels ${predict1[@]+"${predict1[@]}"}
+# With --reestimate_batch_norm among its flags the training leaves its best network there.
+stage1=$OUTPUT_DIR/stage1
+if [ -d "$stage1/reestimated" ]; then stage1=$stage1/reestimated; fi
 
-step 3_pseudo_labels "$PYTHON" vis.py --checkpoint_dir="$OUTPUT_DIR/stage1" \
+evaluate 2_stage1 "$stage1" ${predict1[@]+"${predict1[@]}"} ${filter[@]+"${filter[@]}"}
+evaluate 2_image_labels "$stage1" --use_image_labels ${predict1[@]+"${predict1[@]}"}
+
+step 3_pseudo_labels "$PYTHON" vis.py --checkpoint_dir="$stage1" \
   --dataset_dir="$DATASET_DIR" --vis_split="$ALL_SPLIT" --vis_crop_size="$CROP" \
   --vis_logdir="$OUTPUT_DIR/pseudo_labels" --use_image_labels --also_save_raw_predictions \
   ${predict1[@]+"${predict1[@]}"}
