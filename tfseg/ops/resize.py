@@ -308,8 +308,10 @@ def resize_pillow(x: tf.Tensor, size: Size) -> tf.Tensor:
 
 
 def _nearest(x: tf.Tensor, size: Size, *, align_corners: bool) -> tf.Tensor:
-    for axis, (in_size, out_size) in enumerate(_sizes(x, size), start=1):
-        i = np.arange(out_size) if _is_static(out_size) else tf.range(out_size)
+    for axis, sides in enumerate(_sizes(x, size), start=1):
+        # Products of two sides may pass int32.
+        in_size, out_size = (s if _is_static(s) else tf.cast(s, tf.int64) for s in sides)
+        i = np.arange(out_size, dtype=np.int64) if _is_static(out_size) else tf.range(out_size)
         if not align_corners:
             index = i * in_size // out_size
         else:
