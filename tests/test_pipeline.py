@@ -495,8 +495,7 @@ def test_hidden_labels_have_another_name(tmp_path):
     }
     config = settings(tmp_path, augmentation="resized_crop")
     shown, hidden = (
-        take(dataset_of(config, {"s": stream}), 1)[0]["s"]
-        for stream in streams.values()
+        take(dataset_of(config, {"s": stream}), 1)[0]["s"] for stream in streams.values()
     )
     assert "label" not in hidden
     np.testing.assert_array_equal(hidden["hidden_label"], shown["label"])
