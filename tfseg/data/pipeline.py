@@ -1,11 +1,11 @@
 """From records on disk to batches: `tf.data` pipelines whose every position is arithmetic.
 
-The order of a stream is a function of (seed, split, epoch) (`tfseg.data.sampling`), the augmentation
-of an example one of (seed, split, epoch, record). Where two streams read one split, or splits of
-one name, the second has its own name beside the split's (`drawn_by`). Batch g of a stream covers positions g B ..
-(g + 1) B - 1 of the endless sequence of epochs, so a run resumes exactly by starting at its step;
-nothing about the data is stored in checkpoints. Records are read by offset: a damaged one never
-hides the rest of its shard.
+The order of a stream is a function of (seed, split, epoch) (`tfseg.data.sampling`), and the
+augmentation of an example one of (seed, split, epoch, record). Where two streams read one split, or
+splits of one name, the second has its own name beside the split's (`drawn_by`). Batch g of a stream
+covers positions g B .. (g + 1) B - 1 of the endless sequence of epochs, so a run resumes exactly by
+starting at its step; nothing about the data is stored in checkpoints. Records are read by offset: a
+damaged one never hides the rest of its shard.
 
 The batch vocabulary, `batch[stream][key]`:
 

@@ -113,7 +113,7 @@ def without(epoch: Epoch, dropped: np.ndarray) -> Epoch:
 
 
 def generator(seed: int, split: str, *numbers: int) -> np.random.Generator:
-    """Returns the generator of a run's seed, a name (of `pipeline.drawn_by`) and further numbers."""
+    """Returns the generator of a run's seed, a split's name (or `drawn_by`) and more numbers."""
     # Entropy must not be negative; seeds may.
     return np.random.default_rng([seed % (1 << 64), zlib.crc32(split.encode()), *numbers])
 

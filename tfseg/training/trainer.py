@@ -496,9 +496,9 @@ def run(
     if store.lacking:
         initial = trainer.optimizers[0].initial_scale
         print(
-            "note: the checkpoint does not hold the loss scale of float16: an earlier version wrote "
-            f"it, or it was trained in another precision. The scale starts at {initial:g} and is "
-            "saved from now on.",
+            "note: the checkpoint does not hold the loss scale of float16: an earlier version "
+            f"wrote it, or it was trained in another precision. The scale starts at {initial:g} "
+            "and is saved from now on.",
             flush=True,
         )
     start_at(first_step)
