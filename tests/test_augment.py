@@ -133,6 +133,24 @@ def test_a_label_window_is_a_part_of_the_align_corners_resize():
     np.testing.assert_array_equal(part, whole[3:14, 5:18])
 
 
+@pytest.mark.parametrize("side, scaled", [(23_170, 46_340), (24_000, 48_000), (60_000, 90_001)])
+def test_label_windows_of_long_images_are_exact(side, scaled):
+    """Products of two such sides are beyond int32."""
+    label = (np.arange(side) % 251).astype(np.uint8)
+    i = np.arange(scaled - 33, scaled)
+    expected = label[(2 * i * (side - 1) + scaled - 1) // (2 * scaled - 2)]
+    for axis in (0, 1):
+        size = [3, 3]
+        size[axis] = scaled
+        part = augment.resize_label_window(
+            tf.constant(np.repeat(np.expand_dims(label, 1 - axis), 3, 1 - axis)),
+            tf.constant(size),
+            tf.constant([scaled - 33, 0] if axis == 0 else [0, scaled - 33]),
+            tf.constant([33, 3] if axis == 0 else [3, 33]),
+        )
+        np.testing.assert_array_equal(np.moveaxis(part, axis, 1), [expected] * 3)
+
+
 def test_identity_draws_pad_and_crop_only():
     image, label = picture(20, 60)
     out = views(image, label, draws(crop_offset=[0, 7]))

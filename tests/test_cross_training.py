@@ -21,6 +21,13 @@ def test_counts_of_truth_prediction_and_agreement(count_ignored, predicted):
     np.testing.assert_allclose(iou, [1 / (2 + predicted[0] - 1), 1 / 3, 0.0], rtol=1e-6)
 
 
+def test_more_pixels_than_float32_counts_are_counted():
+    pixels = 2**24 + 10
+    label = tf.zeros([1, 1, pixels], tf.int32)
+    counts = cross_training.class_counts(label, label, 1, ignore_label=255, count_ignored=True)
+    np.testing.assert_array_equal(counts, [[pixels]] * 3)
+
+
 def test_an_image_counts_by_its_worst_present_class():
     iou = tf.constant([0.9, 0.5, 0.0])
     present = tf.constant([[1.0, 0, 0], [1, 1, 0], [1, 0, 1], [0, 0, 0]])

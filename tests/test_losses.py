@@ -46,6 +46,11 @@ def test_top_k_keeps_the_hardest_and_divides_by_the_nonzero():
     assert float(losses.hardest_pixels_mean(pixel_loss, tf.constant(0.75))) == pytest.approx(2.5)
 
 
+def test_top_k_of_more_pixels_than_float32_counts_keeps_no_more_than_all():
+    pixels = 2**24 + 3  # the next float32 is one more
+    assert int(losses.number_of_hardest(tf.constant(pixels), tf.constant(1.0))) == pixels
+
+
 def test_top_k_fraction_falls_linearly():
     def at(step):
         return float(losses.top_k_fraction(tf.constant(step), final=0.25, ramp_steps=100))

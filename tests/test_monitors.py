@@ -28,6 +28,16 @@ def test_confusions_give_accuracy_and_miou_of_weighted_pixels():
     assert figures["decoder_miou"] == pytest.approx(0.5)
 
 
+def test_sums_go_on_where_float32_stops_counting():
+    """At 2^24, which a step of 64 crops of 513 x 513 pixels passes."""
+    monitors, label = Monitors(), tf.zeros([3], tf.int32)
+    weight = tf.constant([2.0**24, 1.0, 1.0])
+    monitors.confusion("decoder", label, label, num_classes=1, weight=weight)
+    monitors.histogram("confidence", tf.zeros([3]), weight)
+    assert float(monitors.sums["confusion:decoder"][0, 0]) == 2**24 + 2
+    assert float(monitors.sums["histogram:confidence"][0]) == 2**24 + 2
+
+
 def test_histograms_hold_the_weighted_shares_of_ten_bins():
     monitors = Monitors()
     values = tf.constant([0.0, 0.05, 0.55, 1.0])

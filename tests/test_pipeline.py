@@ -11,7 +11,8 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.small_split import SPEC, make_images, png, write_split
-from tfseg.config import DataConfig
+from tfseg import cli
+from tfseg.config import DataConfig, TrainConfig
 from tfseg.data import pipeline, records, sampling, specs, tfexample
 from tfseg.data.framing import HEADER_BYTES, frame
 from tfseg.errors import UserError
@@ -91,6 +92,59 @@ def test_step_records_names_the_images_of_a_batch(folder):
     for step, element in enumerate(take(dataset_of(settings(folder)), 4)):
         expected = sampling.step_records("train", 4, sampling.uniform(COUNT), seed=3, step=step)
         np.testing.assert_array_equal(element["s"]["index"], expected)
+
+
+@pytest.mark.parametrize("augmentation, folders", [("deeplab", "one"), ("resized_crop", "two")])
+def test_two_streams_on_one_split_have_images_and_crops_of_their_own(
+    folder, tmp_path, monkeypatch, augmentation, folders
+):
+    """Also on splits of one name in two directories."""
+    monkeypatch.setitem(specs.DATASETS, "toy", SPEC)
+    other = None
+    if folders == "two":
+        other = str(tmp_path)
+        write(other, image_labels=[[1 + i % 3] for i in range(COUNT)])
+    config = settings(folder, dataset="toy", augmentation=augmentation)
+    first = pipeline.Stream("train", COUNT)
+    streams = {"first": first, "second": dataclasses.replace(first, dataset_dir=other)}
+    batch = take(dataset_of(config, streams), 1)[0]
+    assert (batch["first"]["index"] != batch["second"]["index"]).any()
+    images = [dict(zip(s["index"].tolist(), s["image"])) for s in batch.values()]
+    differing = [i for i in range(COUNT) if (images[0][i] != images[1][i]).any()]
+    assert len(differing) >= COUNT - 1
+    # The first one, and a stream that alone reads its split, are as ever.
+    assert_same(batch["first"], take(dataset_of(config, {"s": first}), 1)[0]["s"])
+
+
+def test_streams_are_drawn_by_their_splits_where_these_differ():
+    names = {"a": "train", "b": "train_aug", "c": "train", "d": "train", "train/c": "train/c"}
+    drawn = pipeline.drawn_by({name: pipeline.Stream(split, 2) for name, split in names.items()})
+    assert [drawn[name] for name in "abc"] == ["train", "train_aug", "train/c"]
+    assert len(set(drawn.values())) == len(names)
+
+
+def test_the_images_of_a_step_are_named_where_two_streams_read_one_split(folder):
+    streams = {"first": STREAM, "second": STREAM}
+    config = settings(folder, augmentation="resized_crop")
+    data = cli.TrainingData(streams, SPEC, config, TrainConfig(seed=3), None)
+    batch = take(dataset_of(config, streams), 3)[2]
+    named = (
+        f"{name}: {', '.join(f'image_{i}' for i in stream['index'])}"
+        for name, stream in batch.items()
+    )
+    assert data.describe_batch(2) == "; ".join(named)
+
+
+def test_a_saved_run_says_that_a_stream_is_drawn_otherwise_from_now_on(capsys):
+    shared = {"labelled": STREAM, "unlabelled": STREAM}
+    cli.note_new_order({"seed": 0}, shared)
+    told = capsys.readouterr().out
+    assert "'train'" in told and "'unlabelled'" in told and "numbers differ" in told
+    # Nothing where this version has begun the run, or has told it already.
+    cli.note_new_order({"seed": 0, "drawn_by": pipeline.drawn_by(shared)}, shared)
+    distinct = {"labelled": STREAM, "unlabelled": pipeline.Stream("train_aug", 4)}
+    cli.note_new_order({"seed": 0}, distinct)
+    assert capsys.readouterr().out == ""
 
 
 # Reproducibility --------------------------------------------------------------------------------
@@ -439,9 +493,12 @@ def test_hidden_labels_have_another_name(tmp_path):
         "shown": pipeline.Stream("train", COUNT, labels="optional"),
         "hidden": pipeline.Stream("train", COUNT, labels="hidden"),
     }
-    batch = take(dataset_of(settings(tmp_path), streams), 1)[0]
-    assert "label" not in batch["hidden"]
-    np.testing.assert_array_equal(batch["hidden"]["hidden_label"], batch["shown"]["label"])
+    config = settings(tmp_path, augmentation="resized_crop")
+    shown, hidden = (
+        take(dataset_of(config, {"s": stream}), 1)[0]["s"] for stream in streams.values()
+    )
+    assert "label" not in hidden
+    np.testing.assert_array_equal(hidden["hidden_label"], shown["label"])
 
 
 def test_labels_of_the_crop_need_masks(tmp_path):

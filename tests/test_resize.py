@@ -130,6 +130,17 @@ def test_nearest_with_run_time_sizes(resize):
     np.testing.assert_array_equal(traced(label, [3, 11]), resize(label, (3, 11)))
 
 
+@pytest.mark.parametrize("resize", [resize_nearest, resize_nearest_align_corners])
+@pytest.mark.parametrize("size", [[1, 48_000], [48_000, 1]])
+def test_nearest_with_run_time_sizes_beyond_int32_products(resize, size):
+    label = (np.arange(24_000) % 251).astype("uint8").reshape([1, *(n // 2 or 1 for n in size)])
+    traced = tf.function(
+        resize,
+        input_signature=[tf.TensorSpec([None] * 3, tf.uint8), tf.TensorSpec([2], tf.int32)],
+    )
+    np.testing.assert_array_equal(traced(label, size), resize(label, tuple(size)))
+
+
 @pytest.mark.parametrize("scale", [0.5, 0.75, 1.25, 1.5, 1.75, 0.3, 1.0])
 @pytest.mark.parametrize("size", [(37, 45), (24, 30), (5, 2), (3, 1)])
 @pytest.mark.parametrize("known", [True, False], ids=["known size", "any size"])

@@ -173,6 +173,44 @@ def test_a_batch_without_masks_has_finite_losses():
     assert all(np.isfinite(value) for value in found.values())
 
 
+def test_replicas_without_masks(two_replicas):
+    """--sampling=published draws images as they come, so a replica may have none with a mask."""
+    method = slrnet(supervision="pixel_labels", sampling="published")
+    values = np.array([3.0, 5.0, 7.0, 11.0], np.float32)
+    # Of the global batch; each replica's alone, 0 where it has no mask; gradients of the former.
+    cases = {
+        (True, False, False, False): (3.0, (3.0 + 0.0) / 2, [1.0, 0, 0, 0]),
+        (True, True, True, False): (5.0, (4.0 + 7.0) / 2, [1 / 3, 1 / 3, 1 / 3, 0]),
+        (False, False, False, False): (0.0, 0.0, [0, 0, 0, 0]),
+    }
+
+    def of_both(x):
+        def replica(x):
+            with tf.GradientTape() as tape:
+                tape.watch(x[0])
+                mean = method.labelled_mean(*x)
+            return mean, tape.gradient(mean, x[0])
+
+        return two_replicas.run(replica, args=(x,))
+
+    for over_replicas in (True, False):
+        method.over_replicas = over_replicas
+        step = tf.function(of_both)
+        for has_label, (whole, apart, gradient) in cases.items():
+            parts = [(values[i : i + 2], np.array(has_label[i : i + 2])) for i in (0, 2)]
+            means, gradients = step(
+                two_replicas.experimental_distribute_values_from_function(
+                    lambda context, parts=parts: parts[context.replica_id_in_sync_group]
+                )
+            )
+            means = [float(x) for x in two_replicas.experimental_local_results(means)]
+            assert np.mean(means) == pytest.approx(whole if over_replicas else apart)
+            gradients = np.concatenate(two_replicas.experimental_local_results(gradients)) / 2
+            assert np.isfinite(gradients).all()
+            if over_replicas:
+                np.testing.assert_allclose(gradients, gradient, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "settings, changed",
     [

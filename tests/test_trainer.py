@@ -16,7 +16,9 @@ from tfseg.training import memory
 from tfseg.training.trainer import NonFiniteLoss, Trainer, run
 
 
-def make_trainer(tmp_path, strategy=None, interruption=None, ema=False, **options):
+def make_trainer(
+    tmp_path, strategy=None, interruption=None, ema=False, precision="float32", **options
+):
     defaults = dict(
         train_logdir=str(tmp_path),
         training_number_of_steps=6,
@@ -36,6 +38,7 @@ def make_trainer(tmp_path, strategy=None, interruption=None, ema=False, **option
         config=config,
         iterator=None,
         interruption=interruption,
+        mixed_precision=precision,
         ema=average,
     )
     per_replica = config.train_batch_size // strategy.num_replicas_in_sync
@@ -108,6 +111,48 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path):
     assert train(*second) == 0
     for a, b in zip(weights(whole), weights(second[0])):
         np.testing.assert_array_equal(a, b)
+
+
+def scales_of(trainer):
+    return [(float(o.loss_scale), int(o.dynamic_counter)) for o in trainer.optimizers]
+
+
+def test_the_loss_scale_of_float16_resumes_exactly(tmp_path):
+    first, config, start_at = make_trainer(tmp_path, precision="float16")
+    start_at(0)
+    for optimizer in first.optimizers:
+        optimizer.dynamic_counter.assign(optimizer.dynamic_growth_steps - 2)
+    first.train(3)
+    initial = first.optimizers[0].initial_scale
+    assert scales_of(first) == [(2 * initial, 1)] * 2
+    checkpoint.Store(str(tmp_path), first.method.networks(), first.state()).save(3)
+    second = make_trainer(tmp_path, precision="float16", training_number_of_steps=4)
+    assert train(*second) == 0
+    assert scales_of(second[0]) == [(2 * initial, 2)] * 2
+
+
+@pytest.mark.parametrize("precision", ["float16", "float32"])
+def test_a_checkpoint_without_the_loss_scale_is_resumed_and_that_is_told(
+    tmp_path, capsys, precision
+):
+    """Such as an earlier version wrote in float16, and every one in float32."""
+    first = make_trainer(tmp_path, precision=precision)
+    first[2](0)
+    first[0].train(3)
+    state = {
+        name: variable
+        for name, variable in first[0].state().items()
+        if name not in first[0].loss_scales()
+    }
+    checkpoint.Store(str(tmp_path), first[0].method.networks(), state).save(3)
+    second = make_trainer(tmp_path, precision="float16", training_number_of_steps=4)
+    assert train(*second) == 0
+    initial = second[0].optimizers[0].initial_scale
+    assert scales_of(second[0]) == [(initial, 1)] * 2
+    assert f"starts at {initial:g}" in capsys.readouterr().out
+    # Now it is there, and nothing is told.
+    assert train(*make_trainer(tmp_path, precision="float16", training_number_of_steps=5)) == 0
+    assert "loss scale" not in capsys.readouterr().out
 
 
 def test_sigterm_saves_within_the_step_and_says_how_to_go_on(tmp_path, capsys):

@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import google_crc32c
@@ -363,6 +363,8 @@ class Store:
       state: everything else that an exact resume needs, by name.
       max_to_keep: older checkpoints are deleted.
       is_chief: only the chief's files are kept; the other workers take part in the reads.
+      may_lack: names of state that checkpoints of earlier versions do not hold.
+      lacking: what of that the restored checkpoint did not hold; it keeps its initial value.
     """
 
     folder: str
@@ -370,6 +372,8 @@ class Store:
     state: Mapping[str, tf.Variable]
     max_to_keep: int = 5
     is_chief: bool = True
+    may_lack: Collection[str] = ()
+    lacking: tuple[str, ...] = dataclasses.field(default=(), init=False)
 
     def save(self, step: int) -> str:
         """Writes a checkpoint so that it is either whole or absent; returns its prefix.
@@ -436,7 +440,9 @@ class Store:
             return None
         for name, model in self.networks.items():
             self._check_shapes(prefix, name, model)
-        status = _tree(self.networks, self.state).read(prefix)
+        self.lacking = tuple(name for name in self._missing(prefix) if name in self.may_lack)
+        state = {name: x for name, x in self.state.items() if name not in self.lacking}
+        status = _tree(self.networks, state).read(prefix)
         try:
             status.assert_existing_objects_matched().expect_partial()
         except AssertionError:

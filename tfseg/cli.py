@@ -483,7 +483,9 @@ def _train(argv: list[str]) -> int:
         changed = run_record.check_continues(config.train_logdir, **facts)
         if changed:
             print(f"note: goes on with other settings: {'; '.join(changed)}", flush=True)
-        initial_run = (run_record.read(config.train_logdir) or {}).get("initial_run")
+        record = run_record.read(config.train_logdir) or {}
+        note_new_order(record, streams)
+        initial_run = record.get("initial_run")
     else:
         initial_run = _initial_run(config, spec)
     with Interruption() as interruption:
@@ -513,7 +515,11 @@ def _train(argv: list[str]) -> int:
         _note_leaks(data_config, spec)
         is_chief = _is_chief(strategy)
         if is_chief and not _is_complete(config):
-            extra = {"num_replicas": replicas, "initial_run": initial_run}
+            extra = {
+                "num_replicas": replicas,
+                "initial_run": initial_run,
+                "drawn_by": data.drawn_by,
+            }
             run_record.write(config.train_logdir, **facts, extra=extra)
         trainer = Trainer(
             method=method,
@@ -554,6 +560,28 @@ def _train(argv: list[str]) -> int:
             raise
         finally:
             data.write_bad_records()
+
+
+def note_new_order(record: Mapping[str, Any], streams: Mapping[str, Any]) -> None:
+    """Says so where a saved run goes on with other images than the version that began it had.
+
+    Args:
+      record: config.json of the run; older ones do not tell how streams were drawn.
+      streams: what the method asks of the data.
+    """
+    from tfseg.data import pipeline
+
+    if "drawn_by" in record:
+        return
+    drawn_by = pipeline.drawn_by(streams)
+    for name, stream in streams.items():
+        if drawn_by[name] != stream.split:
+            print(
+                f"note: two streams read split '{stream.split}'. In every step so far they had the "
+                f"same images, with the same crops. From here on stream '{name}' has an order and "
+                "crops of its own, so the numbers differ from those of an earlier version.",
+                flush=True,
+            )
 
 
 def _initialise_networks(method: Any, config: TrainConfig) -> None:
@@ -663,6 +691,7 @@ class TrainingData:
         self._streams, self._data, self._config = streams, data_config, config
         self._strategy = strategy
         self._sources = pipeline.make_sources(streams, spec, data_config)
+        self.drawn_by = pipeline.drawn_by(streams)
 
     def describe(self) -> str:
         """Returns one line on the data that was found."""
@@ -740,9 +769,12 @@ class TrainingData:
 
         parts = []
         for name, source in self._sources.items():
-            stream = self._streams[name]
             numbers = sampling.step_records(
-                stream.split, stream.batch_size, source.epoch, seed=self._config.seed, step=step
+                self.drawn_by[name],
+                self._streams[name].batch_size,
+                source.epoch,
+                seed=self._config.seed,
+                step=step,
             )
             parts.append(f"{name}: {', '.join(source.index.ids[numbers])}")
         return "; ".join(parts)

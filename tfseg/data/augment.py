@@ -171,7 +171,11 @@ def resize_window(
 
 
 def _nearest_index(in_size: tf.Tensor, out_size: tf.Tensor, start: tf.Tensor, count: tf.Tensor):
-    """Returns floor(i (in - 1) / (out - 1) + 1/2) for i = start .. start + count - 1."""
+    """Returns floor(i (in - 1) / (out - 1) + 1/2) for i = start .. start + count - 1, int64."""
+    # The products of two sides and 2 pass int32 from sides of 23,171 pixels at twice their size on.
+    in_size, out_size, start, count = (
+        tf.cast(x, tf.int64) for x in (in_size, out_size, start, count)
+    )
     i = tf.range(start, start + count)
     last = tf.maximum(out_size - 1, 1)
     return (2 * i * (in_size - 1) + last) // (2 * last)

@@ -1,10 +1,11 @@
 """From records on disk to batches: `tf.data` pipelines whose every position is arithmetic.
 
-The order of a split is a function of (seed, split, epoch) (`tfseg.data.sampling`), the augmentation
-of an example one of (seed, split, epoch, record). Batch g of a stream covers positions g B ..
-(g + 1) B - 1 of the endless sequence of epochs, so a run resumes exactly by starting at its step;
-nothing about the data is stored in checkpoints. Records are read by offset: a damaged one never
-hides the rest of its shard.
+The order of a stream is a function of (seed, split, epoch) (`tfseg.data.sampling`), and the
+augmentation of an example one of (seed, split, epoch, record). Where two streams read one split, or
+splits of one name, the second has its own name beside the split's (`drawn_by`). Batch g of a stream
+covers positions g B .. (g + 1) B - 1 of the endless sequence of epochs, so a run resumes exactly by
+starting at its step; nothing about the data is stored in checkpoints. Records are read by offset: a
+damaged one never hides the rest of its shard.
 
 The batch vocabulary, `batch[stream][key]`:
 
@@ -759,9 +760,9 @@ def _training_example(source: Source, stream: Stream, config: DataConfig, settin
         size = np.array(_resized_size(height, width, config), np.int32)
         # Each time that a record comes round in an epoch it is augmented differently.
         number = i + repeat * source.index.size
-        seed = sampling.generator(settings["seed"], stream.split, epoch, number, 1).integers(
-            np.iinfo(np.int64).max, size=2
-        )
+        seed = sampling.generator(
+            settings["seed"], settings["drawn_by"], epoch, number, 1
+        ).integers(np.iinfo(np.int64).max, size=2)
         return (*source.fetch(i), np.int64(i), size, seed)
 
     types = (tf.string, tf.string, tf.bool, tf.bool, tf.float32, tf.int64, tf.int32, tf.int64)
@@ -813,6 +814,21 @@ def _positions(stream: Stream, part: Slice, start_step: int) -> tf.data.Dataset:
     return numbers.map(tf.autograph.experimental.do_not_convert(position))
 
 
+def drawn_by(streams: Mapping[str, Stream]) -> dict[str, str]:
+    """Returns, by stream, the name that its order and augmentation are drawn by, beside the seed.
+
+    The name of its split. Where an earlier stream has that name, the stream's own name is added:
+    two streams on one split would else have the same images in every step, with the same crop.
+    """
+    names: dict[str, str] = {}
+    for name, stream in streams.items():
+        drawn = stream.split
+        while drawn in names.values():
+            drawn += f"/{name}"
+        names[name] = drawn
+    return names
+
+
 def make_train_dataset(
     streams: Mapping[str, Stream],
     sources: Mapping[str, Source],
@@ -841,7 +857,7 @@ def make_train_dataset(
       UserError: a batch cannot be divided among the replicas, the scales are out of order, or an
         image is too long for the augmentation.
     """
-    datasets = {}
+    datasets, names = {}, drawn_by(streams)
     for name, stream in streams.items():
         replicas = part.num_pipelines * part.replicas
         if stream.batch_size % replicas:
@@ -852,7 +868,8 @@ def make_train_dataset(
                 accepted=f"a multiple of {replicas}",
             )
         settings = {
-            "order": sampling.Order(stream.split, sources[name].epoch, seed),
+            "order": sampling.Order(names[name], sources[name].epoch, seed),
+            "drawn_by": names[name],
             "seed": seed,
             "mean_pixel": mean_pixel,
         }

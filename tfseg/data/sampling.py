@@ -113,7 +113,7 @@ def without(epoch: Epoch, dropped: np.ndarray) -> Epoch:
 
 
 def generator(seed: int, split: str, *numbers: int) -> np.random.Generator:
-    """Returns the generator of a run's seed, a split and further numbers."""
+    """Returns the generator of a run's seed, a split's name (or `drawn_by`) and more numbers."""
     # Entropy must not be negative; seeds may.
     return np.random.default_rng([seed % (1 << 64), zlib.crc32(split.encode()), *numbers])
 
@@ -133,7 +133,7 @@ def epoch_order(split: str, content: Epoch, *, seed: int, epoch: int) -> np.ndar
     """Returns what stands at the positions of one epoch.
 
     Args:
-      split: name of the split.
+      split: name that the order is drawn by: of the split, or of `pipeline.drawn_by`.
       content: what the epoch is drawn from.
       seed: of the run.
       epoch: number of the epoch.
@@ -182,7 +182,7 @@ def step_records(
     """Returns the record numbers of a step's global batch.
 
     Args:
-      split: name of the split.
+      split: name that the order is drawn by: of the split, or of `pipeline.drawn_by`.
       batch_size: of the whole batch.
       content: what an epoch of the split is drawn from.
       seed: of the run.

@@ -328,7 +328,14 @@ class SLRNet(Method):
         return losses
 
     def labelled_mean(self, segmentation: tf.Tensor, has_label: tf.Tensor) -> tf.Tensor:
-        """Returns the mean over images with masks, 0 if there are none."""
+        """Returns the mean over images with masks, 0 if there are none.
+
+        Replicas that are not joined by --sync_batch_norm each take their own mean, as published.
+        With --sampling=published some have no mask then, and the mean over replicas counts them as
+        0: of a share p of images with masks and n images in a replica, the loss weighs
+        1 - (1 - p)^n of what it does where every replica has a mask (p = 0.1, n = 8: 0.57). Joined
+        replicas divide by the masks of all.
+        """
         weight = tf.cast(has_label, tf.float32)
         count = tf.reduce_sum(weight)
         if self.over_replicas:

@@ -53,7 +53,8 @@ def _pixels_per_class(label: tf.Tensor, kept: tf.Tensor, classes: int) -> tf.Ten
     images = tf.shape(label)[0]
     # Negative segments are dropped.
     segment = tf.where(kept, label + classes * tf.range(images)[:, None, None], -1)
+    # In integers: a sum of ones in float32 stops at 2^24.
     counts = tf.math.unsorted_segment_sum(
-        tf.cast(kept, tf.float32), segment, num_segments=classes * images
+        tf.cast(kept, tf.int32), segment, num_segments=classes * images
     )
-    return tf.reshape(counts, [images, classes])
+    return tf.cast(tf.reshape(counts, [images, classes]), tf.float32)

@@ -50,22 +50,22 @@ def class_counts(
         smaller than it is.
 
     Returns:
-      float32 [3, C]: pixels of each true class, of each predicted class, and where both agree.
+      float32 [3, C]: pixels of each true class, of each predicted class, and where both agree;
+      whole numbers up to 2^24 pixels of a class, the nearest float32 beyond.
     """
 
     def count(ids: tf.Tensor, counted: tf.Tensor) -> tf.Tensor:
-        # Whole numbers, exact up to 2^24 pixels a class and step.
+        # In integers: a sum of ones in float32 stops at 2^24.
         return tf.math.unsorted_segment_sum(
-            tf.reshape(tf.cast(counted, tf.float32), [-1]), tf.reshape(ids, [-1]), num_classes
+            tf.reshape(tf.cast(counted, tf.int32), [-1]), tf.reshape(ids, [-1]), num_classes
         )
 
     known = tf.not_equal(label, ignore_label)
     safe_label = tf.where(known, label, 0)
     predicted = tf.ones_like(known) if count_ignored else known
     hit = known & tf.equal(prediction, safe_label)
-    return tf.stack(
-        [count(safe_label, known), count(prediction, predicted), count(safe_label, hit)]
-    )
+    counts = [count(safe_label, known), count(prediction, predicted), count(safe_label, hit)]
+    return tf.cast(tf.stack(counts), tf.float32)
 
 
 def iou_of_counts(counts: tf.Tensor) -> tf.Tensor:

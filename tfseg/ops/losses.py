@@ -89,6 +89,16 @@ def pixel_cross_entropy(
     return loss * weight, tf.cast(kept, tf.float32)
 
 
+def number_of_hardest(pixels: tf.Tensor, top_k: tf.Tensor) -> tf.Tensor:
+    """Returns trunc(top_k * pixels), int32; above 2^24 pixels, where float32 rounds, at most all.
+
+    Args:
+      pixels: int32 scalar.
+      top_k: float32 scalar in (0, 1].
+    """
+    return tf.minimum(tf.cast(top_k * tf.cast(pixels, tf.float32), tf.int32), pixels)
+
+
 def hardest_pixels_mean(
     pixel_loss: tf.Tensor, top_k: tf.Tensor, *, over_replicas: bool = False
 ) -> tf.Tensor:
@@ -106,13 +116,13 @@ def hardest_pixels_mean(
     """
     flat = tf.reshape(pixel_loss, [-1])
     if not over_replicas:
-        k = tf.cast(top_k * tf.cast(tf.size(flat), tf.float32), tf.int32)
+        k = number_of_hardest(tf.size(flat), top_k)
         hardest = tf.math.top_k(flat, k=k, sorted=False).values
         present = tf.reduce_sum(tf.cast(tf.not_equal(hardest, 0.0), tf.float32))
         return safe_divide(tf.reduce_sum(hardest), present)
     context = tf.distribute.get_replica_context()
     everywhere = context.all_gather(tf.stop_gradient(flat), axis=0)
-    k = tf.cast(top_k * tf.cast(tf.size(everywhere), tf.float32), tf.int32)
+    k = number_of_hardest(tf.size(everywhere), top_k)
     threshold = tf.math.top_k(everywhere, k=k).values[-1]
     # Values equal to the threshold tie for the last places: each takes an equal part of them.
     above = tf.cast(everywhere > threshold, tf.float32)

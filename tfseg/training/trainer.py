@@ -65,6 +65,13 @@ def _variables(optimizer: Any) -> list[tf.Variable]:
     return list(variables() if callable(variables) else variables)
 
 
+def _loss_scale_state(optimizer: Any) -> dict[str, tf.Variable]:
+    """Returns the state of dynamic loss scaling, which Keras does not count among the variables."""
+    # The property `loss_scale` is a copy of the variable.
+    scale = optimizer._loss_scale.current_loss_scale
+    return {"loss_scale": scale, "good_steps": optimizer.dynamic_counter}
+
+
 @dataclasses.dataclass(frozen=True)
 class Interval:
     """What some steps measured.
@@ -163,10 +170,21 @@ class Trainer:
         for group, optimizer in zip(self.groups, self.optimizers):
             for i, variable in enumerate(_variables(optimizer)):
                 state[f"optimizer/{group.name}/{i}/{checkpoint.variable_name(variable)}"] = variable
+        state |= self.loss_scales()
         for i, variable in enumerate(self.method.variables):
             if not any(variable is v for n in self.method.networks().values() for v in n.variables):
                 state[f"method/{i}/{checkpoint.variable_name(variable)}"] = variable
         return state
+
+    def loss_scales(self) -> dict[str, tf.Variable]:
+        """Returns what `state` holds of float16's loss scaling; nothing in other precisions."""
+        if not self._scaled:
+            return {}
+        return {
+            f"optimizer/{group.name}/{name}": variable
+            for group, optimizer in zip(self.groups, self.optimizers)
+            for name, variable in _loss_scale_state(optimizer).items()
+        }
 
     # One step -----------------------------------------------------------------------------------
 
@@ -462,7 +480,12 @@ def run(
     if trainer.ema is not None:
         networks["ema"] = trainer.ema
     store = checkpoint.Store(
-        config.train_logdir, networks, trainer.state(), config.max_to_keep, is_chief
+        config.train_logdir,
+        networks,
+        trainer.state(),
+        config.max_to_keep,
+        is_chief,
+        may_lack=trainer.loss_scales(),
     )
     os.makedirs(config.train_logdir, exist_ok=True)
     restored = store.restore()
@@ -473,6 +496,14 @@ def run(
         return 0
     if restored:
         print(f"resuming from {restored} (step {first_step})", flush=True)
+    if store.lacking:
+        initial = trainer.optimizers[0].initial_scale
+        print(
+            "note: the checkpoint does not hold the loss scale of float16: an earlier version "
+            f"wrote it, or it was trained in another precision. The scale starts at {initial:g} "
+            "and is saved from now on.",
+            flush=True,
+        )
     start_at(first_step)
     saver = _Saver(store, config)
     saver.last_step = first_step if restored else None
