@@ -56,6 +56,22 @@ _READ_VERSIONS = (1, 2)
 _ID_ENDS = "id_ends"
 
 
+# Kind of numbers and of axes of each array of an index.
+_ARRAYS = {
+    "shards": ("U", 1),
+    "shard_bytes": ("i", 1),
+    "shard": ("i", 1),
+    "offset": ("i", 1),
+    "length": ("i", 1),
+    "ids": ("UO", 1),
+    "height": ("i", 1),
+    "width": ("i", 1),
+    "image_labels": ("u", 2),
+    "has_image_labels": ("b", 1),
+    "has_mask": ("b", 1),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Index:
     """Where the records of a split lie, and what is in them, in file order.
@@ -71,6 +87,7 @@ class Index:
       image_labels: [n, K] uint8, multi-hot; zero where they are not known.
       has_image_labels: [n] bool.
       has_mask: [n] bool.
+      first_image_class: class id of the first column of `image_labels`; not in the file.
     """
 
     shards: tuple[str, ...]
@@ -84,6 +101,7 @@ class Index:
     image_labels: np.ndarray
     has_image_labels: np.ndarray
     has_mask: np.ndarray
+    first_image_class: int = 1
 
     @property
     def size(self) -> int:
@@ -226,6 +244,7 @@ class IndexBuilder:
             image_labels=np.array(self._labels, np.uint8).reshape(
                 len(self._labels), self._spec.num_image_classes
             ),
+            first_image_class=self._spec.first_image_class,
         )
 
 
@@ -270,7 +289,7 @@ def row_of(example: tfexample.Example, spec: DatasetSpec, location: Location) ->
 
 def save_index(path: str, index: Index) -> None:
     """Writes an index atomically; equal indices give equal files."""
-    arrays = {f.name: getattr(index, f.name) for f in dataclasses.fields(Index)}
+    arrays = {name: getattr(index, name) for name in _ARRAYS}
     arrays["shards"] = np.array(index.shards, np.str_)
     ids = [image_id.encode() for image_id in index.ids]
     arrays["ids"] = np.frombuffer(b"".join(ids), np.uint8)
@@ -291,7 +310,7 @@ def read_index(path: str, spec: DatasetSpec) -> Index:
     try:
         with np.load(path, allow_pickle=False) as file:
             version = int(file["version"])
-            arrays = {f.name: file[f.name] for f in dataclasses.fields(Index)}
+            arrays = {name: file[name] for name in _ARRAYS}
             if version > 1:
                 arrays["ids"] = _ids(arrays["ids"], file[_ID_ENDS])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -316,7 +335,7 @@ def read_index(path: str, spec: DatasetSpec) -> Index:
         )
     arrays["shards"] = tuple(str(s) for s in arrays["shards"])
     arrays["ids"] = arrays["ids"].astype(object)
-    return Index(**arrays)
+    return Index(**arrays, first_image_class=spec.first_image_class)
 
 
 def _ids(text: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -339,27 +358,15 @@ def _ids(text: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return np.array([joined[a:b].decode() for a, b in zip(starts, ends)], object)
 
 
-# Kind of numbers and of axes of each array of an index.
-_ARRAYS = {
-    "shards": ("U", 1),
-    "shard_bytes": ("i", 1),
-    "shard": ("i", 1),
-    "offset": ("i", 1),
-    "length": ("i", 1),
-    "ids": ("UO", 1),
-    "height": ("i", 1),
-    "width": ("i", 1),
-    "image_labels": ("u", 2),
-    "has_image_labels": ("b", 1),
-    "has_mask": ("b", 1),
-}
-
-
 def _contradiction(arrays: dict[str, np.ndarray]) -> str | None:
     """Says what is wrong with the arrays of an index; None: nothing."""
     for name, (kinds, axes) in _ARRAYS.items():
-        if arrays[name].dtype.kind not in kinds or arrays[name].ndim != axes:
-            return f"'{name}' is {arrays[name].dtype} {list(arrays[name].shape)}"
+        array = arrays[name]
+        # A member of the archive that is no array comes as bytes.
+        if not isinstance(array, np.ndarray):
+            return f"'{name}' is no array"
+        if array.dtype.kind not in kinds or array.ndim != axes:
+            return f"'{name}' is {array.dtype} {list(array.shape)}"
     per_record = [name for name in _ARRAYS if name not in ("shards", "shard_bytes")]
     if len({len(arrays[name]) for name in per_record}) > 1:
         return "arrays of different lengths"
@@ -638,12 +645,12 @@ def _scan_split(
 
 def _image_labels(example: tfexample.Example, index: Index, i: int) -> tuple:
     """Returns the image-level labels of record `i` and those of the index, None if unknown."""
-    known = example.image_labels
-    received = None if known is None else sorted(set(known.tolist()))
-    accepted = np.flatnonzero(index.image_labels[i]).tolist() if index.has_image_labels[i] else None
-    # Without a background the columns are the ids; with one they begin at class 1.
-    if received and received != accepted:
-        accepted = accepted and [column + 1 for column in accepted]
+    received = accepted = None
+    if example.image_labels is not None:
+        received = sorted(set(example.image_labels.tolist()))
+    if index.has_image_labels[i]:
+        columns = np.flatnonzero(index.image_labels[i])
+        accepted = (columns + index.first_image_class).tolist()
     return received, accepted
 
 
