@@ -595,39 +595,41 @@ def run(name: str, count: int, seed: int = 0) -> list[str]:
     return list(failures.values())
 
 
-def main() -> None:
-    """Looks for failures with Hypothesis, target after target."""
+def _search(target: Target, count: int) -> None:
+    """Looks for failures with Hypothesis and raises what it finds."""
     import hypothesis
     from hypothesis import strategies
 
+    seeds = target.seeds()
+
+    @hypothesis.settings(
+        max_examples=count, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
+    )
+    @hypothesis.given(strategies.data())
+    def changed_files(data):
+        def below(n):
+            return data.draw(strategies.integers(0, n - 1))
+
+        content = mutate(seeds[below(len(seeds))], below)
+        hypothesis.note(f"content: {content[:2000]!r}")
+        check(target, content)
+
+    changed_files()
+
+
+def main() -> None:
+    """Looks for failures with Hypothesis, target after target."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--examples", type=int, default=50_000, help="mutations of all targets")
     parser.add_argument("--targets", nargs="*", default=list(TARGETS), choices=list(TARGETS))
     arguments = parser.parse_args()
     failed = []
     for name in arguments.targets:
-        target, seeds = TARGETS[name], TARGETS[name].seeds()
-        count = max(1, round(arguments.examples * target.share / 100))
-
-        @hypothesis.settings(
-            max_examples=count, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
-        )
-        @hypothesis.given(strategies.data())
-        def fuzz(data, target=target, seeds=seeds):
-            def below(n):
-                return data.draw(strategies.integers(0, n - 1))
-
-            content = mutate(seeds[below(len(seeds))], below)
-            try:
-                check(target, content)
-            except Exception:
-                hypothesis.note(f"content: {content[:2000]!r}")
-                raise
-
+        count = max(1, round(arguments.examples * TARGETS[name].share / 100))
         started = time.monotonic()
         print(f"{name}: {count} mutations", flush=True)
         try:
-            fuzz()
+            _search(TARGETS[name], count)
         except KeyboardInterrupt:
             raise
         except BaseException:  # Hypothesis groups several failures
