@@ -23,6 +23,7 @@ import time
 import traceback
 import types
 import unittest.mock
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -36,7 +37,7 @@ from PIL import Image
 
 from tests import torch_files
 from tfseg import checkpoint, initial_weights, run_record, torch_file
-from tfseg.config import DataConfig
+from tfseg.config import DataConfig, ModelConfig, TrainConfig
 from tfseg.data import (
     class_embeddings,
     class_splits,
@@ -47,6 +48,7 @@ from tfseg.data import (
     tfexample,
 )
 from tfseg.errors import UserError
+from tfseg.method_config import StrictConfig
 
 # A reading that takes longer than this (of processors, since others may be at work on them too),
 # or more memory than that, is a failure.
@@ -129,7 +131,8 @@ def _mutate_archive(data: bytes, below: Below) -> bytes:
         members[k] = (name, _mutate_bytes(head, below) + content[len(head) :])
     buffer = io.BytesIO()
     compression = zipfile.ZIP_STORED if below(8) else zipfile.ZIP_DEFLATED
-    with zipfile.ZipFile(buffer, "w", compression) as archive:
+    with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", compression) as archive:
+        warnings.simplefilter("ignore")  # of names that are there twice
         for name, content in members:
             archive.writestr(zipfile.ZipInfo(name), content, compression)
     return buffer.getvalue()
@@ -366,22 +369,22 @@ def _read_class_split(folder: str, data: bytes) -> None:
     assert {*split.seen, *split.unseen} <= set(range(3))
 
 
-def _config() -> bytes:
-    record = {
-        "command": ["train_zls.py"],
-        "seed": 0,
-        "model": {"model_variant": "resnet_v1_50_beta", "decoder_filters": 256},
-        "data": {"drop_images": "drop.txt"},
-        "train": {"method": "strict"},
-        "method": {"oracle_layout": False},
-        "dataset": {
-            **SPEC.to_json(),
-            "split": {"seen": [0, 1], "unseen": [2], "held_out": [], "background": 0},
-            "vectors": {"source": "x.npz", "sha256": "00", "width": 3, "norm": "unit"},
-        },
-        "initial_run": {"seen_classes": ["cat"], "drop_images": ["other.txt"]},
-    }
-    return json.dumps(record).encode()
+def _config(folder: str) -> None:
+    """Writes the record of a zero-label run."""
+    _vectors(folder)
+    split = class_splits.load(_write(folder, "split.json", _CLASS_SPLIT), SPEC)
+    vectors = class_embeddings.load(
+        os.path.join(folder, "vectors.npz"), SPEC.class_names, norm="unit"
+    )
+    run_record.write(
+        folder,
+        model=ModelConfig(),
+        data=DataConfig(drop_images="drop.txt"),
+        train=TrainConfig(),
+        method=StrictConfig(),
+        spec=dataclasses.replace(SPEC, split=split, vectors=vectors),
+        extra={"initial_run": {"seen_classes": ["cat"], "drop_images": ["other.txt"]}},
+    )
 
 
 def _read_config(folder: str, data: bytes) -> None:
@@ -493,7 +496,7 @@ TARGETS = {
     "dataset.json": Target(lambda: _made(_split, "dataset.json"), _read_dataset_json, 12),
     "vectors": Target(lambda: _made(_vectors, "vectors.npz"), _read_vectors, 4),
     "class split": Target(lambda: [_CLASS_SPLIT], _read_class_split, 4),
-    "config.json": Target(lambda: [_config()], _read_config, 4),
+    "config.json": Target(lambda: _made(_config, "config.json"), _read_config, 4),
     "manifest": Target(
         lambda: _made(_checkpoints, "model.ckpt-2.manifest.json"), _read_manifest, 3
     ),
