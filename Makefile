@@ -9,7 +9,7 @@ PYTHON_ADDONS ?= $(shell for p in $(PYTHON) python3.11 python3.10; do \
   && echo $$p && break; done)
 PIP_FLAGS := --quiet --disable-pip-version-check
 
-.PHONY: demo test test-addons lint clean
+.PHONY: demo test test-addons fuzz lint clean
 
 $(VENV)/.installed: pyproject.toml
 	@echo "== installing into $(VENV) (a few minutes the first time) =="
@@ -44,6 +44,12 @@ lint: $(VENV)/.installed
 
 test: $(VENV)/.installed $(VENV)/.crf lint
 	TFSEG_EXPECT_TENSORFLOW=2.20 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15
+
+# A longer search than the one of `make test`: FUZZ="--examples 1000000 --targets image record".
+FUZZ := --examples 50000
+
+fuzz: $(VENV)/.installed
+	$(BIN)/python -m tests.fuzzing $(FUZZ)
 
 ifeq ($(strip $(PYTHON_ADDONS)),)
 test-addons:

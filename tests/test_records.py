@@ -1,6 +1,8 @@
 """Reading shards: framing, damage, indices. No damage may pass in silence or hang."""
 
+import dataclasses
 import io
+import json
 import os
 import struct
 import subprocess
@@ -165,46 +167,6 @@ def test_scan_resyncs_over_megabytes(tmp_path):
     assert [i.length for i in items[1:]] == [3_000_000, 4]
 
 
-def test_random_damage_never_escapes_or_passes(foreign):
-    """Flips, cuts, insertions: every record is either intact or reported, whatever happens."""
-    original = shard(foreign).read_bytes()
-    whole = {d for _, d in scan(str(shard(foreign)), with_data=True)}
-    rng = np.random.default_rng(0)
-    for _ in range(300):
-        content = bytearray(original)
-        for _ in range(rng.integers(1, 4)):
-            position = int(rng.integers(0, max(1, len(content))))
-            kind = rng.integers(4)
-            if kind == 0 and content:
-                content[position % len(content)] ^= 1 << int(rng.integers(8))
-            elif kind == 1:
-                del content[position:]
-            elif kind == 2:
-                del content[position : position + int(rng.integers(1, 30))]
-            else:
-                content[position:position] = rng.bytes(int(rng.integers(1, 30)))
-        shard(foreign).write_bytes(bytes(content))
-        items = list(scan(str(shard(foreign)), with_data=True))
-        covered = sum(
-            i.skipped_bytes if isinstance(i, Damage) else i[0].length + framing.OVERHEAD_BYTES
-            for i in items
-        )
-        assert covered == len(content)
-        assert {i[1] for i in items if not isinstance(i, Damage)} <= whole
-        reported = []
-        try:
-            index = records.load_index(str(foreign), "train", SPEC, on_damage=reported.append)
-        except UserError:
-            continue
-        finally:
-            for name in os.listdir(foreign):
-                if name.endswith(".npz"):
-                    os.remove(foreign / name)
-        # Cuts exactly between records leave a shorter but undamaged file; nothing can tell.
-        assert reported or all(not isinstance(i, Damage) for i in items)
-        assert index.size >= 5
-
-
 def test_random_bytes_are_damage(tmp_path):
     rng = np.random.default_rng(0)
     for n in (0, 1, 11, 12, 16, 17, 1000):
@@ -214,17 +176,75 @@ def test_random_bytes_are_damage(tmp_path):
         assert sum(i.skipped_bytes for i in items) == n
 
 
-def test_record_of_random_bytes_is_a_record_error(tmp_path):
-    rng = np.random.default_rng(0)
-    good = make_example("a", labels=[1], label=True)
-    for _ in range(300):
-        data = bytearray(good)
-        for _ in range(rng.integers(1, 5)):
-            data[rng.integers(len(data))] = rng.integers(256)
-        try:
-            tfexample.decode(bytes(data))
-        except RecordError:
-            pass
+def test_headers_that_were_made_to_be_searched_for(tmp_path):
+    """A broken header before each of many short records: every block is searched once."""
+    record, broken = framing.frame(b"x"), bytes([1]) * 12
+    (tmp_path / "s").write_bytes((record + broken) * 3_000)
+    blocks, search = [], framing._headers_in
+
+    def counted(block, remaining):
+        blocks.append(len(block))
+        return search(block, remaining)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(framing, "_headers_in", counted)
+        items = list(scan(str(tmp_path / "s")))
+    assert sum(isinstance(i, Found) for i in items) == 3_000
+    assert sum(i.skipped_bytes for i in items if isinstance(i, Damage)) == 12 * 3_000
+    assert sum(blocks) < 1.1 * os.path.getsize(tmp_path / "s")
+
+
+def test_records_between_damage_of_any_length_are_found(tmp_path):
+    """The search goes on where it left off, across the ends of its blocks."""
+    rng, content, whole = np.random.default_rng(5), b"", []
+    for k in range(300):
+        data = rng.bytes(int(rng.integers(1, 60)))
+        if k % 3 == 1:
+            content += bytes([1]) * int(rng.integers(12, 9000))
+        whole.append(data)
+        content += framing.frame(data)
+    (tmp_path / "s").write_bytes(content)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(framing, "_BLOCK_BYTES", 4096)
+        items = list(scan(str(tmp_path / "s"), with_data=True))
+    assert [i[1] for i in items if not isinstance(i, Damage)] == whole
+
+
+@pytest.mark.parametrize("key", [tfexample.IMAGE, tfexample.LABEL])
+@pytest.mark.parametrize("length", [24, 25, 32])
+def test_a_cut_image_is_one_bad_record(tmp_path, key, length):
+    example = tfexample.ExampleProto.FromString(make_example("b", label=True))
+    value = example.features.feature[key].bytes_list.value
+    value[0] = value[0][:length]
+    bad = example.SerializeToString()
+    write_shard(tmp_path / "s-0-of-1", [make_example("a", label=True), bad, make_example("c")])
+    reported = []
+    index = records.load_index(str(tmp_path), "s", SPEC, on_damage=reported.append)
+    assert index.ids.tolist() == ["a", "c"]
+    assert [error.location.record for error in reported] == [1]
+
+
+@pytest.mark.parametrize("side", [2**32 - 1, 2**31])
+def test_a_header_of_billions_of_pixels_names_its_record(tmp_path, side):
+    example = tfexample.ExampleProto.FromString(make_example("b"))
+    feature = example.features.feature
+    image = bytearray(feature[tfexample.IMAGE].bytes_list.value[0])
+    image[16:24] = side.to_bytes(4, "big") * 2
+    feature[tfexample.IMAGE].bytes_list.value[0] = bytes(image)
+    for name in (tfexample.HEIGHT, tfexample.WIDTH):
+        feature[name].int64_list.value[0] = side
+    write_shard(tmp_path / "s-0-of-1", [make_example("a"), example.SerializeToString()])
+    with pytest.raises(RecordError, match="record 1, byte"):
+        records.load_index(str(tmp_path), "s", SPEC)
+
+
+def test_a_file_name_does_not_say_how_long_to_look(tmp_path):
+    for total in (60_000_000, 10**80):
+        path = tmp_path / f"s-00001-of-{total}.tfrecord"
+        write_shard(path, [make_example("a")])
+        with pytest.raises(UserError, match="1 of [0-9]+ shards; missing: 0, 2, 3, 4, 5, 6, 7, 8"):
+            records.load_index(str(tmp_path), "s", SPEC)
+        os.remove(path)
 
 
 # Indices ----------------------------------------------------------------------------------------
@@ -345,6 +365,156 @@ def test_index_of_other_classes(foreign):
     records.load_index(str(foreign), "train", SPEC)
     with pytest.raises(UserError, match="another number of classes"):
         records.load_index(str(foreign), "train", DatasetSpec("t", ("background", "cat")))
+
+
+def rewritten(folder, **changes):
+    """Changes arrays of the index file; a function gets the array that is there."""
+    path = folder / "train.index.npz"
+    with np.load(path) as file:
+        arrays = dict(file)
+    for name, change in changes.items():
+        arrays[name] = change(arrays[name]) if callable(change) else change
+    np.savez(path, **arrays)
+    return str(folder)
+
+
+def rows(index):
+    """The arrays of an index that have one row for each record, ids as text."""
+    names = ["shard", "offset", "length", "ids", "height", "width"]
+    return {n: getattr(index, n) for n in [*names, "image_labels", "has_image_labels", "has_mask"]}
+
+
+def test_an_index_of_version_1_is_read(foreign):
+    index = records.load_index(str(foreign), "train", SPEC)
+    os.remove(foreign / "train.index.npz")
+    arrays = {**rows(index), "ids": index.ids.astype(np.str_), "version": np.int32(1)}
+    arrays |= {"shards": np.array(index.shards), "shard_bytes": index.shard_bytes}
+    np.savez(foreign / "train.index.npz", **arrays)
+    old = records.load_index(str(foreign), "train", SPEC)
+    for name, array in rows(index).items():
+        np.testing.assert_array_equal(getattr(old, name), array)
+    with records.RecordReader(old, str(foreign)) as reader:
+        assert [reader.read(i).filename for i in range(10)] == old.ids.tolist()
+
+
+def test_ids_of_any_length_and_alphabet(tmp_path):
+    """One long id costs its own bytes, not those bytes for every record."""
+    ids = ["a", "ü/漢字", "x" * 4096, "b"]
+    write_shard(tmp_path / "train-0-of-1", [make_example(i) for i in ids])
+    records.load_index(str(tmp_path), "train", SPEC)
+    index = records.read_index(str(tmp_path / "train.index.npz"), SPEC)
+    assert index.ids.tolist() == ids and index.ids[index.ids == "b"].tolist() == ["b"]
+    assert os.path.getsize(tmp_path / "train.index.npz") < 4096 + 4000
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [range(5), [*range(9)], [0] * 10, [*range(9), 0], [1, 0, *range(2, 10)], [*range(10), 9], [9]],
+)
+def test_an_index_without_every_record_once_is_refused(foreign, keep):
+    index = records.load_index(str(foreign), "train", SPEC)
+    cut = {name: array[list(keep)] for name, array in rows(index).items()}
+    path = str(foreign / "train.index.npz")
+    records.save_index(path, dataclasses.replace(index, **cut))
+    with pytest.raises(UserError, match="contradicts itself") as error:
+        records.load_index(str(foreign), "train", SPEC)
+    assert path in str(error.value) and "delete it" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shard": lambda a: a - 1},
+        {"shard": lambda a: np.where(np.arange(10) == 3, -1, a)},
+        {"shard": lambda a: a + 2**20},
+        {"shard": lambda a: np.zeros_like(a)},
+        {"offset": lambda a: a - 1},
+        {"offset": lambda a: a + 2**62},
+        {"offset": lambda a: np.zeros_like(a)},
+        {"length": lambda a: np.full_like(a, 2**63 - 1)},
+        {"length": lambda a: -a},
+        {"length": lambda a: np.zeros_like(a)},
+        {"height": lambda a: -a},
+        {"height": lambda a: a * 0},
+        {"width": lambda a: a + 2**30},
+        {"height": lambda a: a.astype(float)},
+        {"height": lambda a: a[:, None]},
+        {"image_labels": lambda a: a + 7},
+        {"has_mask": lambda a: a.astype(np.int8)},
+        {"shards": lambda a: a[[0, 0]]},
+        {"shards": lambda a: a[:1]},
+        {"shards": lambda a: np.arange(2)},
+        {"shard_bytes": lambda a: -a},
+        {"shard_bytes": lambda a: a[0]},
+        {"ids": lambda a: a[:-1]},
+        {"ids": lambda a: np.full_like(a, 0xFF)},
+        {"id_ends": lambda a: a[::-1]},
+        {"id_ends": lambda a: a - 100},
+        {"id_ends": lambda a: a[:-1]},
+        {"version": lambda a: np.int32(99)},
+    ],
+)
+def test_an_index_that_contradicts_itself(foreign, changes):
+    records.load_index(str(foreign), "train", SPEC)
+    with pytest.raises(UserError, match="An index|shards are not those") as error:
+        records.load_index(rewritten(foreign, **changes), "train", SPEC)
+    assert "train.index.npz" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes, key",
+    [
+        ({"height": lambda a: a + 1}, tfexample.HEIGHT),
+        ({"width": lambda a: a * 2}, tfexample.WIDTH),
+        ({"ids": lambda a: a[::-1]}, tfexample.FILENAME),
+        ({"has_mask": lambda a: ~a}, tfexample.LABEL),
+        ({"has_image_labels": lambda a: ~a}, tfexample.IMAGE_LABELS),
+        ({"image_labels": lambda a: 1 - a}, tfexample.IMAGE_LABELS),
+    ],
+)
+def test_a_record_that_the_index_describes_wrongly(foreign, changes, key):
+    records.load_index(str(foreign), "train", SPEC)
+    index = records.load_index(rewritten(foreign, **changes), "train", SPEC)
+    with records.RecordReader(index, str(foreign)) as reader:
+        with pytest.raises(RecordError, match=f"record 0, byte 0, key {key}"):
+            reader.read(0)
+
+
+def described(folder, *, count=10, per_shard=(5, 5)):
+    """Writes a dataset.json; None leaves out a number."""
+    shards = []
+    for k, number in enumerate(per_shard):
+        entry = {"file": shard(folder, k).name, "bytes": os.path.getsize(shard(folder, k))}
+        shards.append(entry if number is None else {**entry, "records": number})
+    entry = {"shards": shards} if count is None else {"shards": shards, "count": count}
+    content = {**SPEC.to_json(), "splits": {"train": entry}}
+    (folder / "dataset.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("with_index", [True, False])
+@pytest.mark.parametrize(
+    "said", [{"count": 11}, {"per_shard": (5, 6)}, {"count": 128, "per_shard": (None, None)}]
+)
+def test_another_count_than_that_of_dataset_json(foreign, said, with_index):
+    if with_index:
+        records.load_index(str(foreign), "train", SPEC)
+    described(foreign, **said)
+    with pytest.raises(UserError, match="number of records of .* is not the one of dataset.json"):
+        records.load_index(str(foreign), "train", SPEC)
+
+
+def test_counts_are_not_needed_and_damage_explains_fewer(foreign):
+    described(foreign, count=None, per_shard=(None, None))
+    for _ in range(2):
+        assert records.load_index(str(foreign), "train", SPEC).size == 10
+    os.remove(foreign / "train.index.npz")
+    described(foreign)
+    assert records.load_index(str(foreign), "train", SPEC).size == 10
+    os.remove(foreign / "train.index.npz")
+    flip(shard(foreign), 60)
+    reported = []
+    index = records.load_index(str(foreign), "train", SPEC, on_damage=reported.append)
+    assert index.size == 9 and len(reported) == 1
 
 
 def test_image_label_beyond_the_classes(tmp_path):

@@ -178,3 +178,130 @@ def test_pseudo_labels_say_so():
     for wrong in (2, [1, 1]):
         with pytest.raises(RecordError, match="neither 0 nor 1"):
             tfexample.decode(published(**{"image/pseudo": wrong}))
+
+
+# Headers that were made to mislead ----------------------------------------------------------------
+
+
+def segment(marker, content=b""):
+    return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + content
+
+
+def frame(height, width):
+    """The header of a frame of one channel, as it might stand in front of the true one."""
+    size = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+    return segment(0xC0, b"\x08" + size + b"\x01\x01\x11\x00")
+
+
+JPEG = encoded(50, 70, format="JPEG")
+# A reader that takes FF 00 for a segment lands in the comment, on a frame of 9 x 9; libjpeg skips
+# the two bytes.
+HIDDEN_FRAME = b"\xff\x00\x00\x06" + segment(0xFE, frame(9, 9))
+
+
+@pytest.mark.parametrize(
+    "inserted",
+    [
+        HIDDEN_FRAME,
+        b"\xff\x00\x00\x11" + b"\0" * 15,
+        b"\x00\x00junk",
+        b"\xff\xff\xff\xff",
+        b"\xff\xd0\xff\xd7",
+        segment(0xE1, b"Exif\0\0" + frame(9, 9)),
+        segment(0xFE, frame(9, 9)),
+        segment(0xEE, b"\xff\xc0\x00\x11\x08\x00\x09\x00\x09"),
+        b"\xff\xe5\x00\x00",
+    ],
+)
+def test_size_of_a_jpeg_is_the_one_that_is_decoded(inserted):
+    data = JPEG[:20] + inserted + JPEG[20:]
+    decoders = {
+        "tensorflow": lambda: tf.io.decode_jpeg(data).shape[:2],
+        "pillow": lambda: Image.open(io.BytesIO(data)).convert("RGB").size[::-1],
+    }
+    size = tfexample.image_size(data)
+    for decode in decoders.values():
+        try:
+            decoded = tuple(decode())
+        except (tf.errors.OpError, OSError):
+            continue  # not decoded at all
+        assert size == ("jpeg", *decoded)
+
+
+def test_a_jpeg_does_not_get_round_the_cap():
+    big = encoded(900, 1200, format="JPEG")
+    data = big[:20] + HIDDEN_FRAME + big[20:]
+    with pytest.raises(RecordError, match="900x1200, 1.1 megapixels"):
+        tfexample.check_pixels(data, max_megapixels=1, location=Location("f", 0, 0))
+
+
+@pytest.mark.parametrize("marker, content", [(0xFE, b""), (0xE1, b"Exif\0\0M"), (0xDB, b"")])
+def test_a_header_of_many_segments_takes_no_time(marker, content):
+    data = JPEG[:2] + segment(marker, content) * 200_000 + JPEG[2:]
+    with pytest.raises(ValueError, match="too many segments"):
+        tfexample.image_size(data)
+
+
+def scan_of(jpeg):
+    """The last scan, without the end of the picture."""
+    return jpeg[jpeg.rindex(b"\xff\xda") : -2]
+
+
+@pytest.mark.parametrize("progressive", [True, False])
+def test_a_jpeg_of_many_scans_is_refused(progressive):
+    jpeg = encoded(40, 40, format="JPEG", progressive=progressive)
+    bomb = jpeg[:-2] + scan_of(jpeg) * 100 + jpeg[-2:]
+    with pytest.raises(ValueError, match=r"1\d\d scans, and at most 20 are decoded"):
+        tfexample.image_size(bomb)
+    with pytest.raises(RecordError, match="scans"):
+        tfexample.encode(image=bomb, filename="a", height=40, width=40)
+    # Those of thumbnails and of what follows the picture are not decoded.
+    thumbnails = segment(0xE1, scan_of(jpeg) * 30)
+    for data in (jpeg, jpeg[:2] + thumbnails + jpeg[2:], jpeg + scan_of(jpeg) * 100):
+        assert tfexample.image_size(data) == ("jpeg", 40, 40)
+
+
+@pytest.mark.parametrize("length", range(8, 33))
+def test_a_png_that_ends_in_its_header_is_refused(length):
+    with pytest.raises(RecordError, match="PNG header is broken"):
+        tfexample.decode(published(**{tfexample.LABEL: encoded(mode="L")[:length]}))
+
+
+def test_sides_that_no_decoder_takes_are_refused():
+    png = bytearray(encoded())
+    for side in (2**32 - 1, 2**31, 10**6 + 1):
+        png[16:24] = side.to_bytes(4, "big") * 2
+        with pytest.raises(RecordError, match="image/encoded"):
+            tfexample.decode(published(**{"image/encoded": bytes(png)}), Location("f", 0, 0))
+
+
+def test_a_second_header_of_a_png_is_refused():
+    """Pillow takes the last one before the pixels."""
+    png, big = encoded(), encoded(300, 300)
+    data = png[:33] + big[8:33] + png[33:]
+    assert tfexample.image_size(data) == ("png", 4, 6)
+    with pytest.raises(RecordError, match="second header"):
+        tfexample.decode_pixels(data, location=None)
+
+
+def test_pixels_that_cannot_be_decoded_are_a_record_error():
+    for data in (JPEG[:200], encoded()[:40], JPEG[:2] + b"\0" * 50):
+        with pytest.raises(RecordError, match="cannot be decoded"):
+            tfexample.decode_pixels(data, location=Location("f", 3, 7))
+
+
+@pytest.mark.parametrize("length, accepted", [(4096, True), (4097, False), (4_000_000, False)])
+def test_length_of_an_id(length, accepted):
+    data = published(**{"image/filename": b"i" * length})
+    arguments = {"image": encoded(), "height": 4, "width": 6}
+    if accepted:
+        assert len(tfexample.decode(data).filename) == length
+        tfexample.encode(filename="i" * length, **arguments)
+        return
+    for attempt in (
+        lambda: tfexample.decode(data),
+        lambda: tfexample.encode(filename="i" * length, **arguments),
+    ):
+        with pytest.raises(RecordError, match="at most 4096 bytes") as error:
+            attempt()
+        assert len(str(error.value)) < 1000

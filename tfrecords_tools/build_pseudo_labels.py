@@ -24,7 +24,6 @@ written too and passed over in training; here they are not needed.
 """
 
 import dataclasses
-import io
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -401,16 +400,7 @@ class Encoder:
             key=tfexample.LABEL,
         )
         where = f"{source.location}, id {source.id}"
-        try:
-            with Image.open(io.BytesIO(example.label)) as file:
-                ids = np.asarray(file)
-        except Exception as error:  # Pillow's decoders raise many kinds
-            raise UserError(
-                "A mask cannot be decoded.",
-                where=where,
-                received=f"{type(error).__name__}: {error}",
-                fix="make the records again",
-            ) from None
+        ids = tfexample.decode_pixels(example.label, location=source.location, key=tfexample.LABEL)
         if ids.ndim != 2:
             raise UserError("A mask is not one channel of class ids.", where=where)
         return common.map_ids(ids, None, self.spec, where=where)

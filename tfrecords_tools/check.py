@@ -14,7 +14,6 @@ of these classes, as --drop_images of train_zls.py reads them.
 import collections
 import dataclasses
 import hashlib
-import io
 import itertools
 import os
 import re
@@ -181,7 +180,7 @@ class Examiner:
             tfexample.check_pixels(
                 data, max_megapixels=self.max_megapixels, location=task.location, key=key
             )
-            image = Image.open(io.BytesIO(data))
+            image = tfexample.open_image(data)
             image.load()
             return image
         except RecordError as error:

@@ -262,6 +262,8 @@ def read_image(path: str, *, max_megapixels: float) -> tuple[bytes, Image.Image,
     try:
         image = Image.open(io.BytesIO(data))
         check_megapixels(path, image.height, image.width, max_megapixels)
+        if image.format in ("JPEG", "MPO", "PNG"):
+            tfexample.image_size(data)  # refuses what no record may hold
         image.load()
     except UserError:
         raise

@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 USER_ERROR_EXIT_CODE = 2
+# Characters of a message's part.
+_MAX_SHOWN = 4000
 
 
 class UserError(Exception):
@@ -34,7 +36,7 @@ class UserError(Exception):
     ):
         self.what, self.where, self.received = what, where, received
         self.accepted, self.fix = accepted, fix
-        parts = [what]
+        parts = [_shown(what)]
         for name, value in (
             ("where", where),
             ("received", received),
@@ -42,8 +44,16 @@ class UserError(Exception):
             ("next step", fix),
         ):
             if value is not None:
-                parts.append(f"  {name}: {value}")
+                parts.append(f"  {name}: {_shown(value)}")
         super().__init__("\n".join(parts))
+
+
+def _shown(value: Any) -> str:
+    """Returns a value as text; a file may hold one of any length."""
+    text = str(value)
+    if len(text) <= _MAX_SHOWN:
+        return text
+    return f"{text[:_MAX_SHOWN]} ... ({len(text)} characters)"
 
 
 def check_choice(value: Any, accepted: Collection[Any], *, flag: str, what: str) -> None:

@@ -444,7 +444,8 @@ class Evaluator:
                 image_id = str(self._index.ids[i])
                 matrix = metrics.confusion_matrix(
                     inference.evaluated_label(
-                        inference.decode_label(reader.read(i).label, image_id), self._spec
+                        inference.decode_label(reader.read(i).label, image_id, reader.location(i)),
+                        self._spec,
                     ),
                     labels,
                     self._spec.num_classes,

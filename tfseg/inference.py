@@ -18,14 +18,12 @@ specification 1.6.
 
 import dataclasses
 import functools
-import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
 from tfseg.config import DataConfig, PredictionConfig
 from tfseg.data import records, tfexample
@@ -330,20 +328,24 @@ def original_probabilities(
     return resize_bilinear(probs[np.newaxis], (height, width))[0].numpy()
 
 
-def decode_image(data: bytes) -> np.ndarray:
-    """Returns an encoded image as uint8 RGB [H, W, 3]."""
-    with Image.open(io.BytesIO(data)) as file:
-        return np.asarray(file.convert("RGB"))
+def decode_image(data: bytes, location: records.Location | None = None) -> np.ndarray:
+    """Returns an encoded image as uint8 RGB [H, W, 3].
+
+    Raises:
+      RecordError: it cannot be decoded; names the location.
+    """
+    return tfexample.decode_pixels(data, location=location, mode="RGB")
 
 
-def decode_label(data: bytes, image_id: str) -> np.ndarray:
+def decode_label(
+    data: bytes, image_id: str, location: records.Location | None = None
+) -> np.ndarray:
     """Returns an encoded mask as int64 [H, W].
 
     Raises:
-      UserError: it has more than one channel; names the image.
+      UserError: it cannot be decoded or has more than one channel; names the image.
     """
-    with Image.open(io.BytesIO(data)) as file:
-        label = np.asarray(file)
+    label = tfexample.decode_pixels(data, location=location, key=tfexample.LABEL)
     if label.ndim != 2:
         raise UserError(
             "A mask is not a picture of class ids.",
@@ -389,17 +391,17 @@ def refined_labels(
                 if not weight[row]:
                     continue
                 i = int(i)
-                example = reader.read(i)
+                example, location = reader.read(i), reader.location(i)
                 tfexample.check_pixels(
                     example.image,
                     max_megapixels=data_config.max_image_megapixels,
-                    location=reader.location(i),
+                    location=location,
                 )
                 size = example.height, example.width
                 yield (
                     i,
                     np.ascontiguousarray(original_probabilities(probs[row], valid[row], *size)),
-                    decode_image(example.image),
+                    decode_image(example.image, location),
                     None if present is None else present[i],
                 )
 

@@ -169,12 +169,12 @@ class _Painter:
             example.image, max_megapixels=self._max_megapixels, location=location
         )
         name = self._names[i]
-        image = inference.decode_image(example.image)
+        image = inference.decode_image(example.image, location)
         extension = "jpg" if tfexample.image_size(example.image)[0] == "jpeg" else "png"
         label = None
         pictures = {"image": self._write(_IMAGES, name, extension, example.image)}
         if example.label is not None:
-            label = inference.decode_label(example.label, str(self._index.ids[i]))
+            label = inference.decode_label(example.label, str(self._index.ids[i]), location)
             pictures["truth"] = self._write(_TRUTH, name, "png", _png(self._colors[label]))
         pictures["prediction"] = self._write(
             _PREDICTIONS, name, "png", _png(self._colors[prediction])

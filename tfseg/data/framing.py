@@ -237,17 +237,37 @@ def _headers_in(block: np.ndarray, remaining: int) -> np.ndarray:
     return positions[masked == stored]
 
 
-def next_header(descriptor: int, start: int, file_bytes: int) -> int | None:
-    """Returns the first offset >= `start` at which a record plausibly begins, or None."""
-    while start + OVERHEAD_BYTES < file_bytes:
-        block = os.pread(descriptor, _BLOCK_BYTES + HEADER_BYTES - 1, start)
-        found = _headers_in(np.frombuffer(block, np.uint8), file_bytes - start)
-        if len(found):
-            return start + int(found[0])
-        if len(block) < HEADER_BYTES:
-            return None
-        start += len(block) - HEADER_BYTES + 1
-    return None
+class _HeaderSearch:
+    """Finds believable record headers in a file; every block is looked at once, in order.
+
+    Args:
+      descriptor: an open file.
+      file_bytes: its size.
+    """
+
+    def __init__(self, descriptor: int, file_bytes: int):
+        self._descriptor, self._file_bytes = descriptor, file_bytes
+        self._end = 0  # headers that begin before it and behind earlier answers are in `_found`
+        self._found = np.zeros(0, np.int64)
+
+    def first_from(self, start: int) -> int | None:
+        """Returns the first offset >= `start` at which a record plausibly begins, or None.
+
+        Args:
+          start: at least as large as in the call before.
+        """
+        while True:
+            k = np.searchsorted(self._found, start)
+            if k < len(self._found):
+                return int(self._found[k])
+            begin = max(start, self._end)
+            if begin + OVERHEAD_BYTES >= self._file_bytes:
+                return None
+            block = os.pread(self._descriptor, _BLOCK_BYTES + HEADER_BYTES - 1, begin)
+            if len(block) < HEADER_BYTES:
+                return None
+            found = _headers_in(np.frombuffer(block, np.uint8), self._file_bytes - begin)
+            self._found, self._end = begin + found, begin + len(block) - HEADER_BYTES + 1
 
 
 def scan(path: str, *, with_data: bool = False) -> Iterator[Any]:
@@ -270,12 +290,12 @@ def scan(path: str, *, with_data: bool = False) -> Iterator[Any]:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         file_bytes = os.fstat(descriptor).st_size
-        offset = 0
+        search, offset = _HeaderSearch(descriptor, file_bytes), 0
         while offset < file_bytes:
             try:
                 data = read_at(descriptor, Location(str(path), None, offset), file_bytes=file_bytes)
             except RecordError as error:
-                following = _after_damage(descriptor, offset, file_bytes)
+                following = _after_damage(descriptor, offset, file_bytes, search)
                 yield Damage(offset, error.what, following - offset)
                 offset = following
                 continue
@@ -286,14 +306,14 @@ def scan(path: str, *, with_data: bool = False) -> Iterator[Any]:
         os.close(descriptor)
 
 
-def _after_damage(descriptor: int, offset: int, file_bytes: int) -> int:
+def _after_damage(descriptor: int, offset: int, file_bytes: int, search: _HeaderSearch) -> int:
     """Returns where reading goes on after a damaged record at `offset`."""
     header = os.pread(descriptor, HEADER_BYTES, offset)
     if len(header) == HEADER_BYTES and masked_crc(header[:8]) == struct.unpack("<I", header[8:])[0]:
         end = offset + OVERHEAD_BYTES + struct.unpack("<Q", header[:8])[0]
         if end <= file_bytes:
             return end
-    following = next_header(descriptor, offset + 1, file_bytes)
+    following = search.first_from(offset + 1)
     return file_bytes if following is None else following
 
 

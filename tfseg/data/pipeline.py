@@ -37,7 +37,7 @@ import collections
 import dataclasses
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -903,8 +903,8 @@ def _usable_masks(
       UserError: images of `label_split` would be in no stream at all.
     """
     listed = records.load_index(config.dataset_dir, stream.label_split, spec).ids
-    usable = np.isin(index.ids, listed) & index.has_mask
-    missing = listed[~np.isin(listed, index.ids[usable])]
+    usable = _is_among(index.ids, listed) & index.has_mask
+    missing = listed[~_is_among(listed, index.ids[usable])]
     if missing.size and all(other.split != stream.label_split for other in streams.values()):
         raise UserError(
             f"{missing.size} of {listed.size} images of split '{stream.label_split}' are not in "
@@ -914,6 +914,12 @@ def _usable_masks(
             accepted="a second split whose records hold the images of the first, masks included",
         )
     return usable
+
+
+def _is_among(ids: np.ndarray, wanted: Iterable[str]) -> np.ndarray:
+    """Returns which ids are in a collection, bool [n]; np.isin compares every two objects."""
+    wanted = set(wanted)
+    return np.fromiter((image_id in wanted for image_id in ids), np.bool_, len(ids))
 
 
 def make_sources(
@@ -986,7 +992,7 @@ def _dropped_records(
             where=where,
             accepted="a text file with one id in a line",
         ) from None
-    dropped = {name: np.flatnonzero(np.isin(index.ids, ids)) for name, index in indexes.items()}
+    dropped = {name: np.flatnonzero(_is_among(index.ids, ids)) for name, index in indexes.items()}
     if not any(numbers.size for numbers in dropped.values()):
         raise UserError(
             "None of the images to leave out is in the training split.",

@@ -8,6 +8,7 @@ index (published ones) are scanned on first use.
 
 import dataclasses
 import io
+import itertools
 import os
 import re
 import sys
@@ -49,7 +50,26 @@ _SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d+)-of-(?P<total>\d+)(\.\w+)?")
 # Shards of other people's converters.
 _LOOSE_SHARD = re.compile(r"(?P<split>.+)-\d+\.(tfrecords?|records?)")
 _INDEX_SUFFIX = ".index.npz"
-_INDEX_VERSION = 1
+# Version 1 held `ids` as an array of fixed width, which one long id made wide for all.
+_INDEX_VERSION = 2
+_READ_VERSIONS = (1, 2)
+_ID_ENDS = "id_ends"
+
+
+# Kind of numbers and of axes of each array of an index.
+_ARRAYS = {
+    "shards": ("U", 1),
+    "shard_bytes": ("i", 1),
+    "shard": ("i", 1),
+    "offset": ("i", 1),
+    "length": ("i", 1),
+    "ids": ("UO", 1),
+    "height": ("i", 1),
+    "width": ("i", 1),
+    "image_labels": ("u", 2),
+    "has_image_labels": ("b", 1),
+    "has_mask": ("b", 1),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +82,12 @@ class Index:
       shard: [n] int32, position in `shards`.
       offset: [n] int64, byte at which the record's header starts.
       length: [n] int64, bytes of data.
-      ids: [n] str, `image/filename`.
+      ids: [n] objects of type str, `image/filename`.
       height, width: [n] int32, pixels.
       image_labels: [n, K] uint8, multi-hot; zero where they are not known.
       has_image_labels: [n] bool.
       has_mask: [n] bool.
+      first_image_class: class id of the first column of `image_labels`; not in the file.
     """
 
     shards: tuple[str, ...]
@@ -80,6 +101,7 @@ class Index:
     image_labels: np.ndarray
     has_image_labels: np.ndarray
     has_mask: np.ndarray
+    first_image_class: int = 1
 
     @property
     def size(self) -> int:
@@ -156,14 +178,16 @@ def shards_of(dataset_dir: str, split: str) -> list[str]:
             fix="remove the set that is not wanted, or make the split again",
         )
     if totals:
-        there = {int(m["number"]) for m in matches}
-        missing = sorted(set(range(int(totals[0]))) - there)
-        if missing or len(there) != len(matches) or len(there) != int(totals[0]):
+        there, total = {int(m["number"]) for m in matches}, int(totals[0])
+        # A few only: the total is what a file name says.
+        absent = (number for number in range(total) if number not in there)
+        missing = list(itertools.islice(absent, 8))
+        if missing or len(there) != len(matches) or len(there) != total:
             raise UserError(
                 f"Split '{split}' is not complete.",
                 where=dataset_dir,
-                received=f"{len(there)} of {int(totals[0])} shards"
-                + (f"; missing: {', '.join(map(str, missing[:8]))}" if missing else ""),
+                received=f"{len(there)} of {total} shards"
+                + (f"; missing: {', '.join(map(str, missing))}" if missing else ""),
                 fix="copy the missing files, or make the split again",
             )
     return files[split]
@@ -212,7 +236,7 @@ class IndexBuilder:
             shard=np.array(columns[0], np.int32),
             offset=np.array(columns[1], np.int64),
             length=np.array(columns[2], np.int64),
-            ids=np.array(columns[3], np.str_),
+            ids=np.array(columns[3], object),
             height=np.array(columns[4], np.int32),
             width=np.array(columns[5], np.int32),
             has_image_labels=np.array(columns[6], np.bool_),
@@ -220,6 +244,7 @@ class IndexBuilder:
             image_labels=np.array(self._labels, np.uint8).reshape(
                 len(self._labels), self._spec.num_image_classes
             ),
+            first_image_class=self._spec.first_image_class,
         )
 
 
@@ -264,8 +289,11 @@ def row_of(example: tfexample.Example, spec: DatasetSpec, location: Location) ->
 
 def save_index(path: str, index: Index) -> None:
     """Writes an index atomically; equal indices give equal files."""
-    arrays = {f.name: getattr(index, f.name) for f in dataclasses.fields(Index)}
+    arrays = {name: getattr(index, name) for name in _ARRAYS}
     arrays["shards"] = np.array(index.shards, np.str_)
+    ids = [image_id.encode() for image_id in index.ids]
+    arrays["ids"] = np.frombuffer(b"".join(ids), np.uint8)
+    arrays[_ID_ENDS] = np.cumsum([len(image_id) for image_id in ids], dtype=np.int64)
     buffer = io.BytesIO()
     np.savez(buffer, version=np.int32(_INDEX_VERSION), **arrays)
     framing.write_atomically(path, buffer.getvalue())
@@ -275,27 +303,28 @@ def read_index(path: str, spec: DatasetSpec) -> Index:
     """Reads an index file.
 
     Raises:
-      UserError: unreadable, contradictory, or for another number of classes.
+      UserError: unreadable, contradictory, for another number of classes, or with rows that are
+        not all the records of its shards, each once.
     """
     fix = "delete it: it is made again from the shards"
     try:
         with np.load(path, allow_pickle=False) as file:
             version = int(file["version"])
-            arrays = {f.name: file[f.name] for f in dataclasses.fields(Index)}
+            arrays = {name: file[name] for name in _ARRAYS}
+            if version > 1:
+                arrays["ids"] = _ids(arrays["ids"], file[_ID_ENDS])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, PermissionError):
             raise
         raise UserError(
             "An index cannot be read.", where=path, received=repr(error)[:200], fix=fix
         ) from None
-    if version != _INDEX_VERSION:
+    if version not in _READ_VERSIONS:
         raise UserError("An index has another version.", where=path, received=version, fix=fix)
+    wrong = _contradiction(arrays)
+    if wrong is not None:
+        raise UserError("An index contradicts itself.", where=path, received=wrong, fix=fix)
     n = len(arrays["shard"])
-    per_record = [a for k, a in arrays.items() if k not in ("shards", "shard_bytes")]
-    if any(len(a) != n for a in per_record) or (
-        n and arrays["shard"].max() >= len(arrays["shards"])
-    ):
-        raise UserError("An index contradicts itself.", where=path, fix=fix)
     if arrays["image_labels"].shape != (n, spec.num_image_classes):
         raise UserError(
             "An index was made for another number of classes.",
@@ -305,7 +334,91 @@ def read_index(path: str, spec: DatasetSpec) -> Index:
             fix=f"check --dataset; if it is right, {fix}",
         )
     arrays["shards"] = tuple(str(s) for s in arrays["shards"])
-    return Index(**arrays)
+    arrays["ids"] = arrays["ids"].astype(object)
+    return Index(**arrays, first_image_class=spec.first_image_class)
+
+
+def _ids(text: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Cuts the ids out of their joined bytes.
+
+    Args:
+      text: uint8 [total bytes], UTF-8.
+      ends: int64 [n], where each id ends.
+
+    Returns:
+      [n] objects of type str.
+
+    Raises:
+      ValueError: they do not fit together.
+    """
+    joined, ends = text.tobytes(), ends.tolist()
+    starts = [0, *ends][:-1] if ends else []
+    if (ends[-1] if ends else 0) != len(joined) or any(a > b for a, b in zip(starts, ends)):
+        raise ValueError("the ids do not fill their bytes")
+    return np.array([joined[a:b].decode() for a, b in zip(starts, ends)], object)
+
+
+def _contradiction(arrays: dict[str, np.ndarray]) -> str | None:
+    """Says what is wrong with the arrays of an index; None: nothing."""
+    for name, (kinds, axes) in _ARRAYS.items():
+        array = arrays[name]
+        # A member of the archive that is no array comes as bytes.
+        if not isinstance(array, np.ndarray):
+            return f"'{name}' is no array"
+        if array.dtype.kind not in kinds or array.ndim != axes:
+            return f"'{name}' is {array.dtype} {list(array.shape)}"
+    per_record = [name for name in _ARRAYS if name not in ("shards", "shard_bytes")]
+    if len({len(arrays[name]) for name in per_record}) > 1:
+        return "arrays of different lengths"
+    names = arrays["shards"].tolist()
+    if len(names) != len(arrays["shard_bytes"]) or len(set(names)) != len(names):
+        return "not one size for each shard"
+    for name in ("height", "width"):
+        sides = arrays[name]
+        if sides.size and not 1 <= sides.min() <= sides.max() <= tfexample.MAX_SIDE:
+            return f"a {name} that no image has"
+    if arrays["image_labels"].size and arrays["image_labels"].max() > 1:
+        return "image-level labels other than 0 and 1"
+    return _gap(*(arrays[name] for name in ("shard_bytes", "shard", "offset", "length")))
+
+
+def _gap(
+    shard_bytes: np.ndarray, shard: np.ndarray, offset: np.ndarray, length: np.ndarray
+) -> str | None:
+    """Says where rows are not the records of whole shards, in order; None: nowhere.
+
+    Args:
+      shard_bytes: [number of shards] integers.
+      shard, offset, length: [n] integers.
+    """
+    shard, offset, length = (x.astype(np.int64) for x in (shard, offset, length))
+    if shard.size and not 0 <= shard.min() <= shard.max() < len(shard_bytes):
+        return "a row of a shard that is not there"
+    # Compared before it is added: a sum may overflow.
+    if shard_bytes.size and shard_bytes.min() < 0:
+        return "a shard of negative size"
+    if ((length < 0) | (length > shard_bytes[shard])).any():
+        return "a record that is longer than its shard"
+    if (np.diff(shard) < 0).any():
+        return "rows that are not in file order"
+    ends = offset + framing.OVERHEAD_BYTES + length
+    first = np.diff(shard, prepend=-1) > 0
+    expected = np.where(first, 0, np.roll(ends, 1))
+    wrong = np.flatnonzero(offset != expected)
+    if wrong.size:
+        i = wrong[0]
+        return (
+            f"row {i} of {len(offset)} begins at byte {offset[i]} of shard {shard[i]}; the record "
+            f"there begins at byte {expected[i]}"
+        )
+    # What the last row of each shard leaves over; a shard without rows is empty.
+    covered = np.zeros(len(shard_bytes), np.int64)
+    np.maximum.at(covered, shard, ends)
+    wrong = np.flatnonzero(covered != shard_bytes)
+    if wrong.size:
+        k = wrong[0]
+        return f"the rows of shard {k} end at byte {covered[k]} of {shard_bytes[k]}"
+    return None
 
 
 OnDamage = Callable[[RecordError], None]
@@ -337,14 +450,14 @@ def load_index(
     """
     on_damage = on_damage or _raise
     # First, because "the conversion did not finish" says more than "a shard is missing".
-    promised = _promised_shards(dataset_dir, split) if files_of(dataset_dir, split) else None
+    promise = _promised(dataset_dir, split) if files_of(dataset_dir, split) else None
     shards = shards_of(dataset_dir, split)
     sizes = [os.path.getsize(os.path.join(dataset_dir, name)) for name in shards]
     path = index_path(dataset_dir, split)
     index = read_index(path, spec) if os.path.exists(path) else None
     truncated: set[str] = set()
     for source, expected in (
-        (os.path.join(dataset_dir, DATASET_FILE), promised),
+        (os.path.join(dataset_dir, DATASET_FILE), promise and promise.sizes),
         (path, index and dict(zip(index.shards, index.shard_bytes.tolist()))),
     ):
         if expected is not None:
@@ -352,7 +465,9 @@ def load_index(
                 dataset_dir, shards, sizes, expected, source, on_damage, truncated
             )
     if index is None:
-        index = _scan_split(dataset_dir, split, spec, shards, sizes, on_damage)
+        index = _scan_split(dataset_dir, split, spec, shards, sizes, promise, on_damage)
+    elif promise is not None:
+        _compare_counts(index, promise, path, "delete it: it is made again from the shards")
     if index.size == 0:
         raise UserError(
             f"Split '{split}' holds no records.",
@@ -363,8 +478,23 @@ def load_index(
     return index
 
 
-def _promised_shards(dataset_dir: str, split: str) -> dict[str, int] | None:
-    """Returns the size of each shard by dataset.json, None where there is no such file."""
+@dataclasses.dataclass(frozen=True)
+class _Promise:
+    """What dataset.json says of a split.
+
+    Attributes:
+      sizes: bytes of each shard, by file name.
+      records: number of records of each shard for which it is told.
+      count: number of records of the split, None where it is not told.
+    """
+
+    sizes: dict[str, int]
+    records: dict[str, int]
+    count: int | None
+
+
+def _promised(dataset_dir: str, split: str) -> _Promise | None:
+    """Returns what dataset.json says of a split, None where there is no such file."""
     content = read_dataset_json(dataset_dir)
     if content is None:
         return None
@@ -378,14 +508,39 @@ def _promised_shards(dataset_dir: str, split: str) -> dict[str, int] | None:
             fix="run the converter again; running it twice does no harm",
         )
     try:
-        return {shard["file"]: int(shard["bytes"]) for shard in entry["shards"]}
-    except (KeyError, TypeError, ValueError) as error:
+        shards = {str(shard["file"]): shard for shard in entry["shards"]}
+        return _Promise(
+            {name: int(shard["bytes"]) for name, shard in shards.items()},
+            {name: int(shard["records"]) for name, shard in shards.items() if "records" in shard},
+            int(entry["count"]) if "count" in entry else None,
+        )
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
             "dataset.json has another structure.",
             where=os.path.join(dataset_dir, DATASET_FILE),
             received=repr(error),
             fix="make the records again",
         ) from None
+
+
+def _compare_counts(index: Index, promise: _Promise, where: str, fix: str) -> None:
+    """Compares the number of records of each shard, and of all, with dataset.json.
+
+    Raises:
+      UserError: they differ.
+    """
+    counts = np.bincount(index.shard, minlength=len(index.shards)).tolist()
+    compared = [(name, n, promise.records.get(name, n)) for name, n in zip(index.shards, counts)]
+    compared.append(("the split", index.size, promise.count))
+    for what, count, expected in compared:
+        if expected is not None and count != expected:
+            raise UserError(
+                f"The number of records of {what} is not the one of {DATASET_FILE}.",
+                where=where,
+                received=f"{count} records",
+                accepted=f"{expected} records",
+                fix=fix,
+            )
 
 
 def _compare_sizes(
@@ -444,6 +599,7 @@ def _scan_split(
     spec: DatasetSpec,
     shards: list[str],
     sizes: list[int],
+    promise: _Promise | None,
     on_damage: OnDamage,
 ) -> Index:
     builder, damaged = IndexBuilder(spec), False
@@ -476,6 +632,8 @@ def _scan_split(
                     on_damage(error)
             progress.update(size)
     index = builder.build(shards, sizes)
+    if promise is not None and not damaged:
+        _compare_counts(index, promise, dataset_dir, "make the split again")
     if not damaged and index.size:
         try:
             save_index(index_path(dataset_dir, split), index)
@@ -483,6 +641,17 @@ def _scan_split(
             # A read-only folder, or no space: the index stays in memory and is made again.
             pass
     return index
+
+
+def _image_labels(example: tfexample.Example, index: Index, i: int) -> tuple:
+    """Returns the image-level labels of record `i` and those of the index, None if unknown."""
+    received = accepted = None
+    if example.image_labels is not None:
+        received = sorted(set(example.image_labels.tolist()))
+    if index.has_image_labels[i]:
+        columns = np.flatnonzero(index.image_labels[i])
+        accepted = (columns + index.first_image_class).tolist()
+    return received, accepted
 
 
 class RecordReader:
@@ -535,15 +704,23 @@ class RecordReader:
           RecordError: the record is damaged, is not an Example, or not the one of the index.
         """
         example = tfexample.decode(self.read_bytes(i), self.location(i))
-        if example.filename != self._index.ids[i]:
-            raise RecordError(
-                "A record is not the one that the index describes.",
-                location=self.location(i),
-                key=tfexample.FILENAME,
-                received=example.filename,
-                accepted=str(self._index.ids[i]),
-                fix="delete the split's .index.npz: it is made again from the shards",
-            )
+        row = self._index
+        for key, received, accepted in (
+            (tfexample.FILENAME, example.filename, row.ids[i]),
+            (tfexample.HEIGHT, example.height, row.height[i]),
+            (tfexample.WIDTH, example.width, row.width[i]),
+            (tfexample.LABEL, example.label is not None, row.has_mask[i]),
+            (tfexample.IMAGE_LABELS, *_image_labels(example, row, i)),
+        ):
+            if received != accepted:
+                raise RecordError(
+                    "A record is not the one that the index describes.",
+                    location=self.location(i),
+                    key=key,
+                    received=received,
+                    accepted=accepted,
+                    fix="delete the split's .index.npz: it is made again from the shards",
+                )
         return example
 
     def close(self) -> None:

@@ -22,12 +22,15 @@ image/class/label and image/pseudo; a dummy label map on unlabelled images is no
 """
 
 import dataclasses
+import io
+import re
 import struct
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+from PIL import ImageFile, JpegImagePlugin, PngImagePlugin
 
 from tfseg.data.framing import Location, RecordError
 
@@ -41,6 +44,9 @@ LABEL = "image/segmentation/class/encoded"
 LABEL_FORMAT = "image/segmentation/class/format"
 IMAGE_LABELS = "image/class/label"
 PSEUDO = "image/pseudo"
+
+# Longer than any path. An index and messages hold the ids of all images.
+MAX_ID_BYTES = 4096
 
 _KINDS = ("bytes_list", "float_list", "int64_list")
 
@@ -128,7 +134,11 @@ def encode(
       label: PNG of class ids with one channel, or None.
       image_labels: class ids of the classes in the image, or None if they are not known.
       is_pseudo: the mask is a prediction.
+
+    Raises:
+      RecordError: `decode` would refuse the id or the image.
     """
+    _check_id(filename.encode(), None)
     example = ExampleProto()
     feature = example.features.feature
 
@@ -140,7 +150,7 @@ def encode(
 
     put(IMAGE, image)
     put(FILENAME, filename.encode())
-    put(FORMAT, image_size(image)[0].encode())
+    put(FORMAT, _image_size(image, Location(filename), IMAGE)[0].encode())
     put(HEIGHT, height)
     put(WIDTH, width)
     put(CHANNELS, 3)
@@ -194,8 +204,8 @@ def decode(serialized: bytes, where: Location | str | None = None) -> Example:
       where: what errors call the record.
 
     Raises:
-      RecordError: not an Example; a feature missing, empty or of the wrong type; image or mask
-        neither JPEG nor PNG, or of another size than the record declares.
+      RecordError: not an Example; a feature missing, empty or of the wrong type; an id that is
+        too long; image or mask neither JPEG nor PNG, or of another size than the record declares.
     """
     location = where if isinstance(where, Location) else Location(str(where or "record"))
     try:
@@ -206,6 +216,7 @@ def decode(serialized: bytes, where: Location | str | None = None) -> Example:
         ) from None
     image = _one(example, IMAGE, "bytes_list", location)
     filename = _one(example, FILENAME, "bytes_list", location)
+    _check_id(filename, location)
     try:
         filename = filename.decode()
     except UnicodeDecodeError:
@@ -245,13 +256,30 @@ def _flag(example: Any, key: str, location: Location) -> bool:
     return bool(values[0])
 
 
-def _check_size(data: bytes, height: int, width: int, location: Location, key: str) -> None:
+def _check_id(filename: bytes, location: Location | None) -> None:
+    if len(filename) > MAX_ID_BYTES:
+        raise RecordError(
+            "An id is too long.",
+            location=location,
+            key=FILENAME,
+            received=f"{len(filename)} bytes: {filename[:40].decode(errors='replace')}...",
+            accepted=f"at most {MAX_ID_BYTES} bytes",
+            fix="give the image a shorter name and make the records again",
+        )
+
+
+def _image_size(data: bytes, location: Location, key: str) -> tuple[str, int, int]:
+    """Returns what `image_size` does; its errors name the record."""
     try:
-        _, actual_height, actual_width = image_size(data)
+        return image_size(data)
     except ValueError as error:
         raise RecordError(
             f"An encoded image cannot be read: {error}.", location=location, key=key
         ) from None
+
+
+def _check_size(data: bytes, height: int, width: int, location: Location, key: str) -> None:
+    _, actual_height, actual_width = _image_size(data, location, key)
     if (actual_height, actual_width) != (height, width):
         raise RecordError(
             "An encoded image has another size than its record declares.",
@@ -263,56 +291,145 @@ def _check_size(data: bytes, height: int, width: int, location: Location, key: s
 
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# Start-of-frame markers; C4, C8 and CC in their range mean something else.
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_JPEG_STANDALONE = frozenset({0x01, *range(0xD0, 0xD8)})
+# The signature and the whole first chunk, whose last bytes are its checksum.
+_PNG_HEADER_BYTES = 33
+_JPEG_SIGNATURE = b"\xff\xd8"
+# libpng decodes no longer sides, and JPEG has none.
+MAX_SIDE = 1_000_000
+# Encoders write about ten scans, and eighteen for four colours. Each costs a pass over all pixels,
+# however few bytes it has.
+MAX_JPEG_SCANS = 20
+_JPEG_SCAN = b"\xff\xda"
+# A marker. Among compressed pixels FF 00 is a byte of them, and FF FF is padding.
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\xff])")
+# Pillow takes three reads for a segment; the longest colour profile has 255 of them.
+_MAX_HEADER_READS = 4_000
+
+
+class _HeaderFile(io.BytesIO):
+    """An encoded image of which only so much is read that a header can be: none takes seconds."""
+
+    num_reads = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Reads bytes.
+
+        Raises:
+          ValueError: too often.
+        """
+        self.num_reads += 1
+        if self.num_reads > _MAX_HEADER_READS:
+            raise ValueError("the JPEG header has too many segments")
+        return super().read(size)
+
+
+class _JpegFile(JpegImagePlugin.JpegImageFile):
+    """A JPEG without the resolution in its Exif block: reading it may take any memory."""
+
+    def _read_dpi_from_exif(self) -> None:
+        pass
 
 
 def image_size(data: bytes) -> tuple[str, int, int]:
     """Reads format and size from the header alone, so that size is known before decoding.
 
     Args:
-      data: an encoded image, or at least its beginning up to the frame header.
+      data: an encoded image. A PNG may end after its first chunk.
 
     Returns:
       ('jpeg' or 'png', height, width), in pixels.
 
     Raises:
-      ValueError: neither JPEG nor PNG, or the header is broken.
+      ValueError: neither JPEG nor PNG, the header is broken, a side is longer than `MAX_SIDE`, or
+        a JPEG has more than `MAX_JPEG_SCANS` scans.
     """
     if data[:8] == _PNG_SIGNATURE:
-        if len(data) < 24 or data[12:16] != b"IHDR":
+        if len(data) < _PNG_HEADER_BYTES or data[8:16] != b"\0\0\0\x0dIHDR":
             raise ValueError("the PNG header is broken")
         width, height = struct.unpack(">II", data[16:24])
-        return _positive("png", height, width)
-    if data[:2] == b"\xff\xd8":
-        return _positive("jpeg", *_jpeg_size(data))
-    raise ValueError("neither JPEG nor PNG")
-
-
-def _positive(name: str, height: int, width: int) -> tuple[str, int, int]:
-    if height < 1 or width < 1:
+        name = "png"
+    elif data[:2] == _JPEG_SIGNATURE:
+        name, (width, height) = "jpeg", _jpeg_size(data)
+    else:
+        raise ValueError("neither JPEG nor PNG")
+    if not 1 <= height <= MAX_SIDE or not 1 <= width <= MAX_SIDE:
         raise ValueError(f"its header declares {height}x{width} pixels")
     return name, height, width
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    position = 2
-    while position + 9 <= len(data):
-        if data[position] != 0xFF:
+    """Returns (width, height) of a JPEG as its decoder will read them."""
+    try:
+        # Not Image.open, which has a limit of its own on pixels.
+        size = _JpegFile(_HeaderFile(data)).size
+    except Exception as error:  # Pillow's readers raise many kinds
+        raise ValueError(f"the JPEG header is broken ({error})") from None
+    # The quick count, which includes thumbnails and whatever follows the picture, is never too low.
+    if data.count(_JPEG_SCAN) > MAX_JPEG_SCANS:
+        scans = _jpeg_scans(data)
+        if scans > MAX_JPEG_SCANS:
+            raise ValueError(f"it has {scans} scans, and at most {MAX_JPEG_SCANS} are decoded")
+    return size
+
+
+def _jpeg_scans(data: bytes) -> int:
+    """Counts the scans of a JPEG up to its end, not those of pictures inside its segments."""
+    scans, position = 0, len(_JPEG_SIGNATURE)
+    while match := _JPEG_MARKER.search(data, position):
+        marker, position = match[1][0], match.end()
+        if marker == 0xD9:
             break
-        marker = data[position + 1]
-        if marker == 0xFF:  # padding
-            position += 1
-        elif marker in _JPEG_STANDALONE:
-            position += 2
-        elif marker in _JPEG_FRAMES:
-            return struct.unpack(">HH", data[position + 5 : position + 9])
-        elif marker == 0xDA:
-            break
-        else:
-            position += 2 + struct.unpack(">H", data[position + 2 : position + 4])[0]
-    raise ValueError("the JPEG header is broken")
+        scans += marker == 0xDA
+        # The markers below C0 and those from D0 to D8 stand alone.
+        if marker >= 0xC0 and not 0xD0 <= marker <= 0xD8:
+            position += int.from_bytes(data[position : position + 2], "big")
+    return scans
+
+
+def decode_pixels(
+    data: bytes, *, location: Location | None, key: str = IMAGE, mode: str | None = None
+) -> np.ndarray:
+    """Decodes an image or a mask with Pillow.
+
+    Args:
+      data: JPEG or PNG whose size has been checked.
+      location: what errors call the record.
+      key: the feature that it is from.
+      mode: Pillow's mode to convert to, such as 'RGB'; None: as it is stored.
+
+    Returns:
+      [H, W] or [H, W, channels].
+
+    Raises:
+      RecordError: it cannot be decoded.
+    """
+    try:
+        image = open_image(data)
+        return np.asarray(image if mode is None else image.convert(mode))
+    except Exception as error:  # Pillow's decoders raise many kinds
+        raise RecordError(
+            "An encoded image cannot be decoded.",
+            location=location,
+            key=key,
+            received=f"{type(error).__name__}: {error}"[:200],
+            fix="repair or remove the image and make the records again",
+        ) from None
+
+
+def open_image(data: bytes) -> ImageFile.ImageFile:
+    """Opens a JPEG or PNG with Pillow, which decodes it on use.
+
+    Raises:
+      ValueError: the header is broken, or Pillow would decode another size than `image_size` says.
+      Exception: whatever Pillow raises.
+    """
+    name, height, width = image_size(data)
+    plugins = {"jpeg": _JpegFile, "png": PngImagePlugin.PngImageFile}
+    # Not Image.open, which has a limit of its own on pixels.
+    image = plugins[name](io.BytesIO(data))
+    if image.size != (width, height):
+        raise ValueError(f"it has a second header, of {image.height}x{image.width} pixels")
+    return image
 
 
 def check_pixels(
@@ -323,12 +440,7 @@ def check_pixels(
     Raises:
       RecordError: more than `max_megapixels` million pixels, or an unreadable header.
     """
-    try:
-        _, height, width = image_size(data)
-    except ValueError as error:
-        raise RecordError(
-            f"An encoded image cannot be read: {error}.", location=location, key=key
-        ) from None
+    _, height, width = _image_size(data, location, key)
     if height * width > max_megapixels * 1e6:
         raise RecordError(
             "An image declares more pixels than are allowed.",
