@@ -183,22 +183,11 @@ def naming_lost_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        resolver = strategy.cluster_resolver
-        if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) or resolver is None:
-            raise
-        cluster = resolver.cluster_spec().as_dict()
-        own = (resolver.task_type, resolver.task_id)
-        lost = _lost_workers(error, cluster, own)
-        if not lost:
-            raise
-        raise UserError(
-            f"The run has lost {' and '.join(lost)}.",
-            where=f"TF_CONFIG; this is {_task_name(cluster, own)}",
-            received=_cause(error),
-            fix="see the output of the lost worker for why it ended, or look for a kill for want "
-            "of memory; then run the same command on all workers again: training resumes from the "
-            "last checkpoint",
-        ) from None
+        if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            told = lost_worker(error, strategy.cluster_resolver)
+            if told is not None:
+                raise told from None
+        raise
 
 
 # Of errors that say that another process does not answer.
@@ -211,9 +200,28 @@ _NO_ANSWER = (
 _TASK = re.compile(r"/job:(\w+)(?:/replica:\d+)?/task:(\d+)")
 
 
-def is_about_a_worker(error: tf.errors.OpError) -> bool:
-    """Returns whether an error tells of the cluster, not of this process."""
-    return isinstance(error, _NO_ANSWER) or "Collective ops is aborted" in error.message
+def lost_worker(
+    error: tf.errors.OpError, resolver: tf.distribute.cluster_resolver.ClusterResolver
+) -> UserError | None:
+    """Returns the user's view of an error that tells of a lost worker, or None for other errors.
+
+    Args:
+      error: TensorFlow's.
+      resolver: of the cluster and this process's task in it.
+    """
+    cluster = resolver.cluster_spec().as_dict()
+    own = (resolver.task_type, resolver.task_id)
+    lost = _lost_workers(error, cluster, own)
+    if not lost:
+        return None
+    return UserError(
+        f"The run has lost {' and '.join(lost)}.",
+        where=f"TF_CONFIG; this is {_task_name(cluster, own)}",
+        received=_cause(error),
+        fix="see the output of the lost worker for why it ended, or look for a kill for want of "
+        "memory; then run the same command on all workers again: training resumes from the last "
+        "checkpoint",
+    )
 
 
 def _lost_workers(
@@ -226,7 +234,7 @@ def _lost_workers(
       cluster: addresses of each job.
       own: (job, task) of this process.
     """
-    if not is_about_a_worker(error):
+    if not isinstance(error, _NO_ANSWER) and "Collective ops is aborted" not in error.message:
         return []
     # The first one named was lost; those that follow passed its error on, and end of it.
     for job, task in _TASK.findall(error.message):
