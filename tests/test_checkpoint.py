@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import tempfile
 
 import numpy as np
 import pytest
@@ -83,6 +84,137 @@ def test_a_failed_save_leaves_the_old_one(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert checkpoint.newest(str(tmp_path)).endswith("model.ckpt-1")
     assert not [n for n in os.listdir(tmp_path) if n.startswith(".writing")]
+
+
+def test_workers_with_one_process_number_keep_out_of_each_others_files(tmp_path, monkeypatch):
+    """In containers process numbers repeat; the staged files of another worker must stay."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    stores = [make_store(tmp_path, Network()) for _ in range(2)]
+    for store in stores:
+        store.is_chief = False
+    make_tree, seen = checkpoint._tree, []
+
+    def tree(*args):
+        real = make_tree(*args)
+
+        class Tree:
+            def write(self, prefix):
+                seen.append(prefix)
+                if len(seen) == 1:
+                    stores[1].save(1)
+                real.write(prefix)
+
+        return Tree()
+
+    monkeypatch.setattr(checkpoint, "_tree", tree)
+    stores[0].save(1)
+    assert len({os.path.dirname(prefix) for prefix in seen}) == 2
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (OSError(5, "Input/output error", "/run/x"), "The disk failed.*EIO"),
+        (OSError(2, "No such file or directory", "/run/x"), "No such file.*ENOENT"),
+        (tf.errors.NotFoundError(None, None, "/x; No such file or directory"), "ENOENT"),
+        (tf.errors.OutOfRangeError(None, None, "/x; File too large [Op:SaveV2]"), "EFBIG"),
+        (tf.errors.ResourceExhaustedError(None, None, "/x; Too many open files"), "EMFILE"),
+        (tf.errors.UnknownError(None, None, "/x; Input/output error"), "EIO"),
+    ],
+    ids=lambda x: type(x).__name__ if isinstance(x, Exception) else x,
+)
+def test_a_failed_save_tells_its_cause_and_not_always_lack_of_space(
+    tmp_path, monkeypatch, error, words
+):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(checkpoint, "_tree", fail)
+    with pytest.raises(UserError, match=f"(?s){words}") as caught:
+        make_store(tmp_path, Network()).save(2)
+    assert "space" not in str(caught.value) and "resumes" in str(caught.value)
+
+
+def test_a_worker_lost_while_saving_is_no_failed_write(tmp_path, monkeypatch):
+    def fail(*args):
+        raise tf.errors.UnavailableError(None, None, "Connection reset by peer")
+
+    monkeypatch.setattr(checkpoint, "_tree", fail)
+    with pytest.raises(tf.errors.UnavailableError):
+        make_store(tmp_path, Network()).save(2)
+
+
+@pytest.mark.parametrize(
+    "name", ["data [v2]", "a*b", "a?b", "back\\slash", "[", "[]a]", "{a,b} 100%"]
+)
+def test_paths_that_tensorflow_takes_as_patterns(tmp_path, name):
+    folder = tmp_path / name
+    network = Network(fill=2.0)
+    prefix = make_store(folder, network, 7).save(7)
+    assert checkpoint.newest(str(folder)) == prefix
+    other, step = Network(), tf.Variable(0)
+    store = checkpoint.Store(str(folder), {"model": other}, {"global_step": step})
+    assert store.restore() == prefix and int(step) == 7
+    assert other.variables[0].numpy().min() == 2.0
+    assert checkpoint.load_network(Network(), prefix) == 7
+    assert "state/global_step/.ATTRIBUTES/VARIABLE_VALUE" in dict(checkpoint.values(prefix))
+    # A prefix of another program, and its state file.
+    checkpoint.export(str(folder / "tf" / f"w{name}"), network.variables)
+    os.remove(folder / "tf" / f"w{name}.manifest.json")
+    text = name.replace("\\", "\\\\")
+    (folder / "tf" / "checkpoint").write_text(f'model_checkpoint_path: "w{text}"\n')
+    found = checkpoint.newest(str(folder / "tf"))
+    assert found == str(folder / "tf" / f"w{name}")
+    assert checkpoint.load_network(Network(), found) == -1
+
+
+def test_links_to_a_checkpoint_go_with_its_reader(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    prefix = make_store(tmp_path / "[a]", Network()).save(1)
+    reader = checkpoint.open_reader(prefix)
+    assert [n for n in os.listdir(tmp_path) if n.startswith("tfseg-")]
+    del reader
+    assert os.listdir(tmp_path) == ["[a]"]
+    (tmp_path / "[a]" / "model.ckpt-1.index").write_bytes(b"no checkpoint")
+    with pytest.raises(UserError, match="cannot be read") as caught:
+        checkpoint.open_reader(prefix)
+    assert "tfseg-" not in str(caught.value)
+    assert os.listdir(tmp_path) == ["[a]"]
+
+
+def export(folder, *names):
+    for name in names:
+        checkpoint.export(str(folder / name), Network().variables)
+        os.remove(folder / f"{name}.manifest.json")
+
+
+def test_a_checkpoint_without_a_state_file_is_found(tmp_path, capsys):
+    export(tmp_path, "model.ckpt-200", "model.ckpt-1000")
+    assert checkpoint.newest(str(tmp_path)).endswith("model.ckpt-1000")
+    assert "model.ckpt-1000" in capsys.readouterr().out
+    checkpoint.newest(str(tmp_path))
+    assert capsys.readouterr().out == ""
+    # The state file of the place where it was made.
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "/elsewhere/model.ckpt-1000"\n')
+    assert checkpoint.newest(str(tmp_path)).endswith("model.ckpt-1000")
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-200"\n')
+    assert checkpoint.newest(str(tmp_path)).endswith("model.ckpt-200")
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("a-1", "b-2"), ("a-1", "a"), ("a-1", "a-01")])
+def test_several_checkpoints_of_which_none_is_the_newest(tmp_path, names):
+    export(tmp_path, *names)
+    with pytest.raises(UserError, match=f"(?s)which one to use.*{names[0]}"):
+        checkpoint.newest(str(tmp_path))
+
+
+def test_checkpoints_that_lack_files_are_not_taken(tmp_path):
+    export(tmp_path, "model.ckpt-1", "model.ckpt-2")
+    os.remove(tmp_path / "model.ckpt-2.data-00000-of-00001")
+    (tmp_path / "model.ckpt-3.data-00001-of-00002").write_bytes(b"")
+    assert checkpoint.incomplete(str(tmp_path)) == ["model.ckpt-2", "model.ckpt-3"]
+    assert checkpoint.newest(str(tmp_path)).endswith("model.ckpt-1")
 
 
 def test_loading_names_differing_class_counts(tmp_path):

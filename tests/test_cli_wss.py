@@ -21,6 +21,8 @@ from tests.runs import (
     wait_for_steps,
 )
 from tfseg import checkpoint
+from tfseg.cli import _sole_run
+from tfseg.errors import UserError
 
 pytestmark = pytest.mark.slow
 
@@ -114,6 +116,9 @@ def uninterrupted(records, tmp_path_factory):
 def test_an_interrupted_run_reaches_the_same_weights(records, uninterrupted, tmp_path, signum):
     logdir = tmp_path / "run"
     process = start(*long_run(records, logdir), log=tmp_path / "log")
+    wait_for_steps(logdir, process, 2)
+    with pytest.raises(UserError, match=f"process {process.pid} on "), _sole_run(logdir, True):
+        pass
     end_with(signum, process, logdir, after=10)
     saved = checkpoint.step_of(checkpoint.newest(str(logdir)))
     assert 4 <= saved < 24

@@ -1,5 +1,7 @@
 """From files to records: round trips, refusals, determinism, interruptions."""
 
+import errno
+import fcntl
 import io
 import json
 import os
@@ -7,13 +9,15 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tfrecords_tools import build_coco, build_digits, build_folder, build_voc2012, common
-from tfseg.data import class_embeddings, framing, records, tfexample, writing
+from tfseg import sharing
+from tfseg.data import class_embeddings, framing, records, specs, tfexample, writing
 from tfseg.data.specs import DATASETS, DatasetSpec, load_spec
 from tfseg.errors import UserError
 
@@ -485,6 +489,52 @@ convert(pathlib.Path({str(folder)!r}), {str(out)!r}, encoder=Kill())
     convert(folder, out)
     convert(folder, tmp_path / "fresh")
     assert contents(out) == contents(tmp_path / "fresh")
+
+
+def test_two_runs_at_once_keep_each_others_splits(folder, tmp_path, monkeypatch):
+    """The second run comes between the first one's reading of dataset.json and its writing."""
+    out, write, second = tmp_path / "out", framing.write_atomically, []
+    tasks = {"more": [common.Source("a", str(folder / "images" / "a.JPG"))]}
+
+    def run_second():
+        writing.write_splits(
+            str(out), SPEC, tasks, common.Encoder(SPEC), num_shards=1, num_workers=1
+        )
+
+    def write_late(path, content):
+        if path.endswith("dataset.json") and not second:
+            second.append(threading.Thread(target=run_second))
+            second[0].start()
+            second[0].join(0.3)
+        write(path, content)
+
+    monkeypatch.setattr(framing, "write_atomically", write_late)
+    convert(folder, out)
+    second[0].join()
+    assert sorted(specs.read_dataset_json(str(out))["splits"]) == ["more", "train"]
+    assert not [name for name in os.listdir(out) if name.startswith(".")]
+
+
+def test_files_of_a_run_at_work_elsewhere_stay(folder, tmp_path):
+    """Its process may run on another machine, and is not to be found here."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".writing-val.99999999").touch()
+    with sharing.locked(str(out / ".converting.lock"), shared=True):
+        convert(folder, out)
+    assert (out / ".writing-val.99999999").exists()
+    convert(folder, out)
+    assert not (out / ".writing-val.99999999").exists()
+
+
+def test_a_disk_without_locks_is_told(folder, tmp_path, monkeypatch, capsys):
+    def no_locks(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    convert(folder, tmp_path / "out")
+    assert "without locks (No locks available)" in capsys.readouterr().out
+    assert read(tmp_path / "out")[0].size == 3
 
 
 def test_full_disk(folder, tmp_path, monkeypatch):

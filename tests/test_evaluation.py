@@ -298,6 +298,19 @@ def test_a_missing_directory_is_an_error_and_no_wait(tmp_path):
         next(evaluation.watch_checkpoints(str(tmp_path / "none"), 1, 0, sleep=pytest.fail))
 
 
+def test_a_checkpoint_without_a_state_file_is_no_wait(tmp_path, capsys):
+    prefix = str(tmp_path / "model")
+    checkpoint.export(prefix, ToyModel().variables)
+    os.remove(prefix + ".manifest.json")
+    watch = evaluation.watch_checkpoints(str(tmp_path), 1, 1, sleep=pytest.fail)
+    assert list(watch) == [prefix]
+    os.remove(prefix + ".index")
+    watch = evaluation.watch_checkpoints(str(tmp_path), 1, 1, sleep=pytest.fail)
+    with pytest.raises(pytest.fail.Exception):
+        next(watch)
+    assert "model: index or data files are missing" in capsys.readouterr().out
+
+
 def test_sigterm_ends_the_wait(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as stop, evaluation.exiting_on_sigterm():

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -194,6 +195,20 @@ def test_weights_that_are_not_finite_stop_the_run_even_if_its_losses_are(tmp_pat
     with pytest.raises(NonFiniteLoss, match=r"weights are not finite(.|\n)*step 1, images"):
         train(trainer, config, start_at)
     assert checkpoint.newest(str(tmp_path)) is None
+
+
+def test_the_chief_removes_what_killed_runs_left_and_nothing_newer(tmp_path):
+    coming = time.time() + 1000
+    for name, age in ((".writing", 0), (".writing-worker1-x.a", 0), (".writing-y.b", coming)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part").touch()
+        os.utime(tmp_path / name, (age, age))
+    (tmp_path / ".writing-file").touch()
+    os.utime(tmp_path / ".writing-file", (0, 0))
+    train(*make_trainer(tmp_path, training_number_of_steps=1), is_chief=False)
+    assert (tmp_path / ".writing-file").exists() and (tmp_path / ".writing").exists()
+    train(*make_trainer(tmp_path, training_number_of_steps=1))
+    assert [n for n in os.listdir(tmp_path) if n.startswith(".writing")] == [".writing-y.b"]
 
 
 def test_a_step_that_does_not_fit_into_memory_is_told(tmp_path, monkeypatch, capsys):

@@ -28,6 +28,7 @@ from absl import flags
 from PIL import Image
 
 from tfrecords_tools import common
+from tfseg import sharing
 from tfseg.data import class_names, framing, records, specs, tfexample, writing
 from tfseg.data.parallel import parallel_map
 from tfseg.data.records import Damage, Location, RecordError
@@ -494,7 +495,7 @@ def check(
         results.append(_check_split(dataset_dir, split, spec, entries, examiner, num_workers))
     leaks, remarks = find_leaks(results)
     problems += [p for r in results for p in r.problems] + leaks
-    stray = [n for n in os.listdir(dataset_dir) if n.startswith(framing.TEMPORARY_PREFIX)]
+    stray = [n for n in os.listdir(dataset_dir) if n.startswith(sharing.TEMPORARY_PREFIX)]
     if stray:
         remarks.append(f"{len(stray)} temporary files of an unfinished run: {stray[0]}")
     return results, problems, remarks

@@ -4,16 +4,26 @@ A checkpoint holds flat dictionaries, `networks/<network>/<variable name>` and
 `state/<name>` (step, optimiser slots, counters), so that a file depends on names and not on how
 Python objects are nested. On disk it is an ordinary TensorFlow checkpoint
 `model.ckpt-<step>.{index,data-...}` beside a manifest with the size and CRC32C of each file.
-The manifest is renamed into place last: a checkpoint without one is not ours to trust, and one
-whose files do not agree with it is damaged, in which case the previous one is taken.
+The manifest is renamed into place last: a checkpoint without one is taken only where a folder has
+no other, and one whose files do not agree with it is damaged, in which case the previous one is
+taken.
+
+TensorFlow reads a checkpoint's path as a pattern, in which `[ ]`, `*`, `?` and a backslash have
+meanings. Here files are found by name, and where a path has such a character TensorFlow reads them
+through links of another name.
 """
 
+import contextlib
 import dataclasses
+import errno
+import functools
 import json
 import logging
 import os
 import re
 import shutil
+import tempfile
+import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -21,6 +31,7 @@ import google_crc32c
 import numpy as np
 import tensorflow as tf
 
+from tfseg import sharing
 from tfseg.errors import UserError, from_os_error
 
 log = logging.getLogger(__name__)
@@ -28,6 +39,8 @@ log = logging.getLogger(__name__)
 _MANIFEST = ".manifest.json"
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 _TF_NAME = re.compile(r"^model\.ckpt-(\d+)$")
+_DATA_FILE = re.compile(r"(?P<base>.+)\.data-(?P<number>\d{5})-of-(?P<total>\d{5})")
+_PATTERN = re.compile(r"[*?\[\\]")
 
 
 def variable_name(variable: tf.Variable) -> str:
@@ -104,6 +117,84 @@ def written(folder: str) -> list[str]:
     return [os.path.join(folder, f"model.ckpt-{step}") for step in sorted(steps)]
 
 
+def _of_other_program(folder: str) -> str | None:
+    """Returns the checkpoint of a folder in which none has a manifest, or None.
+
+    TensorFlow's state file tells which, and where there is none the names of the files.
+
+    Raises:
+      UserError: there are several, and nothing tells which is the newest.
+    """
+    try:
+        state = tf.train.get_checkpoint_state(folder)
+    except ValueError:  # The state file names nothing.
+        state = None
+    if state is not None:
+        prefix = state.model_checkpoint_path
+        # The second name is TensorFlow's older format, of one file.
+        if os.path.exists(prefix + ".index") or os.path.isfile(prefix):
+            return prefix
+    found = [name for name, is_whole in _by_names(folder).items() if is_whole]
+    if not found:
+        return None
+    name = found[0]
+    if len(found) > 1:
+        steps = {step_of(name): name for name in found}
+        bases = {name.removesuffix(f"-{step}") for step, name in steps.items()}
+        if None in steps or len(steps) < len(found) or len(bases) > 1:
+            raise UserError(
+                "The directory holds several checkpoints, and nothing tells which one to use.",
+                where=folder,
+                received=", ".join(sorted(found)),
+                accepted="a directory with one checkpoint, or with a file 'checkpoint' that names "
+                "one",
+                fix=f"give one of them, such as {os.path.join(folder, sorted(found)[-1])}",
+            )
+        name = steps[max(steps)]
+    prefix = os.path.join(folder, name)
+    _note_found(prefix)
+    return prefix
+
+
+@functools.cache  # Once for each: folders are looked into again and again.
+def _note_found(prefix: str) -> None:
+    print(
+        f"note: no file 'checkpoint' and no manifest tell which checkpoint to use; {prefix} was "
+        "found and is used",
+        flush=True,
+    )
+
+
+def _by_names(folder: str) -> dict[str, bool]:
+    """Returns the names of checkpoints in a folder, and whether all files of each are there."""
+    names = set(os.listdir(folder))
+    data: dict[str, dict[int, set[int]]] = {}
+    for name in names:
+        if match := _DATA_FILE.fullmatch(name):
+            numbers = data.setdefault(match["base"], {}).setdefault(int(match["total"]), set())
+            numbers.add(int(match["number"]))
+    result = {}
+    for base in data.keys() | {n.removesuffix(".index") for n in names if n.endswith(".index")}:
+        shards = data.get(base, {}).items()
+        has_data = any(numbers == set(range(total)) for total, numbers in shards)
+        result[base] = has_data and base + ".index" in names
+    return result
+
+
+def incomplete(folder: str) -> list[str]:
+    """Returns the names of checkpoints in a folder that lack files and cannot be read."""
+    return sorted(name for name, is_whole in _by_names(folder).items() if not is_whole)
+
+
+def has_checkpoint(folder: str) -> bool:
+    """Returns whether a training directory holds a checkpoint, damaged ones included.
+
+    Raises:
+      UserError: as `newest`.
+    """
+    return bool(written(folder)) or _of_other_program(folder) is not None
+
+
 def newest(path: str) -> str | None:
     """Returns the newest whole checkpoint of a directory, or the prefix itself.
 
@@ -114,17 +205,17 @@ def newest(path: str) -> str | None:
       A prefix, or None where the directory holds no checkpoint (yet).
 
     Raises:
-      UserError: a prefix was given and there is no such checkpoint, or it is damaged.
+      UserError: a prefix was given and there is no such checkpoint, or it is damaged; or a
+        directory of another program holds several.
     """
     if os.path.isdir(path):
-        for prefix in reversed(written(path)):
+        ours = written(path)
+        for prefix in reversed(ours):
             reason = damage(prefix)
             if reason is None:
                 return prefix
             log.warning("%s is damaged (%s); trying the one before it", prefix, reason)
-        # Written by another program (TF1 or Keras): TensorFlow's own state file names it.
-        latest = tf.train.latest_checkpoint(path)
-        return latest if latest and not os.path.exists(latest + _MANIFEST) else None
+        return None if ours else _of_other_program(path)
     if not os.path.exists(path + ".index"):
         folder = os.path.dirname(path) or "."
         present = [os.path.basename(p) for p in written(folder)]
@@ -145,20 +236,51 @@ def newest(path: str) -> str | None:
     return path
 
 
+@contextlib.contextmanager
+def _readable(prefix: str) -> Iterator[str]:
+    """Yields a prefix under which TensorFlow finds a checkpoint, whatever its path looks like.
+
+    Raises:
+      UserError: the folder of temporary files has no such name either.
+    """
+    if not _PATTERN.search(prefix):
+        yield prefix
+        return
+    with tempfile.TemporaryDirectory(prefix="tfseg-") as folder:
+        if _PATTERN.search(folder):
+            raise UserError(
+                "TensorFlow cannot read below folders with *, ?, [ or a backslash in their names.",
+                where=folder,
+                fix="choose another folder of temporary files (environment variable TMPDIR)",
+            )
+        base = os.path.basename(prefix)
+        for path in _files(prefix):
+            link = os.path.join(folder, "checkpoint" + os.path.basename(path)[len(base) :])
+            os.symlink(os.path.abspath(path), link)
+        yield os.path.join(folder, "checkpoint")
+
+
 def open_reader(prefix: str) -> Any:
     """Returns TensorFlow's reader of a checkpoint.
 
     Raises:
       UserError: the file cannot be read as a checkpoint.
     """
+    links = contextlib.ExitStack()
+    name = links.enter_context(_readable(prefix))
     try:
-        return tf.train.load_checkpoint(prefix)
+        reader = tf.train.load_checkpoint(name)
     except (tf.errors.OpError, ValueError) as error:
+        links.close()
+        text = str(getattr(error, "message", error)).replace(name, prefix)
         raise UserError(
-            f"The checkpoint cannot be read: {getattr(error, 'message', error)}",
+            f"The checkpoint cannot be read: {text}",
             where=prefix,
             fix="check that both its .index and .data files are there and complete",
         ) from None
+    # The reader opens the data files when they are asked for.
+    weakref.finalize(reader, links.close)
+    return reader
 
 
 def _tree(networks: Mapping[str, Any], state: Mapping[str, tf.Variable]) -> tf.train.Checkpoint:
@@ -329,7 +451,7 @@ def export(prefix: str, networks: Mapping[str, Mapping[str, tf.Variable | np.nda
             fix=f"give for example {os.path.join(prefix, 'model.ckpt')}",
         )
     folder = folder or "."
-    staging = os.path.join(folder, f".writing-{os.getpid()}")
+    staging = sharing.temporary_path(prefix)
     try:
         os.makedirs(staging)
         variables = {
@@ -341,16 +463,44 @@ def export(prefix: str, networks: Mapping[str, Mapping[str, tf.Variable | np.nda
         }
         tf.train.Checkpoint(networks=variables).write(os.path.join(staging, name))
         _move_into_place(staging, name, folder, networks)
-    except OSError as error:
-        raise from_os_error(error) or error from None
-    except tf.errors.OpError as error:
-        raise UserError(
-            f"The checkpoint could not be written: {error.message}",
-            where=prefix,
-            fix="free some space, or choose another place",
-        ) from None
+    except (OSError, tf.errors.OpError) as error:
+        raise _not_written(error, prefix, "write it again") or error from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+# Errors of disks and folders, whose texts TensorFlow repeats.
+_DISK_ERRORS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOENT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST, errno.ELOOP, errno.ENODEV),
+)
+
+
+def _not_written(error: Exception, where: str, then: str) -> UserError | None:
+    """Returns the user's view of a failed write, or None where the error is of another kind.
+
+    Args:
+      error: of the operating system, or of TensorFlow.
+      where: what was to be written.
+      then: what to do once the cause is gone.
+    """
+    if isinstance(error, tf.errors.OpError):
+        found = [number for number in _DISK_ERRORS if f"; {os.strerror(number)}" in error.message]
+        number, text = (found[0] if found else None), error.message
+    else:
+        number, text = error.errno, str(error)
+    if number is None:
+        return None
+    known = from_os_error(OSError(number, os.strerror(number), where))
+    reason = known.what if known else f"{os.strerror(number)}."
+    fix = known.fix if known and known.fix else "remove the cause"
+    return UserError(
+        f"The checkpoint could not be written. {reason}",
+        where=where,
+        received=f"{errno.errorcode.get(number, number)}: {text}",
+        fix=f"{fix}; then {then}",
+    )
 
 
 @dataclasses.dataclass
@@ -381,24 +531,16 @@ class Store:
         Raises:
           UserError: the disk is full or not writable; the previous checkpoints are intact.
         """
-        suffix = "" if self.is_chief else f"-worker{os.getpid()}"
-        staging = os.path.join(self.folder, f".writing{suffix}")
+        name = f"model.ckpt-{step}"
+        staging = os.path.join(self.folder, sharing.temporary_name(name))
         try:
-            shutil.rmtree(staging, ignore_errors=True)
             os.makedirs(staging)
-            name = f"model.ckpt-{step}"
             _tree(self.networks, self.state).write(os.path.join(staging, name))
             if self.is_chief:
                 self._publish(staging, name)
-        except OSError as error:
-            raise from_os_error(error) or error from None
-        except tf.errors.OpError as error:
-            raise UserError(
-                f"The checkpoint could not be written: {error.message}",
-                where=self.folder,
-                fix="free some space and run the same command again: it resumes from the "
-                "previous checkpoint",
-            ) from None
+        except (OSError, tf.errors.OpError) as error:
+            then = "run the same command again: it resumes from the previous checkpoint"
+            raise _not_written(error, self.folder, then) or error from None
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         return os.path.join(self.folder, name)
@@ -442,9 +584,10 @@ class Store:
             self._check_shapes(prefix, name, model)
         self.lacking = tuple(name for name in self._missing(prefix) if name in self.may_lack)
         state = {name: x for name, x in self.state.items() if name not in self.lacking}
-        status = _tree(self.networks, state).read(prefix)
         try:
-            status.assert_existing_objects_matched().expect_partial()
+            with _readable(prefix) as path:
+                status = _tree(self.networks, state).read(path)
+                status.assert_existing_objects_matched().expect_partial()
         except AssertionError:
             missing = self._missing(prefix)
             raise UserError(

@@ -3,14 +3,17 @@
 Everything heavy is imported inside the functions, so that `--help` answers at once.
 """
 
+import contextlib
 import dataclasses
+import datetime
 import os
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-from tfseg import command_line, flags, run_record
+from tfseg import command_line, flags, run_record, sharing
 from tfseg.config import OUTPUT_STRIDES, DataConfig, EvalConfig, ModelConfig, TrainConfig, VisConfig
 from tfseg.errors import UserError, check_choice
 from tfseg.method_config import METHOD_CONFIGS, ZeroLabelConfig
@@ -374,11 +377,49 @@ def _note_leaks(config: DataConfig, spec: Any) -> None:
 # Training ---------------------------------------------------------------------------------------
 
 
+# Held by the run that writes a training directory.
+_RUN_LOCK = ".train.lock"
+
+
 def _prepare_logdir(path: str) -> None:
     try:
         os.makedirs(path, exist_ok=True)
     except FileExistsError:
         raise UserError("--train_logdir is a file.", where=path, fix="choose a directory") from None
+
+
+@contextlib.contextmanager
+def _sole_run(logdir: str, is_chief: bool) -> Iterator[None]:
+    """Keeps other runs out of a training directory.
+
+    Args:
+      logdir: of the run; it is there.
+      is_chief: the other workers of a cluster share the directory with it.
+
+    Raises:
+      UserError: another run is at work there.
+    """
+    if not is_chief:
+        yield
+        return
+    now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+    note = f"process {os.getpid()} on {socket.gethostname()}, since {now}"
+    try:
+        with sharing.locked(os.path.join(logdir, _RUN_LOCK), wait=False, note=note) as no_locks:
+            if no_locks:
+                print(
+                    f"note: {logdir} is on a disk without locks ({no_locks}): let no other run "
+                    "use this --train_logdir until this one has ended",
+                    flush=True,
+                )
+            yield
+    except sharing.Busy as busy:
+        raise UserError(
+            "Another training run is at work in this directory.",
+            where=f"--train_logdir={logdir}",
+            received=busy.holder,
+            fix="wait until it ends, stop it, or choose another --train_logdir",
+        ) from None
 
 
 def _initialise(model, config: TrainConfig) -> set[str]:
@@ -472,6 +513,9 @@ def _train(argv: list[str]) -> int:
     _note_unused_splits(streams, data_config, config)
     data = TrainingData(streams, spec, data_config, config, strategy)
     _prepare_logdir(config.train_logdir)
+    is_chief = devices.is_chief(strategy)
+    sole_run = contextlib.ExitStack()
+    sole_run.enter_context(_sole_run(config.train_logdir, is_chief))
     facts = {
         "model": model_config,
         "data": data_config,
@@ -479,7 +523,7 @@ def _train(argv: list[str]) -> int:
         "method": settings,
         "spec": spec,
     }
-    if checkpoint.written(config.train_logdir):
+    if checkpoint.has_checkpoint(config.train_logdir):
         changed = run_record.check_continues(config.train_logdir, **facts)
         if changed:
             print(f"note: goes on with other settings: {'; '.join(changed)}", flush=True)
@@ -488,7 +532,7 @@ def _train(argv: list[str]) -> int:
         initial_run = record.get("initial_run")
     else:
         initial_run = _initial_run(config, spec)
-    with Interruption() as interruption:
+    with sole_run, Interruption() as interruption, devices.naming_lost_workers(strategy):
         with strategy.scope():
             build = model_builder(model_config, spec, data_config.train_crop_size, seed=config.seed)
             method = method_class(
@@ -513,7 +557,6 @@ def _train(argv: list[str]) -> int:
         if spec.split is not None:
             print(_describe_split(spec), flush=True)
         _note_leaks(data_config, spec)
-        is_chief = _is_chief(strategy)
         if is_chief and not _is_complete(config):
             extra = {
                 "num_replicas": replicas,
@@ -588,7 +631,7 @@ def _initialise_networks(method: Any, config: TrainConfig) -> None:
     """Initialises every network of the method; a run that resumes overwrites this."""
     from tfseg import checkpoint
 
-    if checkpoint.written(config.train_logdir):
+    if checkpoint.has_checkpoint(config.train_logdir):
         return
     if not config.pretrained_weights and not config.tf_initial_checkpoint:
         print(
@@ -672,11 +715,6 @@ def _reestimate(build: Any, data: "TrainingData", config: TrainConfig, interrupt
         flush=True,
     )
     return 0
-
-
-def _is_chief(strategy: Any) -> bool:
-    resolver = strategy.cluster_resolver
-    return resolver is None or not resolver.task_type or resolver.task_id in (0, None)
 
 
 class TrainingData:

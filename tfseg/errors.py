@@ -77,15 +77,30 @@ def check_choice(value: Any, accepted: Collection[Any], *, flag: str, what: str)
         )
 
 
+_FREE_SPACE = "free some space or choose another output directory; nothing half-written was kept"
+# What a disk can refuse, and the next step.
+_DISK_ERRORS = {
+    errno.ENOSPC: ("No space is left on the device.", _FREE_SPACE),
+    errno.EDQUOT: ("The disk quota is used up.", _FREE_SPACE),
+    errno.EFBIG: (
+        "A file would become larger than is allowed.",
+        "raise the limit (ulimit -f), or choose another output directory",
+    ),
+    errno.EIO: ("The disk failed.", "check the disk and its connection"),
+    errno.ESTALE: ("The network disk has lost a file.", "check the disk and its connection"),
+    errno.EMFILE: ("Too many files are open.", "raise the limit (ulimit -n)"),
+    errno.ENFILE: ("Too many files are open on this machine.", None),
+    errno.ENAMETOOLONG: ("A file name is too long.", "choose shorter names"),
+}
+
+
 def from_os_error(error: OSError) -> UserError | None:
     """Returns the user's view of an operating-system error, or None if it is not one."""
     where = error.filename
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return UserError(
-            "No space is left on the device.",
-            where=where,
-            fix="free some space or choose another output directory; nothing half-written was kept",
-        )
+    if error.errno in _DISK_ERRORS:
+        what, fix = _DISK_ERRORS[error.errno]
+        received = f"{error.strerror} ({errno.errorcode[error.errno]})"
+        return UserError(what, where=where, received=received, fix=fix)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(f"Permission denied ({error.strerror}).", where=where)
     if error.errno == errno.ENOENT and where is not None:

@@ -801,6 +801,13 @@ def watch_checkpoints(
                 return
             continue
         if not has_said_so:
+            partial = [] if seen else checkpoint.incomplete(checkpoint_dir)
+            if partial:
+                print(
+                    f"note: {', '.join(partial)}: index or data files are missing, so it cannot "
+                    "be read",
+                    flush=True,
+                )
             print(
                 f"waiting for a {'newer' if seen else 'first'} checkpoint in {checkpoint_dir}, "
                 f"looking every {interval_secs:g} s; Ctrl-C stops",

@@ -34,10 +34,9 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from tfseg import gallery, inference, metrics, predict
+from tfseg import gallery, inference, metrics, predict, sharing
 from tfseg.config import DataConfig, VisConfig
 from tfseg.data import colormap, pipeline, records, tfexample
-from tfseg.data.framing import TEMPORARY_PREFIX
 from tfseg.data.prediction_files import RAW_FOLDER, output_names, raw_ids
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError, check_choice
@@ -231,9 +230,8 @@ def _write(path: str, content: bytes) -> None:
     Unlike `framing.write_atomically` it does not wait for the disk: pictures can be drawn again,
     and there are thousands.
     """
-    folder, name = os.path.split(path)
-    os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{name}.{os.getpid()}")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = sharing.temporary_path(path)
     try:
         with open(temporary, "wb") as file:
             file.write(content)

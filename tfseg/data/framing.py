@@ -8,6 +8,7 @@ Source: the format is that of TensorFlow's `record_writer.cc` (masking: rotate r
 constant, so that a checksum over data that holds checksums is not degenerate).
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -19,6 +20,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
+from tfseg import sharing
 from tfseg.errors import UserError
 
 HEADER_BYTES = 12
@@ -27,7 +29,6 @@ OVERHEAD_BYTES = HEADER_BYTES + FOOTER_BYTES
 _MASK_DELTA = 0xA282EAD8
 # Block of the search for the next record, and of checksums over whole files.
 _BLOCK_BYTES = 1 << 20
-TEMPORARY_PREFIX = ".writing-"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -328,17 +329,27 @@ def sha256(path: str) -> str:
 
 def write_atomically(path: str, content: bytes) -> None:
     """Writes a file under a temporary name beside it and renames it when it is safe on disk."""
-    folder, name = os.path.split(os.path.abspath(path))
-    temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{name}.{os.getpid()}")
+    temporary = sharing.temporary_path(path)
     try:
-        with open(temporary, "wb") as file:
+        with _naming(path), open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        if os.path.exists(temporary):
+        with contextlib.suppress(OSError):
             os.remove(temporary)
+        raise
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Gives errors of writing, which name no file, the file's name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = path
         raise
 
 
@@ -356,8 +367,7 @@ class ShardWriter:
 
     def __init__(self, path: str):
         self.path = str(path)
-        folder, name = os.path.split(os.path.abspath(self.path))
-        self._temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{name}.{os.getpid()}")
+        self._temporary = sharing.temporary_path(self.path)
         self._file = open(self._temporary, "wb")
         self._digest = hashlib.sha256()
         self.offsets: list[int] = []
@@ -371,7 +381,8 @@ class ShardWriter:
     def write(self, data: bytes) -> None:
         """Appends one record."""
         framed = frame(data)
-        self._file.write(framed)
+        with _naming(self.path):
+            self._file.write(framed)
         self._digest.update(framed)
         self.offsets.append(self.num_bytes)
         self.lengths.append(len(data))
@@ -379,9 +390,10 @@ class ShardWriter:
 
     def finish(self) -> None:
         """Brings everything to the disk, still under the temporary name."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with _naming(self.path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
 
     def publish(self) -> None:
         """Gives the finished shard its name."""

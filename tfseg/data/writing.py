@@ -4,7 +4,8 @@ All shards of a split are written under temporary names. Then, in this order: da
 the split, its old files go, the new shards and the index get their names, dataset.json lists the
 split. `records.load_index` refuses splits that dataset.json does not list, so whatever moment a
 run is interrupted at, a split is either the old one, the new one, or one clear message. Bytes
-depend on the input alone, so running again gives the same files.
+depend on the input alone, so running again gives the same files. Several runs may write into one
+folder: they publish one after the other.
 """
 
 import collections
@@ -14,16 +15,23 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tqdm
 
+from tfseg import sharing
 from tfseg.data import framing, records
 from tfseg.data.parallel import parallel_map
 from tfseg.data.specs import DATASET_FILE, DatasetSpec, read_dataset_json
 from tfseg.errors import UserError
+
+
+# Held by every run while it works in the folder, and by one alone while it publishes.
+_WORKING_LOCK = ".converting.lock"
+_PUBLISHING_LOCK = ".dataset.json.lock"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,11 +107,18 @@ def write_splits(
     except FileExistsError:
         raise UserError("The output directory is a file.", where=output_dir) from None
     _remove_leftovers(output_dir)
-    _check_same_classes(output_dir, spec, splits)
-    return [
-        _write_split(output_dir, spec, split, tasks, encode, num_shards, num_workers)
-        for split, tasks in splits.items()
-    ]
+    with sharing.locked(os.path.join(output_dir, _WORKING_LOCK), shared=True) as no_locks:
+        if no_locks:
+            print(
+                f"note: {output_dir} is on a disk without locks ({no_locks}): let no other "
+                "converter write into it until this one has ended",
+                flush=True,
+            )
+        _check_same_classes(output_dir, spec, splits)
+        return [
+            _write_split(output_dir, spec, split, splits, encode, num_shards, num_workers)
+            for split in splits
+        ]
 
 
 def _check_request(splits: Mapping[str, Sequence[Any]], num_shards: int, num_workers: int) -> None:
@@ -124,23 +139,13 @@ def _check_request(splits: Mapping[str, Sequence[Any]], num_shards: int, num_wor
 
 
 def _remove_leftovers(output_dir: str) -> None:
-    """Removes temporary files of runs that were killed."""
-    for name in os.listdir(output_dir):
-        if not name.startswith(framing.TEMPORARY_PREFIX):
-            continue
-        owner = name.rpartition(".")[2]
-        if not (owner.isdigit() and _is_running(int(owner))):
-            os.remove(os.path.join(output_dir, name))
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+    """Removes temporary files of runs that were killed, unless another run is at work."""
+    start = time.time()
+    with contextlib.suppress(sharing.Busy):
+        with sharing.locked(os.path.join(output_dir, _WORKING_LOCK), wait=False) as no_locks:
+            # Without locks they may be those of a run that is at work.
+            if not no_locks:
+                sharing.remove_leftovers(output_dir, before=start)
 
 
 def _check_same_classes(output_dir: str, spec: DatasetSpec, splits: Mapping[str, Any]) -> None:
@@ -174,11 +179,12 @@ def _write_split(
     output_dir: str,
     spec: DatasetSpec,
     split: str,
-    tasks: Sequence[Any],
+    splits: Mapping[str, Sequence[Any]],
     encode: Callable[[Any], Encoded],
     num_shards: int,
     num_workers: int,
 ) -> SplitReport:
+    tasks = splits[split]
     num_shards = min(num_shards, len(tasks))
     bounds = [len(tasks) * k // num_shards for k in range(num_shards + 1)]
     report = SplitReport(
@@ -216,8 +222,13 @@ def _write_split(
                     "bytes": writer.num_bytes,
                 }
             )
-        _publish(output_dir, spec, split, writers, builder.build(names, _sizes(shards)))
-    _write_dataset_json(output_dir, spec, split, {**_summary(report, spec), "shards": shards})
+        index = builder.build(names, _sizes(shards))
+        entry = {**_summary(report, spec), "shards": shards}
+        with sharing.locked(os.path.join(output_dir, _PUBLISHING_LOCK)):
+            # Again: another run may have published since.
+            _check_same_classes(output_dir, spec, splits)
+            _publish(output_dir, spec, split, writers, index)
+            _write_dataset_json(output_dir, spec, split, entry)
     return report
 
 

@@ -1,8 +1,12 @@
-"""Devices: which `tf.distribute` strategy a run gets, and how its batch is divided."""
+"""Devices: which `tf.distribute` strategy a run gets, how its batch is divided, who is lost."""
 
+import contextlib
 import glob
 import os
+import re
+import socket
 import warnings
+from collections.abc import Iterator
 
 import tensorflow as tf
 
@@ -154,6 +158,115 @@ def check_batch(size: int, config: TrainConfig, replicas: int, *, flag: str) -> 
             f"{config.gradient_accumulation_steps} accumulation step(s)",
             accepted=f"a multiple of {parts}, for example {max(1, round(size / parts)) * parts}",
         )
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Returns whether this process keeps checkpoints and logs: one of the cluster does.
+
+    It is the task of type 'chief' where the cluster has one, as training operators make them, and
+    else worker 0.
+    """
+    resolver = strategy.cluster_resolver
+    if resolver is None or not resolver.task_type:
+        return True
+    chiefs = {"chief", "master"} & set(resolver.cluster_spec().jobs)
+    return resolver.task_type in (chiefs or {"worker"}) and resolver.task_id in (0, None)
+
+
+@contextlib.contextmanager
+def naming_lost_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Turns TensorFlow's error where another worker of the cluster is gone into one message.
+
+    Raises:
+      UserError: a worker is lost; other errors pass.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            told = lost_worker(error, strategy.cluster_resolver)
+            if told is not None:
+                raise told from None
+        raise
+
+
+# Of errors that say that another process does not answer.
+_NO_ANSWER = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
+_TASK = re.compile(r"/job:(\w+)(?:/replica:\d+)?/task:(\d+)")
+
+
+def lost_worker(
+    error: tf.errors.OpError, resolver: tf.distribute.cluster_resolver.ClusterResolver
+) -> UserError | None:
+    """Returns the user's view of an error that tells of a lost worker, or None for other errors.
+
+    Args:
+      error: TensorFlow's.
+      resolver: of the cluster and this process's task in it.
+    """
+    cluster = resolver.cluster_spec().as_dict()
+    own = (resolver.task_type, resolver.task_id)
+    lost = _lost_workers(error, cluster, own)
+    if not lost:
+        return None
+    return UserError(
+        f"The run has lost {' and '.join(lost)}.",
+        where=f"TF_CONFIG; this is {_task_name(cluster, own)}",
+        received=_cause(error),
+        fix="see the output of the lost worker for why it ended, or look for a kill for want of "
+        "memory; then run the same command on all workers again: training resumes from the last "
+        "checkpoint",
+    )
+
+
+def _lost_workers(
+    error: tf.errors.OpError, cluster: dict[str, list[str]], own: tuple[str, int]
+) -> list[str]:
+    """Names the workers without which an error leaves the cluster; empty where it is no such error.
+
+    Args:
+      error: TensorFlow's.
+      cluster: addresses of each job.
+      own: (job, task) of this process.
+    """
+    if not isinstance(error, _NO_ANSWER) and "Collective ops is aborted" not in error.message:
+        return []
+    # The first one named was lost; those that follow passed its error on, and end of it.
+    for job, task in _TASK.findall(error.message):
+        if (job, int(task)) != own and int(task) < len(cluster.get(job, ())):
+            return [_task_name(cluster, (job, int(task)))]
+    others = [(job, i) for job, hosts in cluster.items() for i in range(len(hosts))]
+    return [
+        _task_name(cluster, (job, i))
+        for job, i in others
+        if (job, i) != own and not _answers(cluster[job][i])
+    ]
+
+
+def _task_name(cluster: dict[str, list[str]], task: tuple[str, int]) -> str:
+    job, number = task
+    return f"{job} {number} ({cluster[job][number]})"
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _cause(error: tf.errors.OpError) -> str:
+    """Returns the line of TensorFlow's text that says what happened."""
+    lines = [line.strip() for line in error.message.splitlines() if line.strip()]
+    cause = next((line for line in lines if "aborted by" in line), lines[-1] if lines else "")
+    return cause.replace("Collective ops is aborted by: ", "")
 
 
 def describe(strategy: tf.distribute.Strategy) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfseg import checkpoint
+from tfseg import checkpoint, sharing
 from tfseg.config import TrainConfig
 from tfseg.errors import UserError
 from tfseg.methods.base import Method, ParamGroup
@@ -476,6 +476,7 @@ def run(
     Returns:
       Exit code: 0, or 128 + signal when a signal stopped the run after saving.
     """
+    start = time.time()
     networks = dict(trainer.method.networks())
     if trainer.ema is not None:
         networks["ema"] = trainer.ema
@@ -488,6 +489,8 @@ def run(
         may_lack=trainer.loss_scales(),
     )
     os.makedirs(config.train_logdir, exist_ok=True)
+    if is_chief:
+        sharing.remove_leftovers(config.train_logdir, before=start)
     restored = store.restore()
     first_step = trainer.step
     trainer.check_round()
