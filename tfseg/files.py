@@ -285,7 +285,7 @@ class ArrayForm:
 
     Args:
       dtype: name of its type; or letters of `numpy.dtype.kind`, of which it must have one.
-      shape: of each axis its length, or a name: axes of one name have one length.
+      shape: of each axis its length, or a letter: axes of one letter have one length.
     """
 
     dtype: str

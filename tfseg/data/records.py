@@ -12,17 +12,18 @@ import os
 import re
 import sys
 import threading
-import zipfile
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tqdm
 
+from tfseg import files
 from tfseg.data import framing, tfexample
 from tfseg.data.framing import Damage, Found, Location, RecordError, ShardWriter, read_record, scan
-from tfseg.data.specs import DATASET_FILE, DatasetSpec, read_dataset_json
+from tfseg.data.specs import DATASET_FILE, DatasetSpec, read_dataset_json, split_entry
 from tfseg.errors import UserError
+from tfseg.files import ArrayForm
 
 __all__ = [
     "Damage",
@@ -50,6 +51,20 @@ _SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d+)-of-(?P<total>\d+)(\.\w+)?")
 _LOOSE_SHARD = re.compile(r"(?P<split>.+)-\d+\.(tfrecords?|records?)")
 _INDEX_SUFFIX = ".index.npz"
 _INDEX_VERSION = 1
+# n records in s shards, K image-level classes.
+_INDEX_FORMS = {
+    "shards": ArrayForm("U", "s"),
+    "shard_bytes": ArrayForm("int64", "s"),
+    "shard": ArrayForm("int32", "n"),
+    "offset": ArrayForm("int64", "n"),
+    "length": ArrayForm("int64", "n"),
+    "ids": ArrayForm("U", "n"),
+    "height": ArrayForm("int32", "n"),
+    "width": ArrayForm("int32", "n"),
+    "image_labels": ArrayForm("uint8", "nK"),
+    "has_image_labels": ArrayForm("bool", "n"),
+    "has_mask": ArrayForm("bool", "n"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,23 +293,13 @@ def read_index(path: str, spec: DatasetSpec) -> Index:
       UserError: unreadable, contradictory, or for another number of classes.
     """
     fix = "delete it: it is made again from the shards"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            version = int(file["version"])
-            arrays = {f.name: file[f.name] for f in dataclasses.fields(Index)}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, PermissionError):
-            raise
-        raise UserError(
-            "An index cannot be read.", where=path, received=repr(error)[:200], fix=fix
-        ) from None
+    about = {"what": "An index", "fix": fix}
+    version = int(files.read_npz(path, {"version": ArrayForm("iu", ())}, **about)["version"])
     if version != _INDEX_VERSION:
         raise UserError("An index has another version.", where=path, received=version, fix=fix)
+    arrays = files.read_npz(path, _INDEX_FORMS, **about)
     n = len(arrays["shard"])
-    per_record = [a for k, a in arrays.items() if k not in ("shards", "shard_bytes")]
-    if any(len(a) != n for a in per_record) or (
-        n and arrays["shard"].max() >= len(arrays["shards"])
-    ):
+    if n and not 0 <= arrays["shard"].min() <= arrays["shard"].max() < len(arrays["shards"]):
         raise UserError("An index contradicts itself.", where=path, fix=fix)
     if arrays["image_labels"].shape != (n, spec.num_image_classes):
         raise UserError(
@@ -339,7 +344,7 @@ def load_index(
     # First, because "the conversion did not finish" says more than "a shard is missing".
     promised = _promised_shards(dataset_dir, split) if files_of(dataset_dir, split) else None
     shards = shards_of(dataset_dir, split)
-    sizes = [os.path.getsize(os.path.join(dataset_dir, name)) for name in shards]
+    sizes = [framing.shard_bytes(os.path.join(dataset_dir, name)) for name in shards]
     path = index_path(dataset_dir, split)
     index = read_index(path, spec) if os.path.exists(path) else None
     truncated: set[str] = set()
@@ -368,7 +373,7 @@ def _promised_shards(dataset_dir: str, split: str) -> dict[str, int] | None:
     content = read_dataset_json(dataset_dir)
     if content is None:
         return None
-    entry = content.get("splits", {}).get(split)
+    entry = split_entry(content, split, where=os.path.join(dataset_dir, DATASET_FILE))
     if entry is None:
         raise UserError(
             f"dataset.json does not list split '{split}': its conversion did not finish.",
@@ -377,15 +382,7 @@ def _promised_shards(dataset_dir: str, split: str) -> dict[str, int] | None:
             accepted=", ".join(sorted(content.get("splits", {}))) or "(no split is finished)",
             fix="run the converter again; running it twice does no harm",
         )
-    try:
-        return {shard["file"]: int(shard["bytes"]) for shard in entry["shards"]}
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            "dataset.json has another structure.",
-            where=os.path.join(dataset_dir, DATASET_FILE),
-            received=repr(error),
-            fix="make the records again",
-        ) from None
+    return {shard["file"]: shard["bytes"] for shard in entry["shards"]}
 
 
 def _compare_sizes(
@@ -510,7 +507,7 @@ class RecordReader:
         with self._lock:
             if shard not in self._descriptors:
                 path = os.path.join(self._dir, self._index.shards[shard])
-                self._descriptors[shard] = os.open(path, os.O_RDONLY)
+                self._descriptors[shard] = framing.open_shard(path)
             return self._descriptors[shard]
 
     def read_bytes(self, i: int) -> bytes:
