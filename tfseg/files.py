@@ -196,10 +196,10 @@ def check_form(
 
     Args:
       value: of JSON's own types.
-      form: one of `str`, `bool`, `int` (64 bits), `float` (finite; whole numbers too); a `range` of
-        whole numbers; `[form]`, a list; `{key: form}`, an object that may have further keys and, for
-        a key written with '?' behind it, may lack it; `{str: form}`, an object of any keys;
-        `(form, None)`, that or null; `object`, anything.
+      form: one of `str`, `bool`, `int` (64 bits); a `range` of whole numbers; `[form]`, a list;
+        `{key: form}`, an object, which may have further keys and may lack a key that is written
+        with '?' behind it; `{str: form}`, an object of any keys; `(form, None)`, that or null;
+        `object`, anything.
       what: what to call the file, at the beginning of the message.
       where, fix: for the message.
 
@@ -247,14 +247,10 @@ def _fault(value: Any, form: Any, place: str) -> tuple[str, str, str] | None:
 
 
 def _scalar_fault(value: Any, form: Any, place: str) -> tuple[str, str, str] | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(form, range):
         right, accepted = type(value) is int and value in form, f"{form[0]} to {form[-1]}"
         if form.stop >= 1 << 63:
             accepted = f"a whole number from {form[0]} on"
-    elif form is float:
-        right = is_number and abs(value) < 1e300
-        accepted = "a finite number"
     elif form is int:
         right = type(value) is int and -(1 << 63) <= value < 1 << 63
         accepted = "a whole number"

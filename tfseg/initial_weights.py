@@ -195,7 +195,7 @@ def load_initial_weights(
     # Word vectors are constants of the run, never taken; a last layer must have learned with them.
     vectors, key = variables.pop(CLASS_VECTORS, None), stored.pop(CLASS_VECTORS, None)
     if vectors is not None and key is not None and initialize_last_layer:
-        _check_vectors(vectors.numpy(), _tensor(reader, key, prefix), prefix)
+        _check_vectors(vectors.numpy(), checkpoint.read_numbers(reader, key, prefix), prefix)
     excluded_scopes: tuple[str, ...] = ()
     if not initialize_last_layer:
         last = (LOGITS_SCOPE,) if last_layers_contain_logits_only else LAST_LAYER_SCOPES
@@ -215,7 +215,7 @@ def load_initial_weights(
     if fatal:
         raise _shape_error(model, prefix, fatal, other)
     # Everything is read before anything is assigned: a damaged file changes nothing.
-    values = {name: _tensor(reader, stored[name], prefix) for name in wanted}
+    values = {name: checkpoint.read_numbers(reader, stored[name], prefix) for name in wanted}
     for name, value in values.items():
         variables[name].assign(value)
     return Coverage(
@@ -246,18 +246,6 @@ def _check_vectors(ours: np.ndarray, theirs: np.ndarray, source: str) -> None:
         fix="give the --class_embeddings and --embedding_norm of the checkpoint's run, or start "
         "the last layers afresh: --initialize_last_layer=false",
     )
-
-
-def _tensor(reader: Any, key: str, prefix: str) -> np.ndarray:
-    try:
-        return reader.get_tensor(key)
-    except Exception as error:
-        # TensorFlow's reader raises its own and plain Python errors for damaged data files.
-        raise UserError(
-            f"The checkpoint is damaged: {key} cannot be read ({type(error).__name__}).",
-            where=prefix,
-            fix="download or copy it again",
-        ) from None
 
 
 def _nothing_matched(

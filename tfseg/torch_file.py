@@ -354,9 +354,7 @@ def read(path: str) -> dict[str, np.ndarray]:
         raise _damaged(path, error) from None
 
 
-def _state_dictionary(
-    root: Any, numbers: _Numbers, path: str, size: int
-) -> dict[str, np.ndarray]:
+def _state_dictionary(root: Any, numbers: _Numbers, path: str, size: int) -> dict[str, np.ndarray]:
     tensors = _tensors(root, path)
     arrays = _cut(tensors.values(), numbers, size)
     return {name: arrays[tensor] for name, tensor in tensors.items()}
