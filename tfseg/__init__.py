@@ -18,6 +18,7 @@ A map of the package, in the order in which a command meets it:
   `initial_weights` tells what of a file fits a network; `torch_weights` converts PyTorch's files.
 * `predict`, `inference`, `metrics`, `evaluation`, `visualization` are what `eval.py` and `vis.py`
   run.
+* `files` reads JSON and .npz, and `unpickling` pickles, whatever is in them.
 * `errors` has the one exception that a user ever sees.
 
 Importing this package selects Keras 2 (`tf_keras`), because tf-models-official is built on

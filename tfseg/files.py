@@ -206,9 +206,10 @@ def check_form(
     Raises:
       UserError: names the place within the value, what stands there and what is accepted.
     """
-    fault = _fault(value, form, "")
+    fault = _fault(value, form)
     if fault is not None:
         place, received, accepted = fault
+        place = place.removeprefix(".")[:_SHOWN]
         raise UserError(
             f"{what} has another structure.",
             where=where,
@@ -218,46 +219,46 @@ def check_form(
         )
 
 
-def _fault(value: Any, form: Any, place: str) -> tuple[str, str, str] | None:
+def _fault(value: Any, form: Any) -> tuple[str, str, str] | None:
     """Returns the place that departs from a form, what stands there and what is accepted."""
     if isinstance(form, tuple):
-        return None if value is None else _fault(value, form[0], place)
+        return None if value is None else _fault(value, form[0])
     if isinstance(form, list):
         if not isinstance(value, list):
-            return place, describe(value), "a list"
-        places = ((inner, form[0], f"{place}[{i}]") for i, inner in enumerate(value))
+            return "", describe(value), "a list"
+        inner = ((i, each, form[0]) for i, each in enumerate(value))
     elif isinstance(form, dict):
         if not isinstance(value, dict):
-            return place, describe(value), "an object"
-        dot = f"{place}." if place else ""
-        if str in form:
-            places = ((inner, form[str], f"{dot}{key}"[:_SHOWN]) for key, inner in value.items())
-        else:
-            missing = [key for key in form if not key.endswith("?") and key not in value]
-            if missing:
-                return f"{dot}{missing[0]}", "nothing", f"a key '{missing[0]}'"
-            places = (
-                (value[key.removesuffix("?")], inner, f"{dot}{key.removesuffix('?')}")
-                for key, inner in form.items()
-                if key.removesuffix("?") in value
-            )
+            return "", describe(value), "an object"
+        missing = [k for k in form if k is not str and not k.endswith("?") and k not in value]
+        if missing:
+            return f".{missing[0]}", "nothing", f"a key '{missing[0]}'"
+        forms = {k if k is str else k.removesuffix("?"): each for k, each in form.items()}
+        keys = value if str in forms else forms.keys() & value
+        inner = ((key, value[key], forms.get(key, forms.get(str))) for key in keys)
     else:
-        return _scalar_fault(value, form, place)
-    return next((fault for each in places if (fault := _fault(*each)) is not None), None)
+        accepted = _accepted(value, form)
+        return None if accepted is None else ("", describe(value), accepted)
+    for key, each, its_form in inner:
+        fault = _fault(each, its_form)
+        if fault is not None:
+            place = f".{key}" if isinstance(key, str) else f"[{key}]"
+            return place + fault[0], *fault[1:]
+    return None
 
 
-def _scalar_fault(value: Any, form: Any, place: str) -> tuple[str, str, str] | None:
+def _accepted(value: Any, form: Any) -> str | None:
+    """Returns what a scalar must be, None where it is that."""
     if isinstance(form, range):
-        right, accepted = type(value) is int and value in form, f"{form[0]} to {form[-1]}"
-        if form.stop >= 1 << 63:
-            accepted = f"a whole number from {form[0]} on"
-    elif form is int:
+        if type(value) is int and value in form:
+            return None
+        upper = "on" if form.stop >= 1 << 63 else f"to {form[-1]}"
+        return f"a whole number from {form[0]} {upper}"
+    if form is int:
         right = type(value) is int and -(1 << 63) <= value < 1 << 63
-        accepted = "a whole number"
     else:
         right = isinstance(value, form)
-        accepted = {str: "a text", bool: "true or false"}.get(form, "")
-    return None if right else (place, describe(value), accepted)
+    return None if right else {str: "a text", bool: "true or false"}.get(form, "a whole number")
 
 
 def describe(value: Any) -> str:
