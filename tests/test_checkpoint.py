@@ -64,6 +64,79 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, dama
     assert checkpoint.newest(str(tmp_path)).endswith("model.ckpt-1")
 
 
+MANIFESTS = {
+    "deep": "[" * 100_000,
+    "a list": "[]",
+    "no files": '{"files": {}}',
+    "files that are a list": '{"files": []}',
+    "no sizes": '{"files": {"model.ckpt-2.index": null}}',
+    "huge sizes": '{"files": {"model.ckpt-2.index": {"bytes": 1e999, "crc32c": ""}}}',
+    "files elsewhere": None,
+    "networks that are a number": None,
+    "not UTF-8": None,
+}
+
+
+@pytest.mark.parametrize("kind", MANIFESTS)
+def test_a_malformed_manifest_is_damage(tmp_path, kind):
+    store = make_store(tmp_path, Network())
+    store.save(1)
+    newest = store.save(2)
+    path = tmp_path / "model.ckpt-2.manifest.json"
+    manifest = json.loads(path.read_text())
+    if kind == "files elsewhere":
+        manifest["files"]["../x"] = {"bytes": 1, "crc32c": ""}
+    if kind == "networks that are a number":
+        manifest["networks"] = 3
+    path.write_text(MANIFESTS[kind] or json.dumps(manifest))
+    if kind == "not UTF-8":
+        path.write_bytes(b'{"files": "\xff"}')
+    assert checkpoint.newest(str(tmp_path)).endswith("model.ckpt-1")
+    with pytest.raises(UserError, match="checkpoint is damaged"):
+        checkpoint.newest(newest)
+    # Whoever reads its weights nevertheless learns of no network that it names.
+    assert checkpoint.deployable_network(newest) == "model"
+
+
+def test_a_pipe_in_the_place_of_a_file_is_damage(tmp_path):
+    store = make_store(tmp_path, Network())
+    store.save(1)
+    newest = store.save(2)
+    for name in (".data-00000-of-00001", ".manifest.json"):
+        os.remove(newest + name)
+        os.mkfifo(newest + name)
+        assert checkpoint.newest(str(tmp_path)).endswith("model.ckpt-1")
+
+
+@pytest.mark.parametrize("part", [".index", ".data-00000-of-00001"])
+def test_a_damaged_checkpoint_without_manifest_is_an_error(tmp_path, part):
+    network = Network(fill=3.0)
+    prefix = make_store(tmp_path, network).save(1)
+    os.remove(prefix + ".manifest.json")
+    whole = open(prefix + part, "rb").read()
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(100):
+        content = bytearray(whole)
+        content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        open(prefix + part, "wb").write(content[: rng.integers(len(content))] or content)
+        try:
+            checkpoint.load_network(network, prefix)
+        except UserError as error:
+            assert prefix in str(error)
+            refused += 1
+    # Most of the data file describes objects that are not read.
+    assert refused > 10
+    os.remove(prefix + part)
+    os.mkfifo(prefix + part)
+    with pytest.raises(UserError, match="named pipe"):
+        checkpoint.load_network(network, prefix)
+
+
+def test_a_state_file_of_other_bytes_is_passed_over(tmp_path):
+    (tmp_path / "checkpoint").write_bytes(b"\xff\xfe\x00")
+    assert checkpoint.newest(str(tmp_path)) is None
+
+
 def test_all_damaged_is_an_error_not_a_fresh_start(tmp_path):
     store = make_store(tmp_path, Network())
     os.truncate(store.save(1) + ".data-00000-of-00001", 0)

@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import pickle
 import struct
+import tracemalloc
 import zipfile
 
 import ml_dtypes
@@ -151,6 +153,136 @@ def test_tensor_that_reaches_beyond_its_numbers_is_an_error(tmp_path):
         archive.writestr("x/data/0", array[:5].tobytes())
     with pytest.raises(UserError, match="longer than the file"):
         torch_file.read(str(path))
+
+
+# Files of a few bytes that ask for much -----------------------------------------------------------
+
+
+def _shape(*sides, strides, key="0", size=1):
+    """A tensor of any shape and strides over a storage of `size` float32 numbers."""
+    storage = op_tuple(
+        op_text("storage"),
+        op_global("torch", "FloatStorage"),
+        op_text(key),
+        op_text("cpu"),
+        op_integer(size),
+    )
+    shape, steps = (op_tuple(*map(op_integer, x)) for x in (sides, strides))
+    arguments = op_tuple(storage + b"Q", op_integer(0), shape, steps, b"\x89", b"N")
+    return op_global("torch._utils", "_rebuild_tensor_v2") + arguments + b"R"
+
+
+def _doubled(times=60):
+    """A tuple of a tuple twice, of a tuple twice, and so on: its hash takes 2^times steps."""
+    return b")" + b"q\x00h\x00\x86" * times
+
+
+ONE_TENSOR = op_dict(w=_shape(1, strides=(1,)))
+GREEDY = {
+    "memo index": b"r\x00\x00\x00\x100" + ONE_TENSOR,
+    "memo index of text": b"p900000000000000000000\n0" + ONE_TENSOR,
+    "windows that overlap": op_dict(w=_shape(60000, 60000, strides=(1, 1), size=120000)),
+    "many views of one storage": op_dict(
+        **{f"w{i}": _shape(1000 + i, 1000, strides=(1, 1), size=3000) for i in range(40)}
+    ),
+    "bytes": b"\x8e" + struct.pack("<Q", 1 << 35) + b"0" + ONE_TENSOR,
+    "byte array": b"\x96" + struct.pack("<Q", 1 << 34) + b"0" + ONE_TENSOR,
+    "frame": b"\x95" + struct.pack("<Q", 1 << 34) + ONE_TENSOR,
+}
+SLOW_KEYS = {
+    "of an entry": b"}" + _doubled() + b"Ns",
+    "of entries": b"}(" + _doubled() + b"Nu",
+    "of a new dictionary": b"(" + _doubled() + b"Nd",
+    "of OrderedDict": op_global("collections", "OrderedDict")
+    + op_tuple(b"(" + _doubled() + b"N\x86l")
+    + b"R",
+    "of a set": b"\x8f(" + _doubled() + b"\x90",
+    "of a frozen set": b"(" + _doubled() + b"\x91",
+    "of a storage": op_tuple(op_text("storage"), _doubled(), _doubled(), b"N", op_integer(1)),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("kind", GREEDY)
+def test_small_files_that_ask_for_much_memory(tmp_path, legacy, kind):
+    path = tmp_path / "weights.pth"
+    numbers = {"0": np.zeros(120000 if "windows" in kind else 3000, np.float32)}
+    write_pickle(path, GREEDY[kind], numbers, legacy=legacy)
+    tracemalloc.start()
+    try:
+        torch_file.read(str(path))
+    except UserError:
+        pass
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 100e6
+
+
+@BOTH
+@pytest.mark.parametrize("kind", SLOW_KEYS)
+def test_keys_that_would_take_for_ever(tmp_path, legacy, kind):
+    path = str(tmp_path / "weights.pth")
+    body = b"}(" + op_text("w") + op_tensor("0", _array(3)) + op_text("other") + SLOW_KEYS[kind]
+    write_pickle(path, body + b"u", {"0": _array(3)}, legacy=legacy)
+    np.testing.assert_array_equal(torch_file.read(path)["w"], _array(3))
+
+
+@BOTH
+def test_keys_of_other_types_are_skipped_and_told(tmp_path, legacy, caplog):
+    path = str(tmp_path / "weights.pth")
+    body = b"}(" + op_text("w") + op_tensor("0", _array(3))
+    body += op_integer(7) + op_tensor("0", _array(3)) + _doubled() + b"Nu"
+    write_pickle(path, body, {"0": _array(3)}, legacy=legacy)
+    assert set(torch_file.read(path)) == {"w"}
+    assert "2 entries whose names are no texts are left out" in caplog.text
+
+
+@BOTH
+def test_expanded_and_tied_tensors(tmp_path, legacy):
+    path = str(tmp_path / "weights.pth")
+    base = _array(3, 1)
+    expanded = np.broadcast_to(base, (3, 1 << 30))
+    body = op_dict(
+        w=op_tensor("0", base),
+        tied=op_tensor("0", base),
+        expanded=_shape(3, 1 << 30, strides=(1, 0), key="0", size=3),
+    )
+    write_pickle(path, body, {"0": base}, legacy=legacy)
+    arrays = torch_file.read(path)
+    assert arrays["w"] is arrays["tied"]
+    assert arrays["expanded"].shape == expanded.shape and arrays["expanded"].strides == (4, 0)
+    np.testing.assert_array_equal(arrays["expanded"][:, -5:], expanded[:, -5:])
+
+
+def test_each_storage_is_read_once(tmp_path, monkeypatch):
+    path, reads = str(tmp_path / "weights.pth"), []
+    read = zipfile.ZipFile.read
+    monkeypatch.setattr(
+        zipfile.ZipFile, "read", lambda self, name: reads.append(name) or read(self, name)
+    )
+    shared = _array(2, 3)
+    body = op_dict(a=op_tensor("0", shared), b=op_tensor("0", shared.T))
+    write_pickle(path, body, {"0": shared}, legacy=False)
+    torch_file.read(path)
+    assert reads.count("archive/data/0") == 1
+
+
+def test_state_of_an_object_changes_nothing_of_ours(tmp_path):
+    """`BUILD` sets attributes, also those of a class, which the next file would meet."""
+    path = str(tmp_path / "weights.pth")
+    state = b"N" + op_dict(get=op_integer(1), items=op_integer(1)) + b"\x86"
+    body = op_dict(x=op_global("collections", "OrderedDict") + state + b"b")
+    write_pickle(path, body, {}, legacy=False)
+    torch_file.read(path)
+    write_torch(path, {"w": _array(3)}, legacy=False, nested="model")
+    assert set(torch_file.read(path)) == {"w"}
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+def test_a_pipe_is_no_file_of_weights(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match="not a file.*\\n.*\\n.*named pipe"):
+        torch_file.read(str(tmp_path / name))
 
 
 def test_file_without_a_dictionary_of_tensors_is_an_error(tmp_path):

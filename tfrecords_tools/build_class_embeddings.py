@@ -30,6 +30,7 @@ import numpy as np
 from absl import flags
 
 from tfrecords_tools import common
+from tfseg import files
 from tfseg.data import class_embeddings, class_names
 from tfseg.data.specs import load_spec
 from tfseg.errors import UserError
@@ -38,7 +39,7 @@ FLAGS = flags.FLAGS
 MULTI_WORD = ("average", "phrase_token")
 FORMATS = ("fastText .bin", "word2vec .bin", "text with a header", "text")
 _FASTTEXT_MAGIC = struct.pack("<i", 0x2F4F16BA)
-_HEADER = re.compile(rb"(\d+) (\d+)\s*\n")
+_HEADER = re.compile(rb"(\d{1,18}) (\d{1,18})\s*\n")
 # Enough for a header and a row of numbers.
 _FIRST_BYTES = 1 << 16
 
@@ -68,9 +69,9 @@ def detect_format(path: str) -> str:
       UserError: no such file, or none of them.
     """
     try:
-        with open(path, "rb") as file:
+        with files.open_regular(path, what="The file of vectors") as file:
             start = file.read(_FIRST_BYTES)
-    except (FileNotFoundError, IsADirectoryError):
+    except FileNotFoundError:
         raise UserError("There is no such file of vectors.", where=f"--vectors={path}") from None
     if start[:4] == _FASTTEXT_MAGIC:
         return "fastText .bin"
@@ -87,6 +88,28 @@ def detect_format(path: str) -> str:
         received=repr(start[:16]),
         accepted="word2vec .bin, fastText .vec or .bin, GloVe .txt; unpacked",
     )
+
+
+def _check_length(path: str, limit: int | None) -> None:
+    """Compares a file with the numbers that its first line states: gensim reserves so many.
+
+    Raises:
+      UserError: it is too short for them.
+    """
+    with open(path, "rb") as file:
+        header, size = _HEADER.match(file.read(_FIRST_BYTES)), files.file_bytes(file)
+    if header is None:
+        return
+    words, width = int(header[1]), int(header[2])
+    # A number is two bytes long at least.
+    if min(words, limit or words) * width * 2 > size:
+        raise UserError(
+            "The file of vectors is shorter than its first line says.",
+            where=f"--vectors={path}",
+            received=f"{size} bytes",
+            accepted=f"{words} words with {width} numbers each",
+            fix="unpack or download it again",
+        )
 
 
 def _numbers_of(row: bytes) -> int:
@@ -112,6 +135,7 @@ def read_vectors(path: str, limit: int | None = None) -> Any:
       UserError: gensim is not installed, or the file is damaged or of no known kind.
     """
     kind = detect_format(path)
+    _check_length(path, limit)
     try:
         from gensim.models import KeyedVectors, fasttext
     except ImportError:
@@ -130,7 +154,7 @@ def read_vectors(path: str, limit: int | None = None) -> Any:
             limit=limit,
             unicode_errors="replace",
         )
-    except (ValueError, EOFError, struct.error, NotImplementedError, AssertionError) as error:
+    except Exception as error:  # gensim raises whatever the bytes lead it to
         raise UserError(
             f"The file of vectors cannot be read as {kind}.",
             where=f"--vectors={path}",

@@ -15,7 +15,6 @@ python tfrecords_tools/build_coco.py --images_dir=coco \
 """
 
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -78,7 +77,7 @@ def read_instances(paths: Sequence[str]) -> Instances:
     images: dict[str, ImageAnnotations] = {}
     for path in paths:
         try:
-            content = json.loads(common.read_text(path))
+            content = common.read_json(path, {}, what="An instances file")
             own = {int(c["id"]): str(c["name"]) for c in content["categories"]}
             if categories is None:
                 categories = own

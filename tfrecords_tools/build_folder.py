@@ -17,7 +17,6 @@ Images keep their JPEG or PNG bytes; what is neither, or not RGB, becomes RGB PN
 
 import csv
 import dataclasses
-import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -78,19 +77,18 @@ def read_label_map(path: str, spec: DatasetSpec) -> dict[int, int]:
     Raises:
       UserError: not such an object, or a target that is no class.
     """
+    accepted = '{"0": 0, "8": 1, "255": 255}'
     try:
-        content = json.loads(common.read_text(path))
-        if not isinstance(content, dict):
-            raise ValueError("not an object")
-        if any(isinstance(v, bool) or not isinstance(v, int) for v in content.values()):
-            raise ValueError("a target is not an integer")
+        content = common.read_json(path, {str: int}, what="--label_map", accepted=accepted)
         label_map = {int(key): value for key, value in content.items()}
+        if len(label_map) != len(content):
+            raise ValueError("an id stands there twice")
     except ValueError as error:
         raise UserError(
             "--label_map is not a JSON object of integers.",
             where=path,
             received=str(error),
-            accepted='{"0": 0, "8": 1, "255": 255}',
+            accepted=accepted,
         ) from None
     wrong = sorted(
         {v for v in label_map.values() if v != spec.ignore_label and not 0 <= v < spec.num_classes}

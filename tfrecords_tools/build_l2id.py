@@ -17,9 +17,8 @@ Source: SLRNet specification 2.
 """
 
 import dataclasses
-import io
 import os
-import pickle
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -29,6 +28,7 @@ import numpy as np
 from absl import flags
 
 from tfrecords_tools import common
+from tfseg import files, unpickling
 from tfseg.data import colormap
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
@@ -82,46 +82,124 @@ def define_flags() -> None:
 
 # The file of labels ------------------------------------------------------------------------------
 
-# What a pickle of arrays, strings and numbers is made of. Nothing else is ever imported.
-_NUMPY_MODULES = ("core.multiarray", "_core.multiarray", "core.numeric", "_core.numeric")
-_HARMLESS = {
-    (f"numpy.{module}", name)
-    for module in _NUMPY_MODULES
-    for name in ("_reconstruct", "scalar", "_frombuffer")
-} | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+_NUMPY_MODULES = tuple(
+    f"numpy.{module}"
+    for module in ("core.multiarray", "_core.multiarray", "core.numeric", "_core.numeric")
+)
+_PLAIN_TYPE = re.compile(r"[biufU]\d{1,4}|O8?")
 
 
-class _Unpickler(pickle.Unpickler):
+class _Type:
+    """Stands for a type of numbers or texts."""
+
+    def __init__(self, name: Any, *_: Any):
+        if not isinstance(name, str) or not _PLAIN_TYPE.fullmatch(name):
+            raise ValueError("an array of an unknown type")
+        self.dtype = np.dtype(name)
+
+    def set_state(self, state: tuple) -> None:
+        """Sets the byte order, the second entry."""
+        if self.dtype.kind != "O" and state[1] in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array:
+    """Stands for an array: numbers or texts by their bytes, or a list of objects."""
+
+    def __init__(self, *_: Any):
+        self.value: Any = None
+
+    def set_state(self, state: tuple) -> None:
+        """Sets the content: version, shape, type, whether columns come first, bytes or list."""
+        _, shape, of, by_columns, content = state
+        self.fill(content, of, shape, "F" if by_columns else "C")
+
+    def fill(self, content: Any, of: Any, shape: Any, order: str) -> None:
+        """Takes the content; it must have the length that the shape says."""
+        dtype = of.dtype
+        if dtype.kind == "O":
+            self.value = content[0] if shape == () else list(content)
+            return
+        if isinstance(content, str):
+            content = content.encode("latin1")
+        self.value = np.frombuffer(content, dtype).reshape(shape, order=order)
+
+
+def _from_buffer(content: Any, of: Any, shape: Any, order: str) -> _Array:
+    array = _Array()
+    array.fill(content, of, shape, order)
+    return array
+
+
+def _scalar(of: Any, content: Any) -> Any:
+    return np.frombuffer(_encoded(content), of.dtype)[0]
+
+
+def _encoded(text: Any, encoding: str = "latin1") -> bytes:
+    if encoding != "latin1":
+        raise ValueError("a text of an unknown encoding")
+    return text if isinstance(text, bytes) else text.encode("latin1")
+
+
+# What a pickle of arrays, strings and numbers is made of.
+_KNOWN = {
+    ("numpy", "dtype"): _Type,
+    ("numpy", "ndarray"): unpickling.Inert,
+    ("_codecs", "encode"): _encoded,
+    **{(module, "_reconstruct"): _Array for module in _NUMPY_MODULES},
+    **{(module, "scalar"): _scalar for module in _NUMPY_MODULES},
+    **{(module, "_frombuffer"): _from_buffer for module in _NUMPY_MODULES},
+}
+
+
+class _Unpickler(unpickling.Unpickler):
     """An unpickler of arrays, strings and numbers that executes nothing from the file."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _HARMLESS:
+        if (module, name) not in _KNOWN:
             raise ValueError(f"it asks for {module}.{name}, which is no array, string or number")
-        return super().find_class(_present(module), name)
+        return _KNOWN[module, name]
 
-
-def _present(module: str) -> str:
-    """Returns the name that a module of NumPy has in the installed version."""
-    here = "numpy._core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "numpy.core"
-    for root in ("numpy._core.", "numpy.core."):
-        if module.startswith(root):
-            return f"{here}.{module[len(root) :]}"
-    return module
+    def set_state(self, target: Any, state: Any) -> None:
+        target.set_state(state)
 
 
 def _read_object(file: BinaryIO) -> Any:
     """Returns the one object of a .npy file."""
     version = np.lib.format.read_magic(file)
-    read_header = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
-    if read_header is None:
+    if version != (1, 0):
         raise ValueError(f"version {version} of the format")
-    shape, _, dtype = read_header(file)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
     if not dtype.hasobject or shape != ():
         raise ValueError(f"an array {dtype} {list(shape)}, not a dictionary")
-    return _Unpickler(io.BytesIO(file.read())).load().item()
+    return _Unpickler(file, files.file_bytes(file)).load().value
+
+
+def _content(value: Any) -> Any:
+    """Returns an array's content; of anything else, itself."""
+    return value.value if isinstance(value, _Array) else value
+
+
+def _table(value: Any, max_bytes: int) -> np.ndarray:
+    """Returns labels as an array: they may also be a list of rows, or an array of such.
+
+    Raises:
+      ValueError: they are no rows of numbers, or more of them than the file could hold: one row can
+        be named many times.
+    """
+    rows = _content(value)
+    if not isinstance(rows, np.ndarray):
+        rows = [_content(row) for row in rows]
+        if not all(isinstance(row, np.ndarray | list) for row in rows):
+            raise ValueError("'labels' are no rows")
+        if sum(map(len, rows)) * 8 > max_bytes:
+            raise ValueError("'labels' are longer than the file")
+        if any(isinstance(x, list | _Array) for row in rows for x in row):
+            raise ValueError("'labels' are rows of lists")
+    table = np.asarray(rows)
+    if table.dtype.kind not in "biuf":
+        raise ValueError("'labels' are no numbers")
+    return table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,13 +231,17 @@ def read_labels(path: str) -> Labels:
             fix="put L2ID's cls_labels.npy there; without it the images' classes are not known",
         )
     try:
-        with open(path, "rb") as file:
+        with files.open_regular(path) as file:
             content = _read_object(file)
+            max_bytes = files.MEMORY_PER_FILE_BYTE * files.file_bytes(file) + files.MEMORY_BESIDES
         if not isinstance(content, Mapping) or not {"files", "labels"} <= set(content):
             raise ValueError(f"{type(content).__name__} without 'files' and 'labels'")
-        files, labels = [str(name) for name in content["files"]], np.asarray(content["labels"])
-        if labels.ndim != 2 or len(labels) != len(files) or not labels.size:
-            raise ValueError(f"{len(files)} files, labels of shape {list(labels.shape)}")
+        names, labels = _content(content["files"]), _table(content["labels"], max_bytes)
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError("'files' holds what is no text")
+        names = [str(name) for name in names]
+        if labels.ndim != 2 or len(labels) != len(names) or not labels.size:
+            raise ValueError(f"{len(names)} files, labels of shape {list(labels.shape)}")
         if not np.isin(labels, (0, 1)).all():
             raise ValueError("labels that are neither 0 nor 1")
     except Exception as error:  # damaged pickles raise many kinds
@@ -169,7 +251,7 @@ def read_labels(path: str) -> Labels:
             received=f"{type(error).__name__}: {error}"[:300],
             accepted=accepted,
         ) from None
-    twice = [name for name, count in Counter(files).items() if count > 1]
+    twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise UserError(
             "The file of image-level labels holds a file more than once.",
@@ -177,7 +259,7 @@ def read_labels(path: str) -> Labels:
             received=f"{len(twice)} such files: {', '.join(twice[:5])}",
         )
     rows = (tuple((np.flatnonzero(row) + 1).tolist()) for row in labels)
-    return Labels(dict(zip(files, rows)), labels.shape[1])
+    return Labels(dict(zip(names, rows)), labels.shape[1])
 
 
 def make_spec(num_classes: int, names_file: str | None = None) -> DatasetSpec:

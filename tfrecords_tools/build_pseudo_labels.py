@@ -36,7 +36,13 @@ from tfrecords_tools import common
 from tfseg.data import prediction_files, records, tfexample, writing
 from tfseg.data.parallel import parallel_map
 from tfseg.data.records import Location
-from tfseg.data.specs import DatasetSpec, load_spec, read_dataset_json
+from tfseg.data.specs import (
+    DATASET_FILE,
+    DatasetSpec,
+    load_spec,
+    read_dataset_json,
+    split_entry,
+)
 from tfseg.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -426,7 +432,8 @@ def check_output(
     content = read_dataset_json(dataset_dir)
     is_ours = False
     if content is not None:
-        entry = content.get("splits", {}).get(output_split)
+        where = os.path.join(dataset_dir, DATASET_FILE)
+        entry = split_entry(content, output_split, where=where)
         # A split that dataset.json does not list is a conversion that did not finish.
         is_ours = entry is None or bool(entry.get("num_pseudo_labels"))
     if output_split == labelled_split or not is_ours:

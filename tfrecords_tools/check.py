@@ -254,7 +254,7 @@ def _grey_of_palette(spec: DatasetSpec) -> set[int]:
 
 
 def _check_shards(dataset_dir: str, result: SplitResult, entry: dict | None) -> list[str]:
-    """Compares the files of a split with dataset.json; returns the shards to read."""
+    """Compares the files of a split with dataset.json; returns the shards that can be read."""
     try:
         shards = records.shards_of(dataset_dir, result.split)
     except UserError as error:
@@ -263,26 +263,33 @@ def _check_shards(dataset_dir: str, result: SplitResult, entry: dict | None) -> 
     promised = {} if entry is None else {shard["file"]: shard for shard in entry["shards"]}
     for name in sorted(set(promised) - set(shards)):
         result.add("missing shard", os.path.join(dataset_dir, name))
+    readable = []
     for name in shards:
         path = os.path.join(dataset_dir, name)
-        result.num_bytes += os.path.getsize(path)
+        try:
+            size = framing.shard_bytes(path)
+        except RecordError as error:
+            result.add("shard that cannot be read", _one_line(error))
+            continue
+        readable.append(name)
+        result.num_bytes += size
         if entry is None:
             continue
         if name not in promised:
             result.add("shard that dataset.json does not list", path)
             continue
-        size, expected = os.path.getsize(path), int(promised[name]["bytes"])
+        expected = promised[name]["bytes"]
         if size != expected:
             kind = "truncated shard" if size < expected else "shard of another size"
             result.add(kind, f"{path}: {size} bytes; dataset.json says {expected}")
         if framing.sha256(path) != promised[name]["sha256"]:
             result.add("SHA-256 differs from dataset.json", path)
-    return shards
+    return readable
 
 
 def _frames(dataset_dir: str, shards: Sequence[str], result: SplitResult, entry) -> list[Task]:
     """Walks over the shards and returns their whole records; damage becomes problems."""
-    promised = {} if entry is None else {s["file"]: int(s["records"]) for s in entry["shards"]}
+    promised = {} if entry is None else {s["file"]: s["records"] for s in entry["shards"]}
     tasks: list[Task] = []
     for name in shards:
         path = os.path.join(dataset_dir, name)
@@ -299,7 +306,7 @@ def _frames(dataset_dir: str, shards: Sequence[str], result: SplitResult, entry)
                 "record count differs from dataset.json",
                 f"{path}: {whole} readable records; dataset.json says {promised[name]}",
             )
-    if entry is not None and "count" in entry and int(entry["count"]) != len(tasks):
+    if entry is not None and "count" in entry and entry["count"] != len(tasks):
         result.add(
             "record count differs from dataset.json",
             f"{result.split}: {len(tasks)} readable records; dataset.json says {entry['count']}",
@@ -325,7 +332,7 @@ def _check_index(
     except UserError as error:
         result.add("unusable index", _one_line(error))
         return
-    sizes = [os.path.getsize(os.path.join(dataset_dir, name)) for name in shards]
+    sizes = [framing.shard_bytes(os.path.join(dataset_dir, name)) for name in shards]
     if index.shards != tuple(shards) or index.shard_bytes.tolist() != sizes:
         result.add("index differs from the shards", f"{path}: other files or sizes")
     places = zip(index.shard.tolist(), index.offset.tolist())
@@ -442,14 +449,12 @@ def _entries(dataset_dir: str) -> tuple[dict[str, dict] | None, list[Problem]]:
     if content is None:
         return None, []
     entries, problems = {}, []
-    for split, entry in content.get("splits", {}).items():
+    where = os.path.join(dataset_dir, specs.DATASET_FILE)
+    for split in content.get("splits", {}):
         try:
-            for shard in entry["shards"]:
-                int(shard["bytes"]), int(shard["records"]), str(shard["sha256"]), shard["file"]
-            int(entry.get("count", 0))
-            entries[split] = entry
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            problems.append(Problem(split, "malformed dataset.json", f"{split}: {error!r}"))
+            entries[split] = specs.split_entry(content, split, where=where)
+        except UserError as error:
+            problems.append(Problem(split, "malformed dataset.json", _one_line(error)))
     return entries, problems
 
 

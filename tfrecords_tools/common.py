@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 from PIL import Image, ImageOps
 
-from tfseg import command_line
+from tfseg import command_line, files
 from tfseg.data import colormap, records, tfexample, writing
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
@@ -107,6 +107,18 @@ def read_text(path: str) -> str:
         raise UserError("A file is needed here, not a folder.", where=path) from None
     except UnicodeDecodeError as error:
         raise UserError("A text file is not UTF-8.", where=path, received=str(error)) from None
+
+
+def read_json(path: str, form: Any, *, what: str, accepted: str | None = None) -> Any:
+    """Reads a user's JSON file of any length; see `tfseg.files.read_json`.
+
+    Raises:
+      UserError: there is no such file, or it is not as `form` says.
+    """
+    try:
+        return files.read_json(path, form, what=what, accepted=accepted, max_bytes=None)
+    except FileNotFoundError:
+        raise UserError("No such file.", where=path) from None
 
 
 def check_folder(path: str, flag: str) -> None:

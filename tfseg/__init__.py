@@ -19,6 +19,7 @@ A map of the package, in the order in which a command meets it:
 * `predict`, `inference`, `metrics`, `evaluation`, `visualization` are what `eval.py` and `vis.py`
   run.
 * `sharing` has what processes need that share a folder: temporary names and locks.
+* `files` reads JSON and .npz, and `unpickling` pickles, whatever is in them.
 * `errors` has the one exception that a user ever sees.
 
 Importing this package selects Keras 2 (`tf_keras`), because tf-models-official is built on

@@ -19,6 +19,7 @@ import errno
 import functools
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -31,14 +32,20 @@ import google_crc32c
 import numpy as np
 import tensorflow as tf
 
-from tfseg import sharing
+from tfseg import files, sharing
 from tfseg.errors import UserError, from_os_error
 
 log = logging.getLogger(__name__)
 
 _MANIFEST = ".manifest.json"
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
-_TF_NAME = re.compile(r"^model\.ckpt-(\d+)$")
+# Steps are 64 bits wide.
+_TF_NAME = re.compile(r"^model\.ckpt-(0|[1-9]\d{0,17})$")
+_MANIFEST_FORM = {
+    "files": {str: {"bytes": range(1 << 63), "crc32c": str}},
+    # Older ones name no networks.
+    "networks?": [str],
+}
 _DATA_FILE = re.compile(r"(?P<base>.+)\.data-(?P<number>\d{5})-of-(?P<total>\d{5})")
 _PATTERN = re.compile(r"[*?\[\\]")
 
@@ -61,7 +68,7 @@ def by_name(variables: Any) -> dict[str, tf.Variable]:
 
 def _crc32c(path: str) -> str:
     checksum = google_crc32c.Checksum()
-    with open(path, "rb") as file:
+    with files.open_regular(path) as file:
         while chunk := file.read(1 << 24):
             checksum.update(chunk)
     return checksum.hexdigest().decode()
@@ -85,25 +92,49 @@ def _files(prefix: str) -> list[str]:
 
 def step_of(prefix: str) -> int | None:
     """Returns the step in a checkpoint's name `...-<step>`, or None."""
-    match = re.search(r"-(\d+)$", prefix)
+    match = re.search(r"-(\d{1,18})$", prefix)
     return int(match.group(1)) if match else None
 
 
 def damage(prefix: str) -> str | None:
     """Says what is wrong with a checkpoint of ours, or None where its manifest agrees."""
     try:
-        with open(prefix + _MANIFEST) as file:
-            manifest = json.load(file)
-        for name, expected in manifest["files"].items():
+        for name, expected in _read_manifest(prefix)["files"].items():
             path = os.path.join(os.path.dirname(prefix), name)
             size = os.path.getsize(path)
             if size != expected["bytes"]:
                 return f"{name} has {size} bytes, not {expected['bytes']}"
             if _crc32c(path) != expected["crc32c"]:
                 return f"the checksum of {name} is wrong"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except UserError as error:
+        return f"{error.what.rstrip('.')}: {error.received}"
+    except OSError as error:
         return f"{type(error).__name__}: {error}"
     return None
+
+
+def _read_manifest(prefix: str) -> dict[str, Any]:
+    """Returns the manifest of a checkpoint of ours.
+
+    Raises:
+      UserError: it is malformed, or lists other files than a checkpoint has.
+      FileNotFoundError: there is none.
+    """
+    path = prefix + _MANIFEST
+    manifest = files.read_json(path, _MANIFEST_FORM, what="The manifest")
+    base = os.path.basename(prefix)
+    listed = set(manifest["files"])
+    if f"{base}.index" not in listed or not any(n.startswith(f"{base}.data-") for n in listed):
+        raise UserError(
+            "The manifest does not list the files of a checkpoint.",
+            where=path,
+            received=", ".join(sorted(listed)[:3]) or "no files",
+            accepted=f"{base}.index, {base}.data-...",
+        )
+    strange = [n for n in listed if not n.startswith(base + ".") or os.path.basename(n) != n]
+    if strange:
+        raise UserError("The manifest lists other files.", where=path, received=strange[0])
+    return manifest
 
 
 def written(folder: str) -> list[str]:
@@ -125,10 +156,13 @@ def _of_other_program(folder: str) -> str | None:
     Raises:
       UserError: there are several, and nothing tells which is the newest.
     """
-    try:
-        state = tf.train.get_checkpoint_state(folder)
-    except ValueError:  # The state file names nothing.
-        state = None
+    state = None
+    if os.path.isfile(os.path.join(folder, "checkpoint")):
+        try:
+            state = tf.train.get_checkpoint_state(folder)
+        except (tf.errors.OpError, ValueError) as error:  # It names nothing, or is not UTF-8.
+            reason = getattr(error, "message", error)
+            log.warning("%s/checkpoint cannot be read (%s)", folder, reason)
     if state is not None:
         prefix = state.model_checkpoint_path
         # The second name is TensorFlow's older format, of one file.
@@ -264,23 +298,82 @@ def open_reader(prefix: str) -> Any:
     """Returns TensorFlow's reader of a checkpoint.
 
     Raises:
-      UserError: the file cannot be read as a checkpoint.
+      UserError: the file cannot be read as a checkpoint, or its tensors are longer than its data.
     """
     links = contextlib.ExitStack()
     name = links.enter_context(_readable(prefix))
-    try:
-        reader = tf.train.load_checkpoint(name)
-    except (tf.errors.OpError, ValueError) as error:
+
+    def bad(reason: Any) -> UserError:
         links.close()
-        text = str(getattr(error, "message", error)).replace(name, prefix)
-        raise UserError(
-            f"The checkpoint cannot be read: {text}",
+        return UserError(
+            f"The checkpoint cannot be read: {str(reason).replace(name, prefix)}",
             where=prefix,
             fix="check that both its .index and .data files are there and complete",
-        ) from None
+        )
+
+    try:
+        # TensorFlow's older format is one file, whose tables may be packed.
+        is_one_file = not os.path.exists(prefix + ".index") and os.path.exists(prefix)
+        parts = [prefix] if is_one_file else _files(prefix)
+        for path in parts:
+            os.close(files.open_descriptor(path))
+        present = sum(os.path.getsize(path) for path in parts)
+        reader = tf.train.load_checkpoint(name)
+        types = reader.get_variable_to_dtype_map()
+        stated = sum(
+            math.prod(shape) * types[key].size
+            for key, shape in reader.get_variable_to_shape_map().items()
+            if types[key] != tf.string
+        )
+    except UserError:
+        links.close()
+        raise
+    except Exception as error:
+        # TensorFlow's reader raises its own and plain Python errors for damaged index files.
+        raise bad(getattr(error, "message", error)) from None
+    if stated > present and not is_one_file:
+        raise bad(f"its index states {stated} bytes of tensors, its files have {present}")
     # The reader opens the data files when they are asked for.
     weakref.finalize(reader, links.close)
     return reader
+
+
+def read_tensor(reader: Any, key: str, prefix: str) -> np.ndarray:
+    """Reads one entry of a checkpoint.
+
+    Args:
+      reader: of `open_reader`.
+      key: of the entry.
+      prefix: of the checkpoint, for messages.
+
+    Raises:
+      UserError: the data file is damaged there.
+    """
+    try:
+        return reader.get_tensor(key)
+    except Exception as error:
+        # TensorFlow's reader raises its own and plain Python errors for damaged data files.
+        raise UserError(
+            f"The checkpoint is damaged: {key} cannot be read ({type(error).__name__}).",
+            where=prefix,
+            fix="download or copy it again",
+        ) from None
+
+
+def read_numbers(reader: Any, key: str, prefix: str) -> np.ndarray:
+    """Reads the value of a variable; as `read_tensor`.
+
+    Raises:
+      UserError: it is damaged there, or does not hold numbers.
+    """
+    value = read_tensor(reader, key, prefix)
+    if np.asarray(value).dtype.kind not in "biuf":
+        raise UserError(
+            "A variable of the checkpoint does not hold numbers.",
+            where=f"{prefix}, {key}",
+            fix="download or copy it again",
+        )
+    return value
 
 
 def _tree(networks: Mapping[str, Any], state: Mapping[str, tf.Variable]) -> tf.train.Checkpoint:
@@ -297,9 +390,11 @@ def stored_variables(prefix: str) -> dict[str, dict[str, str]]:
     result: dict[str, dict[str, str]] = {}
     for key in open_reader(prefix).get_variable_to_shape_map():
         if key.startswith("networks/") and key.endswith(_SUFFIX):
-            _, network, name = key[: -len(_SUFFIX)].split("/", 2)
+            _, network, *name = key[: -len(_SUFFIX)].split("/", 2)
+            if not name:
+                continue
             # TensorFlow escapes '/' as '.S' and '.' as '..' inside one component of a path.
-            plain = re.sub(r"\.(.)", lambda m: {"S": "/", ".": "."}[m.group(1)], name)
+            plain = re.sub(r"\.([S.])", lambda m: {"S": "/", ".": "."}[m.group(1)], name[0])
             result.setdefault(network, {})[plain] = key
     return result
 
@@ -311,9 +406,8 @@ def deployable_network(prefix: str) -> str | None:
     """
     stored = stored_variables(prefix)
     try:
-        with open(prefix + _MANIFEST) as file:
-            named = json.load(file).get("networks", [])
-    except (OSError, ValueError):
+        named = _read_manifest(prefix).get("networks", [])
+    except (OSError, UserError):
         named = []
     return next((name for name in (*named, "model", *sorted(stored)) if name in stored), None)
 
@@ -330,8 +424,8 @@ def load_network(model: Any, prefix: str, network: str | None = None) -> int:
       The step at which it was saved, or -1 where its name tells none.
 
     Raises:
-      UserError: it holds no such network, a variable is missing, or a shape differs (for the
-        logits the message says that the class counts differ).
+      UserError: it is damaged or holds no such network, a variable is missing, or a shape differs
+        (for the logits the message says that the class counts differ).
     """
     reader = open_reader(prefix)
     stored = stored_variables(prefix)
@@ -371,7 +465,7 @@ def load_network(model: Any, prefix: str, network: str | None = None) -> int:
                 accepted=f"shape {variable.shape.as_list()} for this network and data set",
                 fix="evaluate with the data set and the model flags of the training run",
             )
-        variable.assign(reader.get_tensor(key))
+        variable.assign(read_numbers(reader, key, prefix))
     step = step_of(prefix)
     return -1 if step is None else step
 
@@ -382,10 +476,13 @@ def network_values(prefix: str, network: str) -> dict[str, np.ndarray]:
     Args:
       prefix: the checkpoint.
       network: one of `stored_variables`.
+
+    Raises:
+      UserError: it is damaged.
     """
     reader = open_reader(prefix)
     keys = stored_variables(prefix)[network]
-    return {name: reader.get_tensor(key) for name, key in keys.items()}
+    return {name: read_numbers(reader, key, prefix) for name, key in keys.items()}
 
 
 def _check_is_no_classifier(model: Any, variable: tf.Variable, prefix: str) -> None:
@@ -627,4 +724,4 @@ def values(prefix: str) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (key, value) of everything in a checkpoint, in key order."""
     reader = open_reader(prefix)
     for key in sorted(reader.get_variable_to_shape_map()):
-        yield key, reader.get_tensor(key)
+        yield key, read_tensor(reader, key, prefix)

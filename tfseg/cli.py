@@ -228,7 +228,11 @@ def _split_of(config: DataConfig, spec: Any, record: Mapping[str, Any] | None) -
         given = [flag for flag in _SPLIT_FLAGS if flags.is_given(flag)]
         if not given:
             return class_splits.ClassSplit.from_json(saved)
-        before = {flag: record["data"][flag] for flag in _SPLIT_FLAGS if flag not in given}
+        before = {
+            flag: record["data"][flag]
+            for flag in _SPLIT_FLAGS
+            if flag not in given and flag in record["data"]
+        }
         config = dataclasses.replace(config, **before)
     if config.class_split is None:
         for flag in ("seen_background", "exclude_validation_classes"):
@@ -883,12 +887,17 @@ def _network_and_spec(data_config, checkpoint_dir, crop_flag, crop_size, *, with
     from tfseg.data import pipeline
     from tfseg.models import model_builder
 
-    record = run_record.read(checkpoint_dir)
+    record = run_record.read(checkpoint_dir, of_run=True)
+    where = run_record.path_of(checkpoint_dir)
     model_config = flags.read(
         ModelConfig,
         saved=None if record is None else record["model"],
         may_differ=run_record.MAY_DIFFER,
+        where=where,
     )
+    if record is not None:
+        flags.check_saved(DataConfig, record["data"], where=where)
+        _check_widths(model_config, checkpoint_dir, where)
     check_choice(
         model_config.output_stride, OUTPUT_STRIDES, flag="output_stride", what="output stride"
     )
@@ -897,6 +906,47 @@ def _network_and_spec(data_config, checkpoint_dir, crop_flag, crop_size, *, with
     spec = _spec_of(data_config, record)
     build = model_builder(model_config, spec, tuple(crop_size))
     return build(with_classifier=with_classifier), spec, model_config
+
+
+# Wider layers than these would take long to make before their shapes were found to be others.
+_UNSUSPICIOUS_WIDTH = 4096
+# Channels of MobileNetV2's last block.
+_MOBILENET_WIDTH = 320
+
+
+def _check_widths(config: ModelConfig, checkpoint_dir: str, where: str) -> None:
+    """Compares the widths of a network that config.json asks for with its checkpoint.
+
+    Raises:
+      UserError: one is larger than anything in the checkpoint.
+    """
+    from tfseg import checkpoint
+
+    prefix = checkpoint.newest(checkpoint_dir)
+    if prefix is None:
+        return
+    shapes = checkpoint.open_reader(prefix).get_variable_to_shape_map().values()
+    widest = max((max(shape, default=1) for shape in shapes), default=1)
+    kernel = max((shape[0] for shape in shapes if len(shape) == 4), default=1)
+    widths = {
+        "aspp_convs_filters": config.aspp_convs_filters,
+        "decoder_filters": config.decoder_filters,
+        "projection_dim": config.projection_dim or 1,
+        "divisible_by": config.divisible_by or 1,
+        "depth_multiplier": config.depth_multiplier * _MOBILENET_WIDTH,
+    }
+    allowed = dict.fromkeys(widths, max(widest, _UNSUSPICIOUS_WIDTH))
+    widths["logits_kernel_size"], allowed["logits_kernel_size"] = config.logits_kernel_size, kernel
+    for name, width in widths.items():
+        if width > allowed[name]:
+            raise UserError(
+                f"{run_record.NAME} asks for a larger network than the checkpoint holds.",
+                where=f"{where}, model.{name}",
+                received=getattr(config, name),
+                accepted=f"the value of the run; the widest variable of {prefix} has {widest}, "
+                f"the largest kernel {kernel}",
+                fix="restore the file; or delete it and give the model flags on the command line",
+            )
 
 
 def _evaluate(argv: list[str]) -> int:

@@ -77,7 +77,9 @@ class ModelConfig:
         "Unit rates of the last backbone block; 1, 2, 4 for the *_beta ResNet checkpoints.",
         multi=True,
     )
-    logits_kernel_size: int = option(1, "Kernel of the logits convolution; 1 with ASPP batch norm.")
+    logits_kernel_size: int = option(
+        1, "Kernel of the logits convolution; 1 with ASPP batch norm.", limits=(1, None)
+    )
     image_pyramid: tuple[float, ...] | None = option(
         None, "Input scales merged inside the network; None means 1.0 only.", multi=True
     )
@@ -96,7 +98,7 @@ class ModelConfig:
     aspp_with_concat_projection: bool = option(
         True, "1x1 projection after the ASPP's concatenation."
     )
-    aspp_convs_filters: int = option(256, "Channels of each ASPP branch.")
+    aspp_convs_filters: int = option(256, "Channels of each ASPP branch.", limits=(1, None))
     aspp_with_squeeze_and_excitation: bool = option(
         False,
         "Squeeze-and-excitation in the ASPP (MobileNetV3).",
@@ -109,7 +111,7 @@ class ModelConfig:
     )
     decoder_use_separable_conv: bool = option(True, "Separable 3x3 convolutions in the decoder.")
     decoder_use_sum_merge: bool = option(False, "Merge decoder features by sum, not concatenation.")
-    decoder_filters: int = option(256, "Channels of the decoder.")
+    decoder_filters: int = option(256, "Channels of the decoder.", limits=(1, None))
     decoder_output_is_logits: bool = option(
         False, "The decoder's last convolution gives the logits."
     )
@@ -151,7 +153,7 @@ class ModelConfig:
         0.5, "Size of SLRNet's second view relative to the first.", limits=(0.05, 1)
     )
     low_rank_iterations: int = option(
-        1, "Iterations of the low-rank factorisation; may be more in evaluation.", limits=(1, None)
+        1, "Iterations of the low-rank factorisation; may be more in evaluation.", limits=(1, 1000)
     )
     low_rank_temperature: float = option(
         1.0, "Temperature of the factorisation's softmax.", limits=(1e-3, None)
@@ -188,9 +190,13 @@ class ModelConfig:
     use_bounded_activation: bool = option(
         False, "relu6 in place of relu, for quantisation-friendly networks."
     )
-    depth_multiplier: float = option(1.0, "Channel multiplier (MobileNet only).")
+    depth_multiplier: float = option(
+        1.0, "Channel multiplier (MobileNet only).", limits=(0.01, None)
+    )
     divisible_by: int | None = option(
-        None, "Round channel counts to multiples of this (MobileNet only); None: 8."
+        None,
+        "Round channel counts to multiples of this (MobileNet only); None: 8.",
+        limits=(1, None),
     )
     dense_prediction_cell_json: str = option(
         "",

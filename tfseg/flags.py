@@ -14,6 +14,7 @@ from typing import Any
 from absl import flags
 
 from tfseg.errors import UserError
+from tfseg.files import describe
 
 FLAGS = flags.FLAGS
 
@@ -104,19 +105,78 @@ def _check(field: dataclasses.Field, value: Any, default: Any) -> None:
         )
 
 
-def read(cls: type, *, saved: Mapping[str, Any] | None = None, may_differ: tuple = ()) -> Any:
+# Bounds of saved numbers: int32, in which TensorFlow counts; and those of lists, which are rates,
+# strides, scales and window sizes.
+_MAX_NUMBER, _MAX_IN_LIST, _MAX_LENGTH = (1 << 31) - 1, 1 << 16, 64
+
+
+def check_saved(cls: type, saved: Mapping[str, Any], *, where: str) -> None:
+    """Insists that the settings of an earlier run are ones that flags could have given.
+
+    Args:
+      cls: a settings dataclass.
+      saved: values by field name, of JSON's types; other names are passed over.
+      where: the file and the section, for messages.
+
+    Raises:
+      UserError: a value is of another type, not among the choices, or outside the limits.
+    """
+    annotations = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        if field.name not in saved:
+            continue
+        value, (scalar, is_tuple) = saved[field.name], _element_type(annotations[field.name])
+        if value is None and type(None) in typing.get_args(annotations[field.name]):
+            continue
+        values = value if isinstance(value, list | tuple) and is_tuple else [value]
+        largest = _MAX_IN_LIST if is_tuple else _MAX_NUMBER
+        right = isinstance(value, list | tuple) == is_tuple and len(values) <= _MAX_LENGTH
+        if not right or not all(_is_setting(v, scalar, largest, field.metadata) for v in values):
+            kind = {int: "whole numbers", float: "numbers", bool: "true or false"}.get(scalar)
+            choices = field.metadata["choices"]
+            raise UserError(
+                "A setting of the run cannot be used.",
+                where=f"{where}, {field.name}",
+                received=describe(value),
+                accepted=", ".join(choices or ()) or f"{kind or 'text'} as of --{field.name}",
+                fix="restore the file; or delete it and give the model flags on the command line",
+            )
+
+
+def _is_setting(value: Any, scalar: type, largest: int, meta: Mapping[str, Any]) -> bool:
+    if scalar in (str, bool):
+        return isinstance(value, scalar) and (not meta["choices"] or value in meta["choices"])
+    if type(value) is not int and (type(value) is not float or scalar is int):
+        return False
+    lower, upper = meta["limits"]
+    return (
+        -largest <= value <= largest
+        and (lower is None or value >= lower)
+        and (upper is None or value <= upper)
+    )
+
+
+def read(
+    cls: type,
+    *,
+    saved: Mapping[str, Any] | None = None,
+    may_differ: tuple = (),
+    where: str = "config.json",
+) -> Any:
     """Builds the frozen settings object of a class from the parsed flags.
 
     Args:
       cls: a settings dataclass that was passed to `define`.
       saved: values of an earlier run (its config.json). They fill in flags that were not given.
       may_differ: fields for which a given flag may contradict the saved value.
+      where: the file of `saved`, for messages.
 
     Raises:
       UserError: a required flag is missing, a value is malformed or not supported, or a flag
         contradicts the saved value.
     """
     annotations = typing.get_type_hints(cls)
+    check_saved(cls, saved or {}, where=where)
     values = {}
     for field in dataclasses.fields(cls):
         value = _parse(field, annotations[field.name])

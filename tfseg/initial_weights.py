@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tfseg import checkpoint, torch_file
+from tfseg import checkpoint, files, torch_file
 from tfseg.errors import UserError
 from tfseg.methods.base import LAST_LAYER_SCOPES, LOGITS_SCOPE
 from tfseg.models import torch_layout
@@ -195,7 +195,7 @@ def load_initial_weights(
     # Word vectors are constants of the run, never taken; a last layer must have learned with them.
     vectors, key = variables.pop(CLASS_VECTORS, None), stored.pop(CLASS_VECTORS, None)
     if vectors is not None and key is not None and initialize_last_layer:
-        _check_vectors(vectors.numpy(), _tensor(reader, key, prefix), prefix)
+        _check_vectors(vectors.numpy(), checkpoint.read_numbers(reader, key, prefix), prefix)
     excluded_scopes: tuple[str, ...] = ()
     if not initialize_last_layer:
         last = (LOGITS_SCOPE,) if last_layers_contain_logits_only else LAST_LAYER_SCOPES
@@ -215,7 +215,7 @@ def load_initial_weights(
     if fatal:
         raise _shape_error(model, prefix, fatal, other)
     # Everything is read before anything is assigned: a damaged file changes nothing.
-    values = {name: _tensor(reader, stored[name], prefix) for name in wanted}
+    values = {name: checkpoint.read_numbers(reader, stored[name], prefix) for name in wanted}
     for name, value in values.items():
         variables[name].assign(value)
     return Coverage(
@@ -246,18 +246,6 @@ def _check_vectors(ours: np.ndarray, theirs: np.ndarray, source: str) -> None:
         fix="give the --class_embeddings and --embedding_norm of the checkpoint's run, or start "
         "the last layers afresh: --initialize_last_layer=false",
     )
-
-
-def _tensor(reader: Any, key: str, prefix: str) -> np.ndarray:
-    try:
-        return reader.get_tensor(key)
-    except Exception as error:
-        # TensorFlow's reader raises its own and plain Python errors for damaged data files.
-        raise UserError(
-            f"The checkpoint is damaged: {key} cannot be read ({type(error).__name__}).",
-            where=prefix,
-            fix="download or copy it again",
-        ) from None
 
 
 def _nothing_matched(
@@ -295,15 +283,9 @@ def _package_file() -> str:
 
 def _from_npz(path: str) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        return files.read_npz(path, what="The file", fix="copy it again")
     except FileNotFoundError:
         raise UserError("No such file.", where=path) from None
-    except Exception as error:
-        # A damaged archive fails in the zip, the header or the decompression layer.
-        raise UserError(
-            f"The file cannot be read as .npz: {error}", where=path, fix="copy it again"
-        ) from None
 
 
 def torch_prefix(names: Collection[str], wanted: Collection[str]) -> str:
@@ -336,17 +318,19 @@ def _fitted(name: str, slot: Slot, array: np.ndarray, source: str) -> np.ndarray
     Raises:
       UserError: it has another shape, or values that are not finite.
     """
-    value, needed = slot.arrange(array), slot.variable.shape.as_list()
-    if list(value.shape) != needed:
-        # Named in the file's order of axes, in which the user can look it up.
-        axes = slot.axes or range(len(needed))
-        accepted = [needed[list(axes).index(i)] for i in range(len(needed))]
+    needed = slot.variable.shape.as_list()
+    # In the file's order of axes, in which the user can look it up. Compared before anything is
+    # made of the array, which may be a small one repeated to any length.
+    axes = list(slot.axes or range(len(needed)))
+    accepted = [needed[axes.index(i)] for i in range(len(needed))]
+    if list(array.shape) != accepted or array.dtype.kind not in "biuf":
         raise UserError(
-            "A tensor of the file has another shape than the network's.",
+            "A tensor of the file has another shape or type than the network's.",
             where=f"{source}, {name}",
-            received=f"shape {list(array.shape)}",
-            accepted=f"shape {accepted}",
+            received=f"shape {list(array.shape)}, {array.dtype}",
+            accepted=f"shape {accepted}, real numbers",
         )
+    value = slot.arrange(array)
     if not np.isfinite(value).all():
         raise UserError("The weights are not finite.", where=f"{source}, {name}")
     return value

@@ -10,9 +10,39 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from tfseg import files
 from tfseg.errors import UserError
 
 NAME = "config.json"
+
+_ID = range(256)
+# What other programs read of it. A foreign file of this name may have none of these keys.
+_FORM = {
+    "model?": {},
+    "data?": {"drop_images?": (str, None)},
+    "train?": {},
+    "method?": {"oracle_layout?": bool},
+    "dataset?": {
+        "class_names": [str],
+        "split?": (
+            {
+                "name": str,
+                "seen": [_ID],
+                "unseen": [_ID],
+                "validation?": [_ID],
+                "background?": (_ID, None),
+                "held_out?": [_ID],
+            },
+            None,
+        ),
+        "vectors?": ({"width": int, "sha256": str}, None),
+    },
+    "initial_run?": (
+        {"seen_classes?": [str], "oracle_layout?": bool, "drop_images?": [str]},
+        None,
+    ),
+}
+_SECTIONS = ("model", "data", "train", "method", "dataset")
 
 # Model flags that change how a network is run, not what it is: they may differ after training.
 MAY_DIFFER = (
@@ -152,7 +182,7 @@ def check_continues(
       UserError: the other run had another network, method, regime, or other classes, class split,
         word vectors or knowledge of labels.
     """
-    record = read(folder)
+    record = read(folder, of_run=True)
     if record is None:
         return []
     changed = []
@@ -188,10 +218,10 @@ def zero_label_facts(dataset: Mapping[str, Any]) -> dict[str, str | None]:
     names, split, vectors = dataset["class_names"], dataset.get("split"), dataset.get("vectors")
     facts: dict[str, str | None] = {"class_split": None, "class_embeddings": None}
     if split is not None:
-        background = split["background"]
+        background = split.get("background")
         parts = {
             "unseen": ", ".join(names[c] for c in split["unseen"]),
-            "held out": ", ".join(names[c] for c in split["held_out"]),
+            "held out": ", ".join(names[c] for c in split.get("held_out", ())),
             "background": "takes no part" if background is None else "is a seen class",
         }
         said = "; ".join(f"{name}: {value}" for name, value in parts.items() if value)
@@ -238,25 +268,46 @@ def _another_run(folder: str, received: str, accepted: str) -> UserError:
     )
 
 
-def read(path: str) -> dict[str, Any] | None:
+def path_of(path: str) -> str:
+    """Returns where config.json lies for a training directory or a checkpoint prefix inside one."""
+    return os.path.join(path if os.path.isdir(path) else os.path.dirname(path), NAME)
+
+
+def read(path: str, *, of_run: bool = False) -> dict[str, Any] | None:
     """Returns the record of the run that made a checkpoint, or None where there is none.
 
     Args:
       path: a training directory or a checkpoint prefix inside one.
+      of_run: the checkpoint is one of ours, so that the record must be whole.
 
     Raises:
-      UserError: the file is there and is not JSON.
+      UserError: the file is there and is not a record, or a damaged one; see also
+        `files.read_json`.
     """
-    folder = path if os.path.isdir(path) else os.path.dirname(path)
-    name = os.path.join(folder, NAME)
-    if not os.path.exists(name):
-        return None
+    name = path_of(path)
+    fix = "delete it and give the model flags on the command line"
+    form = _FORM
+    if of_run:
+        form = {
+            key.removesuffix("?") if key[:-1] in _SECTIONS else key: _FORM[key] for key in _FORM
+        }
     try:
-        with open(name) as file:
-            return json.load(file)
-    except ValueError as error:
-        raise UserError(
-            f"config.json cannot be read: {error}",
-            where=name,
-            fix="delete it and give the model flags on the command line",
-        ) from None
+        record = files.read_json(name, form, what=NAME, where=name, fix=fix)
+    except FileNotFoundError:
+        return None
+    dataset = record.get("dataset")
+    split = dataset and dataset.get("split")
+    if split:
+        ids = [
+            c for key in ("seen", "unseen", "validation", "held_out") for c in split.get(key, ())
+        ]
+        strange = [c for c in ids if c >= len(dataset["class_names"])]
+        if strange:
+            raise UserError(
+                f"{NAME} has another structure.",
+                where=name,
+                received=f"class id {strange[0]} in dataset.split",
+                accepted=f"0 to {len(dataset['class_names']) - 1}, the classes of dataset",
+                fix=fix,
+            )
+    return record

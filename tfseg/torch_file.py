@@ -11,17 +11,20 @@ So are `.safetensors` files, which hold a table and numbers and nothing else.
 import dataclasses
 import errno
 import io
+import logging
 import math
-import os
-import pickle
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from tfseg import files, unpickling
 from tfseg.errors import UserError
+from tfseg.unpickling import Dictionary, Inert
+
+log = logging.getLogger(__name__)
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _TYPES = {
@@ -55,6 +58,7 @@ _SAFETENSORS_TYPES = {
 }
 # Entries under which training programs keep the state dictionary.
 _NESTED = ("state_dict", "model_state_dict", "model", "net")
+_SHOWN = 300
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +72,7 @@ class _StorageType:
 class _Storage:
     """A run of numbers in the file."""
 
-    type: _StorageType
+    type: _StorageType | None
     key: str
     size: int
 
@@ -83,34 +87,22 @@ class _Tensor:
     strides: tuple[int, ...]
 
 
-class _Dictionary(dict):
-    """Stands for OrderedDict; has attributes, which some files set."""
-
-
-class _Inert:
-    """Stands for everything else: takes any arguments, keeps nothing, does nothing."""
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        pass
-
-    def __call__(self, *args: Any, **kwargs: Any) -> "_Inert":
-        return self
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def append(self, value: Any) -> None:
-        """Takes part in unpickling of lists."""
-
-    def extend(self, values: Any) -> None:
-        """Takes part in unpickling of lists."""
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Any:
-    return _Tensor(storage, int(offset), tuple(shape), tuple(strides))
+    if isinstance(storage, Inert):
+        return Inert()
+    if not isinstance(storage, _Storage) or not (
+        _is_count(offset)
+        and isinstance(shape, tuple)
+        and isinstance(strides, tuple)
+        and len(shape) == len(strides)
+        and all(map(_is_count, (*shape, *strides)))
+    ):
+        raise ValueError("a tensor has a malformed shape")
+    return _Tensor(storage, offset, shape, strides)
 
 
 def _rebuild_parameter(data: Any, *_: Any) -> Any:
@@ -118,68 +110,77 @@ def _rebuild_parameter(data: Any, *_: Any) -> Any:
 
 
 _KNOWN: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): _Dictionary,
+    ("collections", "OrderedDict"): Dictionary,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(unpickling.Unpickler):
     """An unpickler that imports nothing.
 
     Attributes:
       storages: every storage met so far, by key; an optimiser's are among them.
     """
 
-    def __init__(self, file: BinaryIO):
-        super().__init__(file)
+    def __init__(self, file: BinaryIO, size: int):
+        super().__init__(file, size)
         self.storages: dict[str, _Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         """Returns this module's stand-in for a name; never what the name stands for."""
         if module in ("torch", "torch.storage") and name in _TYPES:
             return _StorageType(name)
-        return _KNOWN.get((module, name), _Inert)
+        return _KNOWN.get((module, name), Inert)
 
     def persistent_load(self, pid: Any) -> Any:
         """Describes a storage; its numbers are read later."""
-        if isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage":
-            if len(pid) > 5 and pid[5] is not None:
-                raise ValueError("a storage is part of another one")
-            storage = _Storage(pid[1], str(pid[2]), int(pid[4]))
-            self.storages[storage.key] = storage
-            return storage
-        return _Inert()
+        if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
+            return Inert()
+        if len(pid) > 5 and pid[5] is not None:
+            raise ValueError("a storage is part of another one")
+        if not isinstance(pid[2], str) or not _is_count(pid[4]):
+            raise ValueError("a storage has a malformed name or length")
+        # Numbers of a type that no array has are an error where a wanted tensor has them only.
+        storage = _Storage(pid[1] if isinstance(pid[1], _StorageType) else None, pid[2], pid[4])
+        if self.storages.setdefault(storage.key, storage) != storage:
+            raise ValueError(f"storage {storage.key} is described in two ways")
+        return storage
 
 
 def _check_storage(storage: _Storage, size: int) -> np.dtype:
     """Returns the number type of a storage after comparing its length with the bytes present."""
-    if not isinstance(storage.type, _StorageType):
-        raise ValueError("a tensor's numbers have an unknown type")
-    dtype = np.dtype(_TYPES[storage.type.name])
+    dtype = _dtype(storage)
     if storage.size < 0 or storage.size * dtype.itemsize > size:
         raise ValueError(f"storage {storage.key} is longer than the file")
     return dtype
 
 
+def _dtype(storage: _Storage) -> np.dtype:
+    if storage.type is None:
+        raise ValueError("a tensor's numbers have an unknown type")
+    return np.dtype(_TYPES[storage.type.name])
+
+
+def _own_shape(tensor: _Tensor) -> list[int]:
+    """Returns the shape of what a tensor holds: axes that `expand()` repeats have length 1."""
+    return [min(n, 1) if stride == 0 else n for n, stride in zip(tensor.shape, tensor.strides)]
+
+
 def _array(tensor: _Tensor, numbers: np.ndarray) -> np.ndarray:
-    """Cuts a tensor out of its storage."""
-    if (
-        len(tensor.shape) != len(tensor.strides)
-        or min((*tensor.shape, *tensor.strides, tensor.offset), default=0) < 0
-    ):
-        raise ValueError("a tensor has a malformed shape")
+    """Cuts a tensor out of its storage; repeated axes stay views, which cannot be written to."""
     if math.prod(tensor.shape) == 0:
         return np.zeros(tensor.shape, numbers.dtype)
     last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides))
     if last >= numbers.size:
         raise ValueError("a tensor reaches beyond its storage")
-    strides = [s * numbers.itemsize for s in tensor.strides]
-    view = np.lib.stride_tricks.as_strided(numbers[tensor.offset :], tensor.shape, strides)
-    if isinstance(tensor.storage.type, _StorageType) and tensor.storage.type.name.startswith("BF"):
-        return _widened(view)
-    return view.copy()
+    shape = _own_shape(tensor)
+    # The stride of an axis of length 1 says nothing, and may be too large for NumPy.
+    strides = [0 if n == 1 else s * numbers.itemsize for n, s in zip(shape, tensor.strides)]
+    own = np.lib.stride_tricks.as_strided(numbers[tensor.offset :], shape, strides)
+    own = _widened(own) if tensor.storage.type.name.startswith("BF") else own.copy()
+    return own if tuple(shape) == tensor.shape else np.broadcast_to(own, tensor.shape)
 
 
 def _widened(upper_halves: np.ndarray) -> np.ndarray:
@@ -187,61 +188,75 @@ def _widened(upper_halves: np.ndarray) -> np.ndarray:
     return np.left_shift(upper_halves.astype(np.uint32), 16, dtype=np.uint32).view(np.float32)
 
 
-def _check_members(archive: zipfile.ZipFile) -> None:
+def _check_members(archive: zipfile.ZipFile, size: int) -> None:
     """Refuses what torch.save never writes: a small file might unpack to any size."""
     for member in archive.infolist():
         if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
             raise ValueError(f"{member.filename} is compressed or encrypted")
+    if sum(member.file_size for member in archive.infolist()) > size:
+        raise ValueError("its members are longer than the file")
 
 
-def _read_zip(path: str) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
-    with zipfile.ZipFile(path) as archive:
-        _check_members(archive)
-        names = archive.namelist()
-        roots = [n[: -len("data.pkl")] for n in names if n.endswith("/data.pkl")]
-        if len(roots) != 1:
-            raise ValueError("the archive has no data.pkl, or several")
-        root = _Unpickler(io.BytesIO(archive.read(roots[0] + "data.pkl"))).load()
-        order = "little"
-        if roots[0] + "byteorder" in names:
-            order = archive.read(roots[0] + "byteorder").decode("ascii", "replace")
+# Reads the numbers of a storage.
+_Numbers = Callable[[_Storage], np.ndarray]
+
+
+def _read_zip(archive: zipfile.ZipFile, size: int) -> tuple[Any, _Numbers]:
+    _check_members(archive, size)
+    names = set(archive.namelist())
+    roots = [n[: -len("data.pkl")] for n in names if n.endswith("/data.pkl")]
+    if len(roots) != 1:
+        raise ValueError("the archive has no data.pkl, or several")
+    pickled = archive.read(roots[0] + "data.pkl")
+    root = _Unpickler(io.BytesIO(pickled), len(pickled)).load()
+    order = "little"
+    if roots[0] + "byteorder" in names:
+        order = archive.read(roots[0] + "byteorder").decode("ascii", "replace")
 
     def numbers(storage: _Storage) -> np.ndarray:
         name = f"{roots[0]}data/{storage.key}"
-        with zipfile.ZipFile(path) as archive:
-            dtype = _check_storage(storage, archive.getinfo(name).file_size)
-            raw = archive.read(name)
-        dtype = dtype.newbyteorder("<" if order == "little" else ">")
-        return np.frombuffer(raw, dtype, storage.size).astype(dtype.newbyteorder("="))
+        dtype = _check_storage(storage, archive.getinfo(name).file_size)
+        stored = dtype.newbyteorder("<" if order == "little" else ">")
+        return np.frombuffer(archive.read(name), stored, storage.size).astype(dtype, copy=False)
 
     return root, numbers
 
 
-def _read_legacy(file: BinaryIO, size: int) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
+def _read_legacy(file: BinaryIO, size: int) -> tuple[Any, _Numbers]:
     """Reads magic number, version, system facts, the object, the keys, then all numbers."""
-    if _Unpickler(file).load() != _LEGACY_MAGIC:
+    if _Unpickler(file, size).load() != _LEGACY_MAGIC:
         raise ValueError("it does not start as a PyTorch file does")
-    _Unpickler(file).load()
-    system = _Unpickler(file).load()
+    _Unpickler(file, size).load()
+    system = _Unpickler(file, size).load()
     order = "<" if not isinstance(system, dict) or system.get("little_endian", True) else ">"
-    reader = _Unpickler(file)
+    reader = _Unpickler(file, size)
     root = reader.load()
     storages = reader.storages
-    keys = _Unpickler(file).load()
-    if not isinstance(keys, list):
+    keys = _Unpickler(file, size).load()
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise ValueError("the list of storages is missing")
-    arrays = {}
-    for key in map(str, keys):
+    places: dict[str, tuple[int, int]] = {}
+    for key in keys:
         count = struct.unpack(order + "q", file.read(8))[0]
         if key not in storages:
             raise ValueError(f"storage {key} belongs to no tensor")
-        dtype = _check_storage(dataclasses.replace(storages[key], size=count), size)
+        bytes_each = 0 if storages[key].type is None else _dtype(storages[key]).itemsize
+        if not bytes_each or not 0 <= count * bytes_each <= size - file.tell():
+            raise ValueError(f"storage {key} is longer than the file")
+        places[key] = file.tell(), count
+        file.seek(count * bytes_each, 1)
+
+    def numbers(storage: _Storage) -> np.ndarray:
+        start, count = places[storage.key]
+        dtype = _check_storage(dataclasses.replace(storage, size=count), size - start)
+        file.seek(start)
         raw = file.read(count * dtype.itemsize)
-        arrays[key] = np.frombuffer(raw, dtype.newbyteorder(order), count).astype(dtype)
-    return root, lambda storage: arrays[storage.key]
+        return np.frombuffer(raw, dtype.newbyteorder(order), count).astype(dtype, copy=False)
+
+    return root, numbers
 
 
-def _tensors(root: Any) -> dict[str, _Tensor]:
+def _tensors(root: Any, path: str) -> dict[str, _Tensor]:
     """Returns the state dictionary: the object itself, or its entry of the usual name."""
     for _ in _NESTED:
         inner = [
@@ -252,16 +267,43 @@ def _tensors(root: Any) -> dict[str, _Tensor]:
         root = inner[0] if inner else root
     if not isinstance(root, dict):
         raise ValueError("it holds no dictionary of tensors")
-    return {str(key): value for key, value in root.items() if isinstance(value, _Tensor)}
+    if root.skipped:
+        log.warning("%s: %d entries whose names are no texts are left out", path, root.skipped)
+    return {key: value for key, value in root.items() if isinstance(value, _Tensor)}
 
 
-def _read_safetensors(path: str) -> dict[str, np.ndarray]:
+def _cut(tensors: Iterable[_Tensor], numbers: _Numbers, size: int) -> dict[_Tensor, np.ndarray]:
+    """Returns the array of each tensor; tied ones, which are equal here, are one array.
+
+    Args:
+      tensors: of a file.
+      numbers: reads a storage; each is read once.
+      size: of the file, bytes.
+
+    Raises:
+      ValueError: they would take more memory than the tensors of such a file can.
+    """
+    wanted = dict.fromkeys(tensors)
+    by_storage: dict[str, list[_Tensor]] = {}
+    for tensor in wanted:
+        by_storage.setdefault(tensor.storage.key, []).append(tensor)
+    widths = {tensor: _dtype(tensor.storage).itemsize for tensor in wanted}
+    needed = sum(math.prod(_own_shape(tensor)) * width for tensor, width in widths.items())
+    allowed = files.MEMORY_PER_FILE_BYTE * size + files.MEMORY_BESIDES
+    if needed > allowed:
+        raise ValueError(f"its tensors would take {needed} bytes, a file of its size {allowed}")
+    arrays = {}
+    for views in by_storage.values():
+        content = numbers(views[0].storage)
+        arrays |= {tensor: _array(tensor, content) for tensor in views}
+    return arrays
+
+
+def _read_safetensors(file: BinaryIO) -> dict[str, np.ndarray]:
     import safetensors
 
-    with open(path, "rb") as file:
-        data = file.read()
     try:
-        entries = safetensors.deserialize(data)
+        entries = safetensors.deserialize(file.read())
     except safetensors.SafetensorError as error:
         raise ValueError(str(error)) from None
     arrays = {}
@@ -283,56 +325,44 @@ def read(path: str) -> dict[str, np.ndarray]:
         'net'.
 
     Returns:
-      Arrays by name, in the file's types (bfloat16 as float32). Other objects are left out.
+      Arrays by name, in the file's types (bfloat16 as float32). Tied tensors are one array; axes
+      that `expand()` repeats are views. Other objects are left out, and so are entries whose names
+      are no texts; these are counted in a warning.
 
     Raises:
-      UserError: the file is not such a file, or it is damaged.
+      UserError: the file is not such a file, it is damaged, or its tensors would take more memory
+        than `files.MEMORY_PER_FILE_BYTE` times the file and `files.MEMORY_BESIDES`.
     """
     try:
-        if path.endswith(".safetensors"):
-            return _read_safetensors(path)
-        if zipfile.is_zipfile(path):
-            root, numbers = _read_zip(path)
-        else:
-            with open(path, "rb") as file:
-                root, numbers = _read_legacy(file, os.path.getsize(path))
-        return {
-            name: _array(tensor, numbers(tensor.storage)) for name, tensor in _tensors(root).items()
-        }
+        with files.open_regular(path, what="The file of weights") as file:
+            if path.endswith(".safetensors"):
+                return _read_safetensors(file)
+            size = files.file_bytes(file)
+            if not zipfile.is_zipfile(file):
+                file.seek(0)
+                return _state_dictionary(*_read_legacy(file, size), path, size)
+            with zipfile.ZipFile(file) as archive:
+                return _state_dictionary(*_read_zip(archive, size), path, size)
     except FileNotFoundError:
         raise UserError("No such file.", where=path) from None
-    except IsADirectoryError:
-        raise UserError(
-            "This is a folder, not a file of weights.",
-            where=path,
-            accepted="a .pth or .safetensors file",
-        ) from None
     except OSError as error:
         # Positions in a damaged archive may lie before its beginning; the rest is no damage.
         if error.errno != errno.EINVAL:
             raise
         raise _damaged(path, error) from None
-    except (
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-        struct.error,
-        AttributeError,
-        EOFError,
-        ImportError,
-        IndexError,
-        KeyError,
-        MemoryError,
-        OverflowError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except (*unpickling.ERRORS, zipfile.BadZipFile, struct.error) as error:
         raise _damaged(path, error) from None
+
+
+def _state_dictionary(root: Any, numbers: _Numbers, path: str, size: int) -> dict[str, np.ndarray]:
+    tensors = _tensors(root, path)
+    arrays = _cut(tensors.values(), numbers, size)
+    return {name: arrays[tensor] for name, tensor in tensors.items()}
 
 
 def _damaged(path: str, error: Exception) -> UserError:
     return UserError(
-        f"The file cannot be read as PyTorch weights: {error}",
+        f"The file cannot be read as PyTorch weights: {str(error)[:_SHOWN]}",
         where=path,
         fix="download or copy it again; nothing in it was executed",
     )

@@ -8,15 +8,16 @@ import hashlib
 import io
 import os
 import re
-import zipfile
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from tfseg import files
 from tfseg.data import class_names as name_rules
 from tfseg.data import framing
 from tfseg.errors import UserError
+from tfseg.files import ArrayForm
 
 NORMS = ("unit", "max_norm", "none")
 NAMES, VECTORS = "names", "vectors"
@@ -195,33 +196,15 @@ def _read_arrays(path: str, array: str) -> tuple[list[str], np.ndarray]:
             accepted=_FORM,
             fix="make it with tfrecords_tools/build_class_embeddings.py",
         )
-    try:
-        # Anything but a zip of arrays is refused before NumPy guesses what it may be.
-        zipfile.ZipFile(path).close()
-        with np.load(path, allow_pickle=False) as file:
-            for name in (NAMES, array):
-                if name not in file.files:
-                    raise UserError(
-                        f"The file of word vectors has no array '{name}'.",
-                        where=path,
-                        received=", ".join(file.files),
-                        accepted=f"arrays '{NAMES}' and '{VECTORS}', or another one by "
-                        f"{_FLAG}=FILE.npz:ARRAY",
-                    )
-            names, vectors = file[NAMES], file[array]
-    except (ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise UserError(
-            "The file of word vectors cannot be read.",
-            where=path,
-            received=str(error),
-            accepted="an .npz file of plain arrays",
-        ) from None
-    is_table = vectors.ndim == 2 and vectors.dtype.kind in "fiu" and vectors.shape[1] > 0
-    if names.dtype.kind != "U" or names.ndim != 1 or not is_table or len(names) != len(vectors):
-        raise UserError(
-            f"The arrays '{NAMES}' and '{array}' do not fit together.",
-            where=path,
-            received=f"{names.dtype} {names.shape}, {vectors.dtype} {vectors.shape}",
-            accepted="texts [n] and numbers [n, d]",
-        )
+    forms = {NAMES: ArrayForm("U", ("n",)), array: ArrayForm("fiu", ("n", "d"))}
+    arrays = files.read_npz(
+        path,
+        forms,
+        what="The file of word vectors",
+        accepted=f"an .npz file of plain arrays '{NAMES}' and '{VECTORS}', or another one by "
+        f"{_FLAG}=FILE.npz:ARRAY",
+    )
+    names, vectors = arrays[NAMES], arrays[array]
+    if not vectors.shape[1]:
+        raise UserError("The vectors have no numbers.", where=f"{_FLAG}={path}:{array}")
     return names.tolist(), vectors.astype(np.float64)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from tfseg import files
 from tfseg.data import class_names
 from tfseg.errors import UserError
 
@@ -130,8 +131,11 @@ class ClassSplit:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "ClassSplit":
-        """Builds a split from `to_json`'s result, as it stands in a run's config.json."""
-        lists = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+        """Builds a split from `to_json`'s result, as `run_record.read` found it in config.json."""
+        fields = {field.name for field in dataclasses.fields(cls)}
+        lists = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in content.items() if k in fields
+        }
         return cls(**lists)
 
 
@@ -308,21 +312,13 @@ def _read(path: str) -> dict[str, Any]:
         '{"seen": [names], "unseen": [names], "validation": [names], "background": name or null}'
     )
     try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except (FileNotFoundError, IsADirectoryError):
+        content = files.read_json(path, what="The class split", where=where, accepted=accepted)
+    except FileNotFoundError:
         raise UserError(
             "There is no such class split.",
             where=where,
             received=path,
             accepted=f"{', '.join(PRESETS)}, or a JSON file",
-        ) from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(
-            "The class split is not valid JSON.",
-            where=where,
-            received=str(error),
-            accepted=accepted,
         ) from None
     if not isinstance(content, dict) or set(content) - {*_LISTS, "background"}:
         keys = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__

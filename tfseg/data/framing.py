@@ -20,7 +20,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from tfseg import sharing
+from tfseg import files, sharing
 from tfseg.errors import UserError
 
 HEADER_BYTES = 12
@@ -180,14 +180,50 @@ def read_at(
     return data
 
 
+def open_shard(path: str) -> int:
+    """Opens a shard and returns its descriptor.
+
+    Raises:
+      RecordError: a folder, a named pipe or the like stands in its place, or nothing that can be
+        opened.
+    """
+    fix = "make the split again"
+    try:
+        return files.open_descriptor(path)
+    except UserError as error:
+        raise RecordError(
+            "A shard is not a file.",
+            location=Location(str(path)),
+            received=error.received,
+            accepted=error.accepted,
+            fix=fix,
+        ) from None
+    except OSError as error:
+        raise RecordError(
+            f"A shard cannot be opened ({error.strerror}).", location=Location(str(path)), fix=fix
+        ) from None
+
+
+def shard_bytes(path: str) -> int:
+    """Returns the size of a shard in bytes.
+
+    Raises:
+      RecordError: see `open_shard`.
+    """
+    descriptor = open_shard(path)
+    try:
+        return os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
+
+
 def read_record(path: str, offset: int, length: int | None = None) -> bytes:
     """Reads and verifies the record whose header starts at byte `offset` of a file.
 
     Raises:
-      RecordError: see `read_at`.
-      OSError: the file cannot be opened.
+      RecordError: see `read_at` and `open_shard`.
     """
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = open_shard(path)
     try:
         return read_at(descriptor, Location(str(path), None, offset), length=length)
     finally:
@@ -272,7 +308,7 @@ class _HeaderSearch:
 
 
 def scan(path: str, *, with_data: bool = False) -> Iterator[Any]:
-    """Walks over a shard and verifies every checksum; damage is yielded, never raised.
+    """Walks over a shard and verifies every checksum; damage in it is yielded, never raised.
 
     After a damaged data part the next record follows where the length says; after a damaged
     length it is searched for: the next offset whose 8-byte length has a valid checksum and fits
@@ -286,9 +322,10 @@ def scan(path: str, *, with_data: bool = False) -> Iterator[Any]:
       `Found` (with `with_data`: `(Found, data)`) and `Damage`, in file order.
 
     Raises:
-      OSError: the file cannot be read.
+      RecordError: see `open_shard`.
+      OSError: the disk fails.
     """
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = open_shard(path)
     try:
         file_bytes = os.fstat(descriptor).st_size
         search, offset = _HeaderSearch(descriptor, file_bytes), 0
@@ -319,9 +356,9 @@ def _after_damage(descriptor: int, offset: int, file_bytes: int, search: _Header
 
 
 def sha256(path: str) -> str:
-    """Returns the SHA-256 of a file in hexadecimal."""
+    """Returns the SHA-256 of a shard in hexadecimal; see `open_shard` for errors."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with os.fdopen(open_shard(path), "rb") as file:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()

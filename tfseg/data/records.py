@@ -13,17 +13,18 @@ import os
 import re
 import sys
 import threading
-import zipfile
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tqdm
 
+from tfseg import files
 from tfseg.data import framing, tfexample
 from tfseg.data.framing import Damage, Found, Location, RecordError, ShardWriter, read_record, scan
-from tfseg.data.specs import DATASET_FILE, DatasetSpec, read_dataset_json
+from tfseg.data.specs import DATASET_FILE, DatasetSpec, read_dataset_json, split_entry
 from tfseg.errors import UserError
+from tfseg.files import ArrayForm
 
 __all__ = [
     "Damage",
@@ -52,23 +53,24 @@ _LOOSE_SHARD = re.compile(r"(?P<split>.+)-\d+\.(tfrecords?|records?)")
 _INDEX_SUFFIX = ".index.npz"
 # Version 1 held `ids` as an array of fixed width, which one long id made wide for all.
 _INDEX_VERSION = 2
-_READ_VERSIONS = (1, 2)
 _ID_ENDS = "id_ends"
-
-
-# Kind of numbers and of axes of each array of an index.
-_ARRAYS = {
-    "shards": ("U", 1),
-    "shard_bytes": ("i", 1),
-    "shard": ("i", 1),
-    "offset": ("i", 1),
-    "length": ("i", 1),
-    "ids": ("UO", 1),
-    "height": ("i", 1),
-    "width": ("i", 1),
-    "image_labels": ("u", 2),
-    "has_image_labels": ("b", 1),
-    "has_mask": ("b", 1),
+# n records in s shards, K image-level classes.
+_INDEX_FORMS = {
+    "shards": ArrayForm("U", "s"),
+    "shard_bytes": ArrayForm("int64", "s"),
+    "shard": ArrayForm("int32", "n"),
+    "offset": ArrayForm("int64", "n"),
+    "length": ArrayForm("int64", "n"),
+    "height": ArrayForm("int32", "n"),
+    "width": ArrayForm("int32", "n"),
+    "image_labels": ArrayForm("uint8", "nK"),
+    "has_image_labels": ArrayForm("bool", "n"),
+    "has_mask": ArrayForm("bool", "n"),
+}
+# Of each version; b bytes of all ids together.
+_ID_FORMS = {
+    1: {"ids": ArrayForm("U", "n")},
+    2: {"ids": ArrayForm("uint8", "b"), _ID_ENDS: ArrayForm("int64", "n")},
 }
 
 
@@ -289,7 +291,7 @@ def row_of(example: tfexample.Example, spec: DatasetSpec, location: Location) ->
 
 def save_index(path: str, index: Index) -> None:
     """Writes an index atomically; equal indices give equal files."""
-    arrays = {name: getattr(index, name) for name in _ARRAYS}
+    arrays = {name: getattr(index, name) for name in _INDEX_FORMS}
     arrays["shards"] = np.array(index.shards, np.str_)
     ids = [image_id.encode() for image_id in index.ids]
     arrays["ids"] = np.frombuffer(b"".join(ids), np.uint8)
@@ -307,21 +309,17 @@ def read_index(path: str, spec: DatasetSpec) -> Index:
         not all the records of its shards, each once.
     """
     fix = "delete it: it is made again from the shards"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            version = int(file["version"])
-            arrays = {name: file[name] for name in _ARRAYS}
-            if version > 1:
-                arrays["ids"] = _ids(arrays["ids"], file[_ID_ENDS])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, PermissionError):
-            raise
-        raise UserError(
-            "An index cannot be read.", where=path, received=repr(error)[:200], fix=fix
-        ) from None
-    if version not in _READ_VERSIONS:
+    about = {"what": "An index", "fix": fix}
+    version = int(files.read_npz(path, {"version": ArrayForm("iu", ())}, **about)["version"])
+    if version not in _ID_FORMS:
         raise UserError("An index has another version.", where=path, received=version, fix=fix)
-    wrong = _contradiction(arrays)
+    arrays = files.read_npz(path, {**_INDEX_FORMS, **_ID_FORMS[version]}, **about)
+    try:
+        if version > 1:
+            arrays["ids"] = _ids(arrays["ids"], arrays.pop(_ID_ENDS))
+        wrong = _contradiction(arrays)
+    except ValueError as error:
+        wrong = str(error)
     if wrong is not None:
         raise UserError("An index contradicts itself.", where=path, received=wrong, fix=fix)
     n = len(arrays["shard"])
@@ -360,19 +358,9 @@ def _ids(text: np.ndarray, ends: np.ndarray) -> np.ndarray:
 
 def _contradiction(arrays: dict[str, np.ndarray]) -> str | None:
     """Says what is wrong with the arrays of an index; None: nothing."""
-    for name, (kinds, axes) in _ARRAYS.items():
-        array = arrays[name]
-        # A member of the archive that is no array comes as bytes.
-        if not isinstance(array, np.ndarray):
-            return f"'{name}' is no array"
-        if array.dtype.kind not in kinds or array.ndim != axes:
-            return f"'{name}' is {array.dtype} {list(array.shape)}"
-    per_record = [name for name in _ARRAYS if name not in ("shards", "shard_bytes")]
-    if len({len(arrays[name]) for name in per_record}) > 1:
-        return "arrays of different lengths"
     names = arrays["shards"].tolist()
-    if len(names) != len(arrays["shard_bytes"]) or len(set(names)) != len(names):
-        return "not one size for each shard"
+    if len(set(names)) != len(names):
+        return "a shard is named twice"
     for name in ("height", "width"):
         sides = arrays[name]
         if sides.size and not 1 <= sides.min() <= sides.max() <= tfexample.MAX_SIDE:
@@ -452,7 +440,7 @@ def load_index(
     # First, because "the conversion did not finish" says more than "a shard is missing".
     promise = _promised(dataset_dir, split) if files_of(dataset_dir, split) else None
     shards = shards_of(dataset_dir, split)
-    sizes = [os.path.getsize(os.path.join(dataset_dir, name)) for name in shards]
+    sizes = [framing.shard_bytes(os.path.join(dataset_dir, name)) for name in shards]
     path = index_path(dataset_dir, split)
     index = read_index(path, spec) if os.path.exists(path) else None
     truncated: set[str] = set()
@@ -498,7 +486,7 @@ def _promised(dataset_dir: str, split: str) -> _Promise | None:
     content = read_dataset_json(dataset_dir)
     if content is None:
         return None
-    entry = content.get("splits", {}).get(split)
+    entry = split_entry(content, split, where=os.path.join(dataset_dir, DATASET_FILE))
     if entry is None:
         raise UserError(
             f"dataset.json does not list split '{split}': its conversion did not finish.",
@@ -507,20 +495,11 @@ def _promised(dataset_dir: str, split: str) -> _Promise | None:
             accepted=", ".join(sorted(content.get("splits", {}))) or "(no split is finished)",
             fix="run the converter again; running it twice does no harm",
         )
-    try:
-        shards = {str(shard["file"]): shard for shard in entry["shards"]}
-        return _Promise(
-            {name: int(shard["bytes"]) for name, shard in shards.items()},
-            {name: int(shard["records"]) for name, shard in shards.items() if "records" in shard},
-            int(entry["count"]) if "count" in entry else None,
-        )
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise UserError(
-            "dataset.json has another structure.",
-            where=os.path.join(dataset_dir, DATASET_FILE),
-            received=repr(error),
-            fix="make the records again",
-        ) from None
+    return _Promise(
+        {shard["file"]: shard["bytes"] for shard in entry["shards"]},
+        {shard["file"]: shard["records"] for shard in entry["shards"]},
+        entry.get("count"),
+    )
 
 
 def _compare_counts(index: Index, promise: _Promise, where: str, fix: str) -> None:
@@ -679,7 +658,7 @@ class RecordReader:
         with self._lock:
             if shard not in self._descriptors:
                 path = os.path.join(self._dir, self._index.shards[shard])
-                self._descriptors[shard] = os.open(path, os.O_RDONLY)
+                self._descriptors[shard] = framing.open_shard(path)
             return self._descriptors[shard]
 
     def read_bytes(self, i: int) -> bytes:

@@ -5,17 +5,36 @@ DATASETS dict serves published records, which carry none.
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
+from tfseg import files
 from tfseg.data import colormap
 from tfseg.data.class_embeddings import ClassVectors
 from tfseg.data.class_splits import ClassSplit
 from tfseg.errors import UserError
 
 DATASET_FILE = "dataset.json"
+# A mask has one byte for a pixel.
+_MAX_CLASSES = 256
+_BYTE = range(_MAX_CLASSES)
+_NATURAL = range(1 << 63)
+# Forms of `files.check_form`: a data set's description, and a split's entry in dataset.json.
+SPEC_FORM = {
+    "name": str,
+    "class_names": [str],
+    "ignore_label": _BYTE,
+    "has_background": bool,
+    "palette?": ([[_BYTE]], None),
+    "eval_ids?": ([_BYTE], None),
+}
+_ENTRY_FORM = {
+    "count?": _NATURAL,
+    "num_pseudo_labels?": _NATURAL,
+    "shards": [{"file": str, "bytes": _NATURAL, "records": _NATURAL, "sha256": str}],
+}
+_FIX = "make the records again with one of tfrecords_tools, or mend the file"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,39 +104,39 @@ class DatasetSpec:
           UserError: a field is missing or malformed.
         """
 
-        def bad(what: str, received: Any = None) -> UserError:
-            return UserError(
-                what,
-                where=where,
-                received=received,
-                fix="make the records again with one of tfrecords_tools, or mend the file",
-            )
+        def bad(what: str, received: Any = None, accepted: Any = None) -> UserError:
+            return UserError(what, where=where, received=received, accepted=accepted, fix=_FIX)
 
-        try:
-            names = tuple(content["class_names"])
-            palette, eval_ids = content.get("palette"), content.get("eval_ids")
-            spec = cls(
-                name=str(content["name"]),
-                class_names=names,
-                ignore_label=int(content["ignore_label"]),
-                has_background=bool(content["has_background"]),
-                palette=None if palette is None else tuple(tuple(map(int, c)) for c in palette),
-                eval_ids=None if eval_ids is None else tuple(map(int, eval_ids)),
+        files.check_form(content, SPEC_FORM, what="A data set's description", where=where, fix=_FIX)
+        names = tuple(content["class_names"])
+        palette, eval_ids = content.get("palette"), content.get("eval_ids")
+        if not 0 < len(names) <= _MAX_CLASSES or not all(names):
+            raise bad(
+                "class_names must be a list of names.",
+                f"{len(names)} names" if all(names) else "an empty name",
+                f"1 to {_MAX_CLASSES} names",
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise bad(f"A data set's description is malformed ({error!r}).") from None
-        if not names or not all(isinstance(n, str) and n for n in names):
-            raise bad("class_names must be a list of names.", content["class_names"])
         if len(set(names)) != len(names):
             twice = sorted({n for n in names if names.count(n) > 1})
             raise bad("class_names holds a name twice.", ", ".join(twice))
-        if not 0 <= spec.ignore_label <= 255:
-            raise bad("ignore_label must lie within 0 and 255.", spec.ignore_label)
-        if spec.palette is not None and not all(
-            len(c) == 3 and all(0 <= x <= 255 for x in c) for c in spec.palette
+        if palette is not None and (
+            len(palette) > _MAX_CLASSES or not all(len(color) == 3 for color in palette)
         ):
-            raise bad("palette must hold triples within 0 and 255.")
-        return spec
+            raise bad("palette must hold triples within 0 and 255, one for each id.")
+        if eval_ids is not None and len(eval_ids) != len(names):
+            raise bad(
+                "eval_ids must hold one id for each class.",
+                f"{len(eval_ids)} ids",
+                f"{len(names)} ids",
+            )
+        return cls(
+            name=content["name"],
+            class_names=names,
+            ignore_label=content["ignore_label"],
+            has_background=content["has_background"],
+            palette=None if palette is None else tuple(map(tuple, palette)),
+            eval_ids=None if eval_ids is None else tuple(eval_ids),
+        )
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -228,24 +247,43 @@ def read_dataset_json(dataset_dir: str) -> dict[str, Any] | None:
     """Returns the content of dataset.json, None where there is none.
 
     Raises:
-      UserError: the file is not a JSON object.
+      UserError: the file is not a JSON object; see also `files.read_json`.
     """
     path = os.path.join(dataset_dir, DATASET_FILE)
+    form = {"splits?": {str: object}}
     try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
+        return files.read_json(path, form, what=DATASET_FILE, fix="make the records again")
     except FileNotFoundError:
         return None
-    except (ValueError, UnicodeDecodeError) as error:
+
+
+def split_entry(content: Mapping[str, Any], split: str, *, where: str) -> dict[str, Any] | None:
+    """Returns what dataset.json says of a split, None where it does not list it.
+
+    Args:
+      content: of `read_dataset_json`.
+      split: its name.
+      where: the file, for messages.
+
+    Returns:
+      'shards': 'file', 'records', 'bytes' and 'sha256' of each; 'count' and others may be absent.
+
+    Raises:
+      UserError: the entry has another structure, or lists a shard twice.
+    """
+    splits = content.get("splits", {})
+    if split not in splits:
+        return None
+    entry, where = splits[split], f"{where}, split '{split}'"
+    files.check_form(
+        entry, _ENTRY_FORM, what=DATASET_FILE, where=where, fix="make the records again"
+    )
+    names = [shard["file"] for shard in entry["shards"]]
+    if len(set(names)) != len(names):
         raise UserError(
-            "dataset.json is not valid JSON.",
-            where=path,
-            received=str(error),
-            fix="make the records again",
-        ) from None
-    if not isinstance(content, dict) or not isinstance(content.get("splits", {}), dict):
-        raise UserError("dataset.json has another structure.", where=path, accepted="an object")
-    return content
+            "dataset.json lists a shard twice.", where=where, fix="make the records again"
+        )
+    return entry
 
 
 def load_spec(dataset_dir: str, name: str) -> DatasetSpec:

@@ -14,11 +14,19 @@ def _duration(seconds: float) -> str:
     return str(datetime.timedelta(seconds=int(seconds)))
 
 
+def _is_after(line: str, step: int) -> bool:
+    """Whether a line is an entry of a later step; what is no entry of ours is none."""
+    try:
+        return json.loads(line)["step"] > step
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return False
+
+
 def _forget_after(log_path: str, step: int) -> None:
     """Drops log entries of steps that a killed run did but could not save."""
-    with open(log_path) as file:
-        kept = [line for line in file if line.endswith("\n") and json.loads(line)["step"] <= step]
-    with open(log_path + ".new", "w") as file:
+    with open(log_path, errors="surrogateescape") as file:
+        kept = [line for line in file if line.endswith("\n") and not _is_after(line, step)]
+    with open(log_path + ".new", "w", errors="surrogateescape") as file:
         file.writelines(kept)
     os.replace(log_path + ".new", log_path)
 
