@@ -274,6 +274,17 @@ def test_panels_show_images_without_masks(supervision):
     np.testing.assert_array_equal(panels["truth"], batch["weak"]["hidden_label"])
 
 
+def test_new_layers_without_normalisation_are_told(capsys):
+    method = slrnet(model={"fine_tune_batch_norm": False})
+    names = set(checkpoint.by_name(method.model.variables))
+    method.check_initial_weights(names)
+    assert "--fine_tune_batch_norm=false" in capsys.readouterr().out
+    # Nothing where they were trained before, or follow the data.
+    method.check_initial_weights({name for name in names if "logits" in name})
+    slrnet().check_initial_weights(names)
+    assert capsys.readouterr().out == ""
+
+
 # The optimiser -----------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ counts as unlabelled, and padding has no pseudo label (though the class scores s
 """
 
 import dataclasses
+from collections.abc import Collection
 
 import tensorflow as tf
 
@@ -131,6 +132,25 @@ class SLRNet(Method):
             "parameter_groups",
             "last_layer_gradient_multiplier",
             "weakly",
+        )
+
+    def check_initial_weights(self, random: Collection[str]) -> None:
+        """Tells of new layers that nothing normalises; their losses soon cease to be finite.
+
+        With --fine_tune_batch_norm=false their batch norm keeps mean 0 and variance 1. What
+        `GlobalCueInjection` makes of products of features is far too large then: on scenes of
+        digits with efficientnet_lite0 the first loss was 134, of logits of up to 607. Two steps at
+        a rate of 0.002 made features of 4e20, and the next ones overflowed float32. With batch
+        statistics a rate of 0.02 is stable there: the fifth loss is 1, logits are below 20.
+        """
+        if self.model.config.fine_tune_batch_norm or not any("global_cue" in x for x in random):
+            return
+        print(
+            "note: --fine_tune_batch_norm=false leaves SLRNet's new layers without normalisation: "
+            "their batch norm keeps mean 0 and variance 1, and losses may be infinite after a few "
+            "steps at any usual learning rate. Leave the flag out, or start from the checkpoint of "
+            "a trained SLRNet with --initialize_last_layer.",
+            flush=True,
         )
 
     @classmethod
