@@ -518,7 +518,14 @@ class Store:
             return None
         for name, model in self.networks.items():
             self._check_shapes(prefix, name, model)
-        status = _tree(self.networks, self.state).read(prefix)
+        try:
+            status = _tree(self.networks, self.state).read(prefix)
+        except (tf.errors.OpError, ValueError) as error:
+            raise UserError(
+                f"The checkpoint cannot be read: {getattr(error, 'message', error)}",
+                where=prefix,
+                fix="delete it: the one before it is taken",
+            ) from None
         try:
             status.assert_existing_objects_matched().expect_partial()
         except AssertionError:
