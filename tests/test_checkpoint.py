@@ -233,7 +233,7 @@ def test_paths_that_tensorflow_takes_as_patterns(tmp_path, name):
     assert checkpoint.load_network(Network(), prefix) == 7
     assert "state/global_step/.ATTRIBUTES/VARIABLE_VALUE" in dict(checkpoint.values(prefix))
     # A prefix of another program, and its state file.
-    checkpoint.export(str(folder / "tf" / f"w{name}"), network.variables)
+    checkpoint.export(str(folder / "tf" / f"w{name}"), {"model": checkpoint.by_name(network.variables)})
     os.remove(folder / "tf" / f"w{name}.manifest.json")
     text = name.replace("\\", "\\\\")
     (folder / "tf" / "checkpoint").write_text(f'model_checkpoint_path: "w{text}"\n')
@@ -258,7 +258,7 @@ def test_links_to_a_checkpoint_go_with_its_reader(tmp_path, monkeypatch):
 
 def export(folder, *names):
     for name in names:
-        checkpoint.export(str(folder / name), Network().variables)
+        checkpoint.export(str(folder / name), {"model": checkpoint.by_name(Network().variables)})
         os.remove(folder / f"{name}.manifest.json")
 
 

@@ -300,7 +300,7 @@ def test_a_missing_directory_is_an_error_and_no_wait(tmp_path):
 
 def test_a_checkpoint_without_a_state_file_is_no_wait(tmp_path, capsys):
     prefix = str(tmp_path / "model")
-    checkpoint.export(prefix, ToyModel().variables)
+    checkpoint.export(prefix, {"model": checkpoint.by_name(ToyModel().variables)})
     os.remove(prefix + ".manifest.json")
     watch = evaluation.watch_checkpoints(str(tmp_path), 1, 1, sleep=pytest.fail)
     assert list(watch) == [prefix]

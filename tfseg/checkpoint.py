@@ -685,6 +685,12 @@ class Store:
             with _readable(prefix) as path:
                 status = _tree(self.networks, state).read(path)
                 status.assert_existing_objects_matched().expect_partial()
+        except (tf.errors.OpError, ValueError) as error:
+            raise UserError(
+                f"The checkpoint cannot be read: {getattr(error, 'message', error)}",
+                where=prefix,
+                fix="delete it: the one before it is taken",
+            ) from None
         except AssertionError:
             missing = self._missing(prefix)
             raise UserError(
