@@ -5,6 +5,7 @@ import socket
 import pytest
 import tensorflow as tf
 
+from tfseg.errors import UserError
 from tfseg.training import devices
 
 # TensorFlow 2.20's text in worker 0 after worker 1 of three was killed: worker 2 passes it on.
@@ -70,3 +71,16 @@ def test_one_process_of_a_cluster_is_the_chief():
     both = {"chief": ["a:1"], "worker": ["b:2", "c:3"]}
     assert devices.is_chief(Strategy(resolver(0, "chief", **both)))
     assert not devices.is_chief(Strategy(resolver(0, "worker", **both)))
+
+
+def test_a_lost_worker_ends_the_run_with_one_message(monkeypatch):
+    error = tf.errors.UnavailableError(None, None, LOST)
+    with pytest.raises(tf.errors.UnavailableError), devices.naming_lost_workers(Strategy(None)):
+        raise error
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", Strategy)
+    strategy = Strategy(resolver(0))
+    with pytest.raises(UserError, match="lost worker 1"), devices.naming_lost_workers(strategy):
+        raise error
+    other = tf.errors.InvalidArgumentError(None, None, "shape")
+    with pytest.raises(tf.errors.InvalidArgumentError), devices.naming_lost_workers(strategy):
+        raise other

@@ -298,6 +298,10 @@ def test_a_missing_directory_is_an_error_and_no_wait(tmp_path):
         next(evaluation.watch_checkpoints(str(tmp_path / "none"), 1, 0, sleep=pytest.fail))
 
 
+class StopWaiting(Exception):
+    pass
+
+
 def test_a_checkpoint_without_a_state_file_is_no_wait(tmp_path, capsys):
     prefix = str(tmp_path / "model")
     checkpoint.export(prefix, {"model": checkpoint.by_name(ToyModel().variables)})
@@ -305,9 +309,12 @@ def test_a_checkpoint_without_a_state_file_is_no_wait(tmp_path, capsys):
     watch = evaluation.watch_checkpoints(str(tmp_path), 1, 1, sleep=pytest.fail)
     assert list(watch) == [prefix]
     os.remove(prefix + ".index")
-    watch = evaluation.watch_checkpoints(str(tmp_path), 1, 1, sleep=pytest.fail)
-    with pytest.raises(pytest.fail.Exception):
-        next(watch)
+
+    def stop(seconds):
+        raise StopWaiting
+
+    with pytest.raises(StopWaiting):
+        next(evaluation.watch_checkpoints(str(tmp_path), 1, 1, sleep=stop))
     assert "model: index or data files are missing" in capsys.readouterr().out
 
 
