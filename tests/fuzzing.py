@@ -396,7 +396,9 @@ def _checkpoints(folder: str) -> None:
     """Writes two checkpoints; reading a manifest asks for sizes and checksums alone."""
     for step in (1, 2):
         variable = tf.Variable(float(step), name="logits/weights")
-        checkpoint.export(os.path.join(folder, f"model.ckpt-{step}"), {"model": checkpoint.by_name([variable])})
+        checkpoint.export(
+            os.path.join(folder, f"model.ckpt-{step}"), {"model": checkpoint.by_name([variable])}
+        )
 
 
 _CHECKPOINT_FILES: list[str] = []

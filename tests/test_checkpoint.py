@@ -233,7 +233,9 @@ def test_paths_that_tensorflow_takes_as_patterns(tmp_path, name):
     assert checkpoint.load_network(Network(), prefix) == 7
     assert "state/global_step/.ATTRIBUTES/VARIABLE_VALUE" in dict(checkpoint.values(prefix))
     # A prefix of another program, and its state file.
-    checkpoint.export(str(folder / "tf" / f"w{name}"), {"model": checkpoint.by_name(network.variables)})
+    checkpoint.export(
+        str(folder / "tf" / f"w{name}"), {"model": checkpoint.by_name(network.variables)}
+    )
     os.remove(folder / "tf" / f"w{name}.manifest.json")
     text = name.replace("\\", "\\\\")
     (folder / "tf" / "checkpoint").write_text(f'model_checkpoint_path: "w{text}"\n')
