@@ -413,7 +413,8 @@ INDEX = {
     "shard": np.zeros(2, np.int32),
     "offset": np.array([0, 50]),
     "length": np.array([34, 34]),
-    "ids": np.array(["a", "b"]),
+    "ids": np.frombuffer(b"ab", np.uint8),
+    "id_ends": np.array([1, 2]),
     "height": np.ones(2, np.int32),
     "width": np.ones(2, np.int32),
     "image_labels": np.zeros((2, 2), np.uint8),
@@ -516,13 +517,14 @@ def test_arrays_that_unpack_to_much_more_than_the_file(tmp_path, reader):
 
 def test_a_large_index_is_no_harm(tmp_path):
     n = 30_000
-    repeated = {
+    large = {
         k: np.resize(v, (n, *v.shape[1:]))
         for k, v in INDEX.items()
-        if k not in ("version", "shards", "shard_bytes")
+        if k not in ("version", "shards")
     }
-    repeated["ids"] = np.arange(n).astype(str)
-    write_npz(tmp_path / "file.npz", {**INDEX, **repeated})
+    large |= {"offset": 50 * np.arange(n), "shard_bytes": np.array([50 * n])}
+    large |= {"ids": np.full(n, ord("x"), np.uint8), "id_ends": np.arange(1, n + 1)}
+    write_npz(tmp_path / "file.npz", {**INDEX, **large})
     assert records.read_index(str(tmp_path / "file.npz"), SPEC).size == n
 
 
