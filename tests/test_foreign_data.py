@@ -88,7 +88,7 @@ def test_unusual_names_are_names(names, has_background):
 def test_no_known_data_set_is_warned_of():
     for spec in DATASETS.values():
         everywhere = np.ones(spec.num_classes + 1, int)
-        assert class_files.warnings(spec, everywhere, np.zeros(spec.num_classes)) == []
+        assert class_files.warnings(spec, {"train": everywhere}, np.zeros(spec.num_classes)) == []
 
 
 def test_more_names_than_a_mask_can_hold():
@@ -128,20 +128,27 @@ def test_a_class_without_a_pixel_is_a_warning_everywhere(tmp_path, capsys, mask,
 
 
 def test_every_class_shown_is_no_warning():
-    assert class_files.warnings(SPEC, np.array([5, 1, 1, 9]), np.zeros(3)) == []
-    assert class_files.warnings(SPEC, np.zeros(4, int), np.ones(3)) == []
+    some, none = np.array([5, 1, 1, 9]), np.zeros(4, int)
+    assert class_files.warnings(SPEC, {"train": some, "more": none}, np.zeros(3)) == []
+    assert class_files.warnings(SPEC, {}, np.ones(3)) == []
+
+
+def test_a_class_that_only_another_split_shows_is_told():
+    pixels = {"train": np.array([5, 0, 1, 9]), "val": np.array([5, 1, 1, 0])}
+    (warning,) = class_files.warnings(SPEC, pixels, np.zeros(3))
+    assert "no mask of split train has a pixel of class 'cat', masks of other" in warning
 
 
 def test_records_of_classes_that_are_other_lines_or_ignored_are_warned_of():
     spec = DatasetSpec("x", ("name,r,g,b", "background,0,0,0", "cat,128,0,0"))
-    (warning,) = class_files.warnings(spec, np.ones(4, int), np.zeros(3))
+    (warning,) = class_files.warnings(spec, {"train": np.ones(4, int)}, np.zeros(3))
     assert "table (CSV)" in warning
     spec = DatasetSpec("x", ("background", *(f"thing {k}" for k in range(1, 256))))
-    (warning,) = class_files.warnings(spec, np.ones(257, int), np.zeros(256))
+    (warning,) = class_files.warnings(spec, {"train": np.ones(257, int)}, np.zeros(256))
     assert "'thing 255'" in warning and "ignore label" in warning
     spec = DatasetSpec("x", ("background", *(f"thing {k}" for k in range(300))))
     counts = writing.count_pixels(np.zeros((2, 2), np.uint8), spec)
-    assert any("256" in w for w in class_files.warnings(spec, counts, np.zeros(301)))
+    assert any("256" in w for w in class_files.warnings(spec, {"train": counts}, np.zeros(301)))
 
 
 # Images ------------------------------------------------------------------------------------------
@@ -524,6 +531,8 @@ def test_compressed_run_lengths_are_unpacked_as_pycocotools_packs_them():
         [[1, 1, 5, 1, 5, None]],
         [[1, 1, 5, 1, 5, float("nan")]],
         [[1, 1, 5, 1, 5, 1e300]],
+        [[1, 1, 5, 1, 5, 10**30]],
+        [[1, 1, 5, 1, 5, -(2**63)]],
         [[[1, 1, 1], [5, 1, 1], [5, 5, 1], [0, 0, 1], [1, 1, 1], [2, 2, 1]]],
         [SQUARE, {"size": [8, 10], "counts": [80]}],
         "1,1,5,1,5,5",
@@ -674,6 +683,21 @@ def test_crowd_flags_of_any_kind(tmp_path, crowd):
 def test_missing_sizes_are_those_of_the_image(tmp_path, size):
     path = coco_file(tmp_path, images=size)
     assert paint(coco_source(tmp_path, path)[0])[0].tolist() == [64, 16, 0, 0]
+
+
+def test_missing_sizes_are_those_of_the_turned_image(tmp_path):
+    path = coco_file(tmp_path, images={"height": None})
+    (source,) = coco_source(tmp_path, path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(tmp_path / "images" / "a.jpg", picture(0), exif=exif)
+    encoder = common.Encoder(
+        DatasetSpec("c", ("background", "cat", "dog")),
+        exif_orientation="apply",
+        mask_reader=build_coco.MaskReader(255, False),
+    )
+    row = encoder(source).row
+    assert (row.height, row.width) == (10, 8)
 
 
 @pytest.mark.parametrize("size", [{"height": 9}, {"height": 60_000, "width": 60_000}])

@@ -557,8 +557,9 @@ def _polygons(segmentation: list[Any]) -> list[Any]:
     ]
 
 
-# A polygon may leave the image, but not by that much: the time goes with its length.
-_MAX_COORDINATE = 1e6
+# In longer sides of the image. A polygon may leave the image, but not by that much: the time that
+# pycocotools takes goes with its length in pixels.
+_MAX_COORDINATE = 10
 
 
 def _polygon_runs(polygons: Sequence[Any], height: int, width: int) -> Any:
@@ -573,7 +574,8 @@ def _polygon_runs(polygons: Sequence[Any], height: int, width: int) -> Any:
             raise ValueError(f"a polygon that is no list of numbers: {polygon}")
         if len(polygon) % 2:
             raise ValueError(f"a polygon of {len(polygon)} numbers, which are no pairs x, y")
-        if not (np.abs(values) <= _MAX_COORDINATE).all():
+        # As floating-point numbers, because the smallest integer has no absolute value.
+        if not (np.abs(values.astype(float)) <= _MAX_COORDINATE * max(height, width)).all():
             raise ValueError(f"coordinates far outside of the image: {polygon}")
     # A polygon of fewer than three points has no area.
     with_area = [p for p in polygons if len(p) >= 6]

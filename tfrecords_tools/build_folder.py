@@ -4,15 +4,16 @@ python tfrecords_tools/build_folder.py --images_dir=images --masks_dir=masks --s
     --class_names=classes.txt --output_dir=records
 
 * --splits_dir holds one <split>.txt per split with one id a line, without extension.
-* --class_names is a text file with one name a line; its line number, from 0, is the class id, and
-  the first is background (--has_background=false where there is none).
+* --class_names is a text file with one name a line and nothing else; its line number, from 0, is
+  the class id, and the first is background (--has_background=false where there is none).
 * Masks are one-channel images of class ids, or palette PNGs, whose indices are the ids. Every id of
-  a split needs one, unless the split stands in --unlabelled_splits.
+  a split needs one of its own name, unless the split stands in --unlabelled_splits.
 * --image_labels is a CSV `id,name name ...` of the classes in each image (separated by ';' where
   names hold spaces); without it they are those of the mask, and unknown without a mask.
 * --label_map is a JSON file {"from": to} of mask ids; to the ignore label what shall not count.
 
-Images keep their JPEG or PNG bytes; what is neither, or not RGB, becomes RGB PNG.
+Images keep their JPEG or PNG bytes; what is neither, or not RGB, becomes RGB PNG: of 16 bits the
+high byte is kept, floating-point values within 0 and 1 are multiplied by 255.
 """
 
 import csv

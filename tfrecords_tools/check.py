@@ -555,9 +555,8 @@ def class_warnings(results: Sequence[SplitResult], spec: DatasetSpec) -> list[st
     labelled = sum((r.labelled for r in results), collections.Counter())
     return class_files.warnings(
         spec,
-        sum((r.pixels for r in with_masks), np.zeros(spec.num_classes + 1, np.int64)),
+        {r.split: r.pixels for r in with_masks},
         np.array([labelled[k] for k in range(spec.num_classes)]),
-        splits=[r.split for r in with_masks],
         are_pseudo=any(r.num_pseudo_labels for r in with_masks),
     )
 

@@ -7,7 +7,7 @@ of another structure is an error, and a class that no mask shows is a warning.
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -172,19 +172,17 @@ def check_ignore_label(names: Sequence[str], ignore_label: int, *, where: str) -
 
 def warnings(
     spec: DatasetSpec,
-    pixels: np.ndarray,
+    pixels: Mapping[str, np.ndarray],
     num_labelled: np.ndarray,
     *,
-    splits: Sequence[str] = (),
     are_pseudo: bool = False,
 ) -> list[str]:
     """Says which classes may mean something else than their name, one line each.
 
     Args:
       spec: the classes.
-      pixels: [C + 1], pixels of all masks by class and, last, ignored ones; all 0 without masks.
+      pixels: [C + 1] by split with masks: pixels by class and, last, ignored ones.
       num_labelled: [C], images by image-level label.
-      splits: names of the splits with these masks.
       are_pseudo: some of the masks are predictions.
     """
     found = []
@@ -202,28 +200,44 @@ def warnings(
         found.append(f"the class names look like lines of another file, {structure}")
     elif order is not None:
         found.append(f"the class names may be shifted. {order}")
-    if pixels.any():
-        found += _without_pixels(spec, pixels, num_labelled, splits, are_pseudo)
+    pixels = {split: counts for split, counts in pixels.items() if counts.any()}
+    if not pixels:
+        return found
+    total = sum(pixels.values())
+    is_class = np.arange(spec.num_classes) != spec.ignore_label
+    absent = np.flatnonzero((total[:-1] == 0) & is_class).tolist()
+    if absent:
+        causes = _likely_causes(spec, total, absent, num_labelled, are_pseudo)
+        found.append(
+            f"no mask of split {', '.join(pixels)} has a pixel of {_listed(spec, absent)}. Likely "
+            f"cause: {'; or '.join(causes)}"
+        )
+    for split, counts in pixels.items():
+        only_here = np.flatnonzero((counts[:-1] == 0) & (total[:-1] > 0)).tolist()
+        if only_here:
+            found.append(
+                f"no mask of split {split} has a pixel of {_listed(spec, only_here)}, masks of "
+                "other splits do"
+            )
     return found
 
 
-def _without_pixels(
+def _listed(spec: DatasetSpec, classes: Sequence[int]) -> str:
+    listed = ", ".join(f"'{spec.class_names[k]}'" for k in classes[:_MAX_NAMED])
+    if len(classes) > _MAX_NAMED:
+        listed += f" and {len(classes) - _MAX_NAMED} more"
+    return f"class {listed}" if len(classes) == 1 else f"{len(classes)} classes: {listed}"
+
+
+def _likely_causes(
     spec: DatasetSpec,
     pixels: np.ndarray,
+    absent: Sequence[int],
     num_labelled: np.ndarray,
-    splits: Sequence[str],
     are_pseudo: bool,
 ) -> list[str]:
-    is_class = np.arange(spec.num_classes) != spec.ignore_label
-    absent = np.flatnonzero((pixels[:-1] == 0) & is_class).tolist()
+    """Returns why no mask may show some classes, given the pixels of all masks."""
     shown = np.flatnonzero(pixels[:-1]).tolist()
-    if not absent:
-        return []
-    listed = ", ".join(f"'{spec.class_names[k]}'" for k in absent[:_MAX_NAMED])
-    if len(absent) > _MAX_NAMED:
-        listed += f" and {len(absent) - _MAX_NAMED} more"
-    noun = "class" if len(absent) == 1 else f"{len(absent)} classes:"
-    of = f" of split {', '.join(splits)}" if splits else ""
     causes = []
     ignored = pixels[-1] / pixels.sum()
     if ignored > 0:
@@ -232,7 +246,7 @@ def _without_pixels(
             f"{spec.ignore_label} is a class in the masks (such as masks of 0 and 255), map it: "
             f'build_folder.py --label_map with {{"0": 0, "{spec.ignore_label}": {absent[0]}}}'
         )
-    if num_labelled[absent].any():
+    if num_labelled[list(absent)].any():
         causes.append(
             f"image-level labels name {'it' if len(absent) == 1 else 'some of them'}, so objects "
             "may lack outlines"
@@ -248,4 +262,4 @@ def _without_pixels(
         causes.append("some masks are predictions, which may lack classes")
     if not causes:
         causes.append("the class is rare, or the names are in another order than the ids")
-    return [f"no mask{of} has a pixel of {noun} {listed}. Likely cause: {'; or '.join(causes)}"]
+    return causes

@@ -945,9 +945,8 @@ def finish(
     num_labelled[spec.first_image_class :] = sum(r.images_per_class for r in reports)
     for warning in class_files.warnings(
         spec,
-        sum(r.pixels for r in reports),
+        {r.split: r.pixels for r in with_masks},
         num_labelled,
-        splits=[r.split for r in with_masks],
         are_pseudo=any(r.num_pseudo_labels for r in with_masks),
     ):
         print(f"warning: {warning}")
