@@ -719,7 +719,7 @@ def test_full_coco_categories_are_recognised(tmp_path):
 def test_malformed_segmentation(segmentation):
     region = build_coco.Region(17, 1, segmentation, False)
     with pytest.raises(UserError, match="annotation 17"):
-        build_coco.decode_region(region, 8, 10)
+        build_coco.decode_region(region, 8, 10, where="i.json, image a.jpg")
 
 
 def test_malformed_instances(tmp_path):

@@ -4,31 +4,34 @@ python tfrecords_tools/build_folder.py --images_dir=images --masks_dir=masks --s
     --class_names=classes.txt --output_dir=records
 
 * --splits_dir holds one <split>.txt per split with one id a line, without extension.
-* --class_names is a text file with one name a line; its line number, from 0, is the class id, and
-  the first is background (--has_background=false where there is none).
+* --class_names is a text file with one name a line and nothing else; its line number, from 0, is
+  the class id, and the first is background (--has_background=false where there is none).
 * Masks are one-channel images of class ids, or palette PNGs, whose indices are the ids. Every id of
-  a split needs one, unless the split stands in --unlabelled_splits.
+  a split needs one of its own name, unless the split stands in --unlabelled_splits.
 * --image_labels is a CSV `id,name name ...` of the classes in each image (separated by ';' where
   names hold spaces); without it they are those of the mask, and unknown without a mask.
 * --label_map is a JSON file {"from": to} of mask ids; to the ignore label what shall not count.
 
-Images keep their JPEG or PNG bytes; what is neither, or not RGB, becomes RGB PNG.
+Images keep their JPEG or PNG bytes; what is neither, or not RGB, becomes RGB PNG: of 16 bits the
+high byte is kept, floating-point values within 0 and 1 are multiplied by 255.
 """
 
 import csv
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from absl import flags
 
-from tfrecords_tools import common
+from tfrecords_tools import class_files, common
 from tfseg.data import colormap
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 
 FLAGS = flags.FLAGS
+# Cells of a CSV with a column for each class.
+_ONE_HOT = frozenset({"", "0", "1", "-1", "0.0", "1.0", "false", "true", "no", "yes"})
 # First cells that make a CSV's first line a header.
 _ID_HEADERS = frozenset({"id", "ids", "image", "image_id", "filename", "file", "name"})
 
@@ -52,23 +55,6 @@ def define_flags() -> None:
     flags.DEFINE_string("name", "folder", "Name of the data set in dataset.json.")
     common.define_output_flags()
     common.define_image_flags()
-
-
-def read_class_names(path: str) -> tuple[str, ...]:
-    """Reads one class name a line.
-
-    Raises:
-      UserError: no names, more than 256, or one of them twice.
-    """
-    names = tuple(line.strip() for line in common.read_text(path).splitlines() if line.strip())
-    if not 1 < len(names) <= 256:
-        raise UserError(
-            "--class_names needs 2 to 256 names.", where=path, received=f"{len(names)} names"
-        )
-    twice = sorted(n for n, k in Counter(names).items() if k > 1)
-    if twice:
-        raise UserError("A class name stands there twice.", where=path, received=", ".join(twice))
-    return names
 
 
 def read_label_map(path: str, spec: DatasetSpec) -> dict[int, int]:
@@ -111,7 +97,9 @@ class ImageLabels:
     unknown: Mapping[str, int]
 
 
-def _pick_columns(rows: list[list[str]], column: str | None, path: str) -> tuple[int, int, bool]:
+def _pick_columns(
+    rows: list[list[str]], column: str | None, class_names: Collection[str], path: str
+) -> tuple[int, int, bool]:
     """Returns (column of ids, column of names, whether there is a header)."""
     header = [cell.strip() for cell in rows[0]]
     if column is not None:
@@ -125,14 +113,38 @@ def _pick_columns(rows: list[list[str]], column: str | None, path: str) -> tuple
         lower = [cell.lower() for cell in header]
         return (lower.index("id") if "id" in lower else 0), header.index(column), True
     if len(header) != 2:
+        hot = [k for k in range(1, len(header)) if _is_one_hot(row[k : k + 1] for row in rows[1:])]
+        if hot and (len(hot) == len(header) - 1 or any(header[k] in class_names for k in hot)):
+            raise _one_hot_error(path, ", ".join(header))
+        fix = "put a comma between id and names"
+        if len(header) > 2:
+            fix = "name the column with --image_labels_column"
+        if len(header) > 2 and all(cell in class_names for cell in header[1:]):
+            fix = "put ';' between the names of an image"
         raise UserError(
             "The CSV of image-level labels does not have two columns.",
             where=path,
             received=f"{len(header)} columns: {', '.join(header)}",
-            accepted="id,name name ...",
-            fix="name the column with --image_labels_column",
+            accepted="id,name name ..., with a comma between id and names",
+            fix=fix,
         )
     return 0, 1, header[0].lower() in _ID_HEADERS
+
+
+def _is_one_hot(rows: Iterable[Sequence[str]]) -> bool:
+    """Says whether cells, one row an image, are 0 and 1 and not names."""
+    cells = {cell.strip().lower() for row in rows for cell in row}
+    return bool(cells - {""}) and cells <= _ONE_HOT
+
+
+def _one_hot_error(path: str, received: str) -> UserError:
+    return UserError(
+        "The CSV of image-level labels has a column of 0 and 1 for each class (one-hot).",
+        where=path,
+        received=received,
+        accepted="id,name name ...: the names of the classes of each image in one column",
+        fix="write for each image the names of the columns that hold 1, with ';' between them",
+    )
 
 
 def _split_names(cell: str, class_id: Mapping[str, int]) -> list[str]:
@@ -157,11 +169,17 @@ def read_image_labels(
     Raises:
       UserError: malformed, an id twice, or unknown names.
     """
-    rows = [row for row in csv.reader(common.read_text(path).splitlines()) if row]
+    try:
+        rows = [row for row in csv.reader(common.read_text(path).splitlines()) if row]
+    except csv.Error as error:
+        raise UserError("A CSV cannot be read.", where=path, received=str(error)) from None
     if not rows:
         raise UserError("The CSV of image-level labels is empty.", where=path)
-    id_column, name_column, has_header = _pick_columns(rows, column, path)
     class_id = {n: k for k, n in enumerate(spec.class_names) if k >= spec.first_image_class}
+    id_column, name_column, has_header = _pick_columns(rows, column, class_id, path)
+    named = [row[name_column : name_column + 1] for row in rows[has_header:]]
+    if not _ONE_HOT & set(class_id) and _is_one_hot(named):
+        raise _one_hot_error(path, ", ".join(rows[0]))
     labels: dict[str, tuple[int, ...]] = {}
     unknown: Counter = Counter()
     for number, row in enumerate(rows[has_header:], start=1 + has_header):
@@ -174,20 +192,23 @@ def read_image_labels(
             )
         cell = row[name_column]
         names = _split_names(cell, class_id)
-        image_id = row[id_column].strip()
+        image_id = common.composed(row[id_column].strip())
         if image_id in labels:
             raise UserError(
                 "The CSV holds an id twice.", where=f"{path}, line {number}", received=image_id
             )
         unknown.update(n for n in names if n not in class_id)
         labels[image_id] = tuple(sorted({class_id[n] for n in names if n in class_id}))
-    if unknown and not ignore_unknown:
+    none_known = bool(unknown) and not any(labels.values())
+    if unknown and (none_known or not ignore_unknown):
         raise UserError(
-            "The CSV of image-level labels names unknown classes.",
+            "The CSV of image-level labels names "
+            + ("unknown classes only." if none_known else "unknown classes."),
             where=path,
             received=", ".join(f"{n} ({k} x)" for n, k in unknown.most_common(20)),
             accepted=", ".join(class_id),
-            fix="correct the names, or give --ignore_unknown_labels to leave them out",
+            fix="correct the names"
+            + ("" if none_known else ", or give --ignore_unknown_labels to leave them out"),
         )
     return ImageLabels(labels, unknown)
 
@@ -219,7 +240,7 @@ def make_sources(
             notes = []
             if mask is None and not unlabelled:
                 notes.append("image without a mask (--allow_missing_masks)")
-            labels = None if image_labels is None else image_labels.ids.get(i)
+            labels = None if image_labels is None else image_labels.ids.get(common.composed(i))
             if image_labels is not None and labels is None:
                 notes.append("image without a line in the CSV: its image-level labels are unknown")
             tasks[split].append(
@@ -239,6 +260,7 @@ def make_sources(
             "The CSV of image-level labels has a line for none of the images.",
             received=", ".join(list(image_labels.ids)[:3]),
             accepted="ids as in the lists, such as " + next(iter(tasks.values()))[0].id,
+            fix="write the ids of the lists into the CSV, without extension",
         )
     return tasks
 
@@ -253,7 +275,16 @@ def main(argv: list[str]) -> None:
         raise UserError("--ignore_label must lie within 0 and 255.", received=FLAGS.ignore_label)
     if FLAGS.image_labels_column and not FLAGS.image_labels:
         raise UserError("--image_labels_column needs --image_labels.")
-    names = read_class_names(FLAGS.class_names)
+    names = common.read_class_names(FLAGS.class_names, has_background=FLAGS.has_background)
+    if len(names) < 2:
+        raise UserError("--class_names needs 2 names or more.", where=FLAGS.class_names)
+    class_files.check_ignore_label(names, FLAGS.ignore_label, where=FLAGS.class_names)
+    if FLAGS.has_background and not class_files.is_background(names[0]):
+        print(
+            f"note: class 0, '{names[0]}', counts as background, which no image-level label names "
+            "(--has_background=false where there is none)",
+            flush=True,
+        )
     spec = DatasetSpec(
         name=FLAGS.name,
         class_names=names,

@@ -274,8 +274,7 @@ def make_spec(num_classes: int, names_file: str | None = None) -> DatasetSpec:
     """
     names = CLASS_NAMES
     if names_file is not None:
-        lines = (line.strip() for line in common.read_text(names_file).splitlines())
-        names = tuple(line for line in lines if line)
+        names = common.read_class_names(names_file, has_background=False)
     if len(names) != num_classes or len({*names, "background"}) != num_classes + 1:
         raise UserError(
             "The class names do not fit the labels.",

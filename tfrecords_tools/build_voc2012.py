@@ -40,16 +40,17 @@ def define_flags() -> None:
 
 
 def read_sbd_mask(path: str) -> np.ndarray:
-    """Reads GTcls.Segmentation of an SBD file, [H, W] uint8.
+    """Reads GTcls.Segmentation of an SBD file, [H, W] integers.
 
     Raises:
       UserError: unreadable, or another structure.
     """
-    return common.read_mat(
+    ids = common.read_mat(
         path,
-        lambda content: np.asarray(content["GTcls"]["Segmentation"][0, 0], np.uint8),
+        lambda content: content["GTcls"]["Segmentation"][0, 0],
         accepted="GTcls.Segmentation",
     )
+    return common.whole_ids(ids, where=path)
 
 
 class MaskReader:

@@ -5,7 +5,8 @@ python tfrecords_tools/check.py --dataset_dir=records
 Verifies the checksums of every record, sizes and SHA-256 of the shards and the counts in
 dataset.json, the index, sizes, class ids, image-level labels; decodes every image and mask; looks
 for ids and pictures that stand in a validation split and elsewhere. It never stops at the first
-problem. Exit code: 0 if all is well, 1 if anything is wrong, 2 if there is nothing to check.
+problem. It warns of classes that no mask shows, with the likely cause. Exit code: 0 if all is well,
+1 if anything is wrong, 2 if there is nothing to check.
 
 With --splits=train --ids_with=cow,motorbike --ids_file=FILE it also lists the images that show one
 of these classes, as --drop_images of train_zls.py reads them.
@@ -27,7 +28,7 @@ import tqdm
 from absl import flags
 from PIL import Image
 
-from tfrecords_tools import common
+from tfrecords_tools import class_files, common
 from tfseg import sharing
 from tfseg.data import class_names, framing, records, specs, tfexample, writing
 from tfseg.data.parallel import parallel_map
@@ -101,6 +102,7 @@ class SplitResult:
     num_image_labels: int = 0
     num_pseudo_labels: int = 0
     pixels: np.ndarray | None = None
+    labelled: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     ids: list[str] = dataclasses.field(default_factory=list)
     masks_with: dict[int, list[str]] = dataclasses.field(default_factory=dict)
     pictures: dict[bytes, str] = dataclasses.field(default_factory=dict)
@@ -373,6 +375,7 @@ def _collect(result: SplitResult, tasks: Sequence[Task], findings: Sequence[Find
         if finding.pixels is not None:
             for c in np.flatnonzero(finding.pixels[:-1]).tolist():
                 result.masks_with.setdefault(c, []).append(finding.row.id)
+        result.labelled.update(finding.row.image_labels or ())
         result.num_masks += finding.row.has_mask
         result.num_image_labels += finding.row.image_labels is not None
         result.num_pseudo_labels += finding.is_pseudo
@@ -551,6 +554,18 @@ def ids_with(results: Sequence[SplitResult], names: Sequence[str], spec: Dataset
     return ids
 
 
+def class_warnings(results: Sequence[SplitResult], spec: DatasetSpec) -> list[str]:
+    """Says which classes may mean something else than their name; see `class_files.warnings`."""
+    with_masks = [r for r in results if r.pixels is not None]
+    labelled = sum((r.labelled for r in results), collections.Counter())
+    return class_files.warnings(
+        spec,
+        {r.split: r.pixels for r in with_masks},
+        np.array([labelled[k] for k in range(spec.num_classes)]),
+        are_pseudo=any(r.num_pseudo_labels for r in with_masks),
+    )
+
+
 def describe(
     results: Sequence[SplitResult],
     problems: Sequence[Problem],
@@ -584,6 +599,7 @@ def describe(
     for r in results:
         lines += [f"note: {r.split}: {n} x {note}" for note, n in sorted(r.notes.items())]
     lines += [f"note: {remark}" for remark in remarks]
+    lines += [f"warning: {warning}" for warning in class_warnings(results, spec)]
     by_kind: dict[str, list[Problem]] = {}
     for problem in problems:
         by_kind.setdefault(problem.kind, []).append(problem)

@@ -2,11 +2,15 @@
 
 import collections
 import dataclasses
+import difflib
 import io
+import ntpath
 import os
+import re
 import signal
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +18,7 @@ import numpy as np
 from absl import flags
 from PIL import Image, ImageOps
 
+from tfrecords_tools import class_files
 from tfseg import command_line, files
 from tfseg.data import colormap, records, tfexample, writing
 from tfseg.data.specs import DatasetSpec
@@ -36,6 +41,13 @@ IMAGE_EXTENSIONS = (
 )
 _EXIF_ORIENTATION = 0x0112
 _TRANSPOSED = frozenset({5, 6, 7, 8})
+# Above this, looking for similar names takes too long.
+_MAX_COMPARED = 20_000
+# A picture without a value above it is black to the eye.
+_NEARLY_BLACK = 15
+_LOSSY_FORMATS = frozenset({"JPEG", "MPO", "JPEG2000", "WEBP", "AVIF"})
+_LOSSY_COMPRESSIONS = frozenset({"jpeg", "tiff_jpeg", "old_jpeg", "webp", "jpeg2000"})
+_TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262
 
 
 # Flags and the frame ----------------------------------------------------------------------------
@@ -121,6 +133,20 @@ def read_json(path: str, form: Any, *, what: str, accepted: str | None = None) -
         raise UserError("No such file.", where=path) from None
 
 
+def read_class_names(path: str, *, has_background: bool) -> tuple[str, ...]:
+    """Reads a class file: one name a line, in the order of ids.
+
+    Raises:
+      UserError: as `class_files.parse`.
+    """
+    return class_files.parse(read_text(path), where=path, has_background=has_background)
+
+
+def composed(name: str) -> str:
+    """Returns a name with accents as single characters (NFC); macOS writes some names without."""
+    return unicodedata.normalize("NFC", name)
+
+
 def check_folder(path: str, flag: str) -> None:
     """Insists that a flag names a folder.
 
@@ -148,7 +174,7 @@ def read_ids(path: str) -> list[str]:
             fix="remove the repetitions",
         )
     for i in ids:
-        if os.path.isabs(i) or ".." in i.replace("\\", "/").split("/"):
+        if os.path.isabs(i) or ntpath.splitdrive(i)[0] or ".." in re.split(r"[/\\]", i):
             raise UserError("An id must be a name below the image folder.", where=path, received=i)
     return ids
 
@@ -164,7 +190,8 @@ def read_splits(splits_dir: str, wanted: Sequence[str] | None = None) -> dict[st
       UserError: no lists, a wanted one is missing (names those present), or a bad or empty list.
     """
     check_folder(splits_dir, "splits_dir")
-    present = sorted(n[: -len(".txt")] for n in os.listdir(splits_dir) if n.endswith(".txt"))
+    names = [n for n in os.listdir(splits_dir) if n.endswith(".txt") and not n.startswith(".")]
+    present = sorted(n[: -len(".txt")] for n in names)
     if not present:
         raise UserError("The folder holds no <split>.txt.", where=splits_dir)
     missing = [name for name in wanted or [] if name not in present]
@@ -187,7 +214,10 @@ def read_splits(splits_dir: str, wanted: Sequence[str] | None = None) -> dict[st
 
 
 class FileFinder:
-    """Finds the file of an id: folder/id plus one of the known extensions, in any case."""
+    """Finds the file of an id: folder/id plus one of the known extensions, in any case.
+
+    Composed and decomposed accents (NFC, NFD) are the same.
+    """
 
     def __init__(self, folder: str, extensions: Iterable[str] = IMAGE_EXTENSIONS):
         self.folder, self.extensions = folder, frozenset(extensions)
@@ -196,13 +226,18 @@ class FileFinder:
     def _in(self, folder: str) -> dict[str, list[str]]:
         if folder not in self._stems:
             stems: dict[str, list[str]] = {}
-            path = os.path.join(self.folder, folder)
+            path = self._folder_on_disk(folder)
             for name in sorted(os.listdir(path)) if os.path.isdir(path) else ():
                 stem, extension = os.path.splitext(name)
                 if extension.lower() in self.extensions:
-                    stems.setdefault(stem, []).append(name)
+                    stems.setdefault(composed(stem), []).append(name)
             self._stems[folder] = stems
         return self._stems[folder]
+
+    def _folder_on_disk(self, folder: str) -> str:
+        names = [folder, *(unicodedata.normalize(form, folder) for form in ("NFC", "NFD"))]
+        paths = [os.path.join(self.folder, name) for name in names]
+        return next((path for path in paths if os.path.isdir(path)), paths[0])
 
     def find(self, i: str) -> str | None:
         """Returns the path of an id's file, None if there is none.
@@ -211,43 +246,98 @@ class FileFinder:
           UserError: several files fit.
         """
         folder, stem = os.path.split(i)
-        names = self._in(folder).get(stem, [])
+        names = self._in(folder).get(composed(stem), [])
         if len(names) > 1:
             raise UserError(
                 f"Several files fit id '{i}'.",
                 where=os.path.join(self.folder, folder),
                 received=", ".join(names),
-                fix="keep one of them",
+                accepted="one image of that name in --images_dir, and one mask in --masks_dir",
+                fix="where one of them is the mask, put the masks into a folder of their own; "
+                "else keep one of them",
             )
-        return os.path.join(self.folder, folder, names[0]) if names else None
+        return os.path.join(self._folder_on_disk(folder), names[0]) if names else None
+
+    def near(self, i: str, most: int = 3) -> list[str]:
+        """Returns files of an id's folder whose names hold the id or look like it."""
+        folder, stem = os.path.split(i)
+        stems = {k: names[0] for k, names in self._in(folder).items() if k != composed(stem)}
+        found = [k for k in stems if composed(stem) in k]
+        if not found and len(stems) < _MAX_COMPARED:
+            found = difflib.get_close_matches(composed(stem), stems, n=most, cutoff=0.7)
+        return [stems[k] for k in found[:most]]
 
 
-def find_all(ids: Sequence[str], finder: FileFinder, *, split: str, what: str) -> list[str]:
+def find_all(ids: Sequence[str], finder: Any, *, split: str, what: str) -> list[str]:
     """Returns the file of every id.
 
+    Args:
+      ids: of a list.
+      finder: a `FileFinder`, or something like it.
+      split: name of the list.
+      what: 'image' or 'mask'.
+
     Raises:
-      UserError: some have none; names how many and the first ones.
+      UserError: some have none; names how many and the first ones, and the likely cause.
     """
     paths = [finder.find(i) for i in ids]
     missing = [i for i, path in zip(ids, paths) if path is None]
     if missing:
-        extension = os.path.splitext(missing[0])[1].lower()
-        fix = "check the list and the folder"
-        if extension in finder.extensions:
-            fix = f"ids stand in the lists without '{extension}'"
-        elif what == "mask":
-            fix = (
-                "add the masks, list the split in --unlabelled_splits if it is used without them, "
-                "or give --allow_missing_masks"
-            )
         raise UserError(
             f"{len(missing)} of {len(ids)} ids of split '{split}' have no {what}.",
             where=finder.folder,
             received=", ".join(missing[:5]) + (" ..." if len(missing) > 5 else ""),
             accepted="<id> plus one of " + " ".join(sorted(finder.extensions)),
-            fix=fix,
+            fix=_advice(missing, finder, f"{split}.txt", what),
         )
     return paths
+
+
+def _is_there(finder: Any, name: str) -> bool:
+    """Says whether a file fits an id, or a file name."""
+    try:
+        return any(finder.find(i) for i in (name, os.path.splitext(name)[0]))
+    except UserError:  # several
+        return True
+
+
+def _advice(missing: Sequence[str], finder: Any, listed_in: str, what: str) -> str:
+    """Returns the next step for ids without a file."""
+    # The first may be a header.
+    for i in missing[:2]:
+        columns = [c for c in re.split(r"\s*[\s,;|]\s*", i) if c]
+        are_files = [os.path.splitext(c)[1].lower() in IMAGE_EXTENSIONS for c in columns]
+        if len(columns) > 1 and (sum(are_files) > 1 or _is_there(finder, columns[0])):
+            return (
+                f"a line of {listed_in} holds one id, not {len(columns)} columns: leave the first "
+                "one, as a path below the folder of images without extension; the mask of an id "
+                "is the file of the same name in --masks_dir"
+            )
+    i = missing[0]
+    if "\\" in i:
+        return f"write '/' between folders in {listed_in}, not '\\'"
+    stem, extension = os.path.splitext(i)
+    if extension.lower() in finder.extensions:
+        return f"ids stand in the lists without '{extension}'"
+    if os.path.basename(i) != i and _is_there(finder, os.path.basename(i)):
+        return f"the folder has '{os.path.basename(i)}': write ids as paths below it"
+    if what == "image" and class_files.is_header(i):
+        return f"the first line of {listed_in} looks like a column's header: remove it"
+    near = finder.near(i)
+    if what == "mask":
+        by_name = ""
+        if near:
+            by_name = (
+                f"the folder has {', '.join(near)}: give each mask the name of its image (take the "
+                "ending, such as '_mask', out of the names); or "
+            )
+        return by_name + (
+            "add the masks, list the split in --unlabelled_splits if it is used without them, "
+            "or give --allow_missing_masks"
+        )
+    if near:
+        return f"check the list and the folder, which has {', '.join(near)}"
+    return "check the list and the folder"
 
 
 # Images -----------------------------------------------------------------------------------------
@@ -257,7 +347,9 @@ def read_image(path: str, *, max_megapixels: float) -> tuple[bytes, Image.Image,
     """Reads an image and decodes it completely, as a check.
 
     JPEG and PNG with three colour channels keep their bytes; everything else is converted to a
-    PNG with three channels (grey repeated, palettes looked up, transparency dropped).
+    PNG with three channels of 8 bits: grey is repeated, palettes are looked up, transparency is
+    dropped; of 16 bits the high byte is kept; floating-point values within 0 and 1 are multiplied
+    by 255 and rounded.
 
     Args:
       path: the file.
@@ -267,7 +359,7 @@ def read_image(path: str, *, max_megapixels: float) -> tuple[bytes, Image.Image,
       (encoded JPEG or PNG, the decoded image in RGB, notes).
 
     Raises:
-      UserError: too big or undecodable; names the file.
+      UserError: too big, undecodable, or values of another range; names the file.
     """
     with open(path, "rb") as file:
         data = file.read()
@@ -277,6 +369,7 @@ def read_image(path: str, *, max_megapixels: float) -> tuple[bytes, Image.Image,
         if image.format in ("JPEG", "MPO", "PNG"):
             tfexample.image_size(data)  # refuses what no record may hold
         image.load()
+        rgb = _to_rgb(image, path)
     except UserError:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds, struct.error among them
@@ -286,20 +379,57 @@ def read_image(path: str, *, max_megapixels: float) -> tuple[bytes, Image.Image,
             received=f"{type(error).__name__}: {error}",
             fix="replace the file or remove its id from the lists",
         ) from None
+    notes = []
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+        notes.append(f"{image.format} image of several pages or frames: the first was taken")
+    if max(high for _, high in rgb.getextrema()) <= _NEARLY_BLACK:
+        notes.append(
+            f"image nearly black, no value above {_NEARLY_BLACK} of 255 (values of "
+            "another range, such as 12 bits in 16 or 0 to 1 in 8?)"
+        )
     # MPO is a JPEG with further pictures behind the first (phones).
-    keeps = image.mode == "RGB" and image.format in ("JPEG", "MPO", "PNG")
-    if keeps:
-        return data, image, []
-    note = f"{image.format} image of mode {image.mode} converted to RGB PNG"
-    if image.mode.startswith("I"):
-        # Pillow clips 16-bit grey to 255; TensorFlow keeps the high byte, and so do we.
-        grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
-        rgb = Image.fromarray(grey).convert("RGB")
-    else:
-        rgb = image.convert("RGB")
+    if image.mode == "RGB" and image.format in ("JPEG", "MPO", "PNG"):
+        return data, image, notes
+    dropped = ""
+    may_be_clear = {"A", "a"} & {*image.getbands()} or "transparency" in image.info
+    if may_be_clear and image.convert("RGBA").getextrema()[3][0] < 255:
+        dropped = ", transparency dropped"
+    notes.insert(0, f"{image.format} image of mode {image.mode} converted to RGB PNG{dropped}")
     if image.getexif().get(_EXIF_ORIENTATION):
         rgb.getexif()[_EXIF_ORIENTATION] = image.getexif()[_EXIF_ORIENTATION]
-    return encode_png(rgb), rgb, [note]
+    return encode_png(rgb), rgb, notes
+
+
+def _to_rgb(image: Image.Image, path: str) -> Image.Image:
+    """Returns a decoded image with three channels of 8 bits; see `read_image`."""
+    if not image.mode.startswith(("I", "F")):
+        return image.convert("RGB")
+    values = np.asarray(image)
+    low, high = values.min(), values.max()
+    if image.mode == "F":
+        # NaN fails here too.
+        if not (low >= 0 and high <= 1):
+            raise UserError(
+                "An image has floating-point values whose scale is not known (mode F).",
+                where=path,
+                received=f"values from {low:g} to {high:g}",
+                accepted="floating-point values within 0 and 1, which are multiplied by 255; or 8 "
+                "bits",
+                fix="save the images with 8 bits, all of them scaled in the same way",
+            )
+        grey = np.rint(values * 255)
+    else:
+        # Pillow clips 16-bit grey to 255; TensorFlow keeps the high byte, and so do we.
+        if low < 0 or high > 65535 or 0 < high < 256:
+            raise UserError(
+                f"An image has integers of another range than 16 bits (mode {image.mode}).",
+                where=path,
+                received=f"values from {low} to {high}",
+                accepted="0 to 65535, of which the high byte is kept; or 8 bits",
+                fix="save the images with 8 bits, all of them scaled in the same way",
+            )
+        grey = values.astype(np.int64) >> 8
+    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
 
 
 def check_megapixels(where: str, height: int, width: int, max_megapixels: float) -> None:
@@ -353,6 +483,8 @@ def _orient(
 def read_mask(path: str, *, max_megapixels: float) -> tuple[np.ndarray, list[str]]:
     """Reads a mask of class ids: one channel, or a palette, whose indices are the ids.
 
+    Three equal channels are read as one. Floating-point masks must hold whole numbers.
+
     Args:
       path: a lossless image file.
       max_megapixels: cap, from the header.
@@ -366,13 +498,8 @@ def read_mask(path: str, *, max_megapixels: float) -> tuple[np.ndarray, list[str
     try:
         image = Image.open(path)
         check_megapixels(path, image.height, image.width, max_megapixels)
-        if image.format in ("JPEG", "MPO"):
-            raise UserError(
-                "A mask is a JPEG: its compression changes class ids.",
-                where=path,
-                accepted="PNG (or another lossless format) of class ids",
-                fix="make the mask again without JPEG",
-            )
+        _check_stores_ids(image, path)
+        step = _grey_step(image, path)
         image.load()
     except UserError:
         raise
@@ -385,20 +512,102 @@ def read_mask(path: str, *, max_megapixels: float) -> tuple[np.ndarray, list[str
             received=f"{type(error).__name__}: {error}",
             fix="replace the file",
         ) from None
-    if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
+    values, notes = np.array(image), []
+    if image.mode not in ("P", "L", "1", "F") and not image.mode.startswith("I"):
+        values = _grey_of_equal_channels(image, path)
+        notes.append("mask of equal colour channels: their value was taken as the class id")
+    if values.dtype == bool:
+        values = values.astype(np.uint8)
+    ids = whole_ids(values, where=path) // step
+    return ids, notes + _palette_notes(image, ids)
+
+
+def _check_stores_ids(image: Image.Image, path: str) -> None:
+    """Refuses files whose values Pillow does not give as they were saved.
+
+    Raises:
+      UserError: lossy compression, several pages, an inverted or a scaled grey.
+    """
+    compression = image.info.get("compression")
+    if image.format in _LOSSY_FORMATS or compression in _LOSSY_COMPRESSIONS:
+        what = {"MPO": "JPEG"}.get(image.format, image.format)
         raise UserError(
-            "A mask has colours, not class ids.",
+            f"A mask is a {what}: its compression changes class ids.",
             where=path,
-            received=f"mode {image.mode}, {len(image.getbands())} channels",
-            accepted="one channel of class ids, or a palette PNG whose indices are the class ids",
-            fix="save the class ids; RGB renderings of masks cannot be read",
+            received=f"{image.format}" + (f", compression {compression}" if compression else ""),
+            accepted="PNG (or another lossless format) of class ids",
+            fix="make the mask again without lossy compression",
         )
-    ids = np.array(image)
-    if ids.dtype == bool:
-        ids = ids.astype(np.uint8)
-    if image.mode == "L" and image.format == "PNG":
-        ids = ids // _png_grey_step(path)
-    return ids, _palette_notes(image, ids)
+    wrong = None
+    if getattr(image, "n_frames", 1) > 1:
+        wrong = f"{image.n_frames} pages or frames"
+    elif image.format == "TIFF" and image.tag_v2.get(_TIFF_PHOTOMETRIC) == 0:
+        wrong = "inverted grey (TIFF with WhiteIsZero, 'inverting LUT' in ImageJ)"
+    elif image.format == "PPM" and image.mode in ("L", "I", "RGB"):
+        arguments = image.tile[0][3]
+        if isinstance(arguments, tuple) and arguments[-1] not in (255, 65535):
+            wrong = f"a maximum of {arguments[-1]}, by which the values would be scaled"
+    if wrong is not None:
+        raise UserError(
+            "A mask does not hold one plain map of class ids.",
+            where=path,
+            received=f"{image.format} with {wrong}",
+            accepted="one channel of class ids, or a palette PNG whose indices are the class ids",
+            fix="save the class ids as PNG with 8 bits",
+        )
+
+
+def _grey_of_equal_channels(image: Image.Image, path: str) -> np.ndarray:
+    """Returns the value of a mask whose colour channels are equal, [H, W] uint8.
+
+    Raises:
+      UserError: they are not, some pixel is transparent, or 16 bits were cut to 8.
+    """
+    received = f"mode {image.mode}, {len(image.getbands())} channels"
+    if image.mode in ("RGB", "RGBA", "LA") and _bits(image, path) <= 8:
+        channels = np.asarray(image)
+        colors = channels[..., :3] if image.mode.startswith("RGB") else channels[..., :1]
+        opaque = image.mode == "RGB" or (channels[..., -1] == 255).all()
+        if opaque and (colors == colors[..., :1]).all():
+            return colors[..., 0]
+        if not opaque:
+            received += ", transparent pixels"
+    raise UserError(
+        "A mask has colours, not class ids.",
+        where=path,
+        received=received,
+        accepted="one channel of class ids, or a palette PNG whose indices are the class ids",
+        fix="save the class ids; RGB renderings of masks cannot be read",
+    )
+
+
+def whole_ids(values: np.ndarray, *, where: str) -> np.ndarray:
+    """Returns a map of class ids as integers.
+
+    Args:
+      values: [H, W] of any kind of number.
+      where: the mask's file.
+
+    Raises:
+      UserError: another shape, or values that are no whole numbers.
+    """
+    if values.ndim == 2 and values.dtype.kind in "uib":
+        return values
+    if (
+        values.ndim != 2
+        or values.dtype.kind != "f"
+        or not np.isfinite(values).all()
+        or (values != np.floor(values)).any()
+    ):
+        raise UserError(
+            "A mask is not a map of class ids.",
+            where=where,
+            received=f"{values.dtype}, shape {list(values.shape)}"
+            + (", values that are no whole numbers" if values.dtype.kind == "f" else ""),
+            accepted="whole numbers [height, width]",
+            fix="save the class ids; scores must be turned into ids first",
+        )
+    return values.astype(np.int64)
 
 
 def read_mat(path: str, pick: Callable[[Any], Any], *, accepted: str) -> np.ndarray:
@@ -425,12 +634,20 @@ def read_mat(path: str, pick: Callable[[Any], Any], *, accepted: str) -> np.ndar
         ) from None
 
 
-def _png_grey_step(path: str) -> int:
+def _bits(image: Image.Image, path: str) -> int:
+    """Returns the bits that the file stores per value."""
+    if image.format == "PNG":
+        with open(path, "rb") as file:
+            return file.read(25)[24]
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(_TIFF_BITS, (1,)))
+    return 8
+
+
+def _grey_step(image: Image.Image, path: str) -> int:
     """Returns the factor by which Pillow spreads grey values of fewer than 8 bits."""
-    with open(path, "rb") as file:
-        header = file.read(26)
-    bits, color_type = header[24], header[25]
-    return 255 // (2**bits - 1) if color_type == 0 and bits < 8 else 1
+    bits = _bits(image, path) if image.mode == "L" else 8
+    return 255 // (2**bits - 1) if bits < 8 else 1
 
 
 def _palette_notes(image: Image.Image, ids: np.ndarray) -> list[str]:
@@ -489,7 +706,8 @@ def map_ids(
             where=where,
             received=", ".join(map(str, wrong[:20])),
             accepted=f"0 to {spec.num_classes - 1}, and {spec.ignore_label} (ignore)",
-            fix="check the class names and --ignore_label, or map the ids with --label_map",
+            fix="check the class names (do they begin with background?) and --ignore_label, or "
+            "map the ids with --label_map",
         )
     return ids.astype(np.uint8)
 
@@ -544,8 +762,17 @@ class Encoder:
         data, image, notes = read_image(source.image, max_megapixels=self.max_megapixels)
         ids = None
         if source.mask is not None:
-            where = source.mask if isinstance(source.mask, str) else f"annotations of {source.id}"
-            ids, mask_notes = self._read_mask(source.mask, (image.height, image.width))
+            where = source.mask
+            if not isinstance(source.mask, str):
+                where = getattr(source.mask, "where", f"annotations of {source.id}")
+            elif os.path.samefile(source.mask, source.image):
+                raise UserError(
+                    f"The mask of '{source.id}' is the image itself.",
+                    where=source.image,
+                    accepted="a mask of the image's name in --masks_dir, a folder of its own",
+                    fix=_advice_on_pairs(source.mask),
+                )
+            ids, mask_notes = self._read_mask(source.mask, self._size(image))
             ids = map_ids(ids, self.label_map, self.spec, where=where)
             notes += mask_notes
         data, image, orientation_notes = _orient(
@@ -569,6 +796,13 @@ class Encoder:
             notes=(*source.notes, *notes, *orientation_notes),
         )
 
+    def _size(self, image: Image.Image) -> tuple[int, int]:
+        """Returns (height, width) of the image as it will be stored, as far as flags tell."""
+        tag = image.getexif().get(_EXIF_ORIENTATION, 1)
+        if self.exif_orientation == "apply" and tag in _TRANSPOSED:
+            return image.width, image.height
+        return image.height, image.width
+
     def _read_mask(self, mask: Any, size: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
         if self.mask_reader is not None:
             return self.mask_reader(mask, size)
@@ -580,6 +814,17 @@ class Encoder:
         if ids is None or source.image_labels_unknown:
             return None
         return classes_in(ids, self.spec)
+
+
+def _advice_on_pairs(path: str) -> str:
+    """Returns the next step where image and mask lie side by side under other names."""
+    folder, name = os.path.split(path)
+    near = FileFinder(folder).near(os.path.splitext(name)[0])
+    beside = f" (beside it lie {', '.join(near)})" if near else ""
+    return (
+        f"copy the masks{beside} into a folder of their own, under the names of their images "
+        "without an ending such as '_mask', and give that folder with --masks_dir"
+    )
 
 
 def classes_in(ids: np.ndarray, spec: DatasetSpec) -> tuple[int, ...]:
@@ -648,7 +893,19 @@ def mask_paths(
     if unlabelled or finder is None:
         return [None] * len(ids)
     if allow_missing:
-        return [finder.find(i) for i in ids]
+        paths = [finder.find(i) for i in ids]
+        if not any(paths):
+            near = finder.near(ids[0])
+            raise UserError(
+                f"Not one of the {len(ids)} ids of split '{split}' has a mask.",
+                where=finder.folder,
+                received=", ".join(ids[:5]) + (" ..." if len(ids) > 5 else ""),
+                accepted="<id> plus one of " + " ".join(sorted(finder.extensions)),
+                fix=(f"the folder has {', '.join(near)}: " if near else "")
+                + "give each mask the name of its image, or list the split in --unlabelled_splits "
+                "if it is used without masks",
+            )
+        return paths
     return find_all(ids, finder, split=split, what="mask")
 
 
@@ -695,7 +952,17 @@ def write(
 def finish(
     reports: Sequence[writing.SplitReport], spec: DatasetSpec, output_dir: str, started: float
 ) -> None:
-    """Prints what was written."""
+    """Prints what was written, and warns of classes that may mean something else."""
     print(writing.describe(reports, spec))
+    with_masks = [r for r in reports if r.num_masks]
+    num_labelled = np.zeros(spec.num_classes, np.int64)
+    num_labelled[spec.first_image_class :] = sum(r.images_per_class for r in reports)
+    for warning in class_files.warnings(
+        spec,
+        {r.split: r.pixels for r in with_masks},
+        num_labelled,
+        are_pseudo=any(r.num_pseudo_labels for r in with_masks),
+    ):
+        print(f"warning: {warning}")
     count = sum(r.count for r in reports)
     print(f"{count} records in {time.monotonic() - started:.1f} s: {output_dir}", flush=True)

@@ -72,7 +72,7 @@ def count_pixels(label: np.ndarray, spec: DatasetSpec) -> np.ndarray:
 
     A class that is the ignore label too (ADE20K's 0) counts as ignored.
     """
-    counts = np.bincount(label.reshape(-1), minlength=256).astype(np.int64)
+    counts = np.bincount(label.reshape(-1), minlength=max(256, spec.num_classes)).astype(np.int64)
     ignored = counts[spec.ignore_label]
     counts[spec.ignore_label] = 0
     return np.append(counts[: spec.num_classes], ignored)

@@ -1,0 +1,761 @@
+"""Data as other tools write them: read right, refused in one message, or told with a warning."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.test_check import problems_of
+from tests.test_converters import picture, pixels, save
+from tfrecords_tools import build_coco, build_folder, build_voc2012, check, class_files, common
+from tfseg.data import writing
+from tfseg.data.specs import DATASETS, DatasetSpec
+from tfseg.errors import UserError
+
+SPEC = DatasetSpec("folder", ("background", "cat", "dog"))
+
+
+def make_lists(folder, text, split="train"):
+    (folder / "lists").mkdir(exist_ok=True)
+    (folder / "lists" / f"{split}.txt").write_text(text)
+
+
+def sources(folder, masks="masks", **options):
+    return build_folder.make_sources(
+        common.read_splits(str(folder / "lists")),
+        common.FileFinder(str(folder / "images")),
+        common.FileFinder(str(folder / masks)),
+        options.pop("labels", None),
+        **options,
+    )
+
+
+# Class files -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("name,r,g,b\nbackground,0,0,0\ncat,128,0,0\n", "table .CSV. of 4 columns with commas"),
+        ("Pixel Value, Class\n0, background\n1, cat\n", "table .CSV. of 2 columns"),
+        ("name,note\nbackground\ncat\n", "table .CSV."),
+        ("background;0\ncat;1\n", "semicolons"),
+        ("0\tbackground\n1\tcat\n", "tabs"),
+        ('["background", "cat"]', "JSON"),
+        ('{"0": "background",\n"1": "cat"}', "JSON"),
+        ('"background"\n"cat"\n', "quoted list"),
+        ("names:\n  0: background\n  1: cat\n", "YAML"),
+        ("- background\n- cat\n", "YAML"),
+        ("0 background\n1 cat\n2 dog\n", "number before each name"),
+        ("7: road\n8: sidewalk\n", "number before each name"),
+        ("1. cat\n2. dog\n", "number before each name"),
+        ("class\nbackground\ncat\n", "header"),
+        ("label\ncat\ndog\n", "header"),
+        ("__ignore__\n_background_\ncat\n", "reserved name of labelme"),
+        ("void\nbackground\ncat\n", "'background' has id 1"),
+        ("cat\ndog\nbackground\n", "'background' has id 2"),
+        ("background\n\ncat\n", "line 2"),
+        ("# classes\nbackground\ncat\n", "line 1"),
+        ("background\ncat\ncat\n", "twice"),
+        ("\n\n", "holds no names"),
+    ],
+)
+def test_class_files_of_another_structure_are_refused(tmp_path, text, message):
+    path = tmp_path / "classes.txt"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        common.read_class_names(str(path), has_background=True)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "names, has_background",
+    [
+        (("background", "cat", "traffic light"), True),
+        (("_background_", "wall", "building, edifice", "sky"), True),
+        (("Hintergrund", "5 cent", "10 cent"), True),
+        (("1 cent", "2 cent", "5 cent"), False),
+        (("label", "bottle"), False),
+        (("background", *map(str, range(10))), True),
+    ],
+)
+def test_unusual_names_are_names(names, has_background):
+    text = "\n".join(names) + "\n\n"
+    assert class_files.parse(text, where="x", has_background=has_background) == names
+
+
+def test_no_known_data_set_is_warned_of():
+    for spec in DATASETS.values():
+        everywhere = np.ones(spec.num_classes + 1, int)
+        assert class_files.warnings(spec, {"train": everywhere}, np.zeros(spec.num_classes)) == []
+
+
+def test_more_names_than_a_mask_can_hold():
+    names = [f"c{k}" for k in range(256)]
+    class_files.check_ignore_label(names[:255], 255, where="classes.txt")
+    class_files.check_ignore_label(names, 0, where="classes.txt")
+    with pytest.raises(UserError, match="at most 255"):
+        class_files.check_ignore_label(names, 255, where="classes.txt")
+    with pytest.raises(UserError, match="at most 256"):
+        class_files.check_ignore_label([*names, "more"], 0, where="classes.txt")
+
+
+@pytest.mark.parametrize(
+    "mask, labels, cause",
+    [
+        # 255 is the object, not the ignore label.
+        (np.eye(8) * 255, None, '"255": 1'),
+        (np.zeros((8, 8)), None, "all masks are 'background'"),
+        (np.zeros((8, 8)), (1,), "objects may lack outlines"),
+        (np.eye(8), None, "ids end at 1"),
+    ],
+)
+def test_a_class_without_a_pixel_is_a_warning_everywhere(tmp_path, capsys, mask, labels, cause):
+    save(tmp_path / "a.png", picture(0, 8, 8))
+    save(tmp_path / "m.png", mask)
+    source = common.Source("a", str(tmp_path / "a.png"), str(tmp_path / "m.png"), labels)
+    out = str(tmp_path / "out")
+    reports = writing.write_splits(
+        out, SPEC, {"train": [source]}, common.Encoder(SPEC), num_shards=1, num_workers=1
+    )
+    common.finish(reports, SPEC, out, 0.0)
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("warning: ")]
+    assert "'dog'" in line and cause in line and "split train" in line
+    assert problems_of(out) == {}
+    results, _, _ = check.check(out)
+    assert line in check.describe(results, [], [], SPEC, max_listed=1)
+
+
+def test_every_class_shown_is_no_warning():
+    some, none = np.array([5, 1, 1, 9]), np.zeros(4, int)
+    assert class_files.warnings(SPEC, {"train": some, "more": none}, np.zeros(3)) == []
+    assert class_files.warnings(SPEC, {}, np.ones(3)) == []
+
+
+def test_a_class_that_only_another_split_shows_is_told():
+    pixels = {"train": np.array([5, 0, 1, 9]), "val": np.array([5, 1, 1, 0])}
+    (warning,) = class_files.warnings(SPEC, pixels, np.zeros(3))
+    assert "no mask of split train has a pixel of class 'cat', masks of other" in warning
+
+
+def test_records_of_classes_that_are_other_lines_or_ignored_are_warned_of():
+    spec = DatasetSpec("x", ("name,r,g,b", "background,0,0,0", "cat,128,0,0"))
+    (warning,) = class_files.warnings(spec, {"train": np.ones(4, int)}, np.zeros(3))
+    assert "table (CSV)" in warning
+    spec = DatasetSpec("x", ("background", *(f"thing {k}" for k in range(1, 256))))
+    (warning,) = class_files.warnings(spec, {"train": np.ones(257, int)}, np.zeros(256))
+    assert "'thing 255'" in warning and "ignore label" in warning
+    spec = DatasetSpec("x", ("background", *(f"thing {k}" for k in range(300))))
+    counts = writing.count_pixels(np.zeros((2, 2), np.uint8), spec)
+    assert any("256" in w for w in class_files.warnings(spec, {"train": counts}, np.zeros(301)))
+
+
+# Images ------------------------------------------------------------------------------------------
+
+
+def read_image(path):
+    data, _, notes = common.read_image(str(path), max_megapixels=1)
+    return pixels(data), notes
+
+
+def test_float_images_within_0_and_1_are_scaled(tmp_path):
+    values = np.linspace(0, 1, 80, dtype=np.float32).reshape(8, 10)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    rgb, notes = read_image(tmp_path / "a.tif")
+    np.testing.assert_array_equal(rgb, np.rint(values * 255)[..., None].repeat(3, -1))
+    assert "mode F" in notes[0]
+
+
+@pytest.mark.parametrize("high", [1.5, 255.0, -1.0, np.nan, np.inf])
+def test_float_images_of_another_range_are_refused(tmp_path, high):
+    Image.fromarray(np.full((4, 4), high, np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(UserError, match="mode F") as error:
+        read_image(tmp_path / "a.tif")
+    assert "a.tif" in str(error.value) and "0 and 1" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.arange(16, dtype=np.uint16).reshape(4, 4),
+        np.full((4, 4), 70000, np.int32),
+        np.full((4, 4), -5, np.int32),
+    ],
+)
+def test_integers_of_another_range_are_refused(tmp_path, values):
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    with pytest.raises(UserError, match="another range than 16 bits"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_twelve_bits_in_sixteen_and_other_black_pictures_are_told(tmp_path):
+    Image.fromarray(np.full((4, 4), 4095, np.uint16)).save(tmp_path / "a.png")
+    save(tmp_path / "b.png", np.ones((4, 4, 3)))
+    for name in ("a.png", "b.png"):
+        assert any("nearly black" in note for note in read_image(tmp_path / name)[1])
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr"])
+def test_every_mode_becomes_the_picture_that_it_shows(tmp_path, mode):
+    image = Image.fromarray(picture(3).astype(np.uint8)).convert(mode)
+    image.save(tmp_path / "a.tif")
+    rgb, notes = read_image(tmp_path / "a.tif")
+    np.testing.assert_array_equal(rgb, np.asarray(image.convert("RGB")))
+    assert mode in notes[0] and "dropped" not in notes[0]
+
+
+def test_dropped_transparency_and_further_pages_are_told(tmp_path):
+    image = Image.fromarray(picture(3).astype(np.uint8))
+    image.putalpha(100)
+    image.save(tmp_path / "a.png")
+    assert "transparency dropped" in read_image(tmp_path / "a.png")[1][0]
+    image = image.convert("RGB")
+    image.save(tmp_path / "a.tif", save_all=True, append_images=[image])
+    assert any("several pages" in note for note in read_image(tmp_path / "a.tif")[1])
+
+
+# Masks -------------------------------------------------------------------------------------------
+
+IDS = np.array([[0, 1], [2, 255]])
+
+
+def read_mask(path):
+    return common.read_mask(str(path), max_megapixels=1)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.fromarray(IDS.astype(np.uint8)),
+        Image.fromarray(IDS.astype(np.uint16)),
+        Image.fromarray(IDS.astype(np.int32)),
+        Image.fromarray(IDS.astype(np.float32)),
+        Image.fromarray(IDS.astype(np.uint8)).convert("RGB"),
+        Image.fromarray(IDS.astype(np.uint8)).convert("RGBA"),
+        Image.fromarray(IDS.astype(np.uint8)).convert("LA"),
+    ],
+)
+def test_ids_of_any_mode_are_the_same(tmp_path, image):
+    image.save(tmp_path / "m.tif")
+    ids, _ = read_mask(tmp_path / "m.tif")
+    assert ids.dtype.kind in "iu" and ids.tolist() == IDS.tolist()
+
+
+def test_one_bit_is_0_and_1(tmp_path):
+    Image.fromarray(np.eye(3) > 0).save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png")[0].tolist() == np.eye(3).tolist()
+
+
+def transparent(image):
+    image.putalpha(9)
+    return image
+
+
+@pytest.mark.parametrize(
+    "image, name, options, message",
+    [
+        (Image.fromarray(IDS.astype(np.float32) / 255), "m.tif", {}, "no whole numbers"),
+        (transparent(Image.new("L", (4, 4))), "m.png", {}, "transparent pixels"),
+        (Image.fromarray(picture(0).astype(np.uint8)), "m.png", {}, "has colours"),
+        (Image.new("RGB", (4, 4)), "m.webp", {}, "compression changes"),
+        (Image.new("L", (16, 16)), "m.tif", {"compression": "jpeg"}, "compression changes"),
+        (
+            Image.new("L", (4, 4)),
+            "m.tif",
+            {"save_all": True, "append_images": [Image.new("L", (4, 4))]},
+            "2 pages",
+        ),
+        (Image.new("L", (4, 4)), "m.tif", {"tiffinfo": {262: 0}}, "inverted grey"),
+    ],
+)
+def test_masks_whose_values_are_not_the_ids_are_refused(tmp_path, image, name, options, message):
+    image.save(tmp_path / name, **options)
+    with pytest.raises(UserError, match=message) as error:
+        read_mask(tmp_path / name)
+    assert name in str(error.value)
+
+
+def test_scaled_grey_is_refused(tmp_path):
+    (tmp_path / "m.ppm").write_bytes(b"P5 2 1 2\n\x00\x02")
+    with pytest.raises(UserError, match="maximum of 2"):
+        read_mask(tmp_path / "m.ppm")
+
+
+def test_sixteen_bit_colours_are_not_cut_to_ids(tmp_path):
+    import struct
+    import zlib
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    png += chunk(b"IDAT", zlib.compress(b"\0" + b"\1\0" * 3)) + chunk(b"IEND", b"")
+    (tmp_path / "m.png").write_bytes(png)
+    with pytest.raises(UserError, match="has colours"):
+        read_mask(tmp_path / "m.png")
+
+
+def test_sbd_masks_are_not_wrapped(tmp_path):
+    from scipy.io import savemat
+
+    path = str(tmp_path / "x.mat")
+    savemat(path, {"GTcls": {"Segmentation": np.full((2, 2), 257.0)}})
+    assert build_voc2012.read_sbd_mask(path).tolist() == [[257, 257]] * 2
+    savemat(path, {"GTcls": {"Segmentation": np.full((2, 2), 0.5)}})
+    with pytest.raises(UserError, match="no whole numbers"):
+        build_voc2012.read_sbd_mask(path)
+
+
+# Pairs and lists ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Images and, in a folder of their own, masks of the same names."""
+    for k, name in enumerate(("a", "b")):
+        save(tmp_path / "images" / f"{name}.jpg", picture(k))
+        save(tmp_path / "masks" / f"{name}.png", np.full((8, 10), k))
+    make_lists(tmp_path, "a\nb\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("images/a.jpg masks/a.png\nimages/b.jpg masks/b.png\n", "one id, not 2 columns"),
+        ("a.jpg\ta.png\nb.jpg\tb.png\n", "one id, not 2 columns"),
+        ("a,a_mask\nb,b_mask\n", "one id, not 2 columns"),
+        ("image, mask\na.jpg, a.png\n", "one id, not 2 columns|header"),
+        ("a -1\nb 1\n", "one id, not 2 columns"),
+        ("filename\na\nb\n", "column's header"),
+        ("a.jpg\nb.jpg\n", "without '.jpg'"),
+        ("images/a\n", "'a': write ids as paths below it"),
+        ("images\\a\n", r"not '\\'"),
+        ("C:\\data\\a\n", "below the image folder"),
+    ],
+)
+def test_lists_of_other_tools(pairs, text, message):
+    make_lists(pairs, text)
+    with pytest.raises(UserError, match=message):
+        sources(pairs)
+
+
+def test_names_with_blanks_are_one_id(pairs):
+    save(pairs / "images" / "my photo 1.jpg", picture(0))
+    save(pairs / "masks" / "my photo 1.png", np.zeros((8, 10)))
+    make_lists(pairs, "my photo 1\n")
+    assert len(sources(pairs)["train"]) == 1
+    make_lists(pairs, "my photo 1.jpg\n")
+    with pytest.raises(UserError, match="without '.jpg'"):
+        sources(pairs)
+
+
+@pytest.mark.parametrize("ending", ["{}_mask.png", "{}-seg.png", "gt_{}.png"])
+def test_masks_of_another_name_are_named(pairs, ending):
+    for name in "ab":
+        (pairs / "masks" / f"{name}.png").rename(pairs / "masks" / ending.format(name))
+    with pytest.raises(UserError, match="give each mask the name of its image") as error:
+        sources(pairs)
+    assert ending.format("a") in str(error.value)
+    with pytest.raises(UserError, match="Not one of the 2 ids") as error:
+        sources(pairs, allow_missing_masks=True)
+    assert ending.format("a") in str(error.value)
+
+
+@pytest.mark.parametrize("extension", ["jpg", "png"])
+def test_image_and_mask_side_by_side(pairs, extension):
+    for name in "ab":
+        Image.open(pairs / "images" / f"{name}.jpg").save(pairs / "images" / f"{name}.{extension}")
+        (pairs / "masks" / f"{name}.png").rename(pairs / "images" / f"{name}_mask.png")
+    if extension != "jpg":
+        for name in "ab":
+            (pairs / "images" / f"{name}.jpg").unlink()
+    (source, _) = sources(pairs, masks="images")["train"]
+    with pytest.raises(UserError, match="is the image itself") as error:
+        common.Encoder(SPEC)(source)
+    assert "a_mask.png" in str(error.value) and "--masks_dir" in str(error.value)
+
+
+def test_image_and_mask_of_one_stem_in_one_folder(pairs):
+    for name in "ab":
+        (pairs / "masks" / f"{name}.png").rename(pairs / "images" / f"{name}.png")
+    with pytest.raises(UserError, match="put the masks into a folder of their own"):
+        sources(pairs, masks="images")
+
+
+def test_decomposed_names_are_found(pairs):
+    composed, decomposed = "\u00e9t\u00e9/caf\u00e9", "e\u0301te\u0301/cafe\u0301"
+    save(pairs / "images" / f"{decomposed}.jpg", picture(0))
+    save(pairs / "masks" / f"{composed}.png", np.zeros((8, 10)))
+    for listed in (composed, decomposed):
+        make_lists(pairs, listed)
+        (source,) = sources(pairs)["train"]
+        assert common.Encoder(SPEC)(source).row.id == listed
+    (pairs / "labels.csv").write_text(f"{composed},cat\n")
+    labels = build_folder.read_image_labels(str(pairs / "labels.csv"), SPEC)
+    assert sources(pairs, labels=labels)["train"][0].image_labels == (1,)
+
+
+def test_hidden_files_are_no_lists(pairs):
+    (pairs / "lists" / "._train.txt").write_bytes(b"\0\xff")
+    assert list(common.read_splits(str(pairs / "lists"))) == ["train"]
+
+
+@pytest.mark.parametrize(
+    "text, column, message",
+    [
+        ("filename,cat,dog\na.jpg,1,0\nb.jpg,0,1\n", None, "0 and 1 for each class"),
+        ("filename, cat, dog\na.jpg, 1, 0\n", None, "0 and 1 for each class"),
+        ("a,1,0\nb,0,1\n", None, "0 and 1 for each class"),
+        ("id,width,cat,dog\na,640,1,0\n", None, "0 and 1 for each class"),
+        ("id,cat\na,1\nb,0\n", None, "0 and 1 for each class"),
+        ("id,cat,dog\na,1,0\nb,0,1\n", "cat", "0 and 1 for each class"),
+        ("a,cat,dog\nb,dog,cat\n", None, "put ';' between the names"),
+        ("a cat dog\nb dog\n", None, "put a comma"),
+        ("id,what\na,katze\nb,hund\n", None, "unknown classes only"),
+    ],
+)
+@pytest.mark.parametrize("ignore_unknown", [False, True])
+def test_label_files_of_other_tools(tmp_path, text, column, message, ignore_unknown):
+    (tmp_path / "l.csv").write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        build_folder.read_image_labels(
+            str(tmp_path / "l.csv"), SPEC, column=column, ignore_unknown=ignore_unknown
+        )
+    assert "l.csv" in str(error.value) and "give --ignore_unknown" not in str(error.value)
+
+
+def test_classes_called_0_and_1_are_names(tmp_path):
+    (tmp_path / "l.csv").write_text("id,digits\na,0 1\nb,1\n")
+    spec = DatasetSpec("digits", ("background", "0", "1"))
+    labels = build_folder.read_image_labels(str(tmp_path / "l.csv"), spec)
+    assert labels.ids == {"a": (1, 2), "b": (2,)}
+
+
+# COCO --------------------------------------------------------------------------------------------
+
+SQUARE = [1, 1, 5, 1, 5, 5, 1, 5]
+
+
+def coco_file(folder, name="i.json", **changes):
+    """Writes an instances file of image 7, with one square of category 3."""
+    content = {
+        "images": [{"id": 7, "file_name": "a.jpg", "height": 8, "width": 10}],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 9, "name": "dog"}],
+        "annotations": [{"id": 1, "image_id": 7, "category_id": 3, "segmentation": [SQUARE]}],
+    }
+    for key, value in changes.items():
+        if isinstance(value, dict) and key != "content":
+            content[key][0].update(value)
+        else:
+            content[key] = value
+    (folder / name).write_text(json.dumps(content))
+    return str(folder / name)
+
+
+def coco_source(folder, path, ids="a\n", images=("a",), **options):
+    for k, name in enumerate(images):
+        save(folder / "images" / f"{name}.jpg", picture(k))
+    make_lists(folder, ids)
+    return build_coco.make_sources(
+        str(folder / "images"),
+        common.read_splits(str(folder / "lists")),
+        build_coco.read_instances([path]),
+        **options,
+    )["train"]
+
+
+def paint(source):
+    spec = DatasetSpec("c", ("background", "cat", "dog"))
+    encoder = common.Encoder(spec, mask_reader=build_coco.MaskReader(255, False))
+    encoded = encoder(source)
+    return encoded.pixels, encoded.notes
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [SQUARE],
+        SQUARE,
+        [[1, 1], [5, 1], [5, 5], [1, 5]],
+        [[[1, 1], [5, 1], [5, 5], [1, 5]]],
+        [[1.0, 1.0, 5.0, 1.0, 5.0, 5.0, 1.0, 5.0], [0, 0, 1, 1]],
+        {"size": [8, 10], "counts": [9, 4, 4, 4, 4, 4, 4, 4, 43]},
+        [{"size": [8, 10], "counts": [9, 4, 4, 4, 4, 4, 4, 4, 43]}],
+        {"size": [8, 10], "counts": "94400000S1"},
+    ],
+)
+def test_outlines_of_many_forms(tmp_path, segmentation):
+    from pycocotools import mask as coco_mask
+
+    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
+        square = np.zeros((8, 10), np.uint8, order="F")
+        square[1:5, 1:5] = 1
+        segmentation["counts"] = coco_mask.encode(square)["counts"].decode()
+    path = coco_file(tmp_path, annotations={"segmentation": segmentation})
+    counts, notes = paint(coco_source(tmp_path, path)[0])
+    assert counts.tolist() == [64, 16, 0, 0] and notes == ()
+
+
+def test_compressed_run_lengths_are_unpacked_as_pycocotools_packs_them():
+    from pycocotools import mask as coco_mask
+
+    rng = np.random.default_rng(0)
+    for share in (0.0, 0.02, 0.5, 1.0):
+        mask = np.asfortranarray(rng.random((120, 90)) < share, np.uint8)
+        runs = coco_mask.encode(mask)
+        region = build_coco.Region("1", 1, {**runs, "counts": runs["counts"].decode()}, False)
+        inside = build_coco.decode_region(region, 120, 90, where="x")
+        np.testing.assert_array_equal(inside, mask.astype(bool))
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        {"size": [8, 10], "counts": [3]},
+        {"size": [10, 8], "counts": [80]},
+        {"counts": [80]},
+        {"size": [8, 10], "counts": "zzzz"},
+        {"size": [8, 10], "counts": ""},
+        {"size": [8, 10], "counts": "\u00e9"},
+        {"size": [8, 10], "counts": [-1, 81]},
+        {"size": [8, 10], "counts": None},
+        {"all_points_x": [1, 2, 3], "all_points_y": [1, 2, 3]},
+        [{"x": 1, "y": 2}, {"x": 3, "y": 2}, {"x": 3, "y": 5}],
+        [["1", "1", "5", "1", "5", "5"]],
+        [[1, 1, 5, 1, 5, 5, 1]],
+        [[1, 1, 5, 1, 5, None]],
+        [[1, 1, 5, 1, 5, float("nan")]],
+        [[1, 1, 5, 1, 5, 1e300]],
+        [[1, 1, 5, 1, 5, 10**30]],
+        [[1, 1, 5, 1, 5, -(2**63)]],
+        [[[1, 1, 1], [5, 1, 1], [5, 5, 1], [0, 0, 1], [1, 1, 1], [2, 2, 1]]],
+        [SQUARE, {"size": [8, 10], "counts": [80]}],
+        "1,1,5,1,5,5",
+        7,
+        True,
+    ],
+)
+def test_malformed_outlines_name_file_annotation_and_image(tmp_path, segmentation):
+    path = coco_file(tmp_path, annotations={"segmentation": segmentation})
+    with pytest.raises(UserError, match="malformed") as error:
+        paint(coco_source(tmp_path, path)[0])
+    text = str(error.value)
+    for part in (path, "annotation 1", "a.jpg", "received", "accepted"):
+        assert part in text
+
+
+@pytest.mark.parametrize("segmentation", [[], [[]], None, {}, "", [[1, 1, 5, 5]], [1, 1, 5, 5]])
+def test_boxes_without_outlines(tmp_path, segmentation):
+    box = {"id": 2, "image_id": 7, "category_id": 9, "segmentation": segmentation, "bbox": [1] * 4}
+    path = coco_file(tmp_path, annotations=[box])
+    with pytest.raises(UserError, match="None of the 1 annotations has an outline") as error:
+        coco_source(tmp_path, path)
+    assert path in str(error.value) and "--unlabelled_splits" in str(error.value)
+    (source,) = coco_source(tmp_path, path, unlabelled_splits=["train"])
+    assert source.mask is None and source.image_labels == (2,)
+    square = {"id": 1, "image_id": 7, "category_id": 3, "segmentation": [SQUARE]}
+    path = coco_file(tmp_path, annotations=[square, box, box])
+    counts, notes = paint(coco_source(tmp_path, path)[0])
+    assert counts.tolist() == [64, 16, 0, 0]
+    assert len(notes) == 2 and all("without an outline" in note for note in notes)
+
+
+def test_outlines_in_shares_of_the_image_are_told(tmp_path):
+    share = [[0.1, 0.1, 0.3, 0.1, 0.3, 0.3]]
+    path = coco_file(tmp_path, annotations={"segmentation": share})
+    _, notes = paint(coco_source(tmp_path, path)[0])
+    assert "covers no pixel" in notes[0]
+
+
+@pytest.mark.parametrize(
+    "changes, parts",
+    [
+        (
+            {"annotations": {"category_id": 4}},
+            ("annotation 1", "a.jpg", "category_id 4", "3 (cat)"),
+        ),
+        ({"annotations": {"category_id": None}}, ("annotation 1", "a.jpg", "category_id")),
+        ({"annotations": {"category_id": [3]}}, ("annotation 1", "a.jpg", "[3]")),
+        ({"annotations": {"image_id": None}}, ("annotation 1", "image_id")),
+        ({"annotations": {"image_id": True}}, ("annotation 1", "True")),
+        ({"annotations": {"image_id": 1.5}}, ("annotation 1", "1.5")),
+        ({"annotations": {"image_id": 99}}, ("No annotation belongs", "99", "7")),
+        ({"annotations": {"iscrowd": "maybe"}}, ("annotation 1", "a.jpg", "maybe")),
+        ({"annotations": [7]}, ("annotations[0]", "received: 7")),
+        ({"annotations": {"id": None, "category_id": 4}}, ("annotation None",)),
+        ({"annotations": None}, ("NoneType at 'annotations'",)),
+        ({"annotations": [{"image_id": 7, "caption": "x"}]}, ("COCO captions",)),
+        ({"annotations": [{"image_id": 7, "segments_info": []}]}, ("COCO panoptic",)),
+        ({"images": {"file_name": None}}, ("images[0], image 7", "file_name")),
+        ({"images": {"file_name": "\ud800"}}, ("images[0], image 7", "file_name")),
+        ({"images": {"id": None}}, ("images[0]", "'id'")),
+        ({"images": {"height": "tall"}}, ("images[0], image 7", "tall")),
+        ({"images": {"height": -8}}, ("images[0], image 7", "-8")),
+        ({"images": {"width": [10]}}, ("images[0], image 7", "[10]")),
+        ({"images": {"width": float("nan")}}, ("images[0], image 7", "nan")),
+        (
+            {"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "b.jpg"}]},
+            ("one id",),
+        ),
+        (
+            {"images": [{"id": 7, "file_name": "a.jpg"}, {"id": 2, "file_name": "a.jpg"}]},
+            ("twice",),
+        ),
+        ({"categories": {"name": None}}, ("categories[0], category 3", "name")),
+        ({"categories": {"name": "dog"}}, ("one name", "3 (dog), 9 (dog)")),
+        ({"categories": {"id": 9}}, ("one id", "category 9")),
+        ({"categories": []}, ("no categories",)),
+        ({"categories": "cat"}, ("str at 'categories'",)),
+    ],
+)
+def test_malformed_entries_name_the_place(tmp_path, changes, parts):
+    path = coco_file(tmp_path, **changes)
+    with pytest.raises(UserError) as error:
+        build_coco.read_instances([path])
+    for part in (path, *parts):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('{"shapes": [], "imagePath": "a.jpg"}', "labelme"),
+        ('[{"image_id": 7, "category_id": 3, "score": 0.5}]', "COCO results"),
+        ('[{"id": 1, "annotations": [], "data": {}}]', "Label Studio"),
+        ("[" * 100_000, "no JSON"),
+        ("7", "a int"),
+    ],
+)
+def test_other_files_are_recognised(tmp_path, text, message):
+    (tmp_path / "i.json").write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        build_coco.read_instances([str(tmp_path / "i.json")])
+    assert "accepted: COCO's instances json" in str(error.value)
+
+
+@pytest.mark.parametrize("number", [254, 255, 299])
+def test_more_categories_than_a_mask_can_hold(tmp_path, number):
+    path = coco_file(
+        tmp_path, categories=[{"id": k, "name": f"c{k}"} for k in range(1, number + 1)]
+    )
+    if number == 254:
+        assert build_coco.read_instances([path]).spec.num_classes == 255
+        return
+    with pytest.raises(UserError, match="at most 254 categories"):
+        build_coco.read_instances([path])
+
+
+@pytest.mark.parametrize("image, annotation", [("7", 7), (7, "7"), (7.0, 7), ("x_1", "x_1")])
+def test_ids_may_be_text(tmp_path, image, annotation):
+    path = coco_file(
+        tmp_path,
+        images={"id": image},
+        annotations={"image_id": annotation, "category_id": "3", "id": "first"},
+    )
+    assert paint(coco_source(tmp_path, path)[0])[0].tolist() == [64, 16, 0, 0]
+
+
+def test_text_ids_of_categories_keep_the_order_of_the_file(tmp_path):
+    categories = [
+        {"id": "z", "name": "cat"},
+        {"id": "1_2", "name": "dog"},
+        {"id": "12", "name": "x"},
+    ]
+    path = coco_file(tmp_path, categories=categories, annotations={"category_id": "z"})
+    instances = build_coco.read_instances([path])
+    assert instances.spec.class_names == ("background", "x", "cat", "dog")
+    assert instances.images["a"].regions[0].class_id == 2
+
+
+@pytest.mark.parametrize("crowd", [0, 1, True, "0", "1", 0.0, None])
+def test_crowd_flags_of_any_kind(tmp_path, crowd):
+    path = coco_file(tmp_path, annotations={"iscrowd": crowd})
+    region = build_coco.read_instances([path]).images["a"].regions[0]
+    assert region.is_crowd == (crowd in (1, True, "1"))
+
+
+@pytest.mark.parametrize("size", [{"height": None, "width": None}, {"height": 0}, {"width": "10"}])
+def test_missing_sizes_are_those_of_the_image(tmp_path, size):
+    path = coco_file(tmp_path, images=size)
+    assert paint(coco_source(tmp_path, path)[0])[0].tolist() == [64, 16, 0, 0]
+
+
+def test_missing_sizes_are_those_of_the_turned_image(tmp_path):
+    path = coco_file(tmp_path, images={"height": None})
+    (source,) = coco_source(tmp_path, path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(tmp_path / "images" / "a.jpg", picture(0), exif=exif)
+    encoder = common.Encoder(
+        DatasetSpec("c", ("background", "cat", "dog")),
+        exif_orientation="apply",
+        mask_reader=build_coco.MaskReader(255, False),
+    )
+    row = encoder(source).row
+    assert (row.height, row.width) == (10, 8)
+
+
+@pytest.mark.parametrize("size", [{"height": 9}, {"height": 60_000, "width": 60_000}])
+def test_images_of_another_size_than_annotated(tmp_path, size):
+    path = coco_file(tmp_path, images=size)
+    with pytest.raises(UserError, match="another size") as error:
+        paint(coco_source(tmp_path, path)[0])
+    assert path in str(error.value) and "a.jpg" in str(error.value)
+
+
+def test_annotations_of_removed_images_are_counted(tmp_path):
+    one = {"id": 1, "image_id": 7, "category_id": 3, "segmentation": [SQUARE]}
+    path = coco_file(tmp_path, annotations=[one, {**one, "image_id": 8}, {**one, "image_id": "x"}])
+    instances = build_coco.read_instances([path])
+    assert len(instances.images["a"].regions) == 1
+    assert "2 annotations of images that the file does not list" in instances.notes[0]
+
+
+@pytest.mark.parametrize("name", ["_background_", "background", "Background"])
+def test_a_category_of_background_is_class_0(tmp_path, name):
+    path = coco_file(tmp_path, categories=[{"id": 0, "name": name}, {"id": 3, "name": "cat"}])
+    instances = build_coco.read_instances([path])
+    assert instances.spec.class_names == ("background", "cat")
+    assert instances.images["a"].regions[0].class_id == 1 and name in instances.notes[0]
+
+
+def entries(*names):
+    return [{"id": k, "file_name": name, "height": 8, "width": 10} for k, name in enumerate(names)]
+
+
+def test_one_name_in_two_folders_is_two_images(tmp_path):
+    annotations = [{"id": 1, "image_id": 1, "category_id": 9, "segmentation": [SQUARE]}]
+    for names in (
+        ("x/a.jpg", "y/a.jpg"),
+        ("x\\a.jpg", "y\\a.jpg"),
+        ("C:\\d\\x\\a.jpg", "/d/y/a.jpg"),
+    ):
+        path = coco_file(tmp_path, images=entries(*names), annotations=annotations)
+        first, second = coco_source(tmp_path, path, ids="x/a\ny/a\n", images=("x/a", "y/a"))
+        assert first.image_labels == () and second.image_labels == (2,)
+
+
+@pytest.mark.parametrize(
+    "names, ids, message",
+    [
+        (("x/a.jpg",), "y/a\n", "in no instances file"),
+        (("a.jpg",), "x/a\ny/a\n", "fits two image files"),
+        (("p/x/a.jpg", "q/x/a.jpg"), "x/a\n", "Several images of the instances files fit"),
+    ],
+)
+def test_folders_that_do_not_fit(tmp_path, names, ids, message):
+    path = coco_file(tmp_path, images=entries(*names), annotations=[])
+    with pytest.raises(UserError, match=message) as error:
+        coco_source(tmp_path, path, ids=ids, images=("x/a", "y/a"))
+    assert path in str(error.value)
+
+
+def test_longest_path_decides(tmp_path):
+    path = coco_file(tmp_path, images=entries("a.jpg", "x/a.jpg"), annotations=[])
+    first, second = coco_source(tmp_path, path, ids="x/a\na\n", images=("x/a", "a"))
+    assert (first.mask.name, second.mask.name) == ("x/a.jpg", "a.jpg")
