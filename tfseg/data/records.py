@@ -497,7 +497,7 @@ def _promised(dataset_dir: str, split: str) -> _Promise | None:
         )
     return _Promise(
         {shard["file"]: shard["bytes"] for shard in entry["shards"]},
-        {shard["file"]: shard["records"] for shard in entry["shards"]},
+        {shard["file"]: shard["records"] for shard in entry["shards"] if "records" in shard},
         entry.get("count"),
     )
 

@@ -32,7 +32,7 @@ SPEC_FORM = {
 _ENTRY_FORM = {
     "count?": _NATURAL,
     "num_pseudo_labels?": _NATURAL,
-    "shards": [{"file": str, "bytes": _NATURAL, "records": _NATURAL, "sha256": str}],
+    "shards": [{"file": str, "bytes": _NATURAL, "records?": _NATURAL, "sha256?": str}],
 }
 _FIX = "make the records again with one of tfrecords_tools, or mend the file"
 
