@@ -592,7 +592,7 @@ def test_outlines_in_shares_of_the_image_are_told(tmp_path):
         ({"annotations": [{"image_id": 7, "caption": "x"}]}, ("COCO captions",)),
         ({"annotations": [{"image_id": 7, "segments_info": []}]}, ("COCO panoptic",)),
         ({"images": {"file_name": None}}, ("images[0], image 7", "file_name")),
-        ({"images": {"file_name": "\ud800"}}, ("images[0], image 7", "file_name")),
+        ({"images": {"file_name": "\ud800"}}, ("half of a character",)),
         ({"images": {"id": None}}, ("images[0]", "'id'")),
         ({"images": {"height": "tall"}}, ("images[0], image 7", "tall")),
         ({"images": {"height": -8}}, ("images[0], image 7", "-8")),
@@ -627,7 +627,7 @@ def test_malformed_entries_name_the_place(tmp_path, changes, parts):
         ('{"shapes": [], "imagePath": "a.jpg"}', "labelme"),
         ('[{"image_id": 7, "category_id": 3, "score": 0.5}]', "COCO results"),
         ('[{"id": 1, "annotations": [], "data": {}}]', "Label Studio"),
-        ("[" * 100_000, "no JSON"),
+        ("[" * 100_000, "nested too deep"),
         ("7", "a int"),
     ],
 )
