@@ -642,7 +642,12 @@ def test_training_pass_is_finite_and_reaches_every_variable(variant, precision):
             loss += tf.reduce_sum(outputs["image_logits"] ** 2)
         return outputs["logits"], tape.gradient(loss, model.trainable_variables)
 
-    logits, grads = gradients(_image(batch=2))
+    try:
+        logits, grads = gradients(_image(batch=2))
+    except tf.errors.InvalidArgumentError as error:
+        if precision == "bfloat16" and "dilation rates larger than 1" in error.message:
+            pytest.skip("TensorFlow has no bfloat16 gradient of dilated convolutions on this CPU")
+        raise
     assert logits.dtype == tf.float32
     for variable, gradient in zip(model.trainable_variables, grads):
         assert gradient is not None, variable.name

@@ -28,6 +28,7 @@ imported, hence the check below.
 """
 
 import os
+import platform
 import sys
 import warnings
 
@@ -50,6 +51,10 @@ def _select_keras_2() -> None:
     # logged as errors,
     # that a user can do nothing about. A value that the user has chosen stays.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # On processors without AVX-512 TensorFlow leaves oneDNN off, and then dilated convolutions have
+    # no gradient there. Where it is on by default this changes nothing.
+    if platform.machine() == "x86_64":
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     # Deprecation notes of third-party modules, addressed to their authors.
     for module in (r"tensorflow.*", r"tf_keras.*", r"keras.*", r"official.*", r"google\..*"):
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=module)
