@@ -592,7 +592,7 @@ def test_outlines_in_shares_of_the_image_are_told(tmp_path):
         ({"annotations": [{"image_id": 7, "caption": "x"}]}, ("COCO captions",)),
         ({"annotations": [{"image_id": 7, "segments_info": []}]}, ("COCO panoptic",)),
         ({"images": {"file_name": None}}, ("images[0], image 7", "file_name")),
-        ({"images": {"file_name": "\ud800"}}, ("half of a character",)),
+        ({"images": {"file_name": "\ud800"}}, ("images[0], image 7", "file_name")),
         ({"images": {"id": None}}, ("images[0]", "'id'")),
         ({"images": {"height": "tall"}}, ("images[0], image 7", "tall")),
         ({"images": {"height": -8}}, ("images[0], image 7", "-8")),

@@ -134,7 +134,9 @@ class _Reader:
     def content(self) -> dict[str, list[dict[str, Any]]]:
         """Returns the lists of the file."""
         what = "An instances file has another structure."
-        content = common.read_json(self.path, None, what="An instances file", accepted=_STRUCTURE)
+        content = common.read_json(
+            self.path, None, what="An instances file", accepted=_STRUCTURE, check_texts=False
+        )
         items = content if isinstance(content, list) else [content]
         first = items[0] if items and isinstance(items[0], dict) else {}
         others = _OTHER_ITEMS if isinstance(content, list) else _OTHER_FILES

@@ -121,14 +121,18 @@ def read_text(path: str) -> str:
         raise UserError("A text file is not UTF-8.", where=path, received=str(error)) from None
 
 
-def read_json(path: str, form: Any, *, what: str, accepted: str | None = None) -> Any:
+def read_json(
+    path: str, form: Any, *, what: str, accepted: str | None = None, check_texts: bool = True
+) -> Any:
     """Reads a user's JSON file of any length; see `tfseg.files.read_json`.
 
     Raises:
       UserError: there is no such file, or it is not as `form` says.
     """
     try:
-        return files.read_json(path, form, what=what, accepted=accepted, max_bytes=None)
+        return files.read_json(
+            path, form, what=what, accepted=accepted, max_bytes=None, check_texts=check_texts
+        )
     except FileNotFoundError:
         raise UserError("No such file.", where=path) from None
 

@@ -102,6 +102,7 @@ def read_json(
     accepted: str | None = None,
     fix: str | None = None,
     max_bytes: int | None = _MAX_JSON_BYTES,
+    check_texts: bool = True,
 ) -> Any:
     """Reads a JSON file in UTF-8, with or without a byte-order mark.
 
@@ -113,6 +114,8 @@ def read_json(
       accepted: what is right, for messages about the whole file.
       fix: the next step, for every message.
       max_bytes: a longer file is refused; None: none is. Only data of users may be that long.
+      check_texts: refuse texts that hold half of a character; False: the caller does, who can name
+        the place.
 
     Returns:
       The content.
@@ -159,7 +162,7 @@ def read_json(
     else:
         raise bad("is nested too deep", f"more than {_MAX_DEPTH} levels")
     # Such a text can be neither printed nor written.
-    if _SURROGATE.search(data) and (text := _half_character(content)) is not None:
+    if check_texts and _SURROGATE.search(data) and (text := _half_character(content)) is not None:
         raise bad("holds half of a character", ascii(text)[:_SHOWN])
     if form is not None:
         check_form(content, form, what=what, where=where, fix=fix)
