@@ -24,9 +24,11 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from tfseg.config import DataConfig
 from tfseg.data import pipeline, records, tfexample
+from tfseg.data.sources import make_sources
 from tfseg.data.specs import DATASETS
+from tfseg.data.stream import Stream
+from tfseg.settings.data import DataConfig
 
 HEIGHT, WIDTH, QUALITY = 375, 500, 90
 MEAN_PIXEL = (127.5, 127.5, 127.5)
@@ -107,8 +109,8 @@ def measure(
 ) -> tuple[float, float]:
     """Returns examples per second of wall clock and per second of processor time."""
     spec = DATASETS["pascal_voc_seg"]
-    streams = {"s": pipeline.Stream("train", batch_size, **asked)}
-    sources = pipeline.make_sources(streams, spec, config)
+    streams = {"s": Stream("train", batch_size, **asked)}
+    sources = make_sources(streams, spec, config)
     dataset = pipeline.make_train_dataset(streams, sources, config, mean_pixel=MEAN_PIXEL, seed=0)
     count, wall, cpu = _consume(iter(dataset), seconds, batch_size)
     return count / wall, count / cpu

@@ -21,13 +21,15 @@ import numpy as np
 import tensorflow as tf
 from turns import median_times
 
-from tfseg.config import DataConfig, ModelConfig, TrainConfig
 from tfseg.data.class_embeddings import ClassVectors
 from tfseg.data.class_splits import ClassSplit
 from tfseg.data.specs import DATASETS, DatasetSpec
-from tfseg.method_config import METHOD_CONFIGS
 from tfseg.methods import METHODS
 from tfseg.models import BACKBONES, model_builder
+from tfseg.settings.data import DataConfig
+from tfseg.settings.methods import METHOD_CONFIGS
+from tfseg.settings.network import ModelConfig
+from tfseg.settings.run import TrainConfig
 from tfseg.training.trainer import Trainer
 
 PLAIN_SPEC = DATASETS["pascal_voc_seg"]

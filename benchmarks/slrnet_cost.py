@@ -19,13 +19,14 @@ import numpy as np
 import tensorflow as tf
 from turns import median_times
 
-from tfseg.config import ModelConfig, TrainConfig
 from tfseg.data.specs import DATASETS
-from tfseg.method_config import SLRNetConfig
 from tfseg.methods.slrnet import SLRNet
 from tfseg.models import BACKBONES, model_builder
-from tfseg.models.low_rank import initial_bases
+from tfseg.models.heads.factorisation import initial_bases
 from tfseg.ops import pamr
+from tfseg.settings.methods import SLRNetConfig
+from tfseg.settings.network import ModelConfig
+from tfseg.settings.run import TrainConfig
 from tfseg.training.trainer import Trainer
 
 SPEC = DATASETS["pascal_voc_seg"]

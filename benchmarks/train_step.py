@@ -21,10 +21,11 @@ import tfseg  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 
 import tensorflow as tf
 
-from tfseg.config import ModelConfig, TrainConfig
 from tfseg.data.specs import DATASETS
 from tfseg.methods.supervised import Supervised
 from tfseg.models import BACKBONES, model_builder
+from tfseg.settings.network import ModelConfig
+from tfseg.settings.run import TrainConfig
 from tfseg.training.trainer import Trainer
 
 _MATRIX = 2048

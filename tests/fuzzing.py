@@ -36,19 +36,18 @@ import tensorflow as tf
 from PIL import Image
 
 from tests import torch_files
-from tfseg import checkpoint, initial_weights, run_record, torch_file
-from tfseg.config import DataConfig, ModelConfig, TrainConfig
-from tfseg.data import (
-    class_embeddings,
-    class_splits,
-    framing,
-    pipeline,
-    records,
-    specs,
-    tfexample,
-)
+from tfseg.data import class_embeddings, class_splits, framing, records, specs, tfexample
+from tfseg.data.sources import make_sources
+from tfseg.data.stream import Stream
 from tfseg.errors import UserError
-from tfseg.method_config import StrictConfig
+from tfseg.runs import record
+from tfseg.runs.record import NAME
+from tfseg.settings.data import DataConfig
+from tfseg.settings.methods import StrictConfig
+from tfseg.settings.network import ModelConfig
+from tfseg.settings.run import TrainConfig
+from tfseg.weights import checkpoint, torch_file
+from tfseg.weights.initial import load_pretrained
 
 # A reading that takes longer than this (of processors, since others may be at work on them too),
 # or more memory than that, is a failure.
@@ -326,8 +325,8 @@ def _read_record(folder: str, data: bytes) -> None:
     _write(folder, "train-00000-of-00001.tfrecord", _shard([good, data, good]))
     config = DataConfig(dataset_dir=folder, skip_bad_records=True, max_bad_record_fraction=1.0)
     config = dataclasses.replace(config, max_image_megapixels=MAX_MEGAPIXELS)
-    stream = pipeline.Stream("train", 1, labels="optional")
-    source = pipeline.make_sources({"stream": stream}, SPEC, config)["stream"]
+    stream = Stream("train", 1, labels="optional")
+    source = make_sources({"stream": stream}, SPEC, config)["stream"]
     num_read = 0
     for i in range(source.index.size):
         used = source.good_record(lambda k, i=i: (i + k) % source.index.size)
@@ -376,7 +375,7 @@ def _config(folder: str) -> None:
     vectors = class_embeddings.load(
         os.path.join(folder, "vectors.npz"), SPEC.class_names, norm="unit"
     )
-    run_record.write(
+    record.write(
         folder,
         model=ModelConfig(),
         data=DataConfig(drop_images="drop.txt"),
@@ -388,8 +387,8 @@ def _config(folder: str) -> None:
 
 
 def _read_config(folder: str, data: bytes) -> None:
-    _write(folder, run_record.NAME, data)
-    run_record.told(run_record.read(folder))
+    _write(folder, NAME, data)
+    record.told(record.read(folder))
 
 
 def _checkpoints(folder: str) -> None:
@@ -457,7 +456,7 @@ def _read_weights_npz(folder: str, data: bytes) -> None:
         backbone=types.SimpleNamespace(scope=scope, variables=[variable]),
         variables=[variable],
     )
-    initial_weights.load_pretrained(model, _write(folder, "weights.npz", data))
+    load_pretrained(model, _write(folder, "weights.npz", data))
     assert np.isfinite(variable.numpy()).all()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from tests.conftest import RECORD_SIZE
 from tests.programs import run
-from tfseg import checkpoint
+from tfseg.weights import checkpoint
 
 NETWORK = (
     "--model_variant=mobilenet_v2",

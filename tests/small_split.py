@@ -7,9 +7,9 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from tfseg.config import ModelConfig
 from tfseg.data import records, tfexample
 from tfseg.data.specs import DatasetSpec
+from tfseg.settings.network import ModelConfig
 
 SPEC = DatasetSpec("toy", ("background", "cat", "dog", "cow"))
 # Smaller than, equal to, and larger than the crop of 33 x 33, in one direction or both.

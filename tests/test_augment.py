@@ -6,11 +6,26 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfseg.data import augment
+from tfseg.data.augment.base import image_label_of, scale_factors
+from tfseg.data.augment.deeplab import (
+    BRIGHTNESS,
+    CONTRAST,
+    SATURATION,
+    Draws,
+    adjust_hue,
+    adjust_saturation,
+    draw,
+    jitter_window,
+    resize_label_window,
+    resize_to_range_size,
+    resize_window,
+    scaled_size,
+    training_views,
+)
 
 MEAN = (123.0, 115.0, 103.0)
 IGNORE = 255
-SCALES = augment.scale_factors(0.5, 2.0, 0.25)
+SCALES = scale_factors(0.5, 2.0, 0.25)
 
 
 def picture(height, width, seed=0):
@@ -33,11 +48,11 @@ def draws(**changes):
         "cutout_center": [0, 0],
         **changes,
     }
-    return augment.Draws(**{name: tf.constant(value) for name, value in values.items()})
+    return Draws(**{name: tf.constant(value) for name, value in values.items()})
 
 
 def views(image, label, d, crop=(33, 41), strong=False):
-    return augment.training_views(
+    return training_views(
         image, label, d, crop_size=crop, mean_pixel=MEAN, ignore_label=IGNORE, strong=strong
     )
 
@@ -47,22 +62,22 @@ def views(image, label, d, crop=(33, 41), strong=False):
 
 def test_scales_are_those_of_the_published_code():
     np.testing.assert_array_equal(SCALES, [0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0])
-    np.testing.assert_array_equal(augment.scale_factors(0.7, 0.7, 0.25), np.float32([0.7]))
-    assert augment.scale_factors(0.5, 2.0, 0.0) is None
+    np.testing.assert_array_equal(scale_factors(0.7, 0.7, 0.25), np.float32([0.7]))
+    assert scale_factors(0.5, 2.0, 0.0) is None
 
 
 @pytest.mark.parametrize("limits", [(2.0, 0.5), (0.0, 1.0), (-1.0, 1.0)])
 def test_scales_out_of_order_are_refused(limits):
     with pytest.raises(ValueError, match="positive and ordered"):
-        augment.scale_factors(*limits, 0.25)
+        scale_factors(*limits, 0.25)
 
 
 def many_draws(count, size=(40, 50), crop=(33, 41), **options):
     options = {"scales": SCALES, **options}
 
     def one(seed):
-        d = augment.draw(seed, tf.constant(size), crop_size=crop, **options)
-        return {name: getattr(d, name) for name in augment.Draws.__dataclass_fields__}
+        d = draw(seed, tf.constant(size), crop_size=crop, **options)
+        return {name: getattr(d, name) for name in Draws.__dataclass_fields__}
 
     seeds = tf.stack([tf.range(count), tf.zeros(count, tf.int32)], 1)
     dataset = tf.data.Dataset.from_tensor_slices(seeds).map(one).batch(count)
@@ -114,11 +129,11 @@ def test_step_0_draws_continuous_scales():
 @pytest.mark.parametrize("window", [(11, 13), (18, 25)])  # a small part, or most of the image
 def test_a_window_is_a_part_of_the_antialiased_resize(scale, window):
     image, _ = picture(37, 51)
-    size = augment.scaled_size(tf.constant([37, 51]), tf.constant(scale, tf.float32))
+    size = scaled_size(tf.constant([37, 51]), tf.constant(scale, tf.float32))
     whole = tf.image.resize(image, size, antialias=True).numpy()
     np.testing.assert_array_equal(size, np.trunc(np.float32([37, 51]) * np.float32(scale)))
     offset = size - tf.constant(window)  # down to the last pixel, where weights are clipped
-    part = augment.resize_window(image, size, offset, tf.constant(window))
+    part = resize_window(image, size, offset, tf.constant(window))
     np.testing.assert_allclose(part, whole[-window[0] :, -window[1] :], atol=1e-3)
 
 
@@ -127,7 +142,7 @@ def test_a_label_window_is_a_part_of_the_align_corners_resize():
 
     _, label = picture(37, 51)
     whole = resize_nearest_align_corners(label[None], (55, 76))[0].numpy()
-    part = augment.resize_label_window(
+    part = resize_label_window(
         label, tf.constant([55, 76]), tf.constant([3, 5]), tf.constant([11, 13])
     )
     np.testing.assert_array_equal(part, whole[3:14, 5:18])
@@ -142,7 +157,7 @@ def test_label_windows_of_long_images_are_exact(side, scaled):
     for axis in (0, 1):
         size = [3, 3]
         size[axis] = scaled
-        part = augment.resize_label_window(
+        part = resize_label_window(
             tf.constant(np.repeat(np.expand_dims(label, 1 - axis), 3, 1 - axis)),
             tf.constant(size),
             tf.constant([scaled - 33, 0] if axis == 0 else [0, scaled - 33]),
@@ -193,7 +208,7 @@ def test_the_cut_out_hides_a_square_from_all_but_the_weak_view():
 def test_labels_take_only_values_of_the_input(size):
     image, label = picture(*size)
     for i in range(30):
-        d = augment.draw(tf.constant([i, 1]), tf.constant(size), crop_size=(33, 41), scales=SCALES)
+        d = draw(tf.constant([i, 1]), tf.constant(size), crop_size=(33, 41), scales=SCALES)
         out = views(image, label, d, strong=bool(i % 2))
         assert out["image"].shape == (33, 41, 3)
         assert set(np.unique(out["label"])) <= {*np.unique(label), IGNORE}
@@ -206,7 +221,7 @@ def test_eager_and_inside_tf_data_agree():
     image, label = picture(40, 50)
 
     def make(seed):
-        d = augment.draw(seed, tf.shape(label), crop_size=(33, 41), scales=SCALES)
+        d = draw(seed, tf.shape(label), crop_size=(33, 41), scales=SCALES)
         return views(image, label, d, strong=True)
 
     seeds = tf.constant([[i, 5] for i in range(12)])
@@ -241,14 +256,14 @@ def through_hsv(change):
 
 @pytest.mark.parametrize("factor", [0.5, 0.9, 1.0, 1.5])
 def test_saturation_is_scaled_in_hsv(factor):
-    actual = augment.adjust_saturation(planes_of(*COLOURS), tf.constant(factor))
+    actual = adjust_saturation(planes_of(*COLOURS), tf.constant(factor))
     expected = through_hsv(lambda h, s, v: (h, min(1.0, s * factor), v))
     np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("delta", [-0.25, -0.1, 0.0, 0.2, 0.25])
 def test_hue_is_turned_in_hsv(delta):
-    actual = augment.adjust_hue(planes_of(*COLOURS), tf.constant(delta))
+    actual = adjust_hue(planes_of(*COLOURS), tf.constant(delta))
     expected = through_hsv(lambda h, s, v: ((h + delta) % 1.0, s, v))
     np.testing.assert_allclose(actual, expected, atol=1e-6)
 
@@ -260,16 +275,16 @@ def test_jitter_of_a_window_is_a_window_of_the_jitter(order):
     d = draws(jitter_order=list(order), brightness=0.3, contrast=1.4, saturation=1.5, hue=-0.2)
     x = image / 255.0
     for operation in order:
-        if operation == augment.BRIGHTNESS:
+        if operation == BRIGHTNESS:
             x = tf.image.adjust_brightness(x, 0.3)
-        elif operation == augment.CONTRAST:
+        elif operation == CONTRAST:
             x = tf.image.adjust_contrast(x, 1.4)
-        elif operation == augment.SATURATION:
+        elif operation == SATURATION:
             x = tf.image.adjust_saturation(x, 1.5)
         else:
             x = tf.image.adjust_hue(x, -0.2)
         x = tf.clip_by_value(x, 0.0, 1.0)
-    actual = augment.jitter_window(image, d, tf.constant([4, 9]), tf.constant([20, 31]))
+    actual = jitter_window(image, d, tf.constant([4, 9]), tf.constant([20, 31]))
     np.testing.assert_allclose(actual, x[4:24, 9:40] * 255.0, atol=1e-3)
 
 
@@ -289,16 +304,16 @@ def test_jitter_of_a_window_is_a_window_of_the_jitter(order):
 )
 def test_resize_to_range(size, limits, expected):
     minimum, maximum, factor = limits
-    actual = augment.resize_to_range_size(*size, min_size=minimum, max_size=maximum, factor=factor)
+    actual = resize_to_range_size(*size, min_size=minimum, max_size=maximum, factor=factor)
     assert actual == expected
 
 
 @pytest.mark.parametrize("ignore, expected", [(255, [0, 1, 0, 1]), (4, [0, 1, 0, 0])])
 def test_image_labels_of_a_crop_are_the_classes_in_it(ignore, expected):
     label = tf.constant([[0, 2, 2], [4, 0, ignore]])
-    actual = augment.image_label_of(label, num_classes=5, first_class=1, ignore_label=ignore)
+    actual = image_label_of(label, num_classes=5, first_class=1, ignore_label=ignore)
     np.testing.assert_array_equal(actual, expected)
-    with_class_0 = augment.image_label_of(label, num_classes=5, first_class=0, ignore_label=ignore)
+    with_class_0 = image_label_of(label, num_classes=5, first_class=0, ignore_label=ignore)
     np.testing.assert_array_equal(with_class_0, [1, *expected])
 
 
@@ -306,10 +321,10 @@ def test_flips_and_jitter_can_be_turned_down():
     for i in range(20):
         seed, size = tf.constant([i, 7]), tf.constant([40, 40])
         options = {"crop_size": (33, 33), "scales": SCALES}
-        usual = augment.draw(seed, size, **options)
-        assert not augment.draw(seed, size, flip_probability=0.0, **options).flip
-        assert augment.draw(seed, size, flip_probability=1.0, **options).flip
-        half = augment.draw(seed, size, jitter_strength=0.5, **options)
+        usual = draw(seed, size, **options)
+        assert not draw(seed, size, flip_probability=0.0, **options).flip
+        assert draw(seed, size, flip_probability=1.0, **options).flip
+        half = draw(seed, size, jitter_strength=0.5, **options)
         np.testing.assert_allclose(half.brightness, usual.brightness / 2, rtol=1e-6)
         np.testing.assert_allclose(half.contrast - 1, (usual.contrast - 1) / 2, atol=1e-6)
         np.testing.assert_allclose(half.saturation - 1, (usual.saturation - 1) / 2, atol=1e-6)
@@ -318,14 +333,12 @@ def test_flips_and_jitter_can_be_turned_down():
 
 def test_without_cut_out_only_colours_differ():
     image = tf.fill([33, 33, 3], 100.0)
-    draws = augment.draw(
-        tf.constant([1, 2]), tf.constant([33, 33]), crop_size=(33, 33), scales=SCALES
-    )
+    draws = draw(tf.constant([1, 2]), tf.constant([33, 33]), crop_size=(33, 33), scales=SCALES)
     options = {"crop_size": (33, 33), "mean_pixel": (0.0, 0.0, 0.0), "ignore_label": 255}
     label = tf.ones([33, 33], tf.int32)
-    whole = augment.training_views(image, label, draws, strong=True, cutout_half_size=0, **options)
-    plain = augment.training_views(image, label, draws, **options)
+    whole = training_views(image, label, draws, strong=True, cutout_half_size=0, **options)
+    plain = training_views(image, label, draws, **options)
     np.testing.assert_array_equal(whole["valid"], plain["valid"])
     np.testing.assert_array_equal(whole["label"], plain["label"])
-    holed = augment.training_views(image, label, draws, strong=True, cutout_half_size=5, **options)
+    holed = training_views(image, label, draws, strong=True, cutout_half_size=5, **options)
     assert float(tf.reduce_sum(whole["valid"] - holed["valid"])) >= 25

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfseg import checkpoint
 from tfseg.errors import UserError
+from tfseg.weights import checkpoint
 
 
 class Network:

@@ -15,10 +15,10 @@ from tests.conftest import RECORD_SIZE
 from tests.extras import NO_CRF
 from tests.programs import ROOT, assert_user_error, run, start
 from tests.runs import NETWORK, assert_same_weights, end_with, log_of, losses
-from tfseg import checkpoint
 from tfseg.data import framing, tfexample
 from tfseg.data import records as tf_records
 from tfseg.data.specs import load_spec
+from tfseg.weights import checkpoint
 
 pytestmark = pytest.mark.slow
 

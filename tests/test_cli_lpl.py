@@ -17,7 +17,7 @@ from tests.runs import (
     losses,
 )
 from tests.small_split import make_images, write_split
-from tfseg import checkpoint
+from tfseg.weights import checkpoint
 
 pytestmark = pytest.mark.slow
 

@@ -20,9 +20,9 @@ from tests.runs import (
     losses,
     wait_for_steps,
 )
-from tfseg import checkpoint
 from tfseg.cli import _sole_run
 from tfseg.errors import UserError
+from tfseg.weights import checkpoint
 
 pytestmark = pytest.mark.slow
 

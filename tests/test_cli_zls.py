@@ -11,12 +11,16 @@ from tests.conftest import RECORD_SIZE
 from tests.programs import assert_user_error, run
 from tests.runs import NETWORK, evaluate
 from tests.small_split import write_split
-from tfseg import cli, flags, run_record
-from tfseg.config import DataConfig, ModelConfig, TrainConfig
+from tfseg import cli
 from tfseg.data.class_splits import ClassSplit
 from tfseg.data.specs import DATASETS, DatasetSpec
 from tfseg.errors import UserError
-from tfseg.method_config import METHOD_CONFIGS
+from tfseg.runs.record import check_continues, write
+from tfseg.settings import flags
+from tfseg.settings.data import DataConfig
+from tfseg.settings.methods import METHOD_CONFIGS
+from tfseg.settings.network import ModelConfig
+from tfseg.settings.run import TrainConfig
 
 DIGITS = [str(i) for i in range(10)]
 SPLIT = {
@@ -285,7 +289,7 @@ def write_record(folder, config, spec=None, initial_run=None, **settings):
     train = TrainConfig(method="zs3net", train_logdir=str(folder))
     folder.mkdir()
     facts = {"model": ModelConfig(), "data": config, "train": train, "method": settings}
-    run_record.write(str(folder), **facts, spec=spec, extra={"initial_run": initial_run})
+    write(str(folder), **facts, spec=spec, extra={"initial_run": initial_run})
     return str(folder)
 
 
@@ -362,7 +366,7 @@ def test_what_a_run_is_told_does_not_change(voc, tmp_path, monkeypatch, now, wor
     }
     with pytest.raises(UserError, match=f"another run(.|\n)*{words}"):
         settings = METHOD_CONFIGS["zs3net"](**{**updates, **now})
-        run_record.check_continues(logdir, method=settings, **facts)
+        check_continues(logdir, method=settings, **facts)
 
 
 def test_where_unseen_classes_are_no_secret_it_is_said(capsys):

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from tfseg.data import composition
-from tfseg.data.composition import GEOMETRIC, PHOTOMETRIC, Draws, Scene
+from tfseg.data.augment import composition
+from tfseg.data.augment.composition import GEOMETRIC, PHOTOMETRIC, Draws, Scene
 
 MEAN = (123.6, 116.2, 103.9)
 # Not 255: nothing may take the usual value for granted.

@@ -23,13 +23,26 @@ from tests.small_split import (
     numpy_prediction,
     write_split,
 )
-from tfseg import checkpoint, evaluation, inference
-from tfseg.config import DataConfig, EvalConfig
 from tfseg.data import records
-from tfseg.data.pipeline import padded_size
+from tfseg.data.evaluation_batches import padded_size
 from tfseg.errors import UserError
+from tfseg.inference import image_progress
+from tfseg.inference.classes import classes_present
+from tfseg.inference.evaluate import Evaluator
+from tfseg.inference.image_progress import ImageProgress
+from tfseg.inference.report import describe
+from tfseg.inference.settings import check, crf_settings
+from tfseg.inference.watch import (
+    evaluate_checkpoint,
+    evaluate_repeatedly,
+    exiting_on_sigterm,
+    watch_checkpoints,
+)
 from tfseg.ops import dense_crf
 from tfseg.ops.resize import resize_bilinear
+from tfseg.settings.data import DataConfig
+from tfseg.settings.prediction import EvalConfig
+from tfseg.weights import checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +69,7 @@ def evaluator_of(folder, tmp_path, strategy=None, model=None, **changes):
         with strategy.scope():
             model = ToyModel()
     data_config, config = config_of(folder, tmp_path, **changes)
-    return evaluation.Evaluator(model, strategy, SPEC, data_config, config)
+    return Evaluator(model, strategy, SPEC, data_config, config)
 
 
 def numpy_matrix(split):
@@ -81,8 +94,8 @@ def test_two_replicas_agree_with_numpy(split, tmp_path, two_replicas, batch_size
 
 
 def test_a_real_network_counts_the_same_for_any_batch_and_replicas(split, tmp_path, two_replicas):
-    from tfseg.config import ModelConfig
     from tfseg.models import build_model
+    from tfseg.settings.network import ModelConfig
 
     matrices = []
     for strategy, batch_size in ((None, 1), (two_replicas, 8)):
@@ -117,7 +130,7 @@ def test_metrics_are_written(split, tmp_path):
     tags = scalars(tmp_path / "eval")
     assert tags["eval/miou_overall"] == (70, pytest.approx(content["miou"]))
     assert tags["eval/miou_class_3"] == (70, pytest.approx(content["class_iou"]["cow"]))
-    assert "mIoU" in evaluation.describe(result)
+    assert "mIoU" in describe(result)
 
 
 def events(folder):
@@ -219,7 +232,7 @@ def test_a_checkpoint_is_loaded_and_measured(split, tmp_path):
     trained = ToyModel()
     prefix = save(tmp_path / "train", trained, 5)
     data_config, config = config_of(split[0], tmp_path)
-    result = evaluation.evaluate_checkpoint(
+    result = evaluate_checkpoint(
         ToyModel(seed=3),
         tf.distribute.OneDeviceStrategy("/cpu:0"),
         SPEC,
@@ -241,14 +254,15 @@ def test_each_new_checkpoint_is_evaluated_with_its_own_weights(split, tmp_path, 
         if len(waited) == 2:
             save(tmp_path / "train", second, 2)
 
-    real_watch = evaluation.watch_checkpoints
+    real_watch = watch_checkpoints
     monkeypatch.setattr(
-        evaluation, "watch_checkpoints", lambda *arguments: real_watch(*arguments, sleep=sleep)
+        "tfseg.inference.watch.watch_checkpoints",
+        lambda *arguments: real_watch(*arguments, sleep=sleep),
     )
     data_config, config = config_of(
         split[0], tmp_path, max_number_of_evaluations=2, eval_interval_secs=7
     )
-    result = evaluation.evaluate_repeatedly(
+    result = evaluate_repeatedly(
         ToyModel(seed=3), tf.distribute.OneDeviceStrategy("/cpu:0"), SPEC, data_config, config
     )
     expected = numpy_confusion([numpy_prediction(second, x) for x in split[1]], split[2])
@@ -261,7 +275,7 @@ def test_each_new_checkpoint_is_evaluated_with_its_own_weights(split, tmp_path, 
 def test_a_prefix_is_evaluated_once(tmp_path):
     prefix = save(tmp_path, ToyModel(), 3)
     save(tmp_path, ToyModel(), 4)
-    assert list(evaluation.watch_checkpoints(prefix, 1, 0, sleep=pytest.fail)) == [prefix]
+    assert list(watch_checkpoints(prefix, 1, 0, sleep=pytest.fail)) == [prefix]
 
 
 def test_waiting_is_announced_once(tmp_path, capsys):
@@ -271,7 +285,7 @@ def test_waiting_is_announced_once(tmp_path, capsys):
             save(tmp_path, ToyModel(), 9)
 
     sleep.calls = 0
-    found = list(evaluation.watch_checkpoints(str(tmp_path), 300, 1, sleep=sleep))
+    found = list(watch_checkpoints(str(tmp_path), 300, 1, sleep=sleep))
     assert found == [str(tmp_path / "model.ckpt-9")]
     output = capsys.readouterr().out
     assert output.count("waiting for a first checkpoint") == 1 and "300 s" in output
@@ -289,13 +303,13 @@ def test_a_damaged_newer_checkpoint_does_not_bring_back_the_old_one(tmp_path):
             save(tmp_path, ToyModel(), 3)
 
     sleep.calls = 0
-    found = list(evaluation.watch_checkpoints(str(tmp_path), 1, 2, sleep=sleep))
+    found = list(watch_checkpoints(str(tmp_path), 1, 2, sleep=sleep))
     assert [checkpoint.step_of(prefix) for prefix in found] == [1, 3]
 
 
 def test_a_missing_directory_is_an_error_and_no_wait(tmp_path):
     with pytest.raises(UserError):
-        next(evaluation.watch_checkpoints(str(tmp_path / "none"), 1, 0, sleep=pytest.fail))
+        next(watch_checkpoints(str(tmp_path / "none"), 1, 0, sleep=pytest.fail))
 
 
 class StopWaiting(Exception):
@@ -306,7 +320,7 @@ def test_a_checkpoint_without_a_state_file_is_no_wait(tmp_path, capsys):
     prefix = str(tmp_path / "model")
     checkpoint.export(prefix, {"model": checkpoint.by_name(ToyModel().variables)})
     os.remove(prefix + ".manifest.json")
-    watch = evaluation.watch_checkpoints(str(tmp_path), 1, 1, sleep=pytest.fail)
+    watch = watch_checkpoints(str(tmp_path), 1, 1, sleep=pytest.fail)
     assert list(watch) == [prefix]
     os.remove(prefix + ".index")
 
@@ -314,15 +328,15 @@ def test_a_checkpoint_without_a_state_file_is_no_wait(tmp_path, capsys):
         raise StopWaiting
 
     with pytest.raises(StopWaiting):
-        next(evaluation.watch_checkpoints(str(tmp_path), 1, 1, sleep=stop))
+        next(watch_checkpoints(str(tmp_path), 1, 1, sleep=stop))
     assert "model: index or data files are missing" in capsys.readouterr().out
 
 
 def test_sigterm_ends_the_wait(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as stop, evaluation.exiting_on_sigterm():
+    with pytest.raises(SystemExit) as stop, exiting_on_sigterm():
         next(
-            evaluation.watch_checkpoints(
+            watch_checkpoints(
                 str(tmp_path), 1, 0, sleep=lambda _: os.kill(os.getpid(), signal.SIGTERM)
             )
         )
@@ -332,9 +346,9 @@ def test_sigterm_ends_the_wait(tmp_path):
 
 def test_progress_lines_tell_rate_and_time_left(capsys, monkeypatch):
     clock = iter(range(0, 1000, 20))
-    monkeypatch.setattr(evaluation.time, "monotonic", lambda: float(next(clock)))
-    monkeypatch.setattr(evaluation.sys.stderr, "isatty", lambda: False, raising=False)
-    with evaluation.ImageProgress("evaluating val", 100) as progress:
+    monkeypatch.setattr(image_progress.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(image_progress.sys.stderr, "isatty", lambda: False, raising=False)
+    with ImageProgress("evaluating val", 100) as progress:
         progress.add(10)  # after 20 s
     assert capsys.readouterr().out.splitlines() == [
         "evaluating val: 10/100 images, 0.5 images/s, 0:03:00 left",
@@ -347,7 +361,7 @@ def test_settings_that_cannot_be(split, tmp_path):
         evaluator_of(split[0], tmp_path, eval_batch_size=0)
     config = dataclasses.replace(config_of(split[0], tmp_path)[1], eval_interval_secs=-1)
     with pytest.raises(UserError, match="negative"):
-        next(evaluation.watch_checkpoints(str(tmp_path), config.eval_interval_secs, 0))
+        next(watch_checkpoints(str(tmp_path), config.eval_interval_secs, 0))
 
 
 # Image-level labels, dense CRF, conventions -------------------------------------------------------
@@ -391,8 +405,8 @@ def test_predictions_keep_to_the_image_level_labels(
 
 
 def test_a_real_network_keeps_to_them_bit_for_bit(labelled_split, tmp_path, two_replicas):
-    from tfseg.config import ModelConfig
     from tfseg.models import build_model
+    from tfseg.settings.network import ModelConfig
 
     matrices = []
     for strategy, batch_size in ((None, 1), (two_replicas, 8)):
@@ -432,9 +446,9 @@ def test_without_background_an_image_without_classes_is_named(tmp_path):
     index = records.load_index(str(tmp_path), "val", spec)
     arguments = {"dataset_dir": str(tmp_path), "split": "val"}
     with pytest.raises(UserError, match="image_1"):
-        inference.classes_present(index, spec, **arguments)
+        classes_present(index, spec, **arguments)
     index.image_labels[1, 2] = 1
-    present = inference.classes_present(index, spec, **arguments)
+    present = classes_present(index, spec, **arguments)
     np.testing.assert_array_equal(present, [[1, 0, 0, 1], [0, 0, 1, 0]])
 
 
@@ -503,7 +517,7 @@ def test_resized_images_are_refined_and_counted_at_their_original_size(tmp_path)
     data_config, config = config_of(str(tmp_path), tmp_path, dense_crf=True, crf_workers=1)
     data_config = dataclasses.replace(data_config, min_resize_value=33, max_resize_value=65)
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
-    evaluator = evaluation.Evaluator(ToyModel(), strategy, SPEC, data_config, config)
+    evaluator = Evaluator(ToyModel(), strategy, SPEC, data_config, config)
     matrix, _ = evaluator.confusion_matrix()
     assert matrix.sum() == sum(int((label != 255).sum()) for label in labels)
 
@@ -552,7 +566,7 @@ def test_absent_classes_can_count_as_zero(tmp_path):
     for absent in ("skip", "zero"):
         data_config, config = config_of(str(tmp_path / "records"), tmp_path, absent_classes=absent)
         strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
-        evaluator = evaluation.Evaluator(ToyModel(), strategy, spec, data_config, config)
+        evaluator = Evaluator(ToyModel(), strategy, spec, data_config, config)
         result = evaluator.evaluate(step=1, prefix="x")
         means[absent] = result["miou"]
         assert result["class_iou"]["nowhere"] == (None if absent == "skip" else 0.0)
@@ -574,7 +588,7 @@ def test_the_crf_without_its_library_fails_before_any_work(split, tmp_path, monk
 
 def test_defaults_of_the_crf_flags_are_those_of_learning_pseudo_labels():
     config = EvalConfig(eval_logdir="x", checkpoint_dir="x")
-    assert inference.crf_settings(config) == dense_crf.LEARNING_PSEUDO_LABELS
+    assert crf_settings(config) == dense_crf.LEARNING_PSEUDO_LABELS
 
 
 # Merged masks and the class filter ----------------------------------------------------------------
@@ -644,7 +658,7 @@ def test_filters_that_cannot_be_meant(split, tmp_path, changes, words):
 def test_a_filter_needs_a_background(split, tmp_path):
     _, config = config_of(split[0], tmp_path, **FILTER)
     with pytest.raises(UserError, match="--fp_cut, --topk_classes, --bg_pow"):
-        inference.check(config, dataclasses.replace(SPEC, has_background=False))
+        check(config, dataclasses.replace(SPEC, has_background=False))
 
 
 @pytest.mark.parametrize("changes", [FILTER, {"weakly": True}], ids=str)

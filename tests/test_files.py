@@ -12,13 +12,17 @@ import numpy as np
 import pytest
 
 from tfrecords_tools import build_pseudo_labels, check
-from tfseg import cli, files, flags, run_record
-from tfseg.config import DataConfig, EvalConfig, ModelConfig
+from tfseg import cli, files
 from tfseg.data import class_embeddings, class_splits, framing, records, specs, tfexample
 from tfseg.data.records import RecordError
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 from tfseg.files import ArrayForm
+from tfseg.runs import record as run_record
+from tfseg.settings import flags
+from tfseg.settings.data import DataConfig
+from tfseg.settings.network import ModelConfig
+from tfseg.settings.prediction import EvalConfig
 
 SPEC = DatasetSpec("toy", ("background", "cat", "dog"))
 
@@ -77,7 +81,7 @@ def read_config(folder):
 
 
 def read_manifest(folder):
-    from tfseg import checkpoint
+    from tfseg.weights import checkpoint
 
     checkpoint._read_manifest(str(folder / "model.ckpt-1"))
 
@@ -324,7 +328,7 @@ def test_a_saved_setting_that_no_flag_could_give(name, value):
     ],
 )
 def test_a_network_larger_than_its_checkpoint_is_refused_before_it_is_made(monkeypatch, settings):
-    from tfseg import checkpoint
+    from tfseg.weights import checkpoint
 
     class Reader:
         def get_variable_to_shape_map(self):

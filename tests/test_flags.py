@@ -4,10 +4,14 @@ import warnings
 import pytest
 from absl import flags as absl_flags
 
-from tfseg import flags
-from tfseg.config import DataConfig, EvalConfig, ModelConfig, TrainConfig, VisConfig, option
 from tfseg.errors import UserError
-from tfseg.method_config import METHOD_CONFIGS, PseudoSegConfig
+from tfseg.settings import flags
+from tfseg.settings.data import DataConfig
+from tfseg.settings.methods import METHOD_CONFIGS, PseudoSegConfig
+from tfseg.settings.network import ModelConfig
+from tfseg.settings.option import option
+from tfseg.settings.prediction import EvalConfig, VisConfig
+from tfseg.settings.run import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)

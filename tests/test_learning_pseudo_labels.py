@@ -13,12 +13,13 @@ from tests.test_methods import (
     random_batch,
     toy_backbone,  # noqa: F401  (a fixture that every test here uses)
 )
-from tfseg import checkpoint
-from tfseg.config import DataConfig, TrainConfig
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 from tfseg.methods.learning_pseudo_labels import LearningPseudoLabels
 from tfseg.monitors import Monitors, summarise
+from tfseg.settings.data import DataConfig
+from tfseg.settings.run import TrainConfig
+from tfseg.weights import checkpoint
 
 NAME = "learning_pseudo_labels"
 NO_DROPOUT = {"aspp_dropout_rate": 0.0}

@@ -7,15 +7,20 @@ import pytest
 import tensorflow as tf
 
 from tests.toy import ToyBackbone
-from tfseg.config import ModelConfig
 from tfseg.errors import UserError
 from tfseg.models import BACKBONES, LowRankNet, build_model
+from tfseg.models.heads.factorisation import (
+    GlobalCueInjection,
+    LowRank,
+    StochasticGate,
+    initial_bases,
+)
+from tfseg.models.heads.low_rank import with_background
 from tfseg.models.layers import Settings
-from tfseg.models.low_rank import GlobalCueInjection, LowRank, StochasticGate, initial_bases
-from tfseg.models.slrnet import with_background
 from tfseg.ops.class_scores import class_scores
 from tfseg.ops.resize import resize_bilinear
 from tfseg.ops.two_views import second_view, to_first_view
+from tfseg.settings.network import ModelConfig
 
 RNG = np.random.default_rng(0)
 SMALL = ModelConfig(

@@ -7,17 +7,19 @@ import pytest
 import tensorflow as tf
 
 from tests.toy import ToyBackbone
-from tfseg import checkpoint
-from tfseg.config import DataConfig, ModelConfig, TrainConfig
 from tfseg.data.class_embeddings import ClassVectors
 from tfseg.data.class_splits import UNLABELLED, ClassSplit
-from tfseg.data.pipeline import Stream
 from tfseg.data.specs import DatasetSpec
-from tfseg.method_config import METHOD_CONFIGS
+from tfseg.data.stream import Stream
 from tfseg.methods import METHODS
 from tfseg.models import BACKBONES, model_builder
 from tfseg.monitors import Monitors, summarise
+from tfseg.settings.data import DataConfig
+from tfseg.settings.methods import METHOD_CONFIGS
+from tfseg.settings.network import ModelConfig
+from tfseg.settings.run import TrainConfig
 from tfseg.training.trainer import Trainer
+from tfseg.weights import checkpoint
 
 CROP = (33, 33)
 # Cows have no pixel labels in zero-label runs.

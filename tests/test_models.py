@@ -9,14 +9,14 @@ import pytest
 import tensorflow as tf
 
 from tests.golden_cases.pseudoseg_model import filled_model
-from tfseg.checkpoint import variable_name
-from tfseg.config import ModelConfig
 from tfseg.errors import UserError
 from tfseg.models import BACKBONES, build_model, decayed_variables
 from tfseg.models.backbones.mobilenet_v2 import divisible_channels
 from tfseg.models.backbones.resnet_torch import ResNetTorch
-from tfseg.models.heads import scaled_size
+from tfseg.models.heads.parts import scaled_size
 from tfseg.models.layers import Settings, max_pool
+from tfseg.settings.network import ModelConfig
+from tfseg.weights.checkpoint import variable_name
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "pseudoseg"
 SEED = tf.constant([3, 4])

@@ -16,13 +16,15 @@ from tests.small_split import write_split
 from tests.test_methods import SMALL
 from tests.toy import ToyBackbone
 from tfseg.cli import TrainingData
-from tfseg.config import DataConfig, ModelConfig, TrainConfig
 from tfseg.data.class_embeddings import ClassVectors
 from tfseg.data.class_splits import ClassSplit
 from tfseg.data.specs import DatasetSpec
-from tfseg.method_config import METHOD_CONFIGS, ZeroLabelConfig
 from tfseg.methods import METHODS
 from tfseg.models import BACKBONES, model_builder
+from tfseg.settings.data import DataConfig
+from tfseg.settings.methods import METHOD_CONFIGS, ZeroLabelConfig
+from tfseg.settings.network import ModelConfig
+from tfseg.settings.run import TrainConfig
 from tfseg.training.trainer import Trainer
 
 STEPS = 4

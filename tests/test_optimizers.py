@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfseg.config import TrainConfig
 from tfseg.errors import UserError
+from tfseg.settings.run import TrainConfig
 from tfseg.training import optimizers
 from tfseg.training.optimizers import Momentum, learning_rate, make_optimizer
 

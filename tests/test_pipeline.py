@@ -12,16 +12,20 @@ from PIL import Image
 
 from tests.small_split import SPEC, make_images, png, write_split
 from tfseg import cli
-from tfseg.config import DataConfig, TrainConfig
 from tfseg.data import pipeline, records, sampling, specs, tfexample
+from tfseg.data.evaluation_batches import UNPADDED, make_eval_dataset, padded_size
 from tfseg.data.framing import HEADER_BYTES, frame
+from tfseg.data.sources import make_sources
+from tfseg.data.stream import Stream
 from tfseg.errors import UserError
 from tfseg.ops.resize import resize_pillow
+from tfseg.settings.data import DataConfig
+from tfseg.settings.run import TrainConfig
 
 MEAN = (127.5, 127.5, 127.5)
 COUNT = 10
 SIZES = [(20 + 3 * i, 40 - 2 * i) for i in range(COUNT)]
-STREAM = pipeline.Stream("train", 4)
+STREAM = Stream("train", 4)
 
 
 def write(folder, *, image_labels=None, images=None, labels=None):
@@ -63,7 +67,7 @@ def settings(folder, **changes):
 
 def dataset_of(config, streams=None, *, sources=None, seed=3, **options):
     streams = streams or {"s": STREAM}
-    sources = sources or pipeline.make_sources(streams, SPEC, config)
+    sources = sources or make_sources(streams, SPEC, config)
     return pipeline.make_train_dataset(
         streams, sources, config, mean_pixel=MEAN, seed=seed, **options
     )
@@ -105,7 +109,7 @@ def test_two_streams_on_one_split_have_images_and_crops_of_their_own(
         other = str(tmp_path)
         write(other, image_labels=[[1 + i % 3] for i in range(COUNT)])
     config = settings(folder, dataset="toy", augmentation=augmentation)
-    first = pipeline.Stream("train", COUNT)
+    first = Stream("train", COUNT)
     streams = {"first": first, "second": dataclasses.replace(first, dataset_dir=other)}
     batch = take(dataset_of(config, streams), 1)[0]
     assert (batch["first"]["index"] != batch["second"]["index"]).any()
@@ -118,7 +122,7 @@ def test_two_streams_on_one_split_have_images_and_crops_of_their_own(
 
 def test_streams_are_drawn_by_their_splits_where_these_differ():
     names = {"a": "train", "b": "train_aug", "c": "train", "d": "train", "train/c": "train/c"}
-    drawn = pipeline.drawn_by({name: pipeline.Stream(split, 2) for name, split in names.items()})
+    drawn = pipeline.drawn_by({name: Stream(split, 2) for name, split in names.items()})
     assert [drawn[name] for name in "abc"] == ["train", "train_aug", "train/c"]
     assert len(set(drawn.values())) == len(names)
 
@@ -142,7 +146,7 @@ def test_a_saved_run_says_that_a_stream_is_drawn_otherwise_from_now_on(capsys):
     assert "'train'" in told and "'unlabelled'" in told and "numbers differ" in told
     # Nothing where this version has begun the run, or has told it already.
     cli.note_new_order({"seed": 0, "drawn_by": pipeline.drawn_by(shared)}, shared)
-    distinct = {"labelled": STREAM, "unlabelled": pipeline.Stream("train_aug", 4)}
+    distinct = {"labelled": STREAM, "unlabelled": Stream("train_aug", 4)}
     cli.note_new_order({"seed": 0}, distinct)
     assert capsys.readouterr().out == ""
 
@@ -158,7 +162,7 @@ def test_the_same_seed_gives_the_same_batches_whatever_the_threads(folder):
 
 
 def test_augmentation_differs_between_epochs(folder):
-    found = take(dataset_of(settings(folder), {"s": pipeline.Stream("train", COUNT)}), 2)
+    found = take(dataset_of(settings(folder), {"s": Stream("train", COUNT)}), 2)
     images = [dict(zip(e["s"]["index"].tolist(), e["s"]["image"])) for e in found]
     differing = [i for i in range(COUNT) if (images[0][i] != images[1][i]).any()]
     assert len(differing) >= COUNT - 1
@@ -166,7 +170,7 @@ def test_augmentation_differs_between_epochs(folder):
 
 @pytest.mark.parametrize("start", [1, 7])
 def test_resuming_gives_the_following_batches(folder, start):
-    streams = {"a": STREAM, "b": pipeline.Stream("train", 2, views=("weak", "strong"))}
+    streams = {"a": STREAM, "b": Stream("train", 2, views=("weak", "strong"))}
     whole = take(dataset_of(settings(folder), streams), start + 3)
     resumed = take(dataset_of(settings(folder), streams, start_step=start), 3)
     assert_same(whole[start:], resumed)
@@ -212,10 +216,10 @@ def test_a_distributed_iterator_gives_each_replica_its_slice(folder, two_replica
 def test_batches_have_the_vocabulary(folder):
     streams = {
         "labelled": STREAM,
-        "second": pipeline.Stream(
+        "second": Stream(
             "train", 2, views=("weak", "strong"), labels="optional", image_labels="record"
         ),
-        "images": pipeline.Stream("train", 2, labels="none"),
+        "images": Stream("train", 2, labels="none"),
     }
     spec = dataset_of(settings(folder), streams).element_spec
     image = ((33, 33, 3), tf.float32)
@@ -245,7 +249,7 @@ def test_without_random_scale_a_crop_shows_the_record(tmp_path):
     images, labels = make_images([(33, 33)])
     write_split(str(tmp_path), images, labels, split="train")
     config = settings(tmp_path, min_scale_factor=1.0, max_scale_factor=1.0)
-    batch = take(dataset_of(config, {"s": pipeline.Stream("train", 8)}), 1)[0]["s"]
+    batch = take(dataset_of(config, {"s": Stream("train", 8)}), 1)[0]["s"]
     flips = 0
     for image, label in zip(batch["image"], batch["label"]):
         flipped = (label[0] != labels[0][0]).any()
@@ -260,7 +264,7 @@ def test_resizing_comes_before_augmentation(tmp_path):
     images, labels = make_images([(20, 30)])
     write_split(str(tmp_path), images, labels, split="train")
     config = settings(tmp_path, min_scale_factor=1.0, max_scale_factor=1.0, min_resize_value=24)
-    batch = take(dataset_of(config, {"s": pipeline.Stream("train", 2)}), 1)[0]["s"]
+    batch = take(dataset_of(config, {"s": Stream("train", 2)}), 1)[0]["s"]
     # 24x36, of which 33 columns fit into the crop.
     np.testing.assert_array_equal(batch["valid"][0].sum(0), [24] * 33)
     assert set(np.unique(batch["label"])) <= set(np.unique(labels[0])) | {255}
@@ -270,9 +274,7 @@ def test_image_labels_come_from_the_record_or_from_the_crop(folder):
     for source in ("record", "crop"):
         # Those of the record are no truth about these masks, which a method may not use then.
         labels = "hidden" if source == "record" else "optional"
-        stream = pipeline.Stream(
-            "train", 4, views=("weak", "strong"), labels=labels, image_labels=source
-        )
+        stream = Stream("train", 4, views=("weak", "strong"), labels=labels, image_labels=source)
         for batch in take(dataset_of(settings(folder), {"s": stream}), 3):
             batch = batch["s"]
             for row in range(4):
@@ -287,7 +289,7 @@ def test_image_labels_come_from_the_record_or_from_the_crop(folder):
 def test_records_without_a_mask_are_ignored_where_labels_are_optional(tmp_path):
     _, labels = make_images(SIZES)
     write(str(tmp_path), labels=[None if i % 2 else x for i, x in enumerate(labels)])
-    stream = pipeline.Stream("train", COUNT, labels="optional")
+    stream = Stream("train", COUNT, labels="optional")
     batch = take(dataset_of(settings(tmp_path), {"s": stream}), 1)[0]["s"]
     np.testing.assert_array_equal(batch["has_label"], batch["index"] % 2 == 0)
     assert (batch["label"][~batch["has_label"]] == 255).all()
@@ -298,8 +300,8 @@ def listed_streams(batch_size=4, **changes):
     """Some images with masks, and all images, of which only the former's masks may be used."""
     weak = {"labels": "listed", "label_split": "few", "image_labels": "record", **changes}
     return {
-        "few": pipeline.Stream("few", batch_size, image_labels="record", epoch_of="all"),
-        "all": pipeline.Stream("train", batch_size, **weak),
+        "few": Stream("few", batch_size, image_labels="record", epoch_of="all"),
+        "all": Stream("train", batch_size, **weak),
     }
 
 
@@ -350,7 +352,7 @@ def test_few_records_come_round_in_an_epoch_as_long_as_that_of_many(listed_folde
     assert (batches[0]["index"] != batches[1]["index"]).any()
     same = [image for image, i in zip(batches[0]["image"], batches[0]["index"]) if i == 0]
     assert any((image != same[0]).any() for image in same[1:])
-    sources = pipeline.make_sources(streams, SPEC, config)
+    sources = make_sources(streams, SPEC, config)
     numbers = sampling.step_records("few", 10, sources["few"].epoch, seed=3, step=1)
     np.testing.assert_array_equal(numbers, batches[1]["index"])
 
@@ -368,11 +370,11 @@ def test_images_with_usable_masks_stand_several_times_in_an_epoch(listed_folder)
     images = np.concatenate([batch["image"] for batch in found])[:16]
     first, second, third = images[numbers[:16] == few[0]]
     assert (first != second).any() and (second != third).any() and (first != third).any()
-    source = pipeline.make_sources(streams, SPEC, config)["all"]
+    source = make_sources(streams, SPEC, config)["all"]
     agreed = sampling.step_records("train", 4, source.epoch, seed=3, step=5)
     np.testing.assert_array_equal(found[5]["index"], agreed)
     # An epoch as long as another's follows that one's repetitions.
-    assert pipeline.make_sources(streams, SPEC, config)["few"].epoch.length == 16
+    assert make_sources(streams, SPEC, config)["few"].epoch.length == 16
     resumed = take(dataset_of(config, streams, start_step=5), 1)[0]["all"]
     assert_same(resumed, found[5])
 
@@ -380,14 +382,14 @@ def test_images_with_usable_masks_stand_several_times_in_an_epoch(listed_folder)
 def test_a_mask_named_without_being_there_is_no_reason_to_repeat_an_image(tmp_path):
     _, labels = make_images(SIZES)
     write(str(tmp_path), labels=[None] * 5 + labels[5:], image_labels=[[1, 2, 3]] * COUNT)
-    stream = pipeline.Stream(
+    stream = Stream(
         "train", 4, labels="listed", label_split="train", image_labels="record", oversample=2
     )
-    source = pipeline.make_sources({"s": stream}, SPEC, settings(tmp_path))["s"]
+    source = make_sources({"s": stream}, SPEC, settings(tmp_path))["s"]
     np.testing.assert_array_equal(np.bincount(source.epoch.pool), [1] * 5 + [2] * 5)
 
 
-WEIGHTED = pipeline.Stream(
+WEIGHTED = Stream(
     "train", 4, image_labels="record", labels="none", sampling="class_weighted", epoch_length=400
 )
 
@@ -395,7 +397,7 @@ WEIGHTED = pipeline.Stream(
 def test_class_weighted_batches_prefer_rare_classes(tmp_path):
     write(str(tmp_path), image_labels=[[1]] * 8 + [[2], []])
     config = settings(tmp_path)
-    source = pipeline.make_sources({"s": WEIGHTED}, SPEC, config)["s"]
+    source = make_sources({"s": WEIGHTED}, SPEC, config)["s"]
     assert source.epoch.length == 400
     # Class weights 9/9 and 9/2, both halved; the image without a class is never drawn.
     expected = np.array([1.0] * 8 + [4.5, 0.0]) / 12.5
@@ -417,7 +419,7 @@ def test_what_a_clutter_penalty_leaves_out_is_the_person(tmp_path):
     spec = dataclasses.replace(SPEC, class_names=("background", "cat", "person", "cow"))
     for known, classes, tidy in ((SPEC, 3, 1), (spec, 2, 0)):
         write(str(tmp_path), image_labels=[[1, 2, 3], [2]] + [[1]] * 8)
-        source = pipeline.make_sources({"s": stream}, known, settings(tmp_path))["s"]
+        source = make_sources({"s": stream}, known, settings(tmp_path))["s"]
         assert source.epoch.length == COUNT
         # 12 labels: 9 of class 1, 2 of class 2, 1 of class 3.
         weights = [12 / 10, 12 / 3, 12 / 2]
@@ -429,32 +431,32 @@ def test_what_a_clutter_penalty_leaves_out_is_the_person(tmp_path):
 def test_images_that_weigh_nothing_cannot_be_drawn(tmp_path):
     write(str(tmp_path), image_labels=[[]] * COUNT)
     with pytest.raises(UserError, match="can be drawn by its classes"):
-        pipeline.make_sources({"s": WEIGHTED}, SPEC, settings(tmp_path))
+        make_sources({"s": WEIGHTED}, SPEC, settings(tmp_path))
 
 
 def test_an_image_without_a_foreground_class_is_named_at_the_start(tmp_path):
     named = [[1]] * COUNT
-    stream = pipeline.Stream("train", 4, image_labels="record", labels="none")
+    stream = Stream("train", 4, image_labels="record", labels="none")
     strict = dataclasses.replace(stream, require_foreground=True)
     write(str(tmp_path), image_labels=named)
-    pipeline.make_sources({"s": strict}, SPEC, settings(tmp_path))
+    make_sources({"s": strict}, SPEC, settings(tmp_path))
     named[4], named[7] = [], []
     write(str(tmp_path), image_labels=named)
     config = settings(tmp_path, skip_bad_records=True)
     with pytest.raises(UserError) as error:
-        pipeline.make_sources({"s": strict}, SPEC, config)
+        make_sources({"s": strict}, SPEC, config)
     assert "2 of 10 images of split 'train', the first of them image_4" in str(error.value)
     assert "received: image_4, image_7\n" in str(error.value)
-    assert pipeline.make_sources({"s": stream}, SPEC, config)["s"].index.size == COUNT
+    assert make_sources({"s": stream}, SPEC, config)["s"].index.size == COUNT
 
 
 def test_records_without_image_level_labels_are_counted_at_the_start(tmp_path):
     named = [[1]] * 6 + [None] + [[1]] * 3
-    stream = {"s": pipeline.Stream("train", 4, image_labels="record", labels="none")}
+    stream = {"s": Stream("train", 4, image_labels="record", labels="none")}
 
     def message():
         with pytest.raises(UserError) as error:
-            pipeline.make_sources(stream, SPEC, settings(tmp_path))
+            make_sources(stream, SPEC, settings(tmp_path))
         return str(error.value)
 
     write(str(tmp_path), image_labels=named)
@@ -475,14 +477,14 @@ def test_a_mask_of_a_class_that_the_image_level_labels_lack_is_an_error(tmp_path
     named[2] = named[2][:-1]
     write(str(tmp_path), labels=labels, image_labels=named)
     config = settings(tmp_path)
-    streams = {"s": pipeline.Stream("train", COUNT, image_labels="record")}
-    sources = pipeline.make_sources(streams, SPEC, config)
+    streams = {"s": Stream("train", COUNT, image_labels="record")}
+    sources = make_sources(streams, SPEC, config)
     with pytest.raises(tf.errors.OpError):
         take(dataset_of(config, streams, sources=sources), 1)
     with pytest.raises(UserError, match="image_2.*image-level labels lack"):
         sources["s"].explain()
     # Masks that no loss may see are not looked at, and labels may name more than a mask shows.
-    hidden = {"s": pipeline.Stream("train", COUNT, labels="hidden", image_labels="record")}
+    hidden = {"s": Stream("train", COUNT, labels="hidden", image_labels="record")}
     take(dataset_of(config, hidden), 1)
 
 
@@ -490,8 +492,8 @@ def test_hidden_labels_have_another_name(tmp_path):
     _, labels = make_images(SIZES)
     write(str(tmp_path), labels=[None if i % 2 else x for i, x in enumerate(labels)])
     streams = {
-        "shown": pipeline.Stream("train", COUNT, labels="optional"),
-        "hidden": pipeline.Stream("train", COUNT, labels="hidden"),
+        "shown": Stream("train", COUNT, labels="optional"),
+        "hidden": Stream("train", COUNT, labels="hidden"),
     }
     config = settings(tmp_path, augmentation="resized_crop")
     shown, hidden = (
@@ -504,7 +506,7 @@ def test_hidden_labels_have_another_name(tmp_path):
 def test_labels_of_the_crop_need_masks(tmp_path):
     _, labels = make_images(SIZES)
     write(str(tmp_path), labels=[None if i % 2 else x for i, x in enumerate(labels)])
-    stream = pipeline.Stream("train", COUNT, labels="hidden", image_labels="crop")
+    stream = Stream("train", COUNT, labels="hidden", image_labels="crop")
     with pytest.raises(tf.errors.OpError, match="no mask to take image-level labels from"):
         take(dataset_of(settings(tmp_path), {"s": stream}), 1)
     (tmp_path / "none").mkdir()
@@ -517,7 +519,7 @@ def test_a_stream_can_come_from_another_directory(folder, tmp_path, monkeypatch)
     (tmp_path / "other").mkdir()
     write(str(tmp_path / "other"), labels=[None] * COUNT)
     monkeypatch.setitem(specs.DATASETS, "toy", SPEC)
-    stream = pipeline.Stream("train", 4, labels="hidden", dataset_dir=str(tmp_path / "other"))
+    stream = Stream("train", 4, labels="hidden", dataset_dir=str(tmp_path / "other"))
     batch = take(dataset_of(settings(folder, dataset="toy"), {"s": stream}), 1)[0]["s"]
     assert not batch["has_label"].any()
 
@@ -525,9 +527,9 @@ def test_a_stream_can_come_from_another_directory(folder, tmp_path, monkeypatch)
 # Composition ------------------------------------------------------------------------------------
 
 COMPOSED = {
-    "seg": pipeline.Stream("train", 4),
-    "cls": pipeline.Stream("train", 4, labels="optional", augment="light"),
-    "images": pipeline.Stream("train", 2, labels="none"),
+    "seg": Stream("train", 4),
+    "cls": Stream("train", 4, labels="optional", augment="light"),
+    "images": Stream("train", 2, labels="none"),
 }
 
 
@@ -604,7 +606,7 @@ def test_composition_repeats_whatever_the_threads_and_differs_between_epochs(fol
     assert_same(first, take(dataset_of(composed(folder, data_threads=1), COMPOSED), 4))
     other = take(dataset_of(composed(folder), COMPOSED, seed=-4), 1)
     assert (first[0]["seg"]["image"] != other[0]["seg"]["image"]).any()
-    epochs = take(dataset_of(composed(folder), {"s": pipeline.Stream("train", COUNT)}), 2)
+    epochs = take(dataset_of(composed(folder), {"s": Stream("train", COUNT)}), 2)
     images = [dict(zip(e["s"]["index"].tolist(), e["s"]["image"])) for e in epochs]
     assert sum((images[0][i] != images[1][i]).any() for i in range(COUNT)) >= COUNT - 1
 
@@ -624,8 +626,8 @@ def test_composition_serves_image_labels_hidden_labels_and_records_without_a_mas
         image_labels=[[1 + i % 3] for i in range(COUNT)],
     )
     streams = {
-        "shown": pipeline.Stream("train", COUNT, labels="optional"),
-        "hidden": pipeline.Stream("train", COUNT, labels="hidden", image_labels="record"),
+        "shown": Stream("train", COUNT, labels="optional"),
+        "hidden": Stream("train", COUNT, labels="hidden", image_labels="record"),
     }
     # Each alone: together they would have images and crops of their own.
     shown, hidden = (
@@ -640,7 +642,7 @@ def test_composition_serves_image_labels_hidden_labels_and_records_without_a_mas
 
 
 def test_image_labels_of_a_composed_crop_are_those_of_its_label(folder):
-    stream = pipeline.Stream("train", 4, image_labels="crop")
+    stream = Stream("train", 4, image_labels="crop")
     for batch in take(dataset_of(composed(folder), {"s": stream}), 3):
         for label, found in zip(batch["s"]["label"], batch["s"]["image_label"]):
             assert set(np.flatnonzero(found) + 1) == set(np.unique(label)) - {0, 255}
@@ -650,7 +652,7 @@ def test_resizing_comes_before_composition(tmp_path):
     images, labels = make_images([(20, 30)])
     write_split(str(tmp_path), images, labels, split="train")
     config = composed(tmp_path, min_resize_value=24, augmentation_ops=0)
-    batch = take(dataset_of(config, {"s": pipeline.Stream("train", 2)}), 1)[0]["s"]
+    batch = take(dataset_of(config, {"s": Stream("train", 2)}), 1)[0]["s"]
     # 24x36, of which 33 columns fit into the crop.
     assert (batch["valid"].sum((1, 2)) == 24 * 33).all()
     assert set(np.unique(batch["label"])) <= {*np.unique(labels[0]), 255}
@@ -665,7 +667,7 @@ def test_opencv_starts_no_threads_beside_those_of_the_pipeline(folder):
 
 
 def test_composition_makes_no_strong_view(folder):
-    streams = {"both": pipeline.Stream("train", 4, views=("weak", "strong"))}
+    streams = {"both": Stream("train", 4, views=("weak", "strong"))}
     with pytest.raises(UserError, match="stream 'both'.*\n.*--augmentation"):
         dataset_of(composed(folder), streams)
 
@@ -715,7 +717,7 @@ def test_resized_crops_repeat_whatever_the_threads_and_go_on(folder):
     whole = take(dataset_of(resized_crop(folder), COMPOSED), 4)
     assert_same(whole, take(dataset_of(resized_crop(folder, data_threads=1), COMPOSED), 4))
     assert_same(whole[2:], take(dataset_of(resized_crop(folder), COMPOSED, start_step=2), 2))
-    epochs = take(dataset_of(resized_crop(folder), {"s": pipeline.Stream("train", COUNT)}), 2)
+    epochs = take(dataset_of(resized_crop(folder), {"s": Stream("train", COUNT)}), 2)
     images = [dict(zip(e["s"]["index"].tolist(), e["s"]["image"])) for e in epochs]
     assert all((images[0][i] != images[1][i]).any() for i in range(COUNT))
 
@@ -742,7 +744,7 @@ def test_resizing_comes_before_the_resized_crop(tmp_path):
 
 
 def test_a_resized_crop_is_one_view(folder):
-    streams = {"both": pipeline.Stream("train", 4, views=("weak", "strong"))}
+    streams = {"both": Stream("train", 4, views=("weak", "strong"))}
     with pytest.raises(UserError, match="--augmentation=resized_crop makes one view"):
         dataset_of(resized_crop(folder), streams)
 
@@ -836,7 +838,7 @@ def test_scaled_crops_refuse_scales_out_of_order(folder, name):
 )
 def test_a_wrong_declaration_is_refused(wrong):
     with pytest.raises(UserError, match="declared wrongly"):
-        pipeline.Stream(**{"split": "train", "batch_size": 4, **wrong})
+        Stream(**{"split": "train", "batch_size": 4, **wrong})
 
 
 def test_a_batch_must_be_divisible_among_the_replicas(folder):
@@ -852,15 +854,15 @@ def test_scales_out_of_order_are_a_users_error(folder):
 @pytest.mark.parametrize(
     "stream, message",
     [
-        (pipeline.Stream("tra1n", 2), "train"),
-        (pipeline.Stream("train", 2), "has a mask"),
-        (pipeline.Stream("train", 2, labels="none", image_labels="record"), "--image_labels"),
+        (Stream("tra1n", 2), "train"),
+        (Stream("train", 2), "has a mask"),
+        (Stream("train", 2, labels="none", image_labels="record"), "--image_labels"),
     ],
 )
 def test_a_split_that_cannot_serve_a_stream_is_refused(tmp_path, stream, message):
     write(str(tmp_path), labels=[None] * COUNT)
     with pytest.raises(UserError, match=message):
-        pipeline.make_sources({"s": stream}, SPEC, settings(tmp_path))
+        make_sources({"s": stream}, SPEC, settings(tmp_path))
 
 
 # Damage -----------------------------------------------------------------------------------------
@@ -898,7 +900,7 @@ def break_pixels(data):
 
 
 def error_of(config, stream=STREAM):
-    sources = pipeline.make_sources({"s": stream}, SPEC, config)
+    sources = make_sources({"s": stream}, SPEC, config)
     with pytest.raises(tf.errors.OpError):
         for _ in dataset_of(config, {"s": stream}, sources=sources).take(6):
             pass
@@ -954,14 +956,14 @@ def test_a_palette_mask_is_not_read_as_grey_values(tmp_path):
     buffer = io.BytesIO()
     mask.save(buffer, "PNG")
     replace_label(str(tmp_path), buffer.getvalue())
-    assert "palette image" in error_of(settings(tmp_path), pipeline.Stream("train", 1))
+    assert "palette image" in error_of(settings(tmp_path), Stream("train", 1))
 
 
 def test_a_mask_of_another_size_names_both_sizes(tmp_path):
     # The scan of a split without index parses every record.
     replace_label(str(tmp_path), png(np.zeros((12, 17), np.uint8)))
     with pytest.raises(UserError, match="12x17") as error:
-        pipeline.make_sources({"s": STREAM}, SPEC, settings(tmp_path))
+        make_sources({"s": STREAM}, SPEC, settings(tmp_path))
     assert "12x16" in str(error.value) and tfexample.LABEL in str(error.value)
 
 
@@ -977,7 +979,7 @@ def test_a_truncated_shard_stops_the_run_at_its_start(tmp_path):
     path = os.path.join(tmp_path, index.shards[1])
     os.truncate(path, os.path.getsize(path) - 10)
     with pytest.raises(UserError, match="truncated") as error:
-        pipeline.make_sources({"s": STREAM}, SPEC, settings(tmp_path))
+        make_sources({"s": STREAM}, SPEC, settings(tmp_path))
     assert path in str(error.value)
 
 
@@ -987,7 +989,7 @@ def test_bad_records_are_replaced_and_listed(tmp_path, change, reason):
     config = settings(tmp_path, skip_bad_records=True, max_bad_record_fraction=0.1)
     whole = take(dataset_of(config), 5)
     path = overwrite(tmp_path, 7, change)
-    sources = pipeline.make_sources({"s": STREAM}, SPEC, config)
+    sources = make_sources({"s": STREAM}, SPEC, config)
     found = take(dataset_of(config, sources=sources), 5)
     replaced = 0
     for before, after in zip(whole, found):
@@ -1029,7 +1031,7 @@ def test_the_rest_of_a_truncated_shard_is_replaced(tmp_path):
     path = os.path.join(tmp_path, index.shards[1])
     os.truncate(path, int(index.offset[8]) + 20)
     config = settings(tmp_path, skip_bad_records=True, max_bad_record_fraction=0.4)
-    sources = pipeline.make_sources({"s": STREAM}, SPEC, config)
+    sources = make_sources({"s": STREAM}, SPEC, config)
     found = np.concatenate([e["s"]["index"] for e in take(dataset_of(config, sources=sources), 5)])
     assert set(found) == set(range(8))
     ids = [line.split("\t")[3] for line in sources["s"].bad_records()]
@@ -1040,7 +1042,7 @@ def test_the_rest_of_a_truncated_shard_is_replaced(tmp_path):
 
 
 def evaluation_of(folder, batch_size, split="train", crop_size=(33, 33), max_side=None, **changes):
-    return pipeline.make_eval_dataset(
+    return make_eval_dataset(
         split,
         SPEC,
         settings(folder, **changes),
@@ -1068,19 +1070,19 @@ def test_evaluation_shows_every_image_once_and_whole(folder, batch_size):
             outside[:height, :width] = False
             np.testing.assert_array_equal(batch["valid"][row].numpy() == 0, outside)
             assert (label[outside] == 255).all() and (image[outside] == MEAN[0]).all()
-            assert label.shape == pipeline.padded_size((height, width), (33, 33))
+            assert label.shape == padded_size((height, width), (33, 33))
     assert sorted(seen) == list(range(COUNT))
 
 
 def test_sizes_in_evaluation():
-    assert pipeline.padded_size((20, 33), (33, 33)) == (33, 33)
-    assert pipeline.padded_size((34, 10), (33, 33)) == (65, 33)
-    assert pipeline.padded_size((65, 66), (33, 33)) == (65, 97)
+    assert padded_size((20, 33), (33, 33)) == (33, 33)
+    assert padded_size((34, 10), (33, 33)) == (65, 33)
+    assert padded_size((65, 66), (33, 33)) == (65, 97)
 
 
 def test_evaluation_without_padding(folder):
     images, _ = make_images(SIZES)
-    for batch in evaluation_of(folder, 2, crop_size=pipeline.UNPADDED):
+    for batch in evaluation_of(folder, 2, crop_size=UNPADDED):
         assert (batch["valid"].numpy() == 1).all()
         for row in np.flatnonzero(batch["weight"]):
             np.testing.assert_array_equal(batch["image"][row], images[int(batch["index"][row])])
@@ -1088,7 +1090,7 @@ def test_evaluation_without_padding(folder):
 
 def test_evaluation_halves_large_images(folder):
     seen = {}
-    for batch in evaluation_of(folder, 1, crop_size=pipeline.UNPADDED, max_side=20):
+    for batch in evaluation_of(folder, 1, crop_size=UNPADDED, max_side=20):
         seen[int(batch["index"][0])] = batch["image"][0].numpy(), batch["label"][0].numpy()
     assert sorted(seen) == list(range(COUNT))
     images, labels = make_images(SIZES)

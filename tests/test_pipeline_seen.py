@@ -7,10 +7,13 @@ import pytest
 
 from tests.small_split import SPEC, make_images, write_split
 from tests.test_pipeline import COUNT, MEAN, SIZES, dataset_of, settings, take, write
-from tfseg.config import DataConfig
-from tfseg.data import pipeline, sampling
+from tfseg.data import sampling
 from tfseg.data.class_splits import UNLABELLED, ClassSplit
+from tfseg.data.evaluation_batches import make_eval_dataset
+from tfseg.data.sources import make_sources
+from tfseg.data.stream import Stream
 from tfseg.errors import UserError
+from tfseg.settings.data import DataConfig
 
 # Classes: background, cat, dog, cow.
 SPLITS = {
@@ -24,7 +27,7 @@ SPLITS = {
     for field in dataclasses.fields(DataConfig)
     if field.name == "augmentation"
 )
-SEEN = pipeline.Stream("train", COUNT, labels="seen")
+SEEN = Stream("train", COUNT, labels="seen")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def spec_of(split):
 
 def batches(config, stream, split, *, count=3):
     """Returns the stream's batches, with a data set that has this class split."""
-    sources = pipeline.make_sources({"s": stream}, spec_of(split), config)
+    sources = make_sources({"s": stream}, spec_of(split), config)
     found = take(dataset_of(config, {"s": stream}, sources=sources), count)
     return [element["s"] for element in found]
 
@@ -102,7 +105,7 @@ def test_batches_have_the_vocabulary(folder):
     split = SPLITS["background seen"]
     config = settings(folder)
     streams = {"s": dataclasses.replace(SEEN, views=("weak", "strong"))}
-    sources = pipeline.make_sources(streams, spec_of(split), config)
+    sources = make_sources(streams, spec_of(split), config)
     spec = dataset_of(config, streams, sources=sources).element_spec["s"]
     assert set(spec) == {
         *("image", "image_strong", "label", "candidate", "hidden_label"),
@@ -115,12 +118,12 @@ def test_batches_have_the_vocabulary(folder):
 def test_what_would_name_unseen_classes_is_refused():
     for image_labels in ("record", "crop"):
         with pytest.raises(UserError, match="'none' with labels='seen'"):
-            pipeline.Stream("train", 4, labels="seen", image_labels=image_labels)
+            Stream("train", 4, labels="seen", image_labels=image_labels)
 
 
 def test_a_class_split_is_needed(folder):
     with pytest.raises(UserError, match="--class_split"):
-        pipeline.make_sources({"s": SEEN}, SPEC, settings(folder))
+        make_sources({"s": SEEN}, SPEC, settings(folder))
 
 
 def test_masks_are_needed(tmp_path):
@@ -128,9 +131,9 @@ def test_masks_are_needed(tmp_path):
     spec = spec_of(SPLITS["background seen"])
     write(str(tmp_path), labels=[None] * COUNT)
     with pytest.raises(UserError, match="has a mask"):
-        pipeline.make_sources({"s": SEEN}, spec, settings(tmp_path))
+        make_sources({"s": SEEN}, spec, settings(tmp_path))
     write(str(tmp_path), labels=[None, *labels[1:]])
-    source = pipeline.make_sources({"s": SEEN}, spec, settings(tmp_path))["s"]
+    source = make_sources({"s": SEEN}, spec, settings(tmp_path))["s"]
     with pytest.raises(UserError, match="image_0.*no mask"):
         source.fetch(0)
 
@@ -138,7 +141,7 @@ def test_masks_are_needed(tmp_path):
 @pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
 def test_evaluation_labels_are_those_of_visible_classes(folder, split):
     _, labels = make_images(SIZES)
-    dataset = pipeline.make_eval_dataset(
+    dataset = make_eval_dataset(
         "train",
         spec_of(split),
         DataConfig(dataset_dir=folder),
@@ -166,8 +169,8 @@ def dropping(folder, *ids):
 
 def test_dropped_images_are_never_shown(folder, tmp_path):
     config = settings(folder, drop_images=dropping(tmp_path, "image_2", "image_7", "elsewhere"))
-    streams = {"s": pipeline.Stream("train", 4), "two": pipeline.Stream("train", 4, epoch_of="s")}
-    sources = pipeline.make_sources(streams, SPEC, config)
+    streams = {"s": Stream("train", 4), "two": Stream("train", 4, epoch_of="s")}
+    sources = make_sources(streams, SPEC, config)
     found = take(dataset_of(config, streams, sources=sources), 6)
     kept = [i for i in range(COUNT) if i not in (2, 7)]
     for name in streams:
@@ -186,10 +189,8 @@ def test_dropped_images_are_no_draws_either(tmp_path):
     named = [[1 + i % 3] for i in range(COUNT)]
     write_split(str(tmp_path), images, labels, split="train", image_labels=named)
     config = settings(tmp_path, drop_images=dropping(tmp_path, "image_2", "image_3"))
-    stream = pipeline.Stream(
-        "train", 8, labels="none", image_labels="record", sampling="class_weighted"
-    )
-    source = pipeline.make_sources({"s": stream}, SPEC, config)["s"]
+    stream = Stream("train", 8, labels="none", image_labels="record", sampling="class_weighted")
+    source = make_sources({"s": stream}, SPEC, config)["s"]
     assert source.epoch.length == COUNT - 2
     drawn = [
         sampling.step_records("train", 8, source.epoch, seed=3, step=step) for step in range(20)
@@ -207,11 +208,11 @@ def test_dropped_images_are_no_draws_either(tmp_path):
 def test_lists_that_leave_out_nothing_or_all_are_refused(folder, tmp_path, ids, message):
     config = settings(folder, drop_images=dropping(tmp_path, *ids))
     with pytest.raises(UserError, match=message):
-        pipeline.make_sources({"s": pipeline.Stream("train", 4)}, SPEC, config)
+        make_sources({"s": Stream("train", 4)}, SPEC, config)
 
 
 def test_a_list_that_is_none_is_refused(folder, tmp_path):
     for path in (tmp_path / "none.txt", tmp_path):
         with pytest.raises(UserError, match="--drop_images=.*\n.*one id in a line"):
             config = settings(folder, drop_images=str(path))
-            pipeline.make_sources({"s": pipeline.Stream("train", 4)}, SPEC, config)
+            make_sources({"s": Stream("train", 4)}, SPEC, config)

@@ -7,12 +7,18 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.small_split import STRIDE, ToyModel, make_images, numpy_prediction
-from tfseg import predict
-from tfseg.config import ModelConfig
 from tfseg.errors import UserError
+from tfseg.inference.merge import (
+    ClassFilter,
+    Views,
+    predict,
+    predict_probabilities,
+    predict_probabilities_with_image_logits,
+    predict_with_image_logits,
+)
 from tfseg.models import build_model
 from tfseg.ops.resize import resize_bilinear
-from tfseg.predict import ClassFilter, Views
+from tfseg.settings.network import ModelConfig
 
 SIZE = (33, 41)
 
@@ -25,7 +31,7 @@ def image():
 
 def test_labels_are_the_arg_max_of_upsampled_logits(image):
     model = ToyModel()
-    labels = predict.predict(model, image)
+    labels = predict(model, image)
     assert labels.dtype == tf.int32
     for label, one in zip(labels, image):
         np.testing.assert_array_equal(label, numpy_prediction(model, one))
@@ -33,7 +39,7 @@ def test_labels_are_the_arg_max_of_upsampled_logits(image):
 
 def test_arg_max_first_repeats_the_coarse_labels(image):
     model = ToyModel()
-    labels = predict.predict(model, image, prediction_with_upsampled_logits=False).numpy()
+    labels = predict(model, image, prediction_with_upsampled_logits=False).numpy()
     coarse = tf.argmax(model(image)["logits"], -1).numpy()
     # Align-corners: pixel y lies at y / 4 of the coarse grid; ties go up.
     y = np.floor(np.arange(SIZE[0]) / STRIDE + 0.5).astype(int)
@@ -44,7 +50,7 @@ def test_arg_max_first_repeats_the_coarse_labels(image):
 def test_one_plain_scale_is_the_softmax_of_the_logits(image):
     model = ToyModel()
     expected = tf.nn.softmax(resize_bilinear(model(image)["logits"], SIZE))
-    actual = predict.predict_probabilities(model, image)
+    actual = predict_probabilities(model, image)
     np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
@@ -60,15 +66,15 @@ def test_probabilities_are_averaged_over_scales_and_mirror_images(image):
                 part = resize_bilinear(part, (9, 11))  # the grid of the unscaled image
             total += tf.nn.softmax(resize_bilinear(part, SIZE)).numpy()
     views = Views((0.5, 1.25), flip=True)
-    actual = predict.predict_probabilities(model, image, views)
+    actual = predict_probabilities(model, image, views)
     np.testing.assert_allclose(actual, total / 4, atol=1e-6)
-    labels = predict.predict(model, image, views)
+    labels = predict(model, image, views)
     np.testing.assert_array_equal(labels, total.argmax(-1))
 
 
 def test_the_model_learns_the_scale_of_its_input(image):
     model = ToyModel()
-    predict.predict(model, image[:1], Views((0.5, 1.0, 1.25)))
+    predict(model, image[:1], Views((0.5, 1.0, 1.25)))
     assert [tuple(map(tuple, [size])) + (scale,) for size, scale in model.seen_scales] == [
         ((17, 21), 0.5),
         ((33, 41), 1.0),
@@ -78,8 +84,8 @@ def test_the_model_learns_the_scale_of_its_input(image):
 
 def test_a_mirrored_image_gives_mirrored_labels(image):
     views = Views((0.75, 1.0), flip=True)
-    labels = predict.predict(ToyModel(), image, views).numpy()
-    mirrored = predict.predict(ToyModel(), image[:, :, ::-1], views).numpy()
+    labels = predict(ToyModel(), image, views).numpy()
+    mirrored = predict(ToyModel(), image[:, :, ::-1], views).numpy()
     np.testing.assert_array_equal(mirrored, labels[:, :, ::-1])
 
 
@@ -87,19 +93,19 @@ def test_a_mirrored_image_gives_mirrored_labels(image):
 def test_image_logits_are_those_of_the_unscaled_image(image, scales):
     model = ToyModel(with_classifier=True)
     views = Views(scales)
-    labels, image_logits = predict.predict_with_image_logits(model, image, views)
+    labels, image_logits = predict_with_image_logits(model, image, views)
     np.testing.assert_allclose(image_logits, model(image)["image_logits"], atol=1e-5)
-    np.testing.assert_array_equal(labels, predict.predict(model, image, views))
+    np.testing.assert_array_equal(labels, predict(model, image, views))
 
 
 def test_rows_that_fill_the_batch_up_change_nothing(image):
     model, weight = ToyModel(), tf.constant([1.0, 1.0, 0.0])
-    labels = predict.predict(model, image, weight=weight)
+    labels = predict(model, image, weight=weight)
     assert labels.shape == (3, *SIZE)
-    np.testing.assert_array_equal(labels[:2], predict.predict(model, image[:2]))
+    np.testing.assert_array_equal(labels[:2], predict(model, image[:2]))
     # A row of weight 0 amid others is predicted like them.
-    labels = predict.predict(model, image, weight=tf.constant([0.0, 0.0, 1.0]))
-    np.testing.assert_array_equal(labels[2], predict.predict(model, image[2:])[0])
+    labels = predict(model, image, weight=tf.constant([0.0, 0.0, 1.0]))
+    np.testing.assert_array_equal(labels[2], predict(model, image[2:])[0])
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +117,7 @@ def network():
 
 def _run(network, views, *, reduce_retracing=False):
     return tf.function(
-        lambda x: predict.predict_probabilities(network, x, views),
+        lambda x: predict_probabilities(network, x, views),
         autograph=False,
         reduce_retracing=reduce_retracing,
     )
@@ -153,8 +159,8 @@ PRESENT = np.array([[1, 0, 0, 1], [1, 1, 0, 0], [0, 0, 1, 1]], np.float32)
 )
 def test_labels_are_among_the_classes_that_are_present(image, options):
     model = ToyModel()
-    free = predict.predict(model, image, **options).numpy()
-    labels = predict.predict(model, image, present=PRESENT, **options).numpy()
+    free = predict(model, image, **options).numpy()
+    labels = predict(model, image, present=PRESENT, **options).numpy()
     for one, unrestricted, present in zip(labels, free, PRESENT):
         assert set(np.unique(one)) <= set(np.flatnonzero(present))
         may_stay = present[unrestricted] > 0
@@ -162,13 +168,13 @@ def test_labels_are_among_the_classes_that_are_present(image, options):
         if not options or options.get("views", Views()).merge_scales == "logits":
             # (A mean of softmaxes among fewer classes may have another arg max.)
             np.testing.assert_array_equal(one[may_stay], unrestricted[may_stay])
-    everything = predict.predict(model, image, present=np.ones_like(PRESENT), **options)
+    everything = predict(model, image, present=np.ones_like(PRESENT), **options)
     np.testing.assert_array_equal(everything, free)
 
 
 def test_a_restricted_label_is_the_best_of_the_present_ones(image):
     model = ToyModel()
-    labels = predict.predict(model, image, present=PRESENT)
+    labels = predict(model, image, present=PRESENT)
     for label, one, present in zip(labels, image, PRESENT):
         expected = numpy_prediction(model, one, set(np.flatnonzero(present)))
         np.testing.assert_array_equal(label, expected)
@@ -180,7 +186,7 @@ def test_restricted_probabilities_are_a_softmax_among_the_present_classes(image,
     logits = resize_bilinear(model(image)["logits"], SIZE).numpy()
     exp = np.exp(logits) * PRESENT[:, None, None]
     views = Views(merge_scales=merge_scales)
-    probs = predict.predict_probabilities(model, image, views, present=PRESENT).numpy()
+    probs = predict_probabilities(model, image, views, present=PRESENT).numpy()
     np.testing.assert_allclose(probs, exp / exp.sum(-1, keepdims=True), atol=1e-6)
     assert (probs[np.broadcast_to(PRESENT[:, None, None] == 0, probs.shape)] == 0).all()
 
@@ -198,9 +204,9 @@ def test_merged_logits_are_the_mean_over_views_of_cubic_scaled_images(image):
             logits = resize_bilinear(logits, scaled.shape[1:3])
             total += resize_bilinear(logits, SIZE).numpy()
     views = Views((0.5, 1.25), flip=True, merge_scales="logits", scale_kernel="cubic")
-    probs = predict.predict_probabilities(model, image, views)
+    probs = predict_probabilities(model, image, views)
     np.testing.assert_allclose(probs, tf.nn.softmax(total / 4), atol=1e-5)
-    labels = predict.predict(model, image, views)
+    labels = predict(model, image, views)
     np.testing.assert_array_equal(labels, total.argmax(-1))
 
 
@@ -208,8 +214,8 @@ def test_image_logits_come_with_probabilities_too(image):
     model = ToyModel(with_classifier=True)
     for scales in ((1.0,), (0.75,)):
         options = {"views": Views(scales), "present": PRESENT}
-        probs, logits = predict.predict_probabilities_with_image_logits(model, image, **options)
-        np.testing.assert_array_equal(probs, predict.predict_probabilities(model, image, **options))
+        probs, logits = predict_probabilities_with_image_logits(model, image, **options)
+        np.testing.assert_array_equal(probs, predict_probabilities(model, image, **options))
         np.testing.assert_allclose(logits, model(image)["image_logits"], atol=1e-5)
 
 
@@ -237,8 +243,8 @@ def masks_by_hand(model, image, scales):
 def test_merged_masks_and_their_image_logits_are_means_over_pillow_scaled_views(image):
     model, scales = ToyModel(with_classifier=True), (1.0, 0.5, 1.5)
     views = Views(scales, flip=True, merge_scales="masks", scale_kernel="pillow")
-    probs, logits = predict.predict_probabilities_with_image_logits(model, image, views)
-    labels, same_logits = predict.predict_with_image_logits(model, image, views)
+    probs, logits = predict_probabilities_with_image_logits(model, image, views)
+    labels, same_logits = predict_with_image_logits(model, image, views)
     for i, one in enumerate(image):
         masks, image_logits = masks_by_hand(model, one, scales)
         # Pillow's rounding is matched to one grey level.
@@ -251,7 +257,7 @@ def test_merged_masks_and_their_image_logits_are_means_over_pillow_scaled_views(
 def test_classes_are_filtered_by_the_scores_of_all_views(image):
     model = ToyModel(with_classifier=True)
     views = Views((1.0, 0.5), flip=True, merge_scales="masks")
-    masks, logits = predict.predict_probabilities_with_image_logits(model, image, views)
+    masks, logits = predict_probabilities_with_image_logits(model, image, views)
     scores = np.sort(tf.sigmoid(logits).numpy().ravel())
     cut = float(scores[len(scores) // 2] + scores[len(scores) // 2 - 1]) / 2
     kept = tf.sigmoid(logits).numpy() > cut
@@ -262,13 +268,13 @@ def test_classes_are_filtered_by_the_scores_of_all_views(image):
     expected[..., 2] **= 6
     class_filter = ClassFilter(score_cut=cut, background_power=3.0, suppressed_class=2)
     filtered = Views((1.0, 0.5), True, "masks", class_filter=class_filter)
-    probs = predict.predict_probabilities(model, image, filtered)
+    probs = predict_probabilities(model, image, filtered)
     np.testing.assert_allclose(probs, expected, rtol=1e-5, atol=1e-7)
-    labels, unfiltered = predict.predict_with_image_logits(model, image, filtered)
+    labels, unfiltered = predict_with_image_logits(model, image, filtered)
     np.testing.assert_array_equal(labels, expected.argmax(-1))
     np.testing.assert_array_equal(unfiltered, logits)
     # Classes that are known to be present take the place of the scores.
-    probs = predict.predict_probabilities(model, image, filtered, present=PRESENT)
+    probs = predict_probabilities(model, image, filtered, present=PRESENT)
     assert ((probs.numpy() > 0).any((1, 2)) == PRESENT.astype(bool)).all()
 
 
@@ -276,7 +282,7 @@ def test_one_view_is_filtered_too(image):
     class_filter = ClassFilter(top_classes=1, background_power=50.0)
     views = Views(merge_scales="masks", class_filter=class_filter)
     model = ToyModel(with_classifier=True)
-    labels, logits = predict.predict_with_image_logits(model, image, views)
+    labels, logits = predict_with_image_logits(model, image, views)
     for label, best in zip(labels.numpy(), np.argmax(logits, -1)):
         assert set(np.unique(label)) <= {0, 1 + best}
 
@@ -284,9 +290,9 @@ def test_one_view_is_filtered_too(image):
 def test_filtering_by_scores_needs_a_network_that_gives_them(image):
     views = Views(merge_scales="masks", class_filter=ClassFilter(score_cut=0.3))
     with pytest.raises(UserError, match="image-level scores"):
-        predict.predict(ToyModel(), image, views)
+        predict(ToyModel(), image, views)
     with pytest.raises(UserError, match="image-level scores"):
-        predict.predict_with_image_logits(ToyModel(), image)
+        predict_with_image_logits(ToyModel(), image)
 
 
 def test_settings_that_do_not_go_together_are_refused():

@@ -7,11 +7,11 @@ import pytest
 import tensorflow as tf
 
 from tests.test_methods import SMALL, SPEC, toy_backbone  # noqa: F401  (a fixture)
-from tfseg import checkpoint
-from tfseg.config import ModelConfig
 from tfseg.errors import UserError
-from tfseg.initial_weights import load_initial_weights
 from tfseg.models import build_model, model_builder
+from tfseg.settings.network import ModelConfig
+from tfseg.weights import checkpoint
+from tfseg.weights.initial import load_initial_weights
 
 VECTORS = SPEC.vectors.values
 IMAGE = tf.random.stateless_uniform([2, 33, 33, 3], [0, 1], 0.0, 255.0)

@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import RECORD_SIZE
 from tests.programs import ROOT, environment, run
 from tests.runs import NETWORK, log_of
-from tfseg import checkpoint
+from tfseg.weights import checkpoint
 
 pytestmark = pytest.mark.slow
 

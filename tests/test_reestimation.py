@@ -7,11 +7,12 @@ import pytest
 import tensorflow as tf
 
 from tests.toy import ToyBackbone
-from tfseg import checkpoint, run_record
-from tfseg.config import ModelConfig
 from tfseg.models import BACKBONES, build_model
 from tfseg.models.layers import BatchNorm, PooledStatistics, Settings
-from tfseg.training import reestimation
+from tfseg.runs import reestimation
+from tfseg.runs.record import write_record
+from tfseg.settings.network import ModelConfig
+from tfseg.weights import checkpoint
 
 RNG = np.random.default_rng(0)
 
@@ -102,7 +103,7 @@ def test_what_is_written(tmp_path):
     store = checkpoint.Store(str(logdir), {"model": model, "ema": ema}, {})
     logdir.mkdir()
     store.save(7)
-    run_record.write_record(str(logdir), {"model": {"head": "low_rank"}})
+    write_record(str(logdir), {"model": {"head": "low_rank"}})
     before = {path.name: path.read_bytes() for path in logdir.iterdir()}
     prefix = reestimation.write(
         str(logdir), network, lambda: [images(2)], num_batches=1, facts={"images": 2}

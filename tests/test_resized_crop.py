@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from tfseg.data import resized_crop
-from tfseg.data.resized_crop import Draws
+from tfseg.data.augment import resized_crop
+from tfseg.data.augment.resized_crop import Draws
 
 
 def picture(height, width, seed=0):

@@ -7,10 +7,11 @@ import pytest
 import tensorflow as tf
 
 from tests.toy import ToyMethod, ToyNetwork, batches
-from tfseg import checkpoint
-from tfseg.config import TrainConfig
 from tfseg.errors import UserError
-from tfseg.training.trainer import Trainer, run
+from tfseg.settings.run import TrainConfig
+from tfseg.training.loop import run
+from tfseg.training.trainer import Trainer
+from tfseg.weights import checkpoint
 
 ROUNDS, PERIOD = 3, 4
 STEPS = ROUNDS * PERIOD

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from tests.test_warped_crop import picture
-from tfseg.data import pixels, short_side_crop
-from tfseg.data.short_side_crop import Draws
+from tfseg.data import pixels
+from tfseg.data.augment import short_side_crop
+from tfseg.data.augment.short_side_crop import Draws
 
 COMMON = {"padding_color": (1.2, 2.6, 3.0), "ignore_label": 255}
 

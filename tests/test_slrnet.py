@@ -12,15 +12,17 @@ from tests.test_methods import (
     random_batch,
     toy_backbone,  # noqa: F401  (a fixture that every test here uses)
 )
-from tfseg import checkpoint
-from tfseg.config import DataConfig, ModelConfig, TrainConfig
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
-from tfseg.method_config import SLRNetConfig
 from tfseg.methods.slrnet import SLRNet
+from tfseg.models.heads.low_rank import HeadOutput
 from tfseg.models.layers import BatchNorm, fold_seed
-from tfseg.models.slrnet import HeadOutput
 from tfseg.monitors import Monitors, summarise
+from tfseg.settings.data import DataConfig
+from tfseg.settings.methods import SLRNetConfig
+from tfseg.settings.network import ModelConfig
+from tfseg.settings.run import TrainConfig
+from tfseg.weights import checkpoint
 
 SEED = tf.constant([1, 2])
 CLEAR = {"require_all_classes": False, "pretrain_steps": 0}

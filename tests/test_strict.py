@@ -15,11 +15,11 @@ from tests.test_methods import (
     random_batch,
     toy_backbone,  # noqa: F401  (a fixture that every test here uses)
 )
-from tfseg.config import TrainConfig
 from tfseg.errors import UserError
 from tfseg.methods.strict import Strict
 from tfseg.monitors import Monitors, summarise
 from tfseg.ops import agreement
+from tfseg.settings.run import TrainConfig
 
 SEED = tf.constant([1, 2])
 IGNORE, UNSEEN = 255, 3

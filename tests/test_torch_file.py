@@ -23,8 +23,8 @@ from tests.torch_files import (
     write_pickle,
     write_torch,
 )
-from tfseg import torch_file
 from tfseg.errors import UserError
+from tfseg.weights import torch_file
 
 BOTH = pytest.mark.parametrize("legacy", [True, False])
 

@@ -9,12 +9,12 @@ import pytest
 
 from tests.programs import run
 from tests.torch_files import op_global, op_text, op_tuple, write_torch
-from tfseg.checkpoint import by_name
-from tfseg.config import ModelConfig
 from tfseg.errors import UserError
-from tfseg.initial_weights import load_initial_weights, load_pretrained, load_torch, torch_prefix
 from tfseg.models import build_model
+from tfseg.settings.network import ModelConfig
 from tfseg.torch_weights import _describe, convert
+from tfseg.weights.checkpoint import by_name
+from tfseg.weights.initial import load_initial_weights, load_pretrained, load_torch, torch_prefix
 
 _UNITS = {"resnet50s": (3, 4, 6, 3), "resnet101s": (3, 4, 23, 3)}
 _NORM = ("weight", "bias", "running_mean", "running_var")

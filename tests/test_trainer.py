@@ -10,11 +10,12 @@ import tensorflow as tf
 
 from tests.toy import ToyMethod, ToyNetwork, batches
 from tfseg.monitors import Monitors
-from tfseg import checkpoint
-from tfseg.config import TrainConfig
-from tfseg.training.interruption import Interruption
+from tfseg.settings.run import TrainConfig
 from tfseg.training import memory
-from tfseg.training.trainer import NonFiniteLoss, Trainer, run
+from tfseg.training.interruption import Interruption
+from tfseg.training.loop import run
+from tfseg.training.trainer import NonFiniteLoss, Trainer
+from tfseg.weights import checkpoint
 
 
 def make_trainer(

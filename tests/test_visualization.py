@@ -22,19 +22,24 @@ from tests.small_split import (
     numpy_prediction,
     write_split,
 )
-from tfseg import inference, metrics, visualization
-from tfseg.config import DataConfig, VisConfig
+from tfseg import metrics
 from tfseg.data import colormap
+from tfseg.data.prediction_files import output_names, raw_ids
 from tfseg.data.specs import DATASETS, DatasetSpec
 from tfseg.errors import UserError
+from tfseg.inference import draw as drawing
+from tfseg.inference.draw import _png, _write, colors_of, overlay
+from tfseg.inference.pictures import original_labels
 from tfseg.ops import dense_crf
+from tfseg.settings.data import DataConfig
+from tfseg.settings.prediction import VisConfig
 
 
 def draw(folder, output, *, spec=SPEC, data=None, model=None, **changes):
     config = VisConfig(vis_logdir=str(output), vis_crop_size=CROP, **changes)
     data_config = DataConfig(dataset_dir=str(folder), **(data or {}))
     model = model or ToyModel()
-    return visualization.draw(model, spec, data_config, config, prefix="/r/model.ckpt-7", step=7)
+    return drawing.draw(model, spec, data_config, config, prefix="/r/model.ckpt-7", step=7)
 
 
 def read(*parts):
@@ -188,7 +193,7 @@ def test_resized_images_get_predictions_of_the_original_size(tmp_path):
 def test_a_resized_prediction_is_cut_and_brought_back_to_the_original_size():
     prediction = np.array([[1, 2, 3, 9], [4, 5, 6, 9], [9, 9, 9, 9]])
     valid = np.array([[1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 0]], bool)
-    result = inference.original_labels(prediction, valid, 3, 5)
+    result = original_labels(prediction, valid, 3, 5)
     # Align-corners: the corners stay where they are; ties go to the later pixel.
     np.testing.assert_array_equal(result, [[1, 2, 2, 3, 3], [4, 5, 5, 6, 6], [4, 5, 5, 6, 6]])
 
@@ -213,25 +218,25 @@ def test_an_output_directory_that_is_a_file_is_an_error(drawn, tmp_path):
 def test_names_are_the_last_component_as_published():
     ids = ["2007_000033", "train2017/000000177254", "/abs/x.jpg", "a b/ü&<1>"]
     names = ["2007_000033", "000000177254", "x.jpg", "ü&<1>"]
-    assert visualization.output_names(ids) == names
+    assert output_names(ids) == names
 
 
 def test_names_that_collide_keep_their_folders():
-    assert visualization.output_names(["a/1", "b/1", "2"]) == ["a/1", "b/1", "2"]
-    assert visualization.output_names(["A", "x/a"]) == ["A", "x/a"]
+    assert output_names(["a/1", "b/1", "2"]) == ["a/1", "b/1", "2"]
+    assert output_names(["A", "x/a"]) == ["A", "x/a"]
 
 
 @pytest.mark.parametrize("image_id", ["../../etc/passwd", "..", "/", "a/../../b", "..\\c", "x\0y"])
 def test_names_never_leave_the_output_directory(image_id):
     for ids in ([image_id], [image_id, "z/" + image_id.split("/")[-1]]):
-        for name in visualization.output_names(ids):
+        for name in output_names(ids):
             path = os.path.normpath(os.path.join("/out", name + ".png"))
             assert path.startswith("/out/") and "\0" not in path
 
 
 def test_two_images_of_one_id_are_an_error():
     with pytest.raises(UserError, match="one name"):
-        visualization.output_names(["x/1", "x/1"])
+        output_names(["x/1", "x/1"])
 
 
 def test_ids_are_escaped_in_the_gallery(tmp_path):
@@ -246,33 +251,33 @@ def test_ids_are_escaped_in_the_gallery(tmp_path):
 
 
 def test_cityscapes_predictions_become_evaluation_ids():
-    ids = visualization.raw_ids(np.array([[0, 1, 18]]), DATASETS["cityscapes"])
+    ids = raw_ids(np.array([[0, 1, 18]]), DATASETS["cityscapes"])
     np.testing.assert_array_equal(ids, [[7, 8, 33]])
     assert ids.dtype == np.uint8
 
 
 def test_many_classes_need_sixteen_bits(tmp_path):
     spec = DatasetSpec("many", tuple(f"c{i}" for i in range(300)))
-    ids = visualization.raw_ids(np.array([[0, 299]]), spec)
-    visualization._write(str(tmp_path / "x.png"), visualization._png(ids))
+    ids = raw_ids(np.array([[0, 299]]), spec)
+    _write(str(tmp_path / "x.png"), _png(ids))
     assert ids.dtype == np.uint16
     np.testing.assert_array_equal(read(tmp_path, "x.png"), [[0, 299]])
-    assert visualization.colors_of(spec).shape == (300, 3)
+    assert colors_of(spec).shape == (300, 3)
 
 
 def test_the_palette_of_the_data_set_wins_unless_a_colour_map_is_asked_for():
     spec = dataclasses.replace(SPEC, palette=((1, 2, 3), (4, 5, 6), (7, 8, 9), (9, 9, 9)))
-    np.testing.assert_array_equal(visualization.colors_of(spec)[:2], [[1, 2, 3], [4, 5, 6]])
-    cityscapes = visualization.colors_of(spec, "cityscapes")
+    np.testing.assert_array_equal(colors_of(spec)[:2], [[1, 2, 3], [4, 5, 6]])
+    cityscapes = colors_of(spec, "cityscapes")
     np.testing.assert_array_equal(cityscapes[:19], colormap.cityscapes())
     with pytest.raises(UserError, match="pascal, cityscapes, ade20k"):
-        visualization.colors_of(spec, "rainbow")
+        colors_of(spec, "rainbow")
 
 
 def test_an_overlay_leaves_background_clear():
     image = np.full((1, 2, 3), 100, np.uint8)
     colors = np.array([[0, 0, 0], [200, 0, 0]], np.uint8)
-    result = visualization.overlay(image, np.array([[0, 1]]), SPEC, colors)
+    result = overlay(image, np.array([[0, 1]]), SPEC, colors)
     assert result[0, 0].tolist() == [100, 100, 100]
     assert result[0, 1, 0] > 100 > result[0, 1, 1]
 
@@ -280,7 +285,7 @@ def test_an_overlay_leaves_background_clear():
 def test_a_panel_shows_image_truth_and_prediction():
     image = np.array([[[300.0, -5.0, 99.6]]], np.float32)
     heat = np.array([[0.5]], np.float32)
-    panel = visualization.panel([image, np.array([[255]]), np.array([[1]]), heat], SPEC)
+    panel = drawing.panel([image, np.array([[255]]), np.array([[1]]), heat], SPEC)
     assert panel.dtype == np.uint8
     expected = [[[255, 0, 100], [224, 224, 192], [128, 0, 0], [128, 128, 128]]]
     np.testing.assert_array_equal(panel, expected)
@@ -288,7 +293,7 @@ def test_a_panel_shows_image_truth_and_prediction():
 
 def test_a_panel_brings_pictures_to_one_size():
     image, ids = np.zeros((4, 2, 3), np.float32), np.array([[1], [255]])
-    panel = visualization.panel([image, ids], SPEC)
+    panel = drawing.panel([image, ids], SPEC)
     assert panel.shape == (4, 4, 3)
     np.testing.assert_array_equal(
         panel[:, 2:].reshape(4, 6)[:, :3], [[128, 0, 0]] * 2 + [[224, 224, 192]] * 2

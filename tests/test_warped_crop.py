@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfseg.data import pixels, warped_crop
-from tfseg.data.warped_crop import Draws
+from tfseg.data import pixels
+from tfseg.data.augment import warped_crop
+from tfseg.data.augment.warped_crop import Draws
 
 COMMON = {"padding_color": (1.0, 2.5, 3.0), "ignore_label": 255}
 

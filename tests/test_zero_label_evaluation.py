@@ -19,13 +19,20 @@ from tests.small_split import (
     numpy_prediction,
     write_split,
 )
-from tfseg import evaluation, inference, metrics, predict, visualization
-from tfseg.config import DataConfig, EvalConfig, VisConfig
-from tfseg.data import pixels, short_side_crop
+from tfseg import metrics
+from tfseg.data import pixels
+from tfseg.data.augment import short_side_crop
 from tfseg.data.class_splits import ClassSplit
 from tfseg.errors import UserError
+from tfseg.inference.classes import evaluated_label
+from tfseg.inference.draw import draw
+from tfseg.inference.evaluate import Evaluator
+from tfseg.inference.merge import Decision, Views, predict, predict_decisions, predict_probabilities
+from tfseg.inference.report import describe
+from tfseg.inference.zero_label import MODES, swept_values
 from tfseg.ops.calibration import Calibration, calibrated
-from tfseg.predict import Decision, Views
+from tfseg.settings.data import DataConfig
+from tfseg.settings.prediction import EvalConfig, VisConfig
 
 # Classes: background, cat, dog, cow.
 SEEN_BACKGROUND = ClassSplit("toy", seen=(0, 1), unseen=(2, 3), background=0)
@@ -51,7 +58,7 @@ def evaluator_of(records, tmp_path, split, strategy=None, unseen_masks=None, **c
     with strategy.scope():
         model = ToyModel()
     config = EvalConfig(eval_logdir=str(tmp_path / "eval"), eval_crop_size=CROP, **changes)
-    return evaluation.Evaluator(
+    return Evaluator(
         model,
         strategy,
         with_split(split),
@@ -117,26 +124,26 @@ VIEWS = (
 @pytest.mark.parametrize("space, bias", [("prob", 0.3), ("logit", 1.2)])
 def test_labels_are_those_of_calibrated_probabilities(views, space, bias):
     model, present = ToyModel(), tf.constant([[0.0, 1, 1, 1]] * 2)
-    probs = predict.predict_probabilities(model, IMAGE, views, present=present)
+    probs = predict_probabilities(model, IMAGE, views, present=present)
     calibration = Calibration((1, 2), bias, space)
     scores = calibrated(probs, calibration).numpy()[..., 1:]
     with_bias = dataclasses.replace(views, calibration=calibration)
-    labels = predict.predict(model, IMAGE, with_bias, present=present).numpy()
+    labels = predict(model, IMAGE, with_bias, present=present).numpy()
     np.testing.assert_array_equal(labels, 1 + scores.argmax(-1))
-    assert (labels != predict.predict(model, IMAGE, views, present=present).numpy()).any()
+    assert (labels != predict(model, IMAGE, views, present=present).numpy()).any()
 
 
 def test_a_class_that_may_not_be_there_does_not_win_by_the_bias():
     # With all probability in the seen classes minus 1, a zero would win.
     views = Views(calibration=Calibration((1, 2, 3), 1.0))
-    labels = predict.predict(ToyModel(), IMAGE, views, present=tf.constant([[0.0, 1, 1, 1]] * 2))
+    labels = predict(ToyModel(), IMAGE, views, present=tf.constant([[0.0, 1, 1, 1]] * 2))
     assert set(np.unique(labels)) <= {1, 2, 3}
 
 
 def test_coarse_labels_are_calibrated_too():
     model, views = ToyModel(), Views(calibration=Calibration((0, 1), 0.4))
     options = {"prediction_with_upsampled_logits": False}
-    labels = predict.predict(model, IMAGE, views, **options).numpy()[:, ::4, ::4]
+    labels = predict(model, IMAGE, views, **options).numpy()[:, ::4, ::4]
     probs = tf.nn.softmax(model(IMAGE)["logits"])
     expected = calibrated(probs, views.calibration).numpy().argmax(-1)
     np.testing.assert_array_equal(labels, expected)
@@ -148,13 +155,13 @@ def test_several_decisions_cost_one_look(views):
     decisions = Decision(), Decision(classes=(2, 3)), Decision(calibration=calibration)
     present = tf.ones([1, 4])
     model = ToyModel()
-    found = predict.predict_decisions(model, IMAGE[:1], views, decisions=decisions, present=present)
+    found = predict_decisions(model, IMAGE[:1], views, decisions=decisions, present=present)
     looks = len(model.seen_scales)
     only = tf.constant([[0.0, 0, 1, 1]])
     alone = (
-        predict.predict(model, IMAGE[:1], views, present=present),
-        predict.predict(model, IMAGE[:1], views, present=only),
-        predict.predict(
+        predict(model, IMAGE[:1], views, present=present),
+        predict(model, IMAGE[:1], views, present=only),
+        predict(
             model, IMAGE[:1], dataclasses.replace(views, calibration=calibration), present=present
         ),
     )
@@ -165,7 +172,7 @@ def test_several_decisions_cost_one_look(views):
 
 def test_calibrated_probabilities_of_logits_sum_to_one():
     views = Views(calibration=Calibration((0, 1), 0.8, "logit"))
-    probs = predict.predict_probabilities(ToyModel(), IMAGE, views)
+    probs = predict_probabilities(ToyModel(), IMAGE, views)
     np.testing.assert_allclose(tf.reduce_sum(probs, -1), 1.0, rtol=1e-5)
 
 
@@ -219,7 +226,7 @@ def test_metrics_json_has_all_modes(records, tmp_path):
     assert found["seen"] == ["cat", "dog"] and found["unseen"] == ["cow"]
     assert found["oracle_layout"] is True and found["seen_bias"] == 0.2
     groups = {"seen": split.seen, "unseen": split.unseen}
-    for mode, matrix in zip(evaluation.MODES, matrices):
+    for mode, matrix in zip(MODES, matrices):
         scores = metrics.group_scores(matrix, **groups)
         for quantity in metrics.QUANTITIES:
             if mode == "zero_label":
@@ -232,7 +239,7 @@ def test_metrics_json_has_all_modes(records, tmp_path):
     assert result["miou"] == pytest.approx(found["generalised"]["mean_iou"]["all"])
     assert result["class_iou"]["background"] is None
     assert result["class_iou"] == found["generalised"]["class_iou"]
-    text = evaluation.describe(result)
+    text = describe(result)
     for word in ("generalised", "zero_label", "vanilla", "harmonic", "WARNING", "--oracle_layout"):
         assert word in text
     assert "drop_images" not in text
@@ -258,7 +265,7 @@ def test_modes_can_be_chosen_and_the_top_of_the_file_stays(records, tmp_path):
 
 def test_without_a_split_nothing_is_said_of_modes(records, tmp_path):
     result = evaluator_of(records, tmp_path, None).evaluate(step=3, prefix="x")
-    assert "zero_label" not in result and "generalised" not in evaluation.describe(result)
+    assert "zero_label" not in result and "generalised" not in describe(result)
 
 
 def test_a_label_beyond_the_classes_is_named_in_spite_of_a_split(tmp_path):
@@ -268,7 +275,7 @@ def test_a_label_beyond_the_classes_is_named_in_spite_of_a_split(tmp_path):
     with pytest.raises(UserError, match="200"):
         evaluator_of((str(tmp_path),), tmp_path, SEEN_BACKGROUND).evaluate(step=1, prefix="x")
     np.testing.assert_array_equal(
-        inference.evaluated_label(np.array([0, 3, 200, 255]), with_split(NO_BACKGROUND)),
+        evaluated_label(np.array([0, 3, 200, 255]), with_split(NO_BACKGROUND)),
         [255, 3, 200, 255],
     )
 
@@ -316,7 +323,7 @@ def test_a_sweep_never_learns_where_the_truly_unseen_are(records, tmp_path):
     [("0:1:0.25", [0, 0.25, 0.5, 0.75, 1]), ("0.1:0.3:0.1", [0.1, 0.2, 0.3]), ("2:2:1", [2])],
 )
 def test_ranges_hold_their_last_number(text, values):
-    assert evaluation.swept_values(text) == values
+    assert swept_values(text) == values
 
 
 @pytest.mark.parametrize(
@@ -324,7 +331,7 @@ def test_ranges_hold_their_last_number(text, values):
 )
 def test_other_ranges_are_refused(text):
     with pytest.raises(UserError, match="first:last:step"):
-        evaluation.swept_values(text)
+        swept_values(text)
 
 
 # Refusals ---------------------------------------------------------------------------------------
@@ -410,7 +417,7 @@ def test_pictures_show_seen_and_unseen_classes_alone_and_the_bias(records, tmp_p
     )
     spec = with_split(NO_BACKGROUND)
     data_config = DataConfig(dataset_dir=records[0])
-    result = visualization.draw(ToyModel(), spec, data_config, config, prefix="x", step=3)
+    result = draw(ToyModel(), spec, data_config, config, prefix="x", step=3)
     evaluator = evaluator_of(records, tmp_path, NO_BACKGROUND, seen_bias=0.6)
     assert result["miou"] == evaluator.evaluate(step=3, prefix="x")["miou"]
     for i, image in enumerate(records[1]):

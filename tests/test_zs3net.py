@@ -14,12 +14,13 @@ from tests.test_methods import (
     random_stream,
     toy_backbone,  # noqa: F401  (a fixture that is used everywhere)
 )
-from tfseg.config import DataConfig, TrainConfig
-from tfseg.data.pipeline import Stream
+from tfseg.data.stream import Stream
 from tfseg.errors import UserError
-from tfseg.method_config import ZS3NetConfig
 from tfseg.methods.zs3net import ZS3Net
 from tfseg.monitors import Monitors
+from tfseg.settings.data import DataConfig
+from tfseg.settings.methods import ZS3NetConfig
+from tfseg.settings.run import TrainConfig
 
 SEED = tf.constant([4, 7])
 STEP = tf.constant(0, tf.int64)

@@ -6,7 +6,7 @@ import zipfile
 
 import numpy as np
 
-from tfseg import torch_file
+from tfseg.weights import torch_file
 
 _STORAGES = {
     "bfloat16": "BFloat16Storage",

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from tfseg.data.pipeline import Stream
+from tfseg.data.stream import Stream
 from tfseg.methods.base import Method, ParamGroup
 from tfseg.models.backbones.base import CENTRED, Backbone
 from tfseg.models.layers import Conv2D, ConvBatchNorm

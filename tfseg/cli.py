@@ -13,10 +13,16 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-from tfseg import command_line, flags, run_record, sharing
-from tfseg.config import OUTPUT_STRIDES, DataConfig, EvalConfig, ModelConfig, TrainConfig, VisConfig
+from tfseg import command_line, sharing
 from tfseg.errors import UserError, check_choice
-from tfseg.method_config import METHOD_CONFIGS, ZeroLabelConfig
+from tfseg.runs import record
+from tfseg.runs.record import MAY_DIFFER, NAME, check_continues, path_of, read, zero_label_facts
+from tfseg.settings import flags
+from tfseg.settings.data import DataConfig
+from tfseg.settings.methods import METHOD_CONFIGS, ZeroLabelConfig
+from tfseg.settings.network import OUTPUT_STRIDES, ModelConfig
+from tfseg.settings.prediction import EvalConfig, VisConfig
+from tfseg.settings.run import TrainConfig
 
 # Where the published programs differ from each other (PseudoSeg specification 1.3).
 _PROGRAM_DEFAULTS = {
@@ -281,14 +287,14 @@ def _check_of_run(flag: str, record: Mapping[str, Any], spec: Any) -> None:
     Raises:
       UserError: they are others.
     """
-    received = run_record.zero_label_facts(spec.to_json())[flag]
-    accepted = run_record.zero_label_facts(record["dataset"])[flag]
+    received = zero_label_facts(spec.to_json())[flag]
+    accepted = zero_label_facts(record["dataset"])[flag]
     if received != accepted:
         raise UserError(
             f"--{flag} contradicts the run that made the checkpoint.",
             where=f"--{flag}",
             received=received,
-            accepted=f"{accepted} (from its {run_record.NAME})",
+            accepted=f"{accepted} (from its {NAME})",
             fix=f"leave out --{flag} and what goes with it: a checkpoint's own is used",
         )
 
@@ -337,7 +343,7 @@ def _initial_run(config: TrainConfig, spec: Any) -> dict[str, Any] | None:
 
     if not config.tf_initial_checkpoint:
         return None
-    told = run_record.told(run_record.read(config.tf_initial_checkpoint))
+    told = record.told(read(config.tf_initial_checkpoint))
     if told is None or spec.split is None:
         return told
     hidden = [spec.class_names[c] for c in (*spec.split.unseen, *spec.split.held_out)]
@@ -349,7 +355,7 @@ def _initial_run(config: TrainConfig, spec: Any) -> dict[str, Any] | None:
             where=f"--tf_initial_checkpoint={config.tf_initial_checkpoint}",
             received=", ".join(known),
             accepted="a run that saw labels of none of these classes: "
-            f"{', '.join(hidden)} ({run_record.NAME} beside the checkpoint says what it saw)",
+            f"{', '.join(hidden)} ({NAME} beside the checkpoint says what it saw)",
             fix="train the first step with this run's --class_split, "
             "--exclude_validation_classes included where it is given here",
         )
@@ -358,7 +364,7 @@ def _initial_run(config: TrainConfig, spec: Any) -> dict[str, Any] | None:
 
 def _describe_split(spec: Any) -> str:
     """Returns one line on what the network is told."""
-    facts = run_record.zero_label_facts(spec.to_json())
+    facts = zero_label_facts(spec.to_json())
     return f"class split {spec.split.name}: {facts['class_split']}"
 
 
@@ -432,16 +438,17 @@ def _initialise(model, config: TrainConfig) -> set[str]:
     Returns:
       Names of the variables that keep their random values.
     """
-    from tfseg import checkpoint, initial_weights
-    from tfseg.models.projection import CLASS_VECTORS
+    from tfseg.models.heads.projection import CLASS_VECTORS
+    from tfseg.weights import checkpoint
+    from tfseg.weights.initial import load_initial_weights, load_pretrained
 
     random = set(checkpoint.by_name(model.variables)) - {CLASS_VECTORS}
     if config.pretrained_weights:
-        coverage = initial_weights.load_pretrained(model, config.pretrained_weights)
+        coverage = load_pretrained(model, config.pretrained_weights)
         print(coverage, flush=True)
         random.difference_update(coverage.matched)
     if config.tf_initial_checkpoint:
-        coverage = initial_weights.load_initial_weights(
+        coverage = load_initial_weights(
             model,
             config.tf_initial_checkpoint,
             initialize_last_layer=config.initialize_last_layer,
@@ -474,12 +481,13 @@ def _train(argv: list[str]) -> int:
 
     import tensorflow as tf
 
-    from tfseg import checkpoint
     from tfseg.methods import METHODS
     from tfseg.models import model_builder
     from tfseg.training import devices
     from tfseg.training.interruption import Interruption
-    from tfseg.training.trainer import Trainer, run
+    from tfseg.training.loop import run
+    from tfseg.training.trainer import Trainer
+    from tfseg.weights import checkpoint
 
     strategy = devices.make_strategy(config, tell_clones=flags.is_given("num_clones"))
     replicas = strategy.num_replicas_in_sync
@@ -528,10 +536,10 @@ def _train(argv: list[str]) -> int:
         "spec": spec,
     }
     if checkpoint.has_checkpoint(config.train_logdir):
-        changed = run_record.check_continues(config.train_logdir, **facts)
+        changed = check_continues(config.train_logdir, **facts)
         if changed:
             print(f"note: goes on with other settings: {'; '.join(changed)}", flush=True)
-        record = run_record.read(config.train_logdir) or {}
+        record = read(config.train_logdir) or {}
         note_new_order(record, streams)
         initial_run = record.get("initial_run")
     else:
@@ -567,7 +575,7 @@ def _train(argv: list[str]) -> int:
                 "initial_run": initial_run,
                 "drawn_by": data.drawn_by,
             }
-            run_record.write(config.train_logdir, **facts, extra=extra)
+            record.write(config.train_logdir, **facts, extra=extra)
         trainer = Trainer(
             method=method,
             strategy=strategy,
@@ -633,7 +641,7 @@ def note_new_order(record: Mapping[str, Any], streams: Mapping[str, Any]) -> Non
 
 def _initialise_networks(method: Any, config: TrainConfig) -> None:
     """Initialises every network of the method; a run that resumes overwrites this."""
-    from tfseg import checkpoint
+    from tfseg.weights import checkpoint
 
     if checkpoint.has_checkpoint(config.train_logdir):
         return
@@ -663,7 +671,7 @@ def _ema(method: Any, build: Any, config: TrainConfig) -> Any:
 
 def _is_complete(config: TrainConfig) -> bool:
     """Returns whether nothing is left to train, so that the run's files stay as they are."""
-    from tfseg import checkpoint
+    from tfseg.weights import checkpoint
 
     prefix = checkpoint.newest(config.train_logdir)
     step = None if prefix is None else checkpoint.step_of(prefix)
@@ -676,7 +684,7 @@ def _check_reestimation(method: Any, config: TrainConfig) -> None:
     Raises:
       UserError: no batch norm of the network learns statistics.
     """
-    from tfseg.training import reestimation
+    from tfseg.runs import reestimation
 
     if config.reestimate_batch_norm and not reestimation.learning_norms(method.model):
         raise UserError(
@@ -691,7 +699,7 @@ def _check_reestimation(method: Any, config: TrainConfig) -> None:
 
 def _reestimate(build: Any, data: "TrainingData", config: TrainConfig, interruption: Any) -> int:
     """Writes the trained network with batch norm statistics measured anew; returns an exit code."""
-    from tfseg.training import reestimation
+    from tfseg.runs import reestimation
     from tfseg.training.interruption import Stopped
 
     stream, batch_size, batches = data.largest_stream(config.reestimate_batch_norm)
@@ -729,10 +737,11 @@ class TrainingData:
 
     def __init__(self, streams, spec, data_config, config, strategy):
         from tfseg.data import pipeline
+        from tfseg.data.sources import make_sources
 
         self._streams, self._data, self._config = streams, data_config, config
         self._strategy = strategy
-        self._sources = pipeline.make_sources(streams, spec, data_config)
+        self._sources = make_sources(streams, spec, data_config)
         self.drawn_by = pipeline.drawn_by(streams)
 
     def describe(self) -> str:
@@ -828,8 +837,8 @@ class TrainingData:
         """
         import tensorflow as tf
 
-        from tfseg import visualization
         from tfseg.data import pipeline
+        from tfseg.inference.draw import panel
 
         batch = next(iter(self._dataset(0, pipeline.Slice())))
         batch = tf.nest.map_structure(lambda x: x[:max_images], batch)
@@ -841,7 +850,7 @@ class TrainingData:
             panels = {name: value.numpy() for name, value in predict(batch).items()}
             if not panels or writer is None:
                 return
-            rows = [visualization.panel(row, spec) for row in zip(*panels.values())]
+            rows = [panel(row, spec) for row in zip(*panels.values())]
             with writer.as_default(step=step):
                 tf.summary.image(", ".join(panels), rows, max_outputs=max_images)
             writer.flush()
@@ -868,10 +877,10 @@ class TrainingData:
 
 def _wait_for_first_checkpoint(config: EvalConfig) -> None:
     """Returns once there is a checkpoint, so that its run's config.json can be read."""
-    from tfseg import evaluation
+    from tfseg.inference.watch import exiting_on_sigterm, watch_checkpoints
 
-    watch = evaluation.watch_checkpoints(config.checkpoint_dir, config.eval_interval_secs, 1)
-    with evaluation.exiting_on_sigterm():
+    watch = watch_checkpoints(config.checkpoint_dir, config.eval_interval_secs, 1)
+    with exiting_on_sigterm():
         next(watch)
 
 
@@ -884,15 +893,15 @@ def _network_and_spec(data_config, checkpoint_dir, crop_flag, crop_size, *, with
     Raises:
       UserError: a flag contradicts the training run, or it had other classes than the data.
     """
-    from tfseg.data import pipeline
+    from tfseg.data.evaluation_batches import UNPADDED
     from tfseg.models import model_builder
 
-    record = run_record.read(checkpoint_dir, of_run=True)
-    where = run_record.path_of(checkpoint_dir)
+    record = read(checkpoint_dir, of_run=True)
+    where = path_of(checkpoint_dir)
     model_config = flags.read(
         ModelConfig,
         saved=None if record is None else record["model"],
-        may_differ=run_record.MAY_DIFFER,
+        may_differ=MAY_DIFFER,
         where=where,
     )
     if record is not None:
@@ -901,7 +910,7 @@ def _network_and_spec(data_config, checkpoint_dir, crop_flag, crop_size, *, with
     check_choice(
         model_config.output_stride, OUTPUT_STRIDES, flag="output_stride", what="output stride"
     )
-    if tuple(crop_size or ()) != pipeline.UNPADDED:
+    if tuple(crop_size or ()) != UNPADDED:
         check_crop_size(crop_flag, crop_size, model_config.output_stride)
     spec = _spec_of(data_config, record)
     build = model_builder(model_config, spec, tuple(crop_size))
@@ -920,7 +929,7 @@ def _check_widths(config: ModelConfig, checkpoint_dir: str, where: str) -> None:
     Raises:
       UserError: one is larger than anything in the checkpoint.
     """
-    from tfseg import checkpoint
+    from tfseg.weights import checkpoint
 
     prefix = checkpoint.newest(checkpoint_dir)
     if prefix is None:
@@ -940,7 +949,7 @@ def _check_widths(config: ModelConfig, checkpoint_dir: str, where: str) -> None:
     for name, width in widths.items():
         if width > allowed[name]:
             raise UserError(
-                f"{run_record.NAME} asks for a larger network than the checkpoint holds.",
+                f"{NAME} asks for a larger network than the checkpoint holds.",
                 where=f"{where}, model.{name}",
                 received=getattr(config, name),
                 accepted=f"the value of the run; the widest variable of {prefix} has {widest}, "
@@ -953,7 +962,8 @@ def _evaluate(argv: list[str]) -> int:
     config = flags.read(EvalConfig)
     data_config = flags.read(DataConfig)
 
-    from tfseg import evaluation, inference
+    from tfseg.inference.settings import uses_scores
+    from tfseg.inference.watch import evaluate_repeatedly
     from tfseg.training import devices
 
     strategy = devices.make_evaluation_strategy(config.num_clones)
@@ -964,10 +974,10 @@ def _evaluate(argv: list[str]) -> int:
             config.checkpoint_dir,
             "eval_crop_size",
             config.eval_crop_size,
-            with_classifier=config.weakly or inference.uses_scores(config),
+            with_classifier=config.weakly or uses_scores(config),
         )
     print(devices.describe(strategy), flush=True)
-    evaluation.evaluate_repeatedly(
+    evaluate_repeatedly(
         model,
         strategy,
         spec,
@@ -981,7 +991,7 @@ def _evaluate(argv: list[str]) -> int:
 
 def _unseen_masks(checkpoint_dir: str) -> dict[str, Any]:
     """Returns by which settings of a run, or one before it, masks of unseen classes acted."""
-    told = run_record.told(run_record.read(checkpoint_dir)) or {}
+    told = record.told(read(checkpoint_dir)) or {}
     return {name: told.get(name) for name in ("oracle_layout", "drop_images")}
 
 
@@ -989,7 +999,9 @@ def _visualize(argv: list[str]) -> int:
     config = flags.read(VisConfig)
     data_config = flags.read(DataConfig)
 
-    from tfseg import checkpoint, inference, visualization
+    from tfseg.inference.draw import draw
+    from tfseg.inference.settings import uses_scores
+    from tfseg.weights import checkpoint
 
     prefix = checkpoint.newest(config.checkpoint_dir)
     if prefix is None:
@@ -1004,11 +1016,11 @@ def _visualize(argv: list[str]) -> int:
         prefix,
         "vis_crop_size",
         config.vis_crop_size,
-        with_classifier=inference.uses_scores(config),
+        with_classifier=uses_scores(config),
     )
     step = checkpoint.load_network(model, prefix, config.network)
     print(f"checkpoint: {prefix}", flush=True)
-    visualization.draw(
+    draw(
         model,
         spec,
         data_config,

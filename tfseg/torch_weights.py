@@ -13,9 +13,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from tfseg import command_line, flags
-from tfseg.config import ModelConfig, option
+from tfseg import command_line
 from tfseg.errors import check_choice
+from tfseg.settings import flags
+from tfseg.settings.network import ModelConfig
+from tfseg.settings.option import option
 
 # What stands for a class count where the file has no logits; no variable depends on it then.
 _NO_LOGITS = 21
@@ -126,14 +128,15 @@ def convert(weights: str, model_variant: str, output: str) -> str:
         output that cannot be written. Nothing is written then.
     """
     # `--help` and wrong flags are answered without TensorFlow.
-    from tfseg import checkpoint, initial_weights, torch_file
     from tfseg.models import BACKBONES, build_model
+    from tfseg.weights import checkpoint, torch_file
+    from tfseg.weights.initial import load_torch
 
     check_choice(model_variant, BACKBONES, flag="model_variant", what="backbone")
     arrays = torch_file.read(weights)
     config, head, num_classes, has_head = _describe(model_variant, arrays)
     model = build_model(config, num_classes=num_classes, num_image_classes=1, crop_size=(513, 513))
-    coverage = initial_weights.load_torch(model, arrays, source=weights, with_head=has_head)
+    coverage = load_torch(model, arrays, source=weights, with_head=has_head)
     variables = checkpoint.by_name(model.variables)
     checkpoint.export(output, {"model": {name: variables[name] for name in coverage.matched}})
     use = f"--tf_initial_checkpoint={output} --model_variant={model_variant}"

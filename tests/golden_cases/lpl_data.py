@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
-from tfseg.data import augment, composition
+from tfseg.data.augment import composition
+from tfseg.data.augment.base import image_label_of
 from tfseg.ops import resize
 
 IGNORE = 255
@@ -78,7 +79,7 @@ def _check(path, name):
     elif name == "cls":
         # Published: void counts as background there, and background as a class.
         label = np.where(arrays["seg"] == IGNORE, 0, arrays["seg"]).astype(np.int32)
-        actual = augment.image_label_of(
+        actual = image_label_of(
             tf.constant(label), num_classes=len(expected), first_class=0, ignore_label=IGNORE
         )
         np.testing.assert_array_equal(actual, expected[:, 0, 0])

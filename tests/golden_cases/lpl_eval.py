@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from tests.extras import NO_CRF
-from tfseg import metrics, predict
+from tfseg import metrics
+from tfseg.inference.merge import Views, predict, predict_probabilities
 from tfseg.ops import dense_crf
 
 INPUTS = {
@@ -84,7 +85,7 @@ def _predicted(path, function, **options):
     result = function(
         model,
         tf.constant(arrays["image_norm"].transpose(0, 2, 3, 1)),
-        predict.Views(
+        Views(
             scales=tuple(float(rate) for rate in arrays["rates"]),
             flip=bool(arrays["flip"]),
             merge_scales="logits",
@@ -99,7 +100,7 @@ def _predicted(path, function, **options):
 def _check_testtime(path, name):
     arrays = _load(path)
     expected, mean = arrays[name], arrays["mean_logits"].transpose(1, 2, 0)
-    probs = _predicted(path, predict.predict_probabilities)
+    probs = _predicted(path, predict_probabilities)
     if name == "mean_logits":
         # Logits matter up to a constant at each pixel.
         expected = tf.nn.log_softmax(mean.astype(np.float64)).numpy()
@@ -107,10 +108,10 @@ def _check_testtime(path, name):
         np.testing.assert_allclose(np.log(probs[seen]), expected[seen], atol=3e-5)
     elif name in ("pred_stage1_test", "pred_stage1_inference"):
         present = arrays["category"][:, :, 0, 0]
-        labels = _predicted(path, predict.predict, present=tf.constant(present))
+        labels = _predicted(path, predict, present=tf.constant(present))
         assert_same_labels(np.where(present[0] > 0, mean, -1e30), labels, expected)
     elif name == "pred_stage2":
-        assert_same_labels(mean, _predicted(path, predict.predict), expected)
+        assert_same_labels(mean, _predicted(path, predict), expected)
     elif name == "pred_stage2_crf":
         image = arrays["image_uint8_chw"].transpose(1, 2, 0)
         refined = dense_crf.dense_crf(probs, image, **dense_crf.LEARNING_PSEUDO_LABELS)

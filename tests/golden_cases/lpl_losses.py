@@ -6,12 +6,12 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from tfseg.config import TrainConfig
 from tfseg.data.specs import DatasetSpec
-from tfseg.method_config import LearningPseudoLabelsConfig
 from tfseg.methods.learning_pseudo_labels import LearningPseudoLabels
 from tfseg.monitors import Monitors
 from tfseg.ops import class_aware, cross_training, losses
+from tfseg.settings.methods import LearningPseudoLabelsConfig
+from tfseg.settings.run import TrainConfig
 from tfseg.training.optimizers import Scaled, learning_rate
 
 IGNORE = 255

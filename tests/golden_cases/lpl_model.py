@@ -10,13 +10,13 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from tfseg.config import ModelConfig
 from tfseg.models.backbones.resnet import Bottleneck
 from tfseg.models.backbones.resnet_s import bottleneck_names
-from tfseg.models.heads import ASPP, DecoderStage, Logits, head_settings
+from tfseg.models.heads.parts import ASPP, DecoderStage, Logits, head_settings
 from tfseg.models.layers import Settings
-from tfseg.models.torch_layout import Slot, aspp_slots, head_slots, slots
 from tfseg.ops.resize import resize_bilinear
+from tfseg.settings.network import ModelConfig
+from tfseg.weights.torch_layout import Slot, aspp_slots, head_slots, slots
 
 # Ten times the difference between the published code and an independent computation (1.8e-6 of
 # values up to 1.4, 9.2e-7 of values up to 6.1), relative to the largest value.

@@ -6,11 +6,13 @@ import re
 import numpy as np
 import tensorflow as tf
 
-from tfseg.config import ModelConfig
-from tfseg.data import augment
+from tfseg.data.augment import deeplab
+from tfseg.data.augment.base import padded_view
+from tfseg.data.augment.deeplab import Draws, resize_window, training_views
 from tfseg.models.backbones import BACKBONES
 from tfseg.models.layers import Settings
 from tfseg.ops import resize
+from tfseg.settings.network import ModelConfig
 
 IGNORE = 255
 CASE = re.compile(r"^case(\d+)_out_(.+)$")
@@ -42,7 +44,7 @@ def _draws(arrays, n):
     def given(name):
         return tf.constant(arrays[f"case{n}_in_{name}"])
 
-    return augment.Draws(
+    return Draws(
         scale=given("scale"),
         crop_offset=given("crop_offset_yx"),
         flip=given("flip"),
@@ -58,7 +60,7 @@ def _draws(arrays, n):
 @functools.lru_cache
 def _views(path, n, strong):
     arrays = _load(path)
-    return augment.training_views(
+    return training_views(
         tf.constant(arrays[f"case{n}_in_image"]),
         tf.constant(arrays[f"case{n}_in_label"][..., 0]),
         _draws(arrays, n),
@@ -75,7 +77,7 @@ def _evaluation(path, n):
     image = arrays[f"case{n}_in_image"]
     crop = arrays[f"case{n}_in_eval_crop_size"].tolist()
     size = [max(a, b) for a, b in zip(crop, image.shape)]
-    return augment.padded_view(
+    return padded_view(
         tf.constant(image),
         tf.constant(arrays[f"case{n}_in_label"][..., 0]),
         size=size,
@@ -126,7 +128,7 @@ def _number(text):
 
 def _check_colour(arrays, name, expected):
     operation, value = re.match(r"colour_([a-z]+)_(.+)$", name).groups()
-    function = getattr(augment, f"adjust_{operation}")
+    function = getattr(deeplab, f"adjust_{operation}")
     planes = tf.constant(arrays["colour_in"].transpose(2, 0, 1))
     actual = function(planes, _number(value)).numpy().transpose(1, 2, 0)
     np.testing.assert_allclose(actual, expected, atol=3e-5)
@@ -158,7 +160,7 @@ def _check(path, name):
     elif name.startswith("aa_out_scale_"):
         size = tf.constant(expected.shape[:2])
         zero = tf.zeros([2], tf.int32)
-        actual = augment.resize_window(tf.constant(arrays["aa_in"]), size, zero, size)
+        actual = resize_window(tf.constant(arrays["aa_in"]), size, zero, size)
         np.testing.assert_allclose(actual, expected, atol=GREY_TOLERANCE)
     elif name.startswith("mean_pixel_"):
         actual = _mean_pixel(name[len("mean_pixel_") :])

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tests.golden_cases.pseudoseg_model import filled_model
-from tfseg import predict
+from tfseg.inference.merge import Views, predict_probabilities
 
 INPUTS = ("image", "eval_scales")
 
@@ -37,7 +37,7 @@ def _mean_probability(path):
 
     @tf.function(autograph=False)
     def run(image):
-        return predict.predict_probabilities(model, image, predict.Views(scales, flip=True))
+        return predict_probabilities(model, image, Views(scales, flip=True))
 
     return run(tf.constant(arrays["image"])).numpy()
 

@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfseg import metrics
-from tfseg.config import TrainConfig
 from tfseg.data import colormap
 from tfseg.ops import losses
+from tfseg.settings.run import TrainConfig
 from tfseg.training.optimizers import learning_rate
 
 IGNORE = 255

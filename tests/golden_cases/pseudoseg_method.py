@@ -12,16 +12,17 @@ import numpy as np
 import tensorflow as tf
 
 from tests.golden_cases.pseudoseg_model import _value, filled_model
-from tfseg.checkpoint import variable_name
-from tfseg.config import ModelConfig, TrainConfig
 from tfseg.data.specs import DatasetSpec
-from tfseg.method_config import PseudoSegConfig
 from tfseg.methods.pseudoseg import PseudoSeg
 from tfseg.models.layers import Settings
 from tfseg.monitors import Monitors
 from tfseg.ops.cam import with_background
 from tfseg.ops.resize import resize_bilinear, resize_nearest
+from tfseg.settings.methods import PseudoSegConfig
+from tfseg.settings.network import ModelConfig
+from tfseg.settings.run import TrainConfig
 from tfseg.training.trainer import Trainer
+from tfseg.weights.checkpoint import variable_name
 
 # Where the published code is faulty the cases are too.
 FAULTS = {"grad_cam_mean": "batch_and_rows", "pixel_normalization_statistics": "batch"}

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tests.golden_cases.lpl_eval import assert_same_labels
-from tfseg import predict
+from tfseg.inference.merge import ClassFilter, Views, predict, predict_probabilities
 from tfseg.models.backbones.base import STANDARDISED
 from tfseg.ops.class_aware import present_classes
 
@@ -63,12 +63,12 @@ def _image(arrays):
 def _predicted(path, function):
     arrays = _load(path)
     use_labels = bool(arrays["use_cls_label"])
-    views = predict.Views(
+    views = Views(
         scales=tuple(float(scale) for scale in arrays["scales"]),
         flip=True,
         merge_scales="masks",
         scale_kernel="pillow",
-        class_filter=predict.ClassFilter(
+        class_filter=ClassFilter(
             score_cut=None if use_labels else float(arrays["fp_cut"]),
             top_classes=None if use_labels else int(arrays["topk"]),
             background_power=float(arrays["bg_pow"]),
@@ -90,10 +90,10 @@ def _check(path, name):
     expected = arrays[name]
     masks = arrays["out_masks"].transpose(1, 2, 0)
     if name == "out_masks":
-        actual = _predicted(path, predict.predict_probabilities)
+        actual = _predicted(path, predict_probabilities)
         np.testing.assert_allclose(actual, masks, **_MASKS)
     elif name == "out_argmax":
-        assert_same_labels(masks, _predicted(path, predict.predict), expected)
+        assert_same_labels(masks, _predicted(path, predict), expected)
     elif name == "image_denorm":
         scale, offset = (
             np.array(x, np.float32)[:, None, None]

@@ -14,13 +14,14 @@ import tensorflow as tf
 
 from tests.golden_cases.lpl_model import channels_last, load, parameters_of
 from tests.golden_cases.slrnet_model import assert_gradient, assert_near, channels_first
-from tfseg.config import ModelConfig, TrainConfig
 from tfseg.data.specs import DatasetSpec
-from tfseg.method_config import SLRNetConfig
 from tfseg.methods.slrnet import Images, SLRNet
+from tfseg.models.heads.low_rank import Features, LowRankHead, LowRankNet
 from tfseg.models.layers import Settings
-from tfseg.models.slrnet import Features, LowRankHead, LowRankNet
 from tfseg.ops.resize import resize_bilinear
+from tfseg.settings.methods import SLRNetConfig
+from tfseg.settings.network import ModelConfig
+from tfseg.settings.run import TrainConfig
 
 IGNORE = 255
 _SUPERVISION = {

@@ -9,13 +9,19 @@ import numpy as np
 import tensorflow as tf
 
 from tests.golden_cases.lpl_model import assert_close, channels_last, fill, load, parameters_of
-from tfseg.config import ModelConfig
 from tfseg.models.backbones.wide_resnet import WideBlock
-from tfseg.models.heads import ASPP, head_settings
+from tfseg.models.heads.factorisation import (
+    GlobalCueInjection,
+    LowRank,
+    StochasticGate,
+    gate,
+    initial_bases,
+)
+from tfseg.models.heads.parts import ASPP, head_settings
 from tfseg.models.layers import Settings
-from tfseg.models.low_rank import GlobalCueInjection, LowRank, StochasticGate, gate, initial_bases
-from tfseg.models.torch_layout import slots
 from tfseg.ops.two_views import largest_only, to_first_view
+from tfseg.settings.network import ModelConfig
+from tfseg.weights.torch_layout import slots
 
 # Suggested by the files' description.
 ABSOLUTE, RELATIVE = 2e-5, 1e-4

@@ -7,8 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from tests.golden_cases.lpl_model import load
-from tfseg.config import TrainConfig
 from tfseg.methods.base import Method, ParamGroup
+from tfseg.settings.run import TrainConfig
 from tfseg.training.optimizers import Scaled, learning_rate
 from tfseg.training.trainer import Trainer
 

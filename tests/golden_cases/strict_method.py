@@ -12,14 +12,14 @@ import tensorflow as tf
 
 from tests.golden_cases.lpl_model import channels_last, load
 from tests.golden_cases.strict_model import places, projection_net, rgb
-from tfseg.config import TrainConfig
 from tfseg.data.class_splits import ClassSplit
 from tfseg.data.specs import DatasetSpec
-from tfseg.method_config import StrictConfig
 from tfseg.methods.strict import Strict
 from tfseg.monitors import Monitors
 from tfseg.ops import agreement
 from tfseg.ops.confident_share import most_confident
+from tfseg.settings.methods import StrictConfig
+from tfseg.settings.run import TrainConfig
 from tfseg.training.trainer import Trainer
 
 IGNORE = 255

@@ -14,13 +14,14 @@ import numpy as np
 import tensorflow as tf
 
 from tests.golden_cases.lpl_model import channels_last, fill, load
-from tfseg.config import ModelConfig, TrainConfig
 from tfseg.data.class_embeddings import normalise
 from tfseg.models import BACKBONES, build_model
 from tfseg.models.backbones.resnet_torch import ResNetTorch
-from tfseg.models.torch_layout import backbone_slots, summed_logits_slots
 from tfseg.ops.resize import rescale_bilinear, resize_bilinear
+from tfseg.settings.network import ModelConfig
+from tfseg.settings.run import TrainConfig
 from tfseg.training.optimizers import Scaled, learning_rate
+from tfseg.weights.torch_layout import backbone_slots, summed_logits_slots
 
 _RATES = (6, 12, 18, 24)
 # Sizes of the further inputs of the published maximum over scales, as in the array's name.

@@ -8,7 +8,7 @@ import functools
 
 import numpy as np
 
-from tfseg.data import short_side_crop, warped_crop
+from tfseg.data.augment import short_side_crop, warped_crop
 from tfseg.models.backbones.base import STANDARDISED
 from tfseg.ops.class_vectors import pixel_vectors
 

@@ -12,16 +12,17 @@ import tensorflow as tf
 
 from tests.golden_cases.lpl_model import channels_last, load
 from tests.golden_cases.zs3_ops import graph_weights, linear_names, linear_weights, relative
-from tfseg.config import ModelConfig, TrainConfig
 from tfseg.data.class_embeddings import ClassVectors
 from tfseg.data.class_splits import ClassSplit
 from tfseg.data.specs import DatasetSpec
-from tfseg.method_config import ZS3NetConfig
 from tfseg.methods.zs3net import Draws, ZS3Net
-from tfseg.models.heads import Logits, head_settings
+from tfseg.models.heads.parts import Logits, head_settings
 from tfseg.models.layers import Settings
 from tfseg.ops.region_graph import region_graph
 from tfseg.ops.resize import resize_bilinear, resize_nearest
+from tfseg.settings.methods import ZS3NetConfig
+from tfseg.settings.network import ModelConfig
+from tfseg.settings.run import TrainConfig
 from tfseg.training.trainer import Trainer
 
 IGNORE = 255

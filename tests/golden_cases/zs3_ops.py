@@ -7,12 +7,12 @@ import numpy as np
 import tensorflow as tf
 
 from tests.golden_cases.lpl_model import channels_last, load
-from tfseg.config import TrainConfig
 from tfseg.models import gmmn
 from tfseg.models.layers import Settings
 from tfseg.ops import losses as loss_ops
 from tfseg.ops.mmd import mmd
 from tfseg.ops.region_graph import region_graph
+from tfseg.settings.run import TrainConfig
 from tfseg.training.optimizers import Scaled, learning_rate
 
 IGNORE = 255

@@ -28,7 +28,6 @@ from tfseg.data.parallel import parallel_map
 from tfseg.data.specs import DATASET_FILE, DatasetSpec, read_dataset_json
 from tfseg.errors import UserError
 
-
 # Held by every run while it works in the folder, and by one alone while it publishes.
 _WORKING_LOCK = ".converting.lock"
 _PUBLISHING_LOCK = ".dataset.json.lock"

@@ -12,14 +12,16 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfseg.config import DataConfig, ModelConfig, TrainConfig
-from tfseg.data.pipeline import Stream
 from tfseg.data.specs import DatasetSpec
+from tfseg.data.stream import Stream
 from tfseg.errors import UserError, check_choice
-from tfseg.method_config import NoSettings
 from tfseg.models import decayed_variables
 from tfseg.models.layers import BatchNorm
 from tfseg.monitors import Monitors
+from tfseg.settings.data import DataConfig
+from tfseg.settings.methods import NoSettings
+from tfseg.settings.network import ModelConfig
+from tfseg.settings.run import TrainConfig
 
 Batch = Mapping[str, Mapping[str, tf.Tensor]]
 

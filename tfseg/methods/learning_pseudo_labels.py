@@ -21,16 +21,17 @@ of all replicas.
 
 import tensorflow as tf
 
-from tfseg.config import DataConfig, TrainConfig
-from tfseg.data.pipeline import Stream
+from tfseg.data.stream import Stream
 from tfseg.errors import UserError
-from tfseg.method_config import LearningPseudoLabelsConfig
 from tfseg.methods.base import Batch, Method, ParamGroup
 from tfseg.models.layers import fold_seed
 from tfseg.monitors import Monitors
 from tfseg.ops import class_aware, cross_training
 from tfseg.ops import losses as loss_ops
 from tfseg.ops.resize import resize_bilinear
+from tfseg.settings.data import DataConfig
+from tfseg.settings.methods import LearningPseudoLabelsConfig
+from tfseg.settings.run import TrainConfig
 
 # Each network draws its own dropout.
 _HYBRID, _PSEUDO = range(2)

@@ -23,10 +23,8 @@ import dataclasses
 
 import tensorflow as tf
 
-from tfseg.config import DataConfig, TrainConfig
-from tfseg.data.pipeline import Stream
+from tfseg.data.stream import Stream
 from tfseg.errors import UserError
-from tfseg.method_config import PseudoSegConfig
 from tfseg.methods.base import Batch, Method
 from tfseg.models.backbones.base import EndPoints
 from tfseg.models.layers import fold_seed
@@ -36,6 +34,9 @@ from tfseg.ops import cam as cam_ops
 from tfseg.ops import losses as loss_ops
 from tfseg.ops import pseudo_labels as label_ops
 from tfseg.ops.resize import resize_bilinear, resize_nearest
+from tfseg.settings.data import DataConfig
+from tfseg.settings.methods import PseudoSegConfig
+from tfseg.settings.run import TrainConfig
 
 # Each use of dropout draws for itself.
 _WEAK, _STRONG, _LABELLED, _CLASSIFIER, _LABELLED_CLASSIFIER = range(5)

@@ -23,12 +23,10 @@ from collections.abc import Collection
 
 import tensorflow as tf
 
-from tfseg.config import DataConfig, ModelConfig, TrainConfig
-from tfseg.data.pipeline import Stream
+from tfseg.data.stream import Stream
 from tfseg.errors import UserError
-from tfseg.method_config import SLRNetConfig
 from tfseg.methods.base import Batch, Method, ParamGroup, freeze_norms, new_layers_groups
-from tfseg.models.slrnet import HeadOutput
+from tfseg.models.heads.low_rank import HeadOutput
 from tfseg.monitors import Monitors
 from tfseg.ops import losses as loss_ops
 from tfseg.ops import pamr, pseudo_masks
@@ -36,6 +34,10 @@ from tfseg.ops.balanced_cross_entropy import balanced_cross_entropy
 from tfseg.ops.class_scores import class_loss
 from tfseg.ops.resize import resize_bilinear
 from tfseg.ops.two_views import largest_only, to_first_view
+from tfseg.settings.data import DataConfig
+from tfseg.settings.methods import SLRNetConfig
+from tfseg.settings.network import ModelConfig
+from tfseg.settings.run import TrainConfig
 
 # Share of the auxiliary logits in the losses on pixels.
 _AUXILIARY_SHARE = 0.4

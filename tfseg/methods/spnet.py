@@ -13,13 +13,14 @@ are resized with aligned corners in evaluation (published: half-pixel centres).
 
 import tensorflow as tf
 
-from tfseg.config import DataConfig, TrainConfig
-from tfseg.data.pipeline import Stream
-from tfseg.method_config import SPNetConfig
+from tfseg.data.stream import Stream
 from tfseg.methods import zero_label
 from tfseg.methods.base import Batch, Method, ParamGroup, freeze_norms, new_layers_groups
 from tfseg.monitors import Monitors
 from tfseg.ops.losses import pixel_cross_entropy
+from tfseg.settings.data import DataConfig
+from tfseg.settings.methods import SPNetConfig
+from tfseg.settings.run import TrainConfig
 
 
 class SPNet(Method):

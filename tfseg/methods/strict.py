@@ -35,7 +35,6 @@ from collections.abc import Collection, Iterator
 import tensorflow as tf
 
 from tfseg.errors import UserError
-from tfseg.method_config import StrictConfig
 from tfseg.methods import zero_label
 from tfseg.methods.base import Batch
 from tfseg.methods.spnet import SPNet
@@ -45,6 +44,7 @@ from tfseg.ops import agreement
 from tfseg.ops.calibration import Calibration, calibrated
 from tfseg.ops.confident_share import class_of_image, most_confident, standardised
 from tfseg.ops.losses import pixel_cross_entropy
+from tfseg.settings.methods import StrictConfig
 
 # Optimisers whose state is zero at the start, so that a round may begin with it.
 _RESTARTABLE = ("momentum", "adam")

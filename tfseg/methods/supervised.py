@@ -6,13 +6,14 @@ published baseline (PseudoSeg specification 1.3).
 
 import tensorflow as tf
 
-from tfseg.config import DataConfig, TrainConfig
-from tfseg.data.pipeline import Stream
+from tfseg.data.stream import Stream
 from tfseg.methods.base import Batch, Method
 from tfseg.models.layers import fold_seed
 from tfseg.monitors import Monitors
 from tfseg.ops import losses as loss_ops
 from tfseg.ops.resize import resize_bilinear
+from tfseg.settings.data import DataConfig
+from tfseg.settings.run import TrainConfig
 
 
 class Supervised(Method):

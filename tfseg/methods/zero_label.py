@@ -9,15 +9,16 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
-from tfseg.config import DataConfig, TrainConfig
-from tfseg.data.pipeline import Stream
 from tfseg.data.specs import DatasetSpec
+from tfseg.data.stream import Stream
 from tfseg.errors import UserError
 from tfseg.methods.base import Method
 from tfseg.monitors import Monitors
 from tfseg.ops import losses as loss_ops
 from tfseg.ops.class_aware import mask_absent_logits
 from tfseg.ops.resize import resize_bilinear, resize_nearest
+from tfseg.settings.data import DataConfig
+from tfseg.settings.run import TrainConfig
 
 STREAM = "train"
 _UNUSED_FLAGS = (

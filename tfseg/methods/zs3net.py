@@ -28,14 +28,12 @@ from collections.abc import Collection
 import numpy as np
 import tensorflow as tf
 
-from tfseg.config import DataConfig, ModelConfig, TrainConfig
-from tfseg.data.pipeline import Stream
+from tfseg.data.stream import Stream
 from tfseg.errors import UserError
-from tfseg.method_config import ZS3NetConfig
 from tfseg.methods import zero_label
 from tfseg.methods.base import Batch, Method, ParamGroup
-from tfseg.methods.matching import MatchingGenerator
-from tfseg.methods.region_features import Nodes, RegionFeatures
+from tfseg.methods.zs3net_parts.matching import MatchingGenerator
+from tfseg.methods.zs3net_parts.regions import Nodes, RegionFeatures
 from tfseg.models import gmmn
 from tfseg.models.layers import fold_seed
 from tfseg.monitors import Monitors
@@ -43,6 +41,10 @@ from tfseg.ops import adam, layouts
 from tfseg.ops import losses as loss_ops
 from tfseg.ops.class_vectors import pixel_vectors
 from tfseg.ops.resize import resize_nearest
+from tfseg.settings.data import DataConfig
+from tfseg.settings.methods import ZS3NetConfig
+from tfseg.settings.network import ModelConfig
+from tfseg.settings.run import TrainConfig
 
 # Settings of the network's training mode.
 _UNUSED_NETWORK_FLAGS = ("fine_tune_batch_norm", "aspp_dropout_rate", "decoder_dropout_rates")

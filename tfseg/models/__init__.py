@@ -5,14 +5,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tfseg.config import ModelConfig
 from tfseg.data.specs import DatasetSpec
 from tfseg.models.backbones import BACKBONES
-from tfseg.models.deeplab import DeepLab
+from tfseg.models.heads.deeplab import DeepLab
+from tfseg.models.heads.low_rank import LowRankNet
+from tfseg.models.heads.projection import ProjectionNet
 from tfseg.models.layers import decayed_variables
 from tfseg.models.network import Network
-from tfseg.models.projection import ProjectionNet
-from tfseg.models.slrnet import LowRankNet
+from tfseg.settings.network import ModelConfig
 
 __all__ = [
     "BACKBONES",

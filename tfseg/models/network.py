@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tfseg.config import OUTPUT_STRIDES, ModelConfig
 from tfseg.errors import UserError, check_choice
 from tfseg.models.backbones import BACKBONES
 from tfseg.models.backbones.base import EndPoints
 from tfseg.models.layers import Settings
+from tfseg.settings.network import OUTPUT_STRIDES, ModelConfig
 
 
 class Network(tf.keras.Model):

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from tfseg.config import TrainConfig
 from tfseg.errors import UserError
+from tfseg.settings.run import TrainConfig
 
 _INSTALL_CUDA = (
     "install the CUDA libraries beside TensorFlow (pip install 'tensorflow[and-cuda]') and check "

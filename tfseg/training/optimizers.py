@@ -7,8 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfseg.config import TrainConfig
 from tfseg.errors import UserError, check_choice
+from tfseg.settings.run import TrainConfig
 
 
 class Momentum(tf.keras.optimizers.Optimizer):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-from tfseg.config import ModelConfig
 from tfseg.errors import UserError
 from tfseg.models.backbones.base import Backbone
 from tfseg.models.backbones.efficientnet_lite import EfficientNetLite
@@ -13,6 +12,7 @@ from tfseg.models.backbones.resnet_torch import ResNetTorch
 from tfseg.models.backbones.wide_resnet import WideResNet
 from tfseg.models.backbones.xception import Xception
 from tfseg.models.layers import Settings
+from tfseg.settings.network import ModelConfig
 
 Maker = Callable[[Settings, ModelConfig], Backbone]
 

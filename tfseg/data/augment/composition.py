@@ -19,7 +19,11 @@ from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
+import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
+
+from tfseg.data.augment.base import Context, numpy_views, scale_factors
+from tfseg.settings.data import DataConfig
 
 # Ranges of the published configuration, each of a uniform draw: both ends belong to the integers.
 # Autocontrast, equalize and invert are blended with their input: 1 leaves the image as it is.
@@ -396,3 +400,32 @@ def compose(
             raise ValueError(f"unknown geometric operation '{name}'")
     position = crop_position(scene.image.shape, crop_size, draws.crop)
     return crop(scene, position, crop_size=crop_size, **fillings)
+
+
+def max_side(config: DataConfig, *, light: bool) -> int | None:
+    """Returns the longest side in pixels that can be warped; None: any, for nothing is."""
+    return MAX_SIDE_PX if config.augmentation_ops and not light else None
+
+
+def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, tf.Tensor]]:
+    """See `augment.make_views`."""
+    use_one_thread_per_call()
+    scale_range = (config.min_scale_factor, config.max_scale_factor)
+    scale_factors(*scale_range, step=0)  # refuses wrong ones
+    ops = 0 if context.light else config.augmentation_ops
+
+    def made(rng, image, label):
+        draws = draw(
+            rng, ops=ops, scale_range=scale_range, flip_probability=config.flip_probability
+        )
+        return compose(
+            image,
+            label,
+            draws,
+            crop_size=config.train_crop_size,
+            mean_pixel=context.mean_pixel,
+            ignore_label=context.ignore_label,
+            max_pixels=config.max_image_megapixels * 1e6,
+        )
+
+    return numpy_views(made, config.train_crop_size, context)

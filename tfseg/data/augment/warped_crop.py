@@ -7,11 +7,15 @@ Source: STRICT specification 2.4.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import tensorflow as tf
 
 from tfseg.data import pixels
+from tfseg.data.augment.base import Context, numpy_views, padding_color, scale_factors
+from tfseg.errors import UserError
+from tfseg.settings.data import DataConfig
 
 # Sides of the warped image and of the crop, as published.
 _PUBLISHED_SIZE, _PUBLISHED_CROP = 513, 321
@@ -134,3 +138,35 @@ def apply(
     if label is not None:
         views["label"] = cropped(label.astype(np.int32), ignore_label)
     return views
+
+
+def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, tf.Tensor]]:
+    """See `augment.make_views`.
+
+    Raises:
+      UserError: images would be warped to less than the crop.
+    """
+    scale_range = (config.min_scale_factor, config.max_scale_factor)
+    scale_factors(*scale_range, step=0)  # refuses wrong ones
+    crop_size = tuple(config.train_crop_size)
+    size = warped_size(crop_size, config.augmentation_size)
+    if min(size) < max(crop_size):
+        raise UserError(
+            "Images must be warped to no less than the crop.",
+            where="--augmentation_size",
+            received=config.augmentation_size,
+            accepted=f"at least {max(crop_size)}, the longer side of --train_crop_size",
+        )
+    common = {"crop_size": crop_size, "size": size}
+    filling = {
+        "padding_color": padding_color(config.padding_color, context.mean_pixel),
+        "ignore_label": context.ignore_label,
+    }
+
+    def made(rng, image, label):
+        draws = draw(
+            rng, scale_range=scale_range, flip_probability=config.flip_probability, **common
+        )
+        return apply(image, label, draws, **common, **filling)
+
+    return numpy_views(made, crop_size, context)

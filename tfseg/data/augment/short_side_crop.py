@@ -8,12 +8,15 @@ Source: ZS3 specification 2.6.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import tensorflow as tf
 from PIL import Image, ImageFilter
 
 from tfseg.data import pixels
+from tfseg.data.augment.base import Context, numpy_views, padding_color, scale_factors
+from tfseg.settings.data import DataConfig
 
 _BLUR_PROBABILITY = 0.5
 
@@ -148,3 +151,28 @@ def apply(
     if label is not None:
         views["label"] = cropped(label.astype(np.int32), ignore_label)
     return views
+
+
+def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, tf.Tensor]]:
+    """See `augment.make_views`."""
+    scale_range = (config.min_scale_factor, config.max_scale_factor)
+    scale_factors(*scale_range, step=0)  # refuses wrong ones
+    crop_size = tuple(config.train_crop_size)
+    filling = {
+        "padding_color": padding_color(config.padding_color, context.mean_pixel),
+        "ignore_label": context.ignore_label,
+    }
+
+    def made(rng, image, label):
+        draws = draw(
+            rng,
+            image.shape[:2],
+            crop_size=crop_size,
+            base_size=config.augmentation_size or min(crop_size),
+            scale_range=scale_range,
+            flip_probability=config.flip_probability,
+            max_pixels=config.max_image_megapixels * 1e6,
+        )
+        return apply(image, label, draws, crop_size=crop_size, **filling)
+
+    return numpy_views(made, crop_size, context)

@@ -8,12 +8,19 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfseg.config import ModelConfig
 from tfseg.models.backbones.base import EndPoints
-from tfseg.models.heads import ASPP, Classifier, DecoderStage, Logits, head_settings, scaled_size
+from tfseg.models.heads.parts import (
+    ASPP,
+    Classifier,
+    DecoderStage,
+    Logits,
+    head_settings,
+    scaled_size,
+)
 from tfseg.models.layers import Settings
 from tfseg.models.network import Network
 from tfseg.ops.resize import resize_bilinear
+from tfseg.settings.network import ModelConfig
 
 
 class DeepLab(Network):

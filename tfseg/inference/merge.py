@@ -18,7 +18,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfseg.errors import UserError, check_choice
-from tfseg.models.heads import scaled_size
+from tfseg.models.heads.parts import scaled_size
 from tfseg.ops.calibration import Calibration, calibrated
 from tfseg.ops.class_aware import mask_absent_logits, present_classes
 from tfseg.ops.class_filter import filter_classes, kept_classes

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfseg.config import ModelConfig
 from tfseg.errors import UserError
 from tfseg.models.backbones.base import Backbone, EndPoints
 from tfseg.models.layers import (
@@ -25,6 +24,7 @@ from tfseg.models.layers import (
     xavier_uniform,
 )
 from tfseg.ops.resize import resize_bilinear, separable_linear
+from tfseg.settings.network import ModelConfig
 
 # Channels of a low-level feature that is concatenated, after its projection.
 LOW_LEVEL_FILTERS = 48

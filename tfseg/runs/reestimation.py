@@ -19,8 +19,9 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfseg import checkpoint, run_record
 from tfseg.models.layers import BatchNorm, PooledStatistics
+from tfseg.runs.record import read, write_record
+from tfseg.weights import checkpoint
 
 FOLDER = "reestimated"
 
@@ -106,6 +107,6 @@ def write(
         networks[name] = checkpoint.network_values(prefix, name) | estimate(network, looking)
     target = os.path.join(logdir, FOLDER, os.path.basename(prefix))
     checkpoint.export(target, networks)
-    record = {**(run_record.read(logdir) or {}), "reestimated_batch_norm": facts}
-    run_record.write_record(os.path.join(logdir, FOLDER), record)
+    record = {**(read(logdir) or {}), "reestimated_batch_norm": facts}
+    write_record(os.path.join(logdir, FOLDER), record)
     return target

@@ -13,9 +13,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfseg.config import ModelConfig
 from tfseg.errors import UserError
-from tfseg.models.heads import ASPP, LOW_LEVEL_FILTERS, DecoderStage, conv_unit, head_settings
+from tfseg.models.heads.factorisation import (
+    GlobalCueInjection,
+    LowRank,
+    StochasticGate,
+    initial_bases,
+)
+from tfseg.models.heads.parts import ASPP, LOW_LEVEL_FILTERS, DecoderStage, conv_unit, head_settings
 from tfseg.models.layers import (
     Conv2D,
     Dropout,
@@ -26,10 +31,10 @@ from tfseg.models.layers import (
     he_normal_depthwise,
     uniform_fan_in,
 )
-from tfseg.models.low_rank import GlobalCueInjection, LowRank, StochasticGate, initial_bases
 from tfseg.models.network import Network
 from tfseg.ops.class_scores import class_scores
 from tfseg.ops.two_views import second_view, to_first_view
+from tfseg.settings.network import ModelConfig
 
 # Dropout rates of the last convolutions, each before the next one; (standard, wide).
 _LAST_DROPOUT = {False: (0.5, 0.1), True: (0.3,)}

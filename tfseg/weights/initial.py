@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from tfseg import checkpoint, files, torch_file
+from tfseg import files
 from tfseg.errors import UserError
 from tfseg.methods.base import LAST_LAYER_SCOPES, LOGITS_SCOPE
-from tfseg.models import torch_layout
-from tfseg.models.projection import CLASS_VECTORS
-from tfseg.models.torch_layout import Slot
+from tfseg.models.heads.projection import CLASS_VECTORS
+from tfseg.weights import checkpoint, torch_file, torch_layout
+from tfseg.weights.torch_layout import Slot
 
 # What a TF1 checkpoint holds besides the model's variables.
 _NOT_MODEL = re.compile(

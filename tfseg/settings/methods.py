@@ -7,8 +7,8 @@ the chosen method lacks is a usage error.
 
 import dataclasses
 
-from tfseg.config import option
 from tfseg.errors import UserError
+from tfseg.settings.option import option
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfseg.config import ModelConfig
 from tfseg.errors import UserError
 from tfseg.models.backbones.base import EndPoints
-from tfseg.models.deeplab import DeepLab
+from tfseg.models.heads.deeplab import DeepLab
+from tfseg.settings.network import ModelConfig
 
 # Name of the variable that holds the word vectors, in checkpoints.
 CLASS_VECTORS = "class_vectors"

@@ -11,17 +11,28 @@ Source: PseudoSeg specification, section 3.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
+
+from tfseg.data.augment.base import (
+    Context,
+    pad_image,
+    pad_label,
+    rectangle,
+    rows_of_one_color,
+    scale_factors,
+)
+from tfseg.settings.data import DataConfig
+
+# The views that can be had beside the weak one.
+STRONG_VIEWS = ("strong",)
 
 # Colour operations, by their number in `Draws.jitter_order`.
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 _BRIGHTNESS_DELTA, _CONTRAST_DELTA, _SATURATION_DELTA, _HUE_DELTA = 0.5, 0.5, 0.5, 0.25
 CUTOUT_HALF_SIZE_PX = 50
-# Height and width, known while a graph is built or not.
-Size = Sequence[int] | tf.Tensor
 # scale, crop y and x, flip, brightness, contrast, saturation, hue, 4 for the order, cutout y and x.
 _NUM_UNIFORMS = 14
 
@@ -48,21 +59,6 @@ class Draws:
     saturation: tf.Tensor
     hue: tf.Tensor
     cutout_center: tf.Tensor
-
-
-def scale_factors(minimum: float, maximum: float, step: float) -> np.ndarray | None:
-    """Returns the random scales, float32; None where they are continuous.
-
-    Raises:
-      ValueError: minimum greater than maximum, or not positive.
-    """
-    if not 0 < minimum <= maximum:
-        raise ValueError(f"scale factors must be positive and ordered, not {minimum}..{maximum}")
-    if minimum == maximum:
-        return np.array([minimum], np.float32)
-    if step == 0:
-        return None
-    return np.linspace(minimum, maximum, int((maximum - minimum) / step + 1), dtype=np.float32)
 
 
 def scaled_size(size: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
@@ -124,9 +120,6 @@ def draw(
         jitter_order=tf.argsort(u[8:12]),
         cutout_center=_uniform_integer(u[12:14], tf.constant(crop_size, tf.int32)),
     )
-
-
-# Resizing ---------------------------------------------------------------------------------------
 
 
 def resize_window(
@@ -222,9 +215,6 @@ def resize_to_range_size(
     if factor is not None:
         sides = [side + (factor - (side - 1) % factor) % factor for side in sides]
     return sides[0], sides[1]
-
-
-# Colours ----------------------------------------------------------------------------------------
 
 
 def adjust_brightness(planes: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
@@ -359,54 +349,6 @@ def jitter_window(
     return tf.ensure_shape(tf.reshape(pixels, [window[0], window[1], 3]), [None, None, 3])
 
 
-# Crops ------------------------------------------------------------------------------------------
-
-
-def _background(height: int | tf.Tensor, width: int | tf.Tensor, color: Sequence[float]):
-    """Returns rows of one colour, float32 [height, 3 width]: short last axes are slow."""
-    return tf.tile(tf.constant([color], tf.float32), [height, width])
-
-
-def pad_image(image: tf.Tensor, size: Size, mean_pixel: Sequence[float]) -> tf.Tensor:
-    """Pads an image at the bottom and the right with the mean pixel.
-
-    Args:
-      image: float32 [h, w, 3].
-      size: height and width of the result, at least the image's.
-      mean_pixel: the backbone's mean colour; becomes 0 in the network.
-
-    Returns:
-      float32 [height, width, 3].
-    """
-    shape = tf.shape(image)
-    rows = tf.reshape(image, [shape[0], shape[1] * 3])
-    rows = tf.concat([rows, _background(shape[0], size[1] - shape[1], mean_pixel)], 1)
-    rows = tf.concat([rows, _background(size[0] - shape[0], size[1], mean_pixel)], 0)
-    return _with_size(tf.reshape(rows, [size[0], size[1], 3]), size, 3)
-
-
-def pad_label(label: tf.Tensor, size: Size, ignore_label: int) -> tf.Tensor:
-    """Pads an int32 [h, w] label map at the bottom and the right with the ignore label."""
-    shape = tf.shape(label)
-    paddings = [[0, size[0] - shape[0]], [0, size[1] - shape[1]]]
-    padded = tf.pad(label, paddings, constant_values=tf.cast(ignore_label, label.dtype))
-    return _with_size(padded, size)
-
-
-def _with_size(x: tf.Tensor, size: Size, *channels: int) -> tf.Tensor:
-    """Tells TensorFlow the size as far as it is known while a graph is built."""
-    known = [None, None] if isinstance(size, tf.Tensor) else [int(side) for side in size]
-    return tf.ensure_shape(x, [*known, *channels])
-
-
-def rectangle(size: Size, top_left: tf.Tensor, bottom_right: tf.Tensor) -> tf.Tensor:
-    """Returns bool [height, width], true in the half-open rectangle."""
-    rows, columns = tf.range(size[0]), tf.range(size[1])
-    in_rows = (rows >= top_left[0]) & (rows < bottom_right[0])
-    in_columns = (columns >= top_left[1]) & (columns < bottom_right[1])
-    return in_rows[:, None] & in_columns[None, :]
-
-
 def cut_out(
     image: tf.Tensor, top_left: tf.Tensor, bottom_right: tf.Tensor, mean_pixel: Sequence[float]
 ) -> tf.Tensor:
@@ -425,7 +367,7 @@ def cut_out(
     left, right = [tf.clip_by_value(corner[1], 0, width) for corner in (top_left, bottom_right)]
     # Put together from blocks of rows: twenty times as fast as choosing pixel by pixel.
     rows = tf.reshape(image, [height, width * 3])
-    hole = _background(bottom - top, right - left, mean_pixel)
+    hole = rows_of_one_color(bottom - top, right - left, mean_pixel)
     middle = [rows[top:bottom, : left * 3], hole, rows[top:bottom, right * 3 :]]
     rows = tf.concat([rows[:top], tf.concat(middle, 1), rows[bottom:]], 0)
     return tf.reshape(rows, image.shape)
@@ -494,51 +436,31 @@ def training_views(
     return {name: _flip(view, draws.flip) for name, view in views.items()}
 
 
-def image_label_of(
-    label: tf.Tensor, *, num_classes: int, first_class: int, ignore_label: int
-) -> tf.Tensor:
-    """Returns which classes a label map holds.
+def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, tf.Tensor]]:
+    """See `augment.make_views`."""
+    scales = scale_factors(
+        config.min_scale_factor, config.max_scale_factor, config.scale_factor_step_size
+    )
 
-    Args:
-      label: int32 [H, W] of class ids and `ignore_label`.
-      num_classes: number of class ids.
-      first_class: the first id that counts: 1 where 0 is background.
-      ignore_label: counts never.
+    def views(image, label, size, seed):
+        draws = draw(
+            seed,
+            size,
+            crop_size=config.train_crop_size,
+            scales=scales,
+            scale_range=(config.min_scale_factor, config.max_scale_factor),
+            flip_probability=config.flip_probability,
+            jitter_strength=config.jitter_strength,
+        )
+        return training_views(
+            image,
+            label,
+            draws,
+            crop_size=config.train_crop_size,
+            mean_pixel=context.mean_pixel,
+            ignore_label=context.ignore_label,
+            strong=bool(context.strong),
+            cutout_half_size=config.cutout_half_size,
+        )
 
-    Returns:
-      float32 [num_classes - first_class], multi-hot.
-
-    Source: PseudoSeg specification 2.4.
-    """
-    label = tf.where(tf.equal(label, ignore_label), -1, label) - first_class
-    shifted = tf.boolean_mask(label, label >= 0)
-    count = num_classes - first_class
-    found = tf.math.bincount(shifted, minlength=count, maxlength=count)
-    return tf.ensure_shape(tf.cast(found > 0, tf.float32), [count])
-
-
-def padded_view(
-    image: tf.Tensor,
-    label: tf.Tensor,
-    *,
-    size: Size,
-    mean_pixel: Sequence[float],
-    ignore_label: int,
-) -> dict[str, tf.Tensor]:
-    """Pads an image and its label for evaluation.
-
-    Args:
-      image: uint8 or float32 [h, w, 3].
-      label: integer [h, w].
-      size: height and width of the result.
-      mean_pixel, ignore_label: fill the padding.
-
-    Returns:
-      'image' float32, 'label' int32, 'valid' float32, as `training_views` gives them.
-    """
-    inside = tf.shape(image)[:2]
-    return {
-        "image": pad_image(tf.cast(image, tf.float32), size, mean_pixel),
-        "label": pad_label(tf.cast(label, tf.int32), size, ignore_label),
-        "valid": tf.cast(rectangle(size, tf.zeros([2], tf.int32), inside), tf.float32),
-    }
+    return views

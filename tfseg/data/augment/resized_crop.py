@@ -10,10 +10,15 @@ Source: SLRNet specification 2.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import tensorflow as tf
 from PIL import Image, ImageEnhance
+
+from tfseg.data.augment.base import Context, numpy_views
+from tfseg.errors import UserError
+from tfseg.settings.data import DataConfig
 
 COLORS = ("brightness", "contrast", "saturation", "hue")
 # Ranges of the published jitter: factors of 1 - x to 1 + x; hues turned by -x to x full circles.
@@ -163,3 +168,31 @@ def apply(
     if label is not None:
         views["label"] = cropped(label, Image.Resampling.NEAREST).astype(np.int32)
     return views
+
+
+def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, tf.Tensor]]:
+    """See `augment.make_views`.
+
+    Raises:
+      UserError: --crop_area is no range of shares.
+    """
+    area = tuple(config.crop_area)
+    if len(area) != 2 or not 0 < area[0] <= area[1] <= 1:
+        raise UserError(
+            "The random areas of the crop are wrong.",
+            where="--crop_area",
+            received=",".join(map(str, area)),
+            accepted="smallest,largest share of the image's area, above 0 and up to 1",
+        )
+
+    def made(rng, image, label):
+        draws = draw(
+            rng,
+            image.shape[:2],
+            area=area,
+            flip_probability=config.flip_probability,
+            jitter_strength=config.jitter_strength,
+        )
+        return apply(image, label, draws, crop_size=config.train_crop_size)
+
+    return numpy_views(made, config.train_crop_size, context)

@@ -34,13 +34,22 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from tfseg import gallery, inference, metrics, predict, sharing
-from tfseg.config import DataConfig, VisConfig
-from tfseg.data import colormap, pipeline, records, tfexample
+from tfseg import metrics, sharing
+from tfseg.data import colormap, records, tfexample
+from tfseg.data.evaluation_batches import make_eval_dataset
 from tfseg.data.prediction_files import RAW_FOLDER, output_names, raw_ids
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError, check_choice
-from tfseg.evaluation import ImageProgress, summarize
+from tfseg.inference import gallery
+from tfseg.inference.classes import classes_allowed, evaluated_label
+from tfseg.inference.crf import refined_labels
+from tfseg.inference.image_progress import ImageProgress
+from tfseg.inference.merge import predict, predict_probabilities
+from tfseg.inference.pictures import decode_image, decode_label, original_labels
+from tfseg.inference.report import summarize
+from tfseg.inference.settings import check, class_filter_of, crf_settings, resize_of, views_of
+from tfseg.settings.data import DataConfig
+from tfseg.settings.prediction import VisConfig
 
 _IMAGES = "images"
 _TRUTH = "truth"
@@ -168,12 +177,12 @@ class _Painter:
             example.image, max_megapixels=self._max_megapixels, location=location
         )
         name = self._names[i]
-        image = inference.decode_image(example.image, location)
+        image = decode_image(example.image, location)
         extension = "jpg" if tfexample.image_size(example.image)[0] == "jpeg" else "png"
         label = None
         pictures = {"image": self._write(_IMAGES, name, extension, example.image)}
         if example.label is not None:
-            label = inference.decode_label(example.label, str(self._index.ids[i]), location)
+            label = decode_label(example.label, str(self._index.ids[i]), location)
             pictures["truth"] = self._write(_TRUTH, name, "png", _png(self._colors[label]))
         pictures["prediction"] = self._write(
             _PREDICTIONS, name, "png", _png(self._colors[prediction])
@@ -200,7 +209,7 @@ class _Painter:
         matrix, iou, class_iou = None, None, {}
         if label is not None:
             matrix = metrics.confusion_matrix(
-                inference.evaluated_label(label, spec),
+                evaluated_label(label, spec),
                 prediction,
                 spec.num_classes,
                 ignore_label=spec.ignore_label,
@@ -270,7 +279,7 @@ def draw(
     Raises:
       UserError: the split is not there, a record is damaged, a setting is wrong.
     """
-    inference.check(config, spec)
+    check(config, spec)
     if config.vis_batch_size < 1:
         raise UserError(
             "The batch size must be at least 1.",
@@ -278,12 +287,12 @@ def draw(
             received=config.vis_batch_size,
         )
     index = records.load_index(data_config.dataset_dir, config.vis_split, spec)
-    present = inference.classes_allowed(
+    present = classes_allowed(
         config, index, spec, dataset_dir=data_config.dataset_dir, split=config.vis_split
     )
     painter = _Painter(index, spec, data_config, config)
     _prepare(config)
-    dataset = pipeline.make_eval_dataset(
+    dataset = make_eval_dataset(
         config.vis_split,
         spec,
         data_config,
@@ -291,17 +300,15 @@ def draw(
         crop_size=tuple(config.vis_crop_size),
         batch_size=config.vis_batch_size,
         max_side=config.max_side,
-        resize_to=inference.resize_of(config),
+        resize_to=resize_of(config),
     )
-    views = inference.views_of(config, spec)
+    views = views_of(config, spec)
 
     @tf.function(autograph=False, reduce_retracing=True)
     def predict_batch(image, weight, present):
         if config.dense_crf:
-            return predict.predict_probabilities(
-                model, image, views, weight=weight, present=present
-            )
-        return predict.predict(
+            return predict_probabilities(model, image, views, weight=weight, present=present)
+        return predict(
             model,
             image,
             views,
@@ -317,7 +324,7 @@ def draw(
 
     def predictions():
         if config.dense_crf:
-            yield from inference.refined_labels(
+            yield from refined_labels(
                 predicted(), painter.reader, index, config, data_config, present=present
             )
             return
@@ -326,7 +333,7 @@ def draw(
             for row, i in enumerate(batch["index"].numpy()):
                 if weight[row]:
                     size = int(index.height[i]), int(index.width[i])
-                    yield int(i), inference.original_labels(labels[row], valid[row], *size)
+                    yield int(i), original_labels(labels[row], valid[row], *size)
 
     try:
         with contextlib.closing(predictions()) as found:
@@ -394,11 +401,11 @@ def _write_gallery(
         facts["unseen classes"] = ", ".join(spec.class_names[c] for c in spec.split.unseen)
     if config.seen_bias:
         facts["seen bias"] = f"{config.seen_bias:g} ({config.seen_bias_space})"
-    class_filter = inference.class_filter_of(config)
+    class_filter = class_filter_of(config)
     if class_filter:
         facts["class filter"] = ", ".join(f"{k} {v}" for k, v in class_filter.items())
     if config.dense_crf:
-        settings = inference.crf_settings(config)
+        settings = crf_settings(config)
         facts["dense CRF"] = ", ".join(f"{k} {v:g}" for k, v in settings.items())
     if summary is not None:
         for text, key in (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy")):

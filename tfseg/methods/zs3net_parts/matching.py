@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from tfseg.method_config import ZS3NetConfig
 from tfseg.models import gmmn
 from tfseg.models.layers import Settings
 from tfseg.ops import adam
 from tfseg.ops.mmd import mmd
+from tfseg.settings.methods import ZS3NetConfig
 
 
 class MatchingGenerator(tf.Module):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfseg.methods.matching import MatchingGenerator
+from tfseg.methods.zs3net_parts.matching import MatchingGenerator
 from tfseg.models import gmmn
 from tfseg.ops.region_graph import region_graph
 

@@ -1,0 +1,58 @@
+"""The augmentations of training images, one file each.
+
+A file has `make_views(config, context)`, described at `make_views` here. It may have
+`STRONG_VIEWS`, the names of the views that it can make beside the weak one, and
+`max_side(config, light=...)`, the longest side in pixels that it takes.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from types import ModuleType
+
+import tensorflow as tf
+
+from tfseg.data.augment.base import Context
+from tfseg.settings.data import AUGMENTATIONS, DataConfig
+
+
+def _module(config: DataConfig) -> ModuleType:
+    # On demand, because only some need OpenCV and its time to load.
+    return importlib.import_module(AUGMENTATIONS[config.augmentation])
+
+
+def strong_views(config: DataConfig) -> tuple[str, ...]:
+    """Returns the names of the views that --augmentation can make beside the weak one."""
+    return getattr(_module(config), "STRONG_VIEWS", ())
+
+
+def max_side(config: DataConfig, *, light: bool) -> int | None:
+    """Returns the longest side in pixels that --augmentation takes; None: any."""
+    limit = getattr(_module(config), "max_side", None)
+    return limit and limit(config, light=light)
+
+
+def make_views(
+    config: DataConfig,
+    *,
+    strong: Sequence[str],
+    light: bool,
+    mean_pixel: Sequence[float],
+    ignore_label: int,
+    keeping_errors: Callable[[Callable], Callable],
+) -> Callable[..., dict[str, tf.Tensor]]:
+    """Returns the function (image, label, size, seed) -> views of --augmentation.
+
+    Args:
+      config: the augmentation and its settings.
+      strong, light, mean_pixel, ignore_label, keeping_errors: see `base.Context`.
+
+    Returns:
+      A function of image uint8 or float32 [H, W, 3], label uint8 [H, W] or None, size int32 [2],
+      and seed int64 [2]. It gives 'image' float32 RGB 0..255 [h, w, 3], 'valid' float32 [h, w],
+      'label' int32 [h, w] where there is one, and 'image_strong' as `image` where it is wanted.
+
+    Raises:
+      UserError: settings cannot be meant.
+    """
+    context = Context(tuple(strong), light, tuple(mean_pixel), ignore_label, keeping_errors)
+    return _module(config).make_views(config, context)

@@ -1,0 +1,97 @@
+"""Which classes an image may be given, and by which it is measured."""
+
+import numpy as np
+import tensorflow as tf
+
+from tfseg.data import records, tfexample
+from tfseg.data.framing import RecordError
+from tfseg.data.specs import DatasetSpec
+from tfseg.ops.class_aware import present_classes
+from tfseg.settings.prediction import PredictionConfig
+
+
+def classes_allowed(
+    config: PredictionConfig,
+    index: records.Index,
+    spec: DatasetSpec,
+    *,
+    dataset_dir: str,
+    split: str,
+) -> np.ndarray | None:
+    """Returns which classes each image may be given: by its labels, or by the class split.
+
+    Args:
+      config: whether image-level labels are used.
+      index, spec, dataset_dir, split: see `classes_present`.
+
+    Returns:
+      float32 [number of records, C] of 0 and 1; None: all classes everywhere.
+
+    Raises:
+      RecordError: see `classes_present`.
+    """
+    if config.use_image_labels:
+        return classes_present(index, spec, dataset_dir=dataset_dir, split=split)
+    if spec.split is None:
+        return None
+    allowed = np.zeros((index.size, spec.num_classes), np.float32)
+    allowed[:, list(spec.split.visible)] = 1.0
+    return allowed
+
+
+def evaluated_label(label: np.ndarray, spec: DatasetSpec) -> np.ndarray:
+    """Returns a mask as it is measured: classes that take no part in the split are ignored.
+
+    Args:
+      label: integers of any shape; ids that are no class stay, for the caller to refuse.
+      spec: the data set.
+
+    Returns:
+      Integers of the same shape.
+    """
+    if spec.split is None:
+        return label
+    table = spec.split.evaluation_table(spec.num_classes, spec.ignore_label)
+    is_class = (label >= 0) & (label < spec.num_classes)
+    return np.where(is_class, table[np.where(is_class, label, 0)], label)
+
+
+def classes_present(
+    index: records.Index, spec: DatasetSpec, *, dataset_dir: str, split: str
+) -> np.ndarray:
+    """Returns which classes each image of a split may be given, by its image-level labels.
+
+    Args:
+      index: of the split.
+      spec: the data set.
+      dataset_dir: folder of the shards, to name them.
+      split: name of the split.
+
+    Returns:
+      float32 [number of records, C] of 0 and 1.
+
+    Raises:
+      RecordError: a record has no image-level labels, or they leave no class at all.
+    """
+    present = present_classes(
+        tf.constant(index.image_labels, tf.float32), has_background=spec.has_background
+    ).numpy()
+    unknown = np.flatnonzero(~index.has_image_labels)
+    empty = np.flatnonzero(index.has_image_labels & ~present.any(axis=1))
+    for numbers, what, accepted in (
+        (unknown, "have no image-level labels", "image-level labels in every record"),
+        (empty, "show no class by their image-level labels", "at least one class in every image"),
+    ):
+        if not numbers.size:
+            continue
+        first = int(numbers[0])
+        raise RecordError(
+            f"{numbers.size} of {index.size} images of split '{split}' {what}.",
+            location=records.RecordReader(index, dataset_dir).location(first),
+            key=tfexample.IMAGE_LABELS,
+            received=f"image {index.ids[first]}",
+            accepted=accepted,
+            fix="make the records with image-level labels (build_folder.py --image_labels, or from "
+            "the masks), or leave out --use_image_labels",
+        )
+    return present

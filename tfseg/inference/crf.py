@@ -1,0 +1,91 @@
+"""What `eval.py` and `vis.py` share around the network: settings, classes allowed, the dense CRF.
+
+With --use_image_labels the classes that an image may be given are those of its image-level labels,
+and background where the data set has one. The labels are those of the record (image/class/label);
+the published code of Learning Pseudo Labels takes them from the mask, where void counts as
+background, and so cannot be used on images without one.
+
+With --dense_crf the probabilities leave the graph, are cut and resized to the size of the original
+image, and refined on its pixels by worker processes: the library holds Python's lock, so threads
+would take turns. Images come back in the order in which they were predicted. Classes that are not
+allowed stay so after the CRF, for SLRNet too, whose published code lets the CRF bring them back.
+
+Where the data set has a split into seen and unseen classes, only these may be predicted.
+
+Source: Learning Pseudo Labels specification 4.3, 4.4 and 6; SLRNet specification 6; STRICT
+specification 1.6.
+"""
+
+import functools
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from tfseg.data import records, tfexample
+from tfseg.data.parallel import parallel_map
+from tfseg.inference.pictures import decode_image, original_probabilities
+from tfseg.inference.settings import crf_settings
+from tfseg.ops import dense_crf
+from tfseg.settings.data import DataConfig
+from tfseg.settings.prediction import PredictionConfig
+
+
+def refined_labels(
+    batches: Iterable[tuple[Mapping[str, Any], np.ndarray]],
+    reader: records.RecordReader,
+    index: records.Index,
+    config: PredictionConfig,
+    data_config: DataConfig,
+    *,
+    present: np.ndarray | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields the labels of every image after the dense CRF.
+
+    Args:
+      batches: of `pipeline.make_eval_dataset`, each with its probabilities, float32 [N, H, W, C];
+        taken while earlier ones are being refined.
+      reader: of the split.
+      index: of the split.
+      config: settings and number of processes of the CRF.
+      data_config: limit of image sizes.
+      present: of `classes_present`, or None.
+
+    Yields:
+      (record number, int32 [height, width]) at the original size, rows of weight 0 left out.
+
+    Raises:
+      UserError: a record is damaged, or a process died.
+    """
+
+    def tasks():
+        for batch, probs in batches:
+            valid, weight = batch["valid"].numpy() > 0, batch["weight"].numpy()
+            for row, i in enumerate(batch["index"].numpy()):
+                if not weight[row]:
+                    continue
+                i = int(i)
+                example, location = reader.read(i), reader.location(i)
+                tfexample.check_pixels(
+                    example.image,
+                    max_megapixels=data_config.max_image_megapixels,
+                    location=location,
+                )
+                size = example.height, example.width
+                yield (
+                    i,
+                    np.ascontiguousarray(original_probabilities(probs[row], valid[row], *size)),
+                    decode_image(example.image, location),
+                    None if present is None else present[i],
+                )
+
+    yield from parallel_map(
+        functools.partial(dense_crf.refined_labels, **crf_settings(config)),
+        tasks(),
+        num_workers=min(config.crf_workers or os.cpu_count() or 1, index.size),
+        # One image's probabilities are some twenty megabytes.
+        chunk_size=1,
+        chunks_ahead=2,
+        flag="crf_workers",
+    )

@@ -1,0 +1,1 @@
+"""Parts of ZS3Net that are no method: the generators' loss and their input."""

@@ -1,0 +1,1 @@
+"""A run as a whole: settings in, objects and files out; no flags."""

@@ -1,0 +1,135 @@
+"""Settings of a training run."""
+
+import dataclasses
+
+from tfseg.settings.network import _NAS
+from tfseg.settings.option import option
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The loop, the optimiser, the devices. Defaults are those of `train_wss.py`."""
+
+    method: str = option("pseudoseg", "Training method.")
+    train_logdir: str | None = option(
+        None, "Directory for checkpoints, logs and config.json.", required=True
+    )
+    training_number_of_steps: int = option(30000, "Optimiser steps in all.")
+    train_batch_size: int = option(64, "Images per stream and step, over all replicas.")
+    gradient_accumulation_steps: int = option(
+        1, "Split each replica's batch into this many parts, to save memory."
+    )
+    seed: int = option(0, "Seed of initial weights, data order, augmentation and dropout.")
+    deterministic: bool = option(
+        False, "Deterministic kernels (tf.config op determinism); on CPU runs repeat without it."
+    )
+
+    strategy: str = option(
+        "auto",
+        "Distribution: auto takes every GPU, else one CPU device.",
+        choices=("auto", "one_device", "mirrored", "multi_worker", "tpu"),
+    )
+    num_clones: int = option(
+        16, "Replicas; where fewer devices exist those are used and the global batch is kept."
+    )
+    clone_on_cpu: bool = option(False, "Use CPU devices even where GPUs exist.")
+    tpu: str = option("", "TPU name or address for --strategy=tpu; empty: the local one.")
+    jit_compile: bool = option(False, "Compile the forward and backward pass with XLA.")
+
+    optimizer: str = option(
+        "momentum",
+        "Optimiser: momentum, adam, or (with the extra [addons]) lamb, sgdw, novograd, "
+        "rectified_adam, lookahead, swa.",
+    )
+    learning_policy: str = option(
+        "poly", "Learning-rate schedule.", choices=("poly", "step", "cosine")
+    )
+    base_learning_rate: float = option(0.007, "Learning rate at the start of the schedule.")
+    decay_steps: float = option(
+        0.0,
+        "Length of the poly or cosine decay in steps; 0: all steps after the slow start and "
+        "--constant_steps.",
+    )
+    learning_rate_update_steps: int = option(
+        1,
+        "The learning rate changes every so many steps; published for STRICT: 10.",
+        limits=(1, None),
+    )
+    constant_steps: int = option(
+        0, "Steps at --base_learning_rate before the cosine decay begins.", limits=(0, None)
+    )
+    end_learning_rate: float = option(0.0, "Learning rate at the end of the poly decay.")
+    learning_rate_decay_factor: float = option(0.1, "Factor of the step policy.")
+    learning_rate_decay_step: int = option(2000, "Period of the step policy, in steps.")
+    learning_power: float = option(0.9, "Power of the poly decay.")
+    slow_start_step: int = option(0, "Steps at the constant slow-start rate.")
+    slow_start_learning_rate: float = option(1e-4, "Rate of the slow start.")
+    momentum: float = option(0.9, "Momentum (v := momentum v + g; w := w - rate v).")
+    adam_learning_rate: float = option(0.001, "Constant rate of --optimizer=adam.")
+    adam_epsilon: float = option(1e-8, "Epsilon of --optimizer=adam.")
+    weight_decay: float = option(4e-5, "L2 factor on convolution kernels; 1e-4 for ResNets.")
+    parameter_groups: str = option(
+        "deeplab",
+        "deeplab: kernels of plain and pointwise convolutions decay, biases learn twice as fast. "
+        "plain: every variable decays and learns alike, as in most PyTorch code.",
+        choices=("deeplab", "plain"),
+    )
+    last_layer_gradient_multiplier: float = option(1.0, "Gradient multiplier of the last layers.")
+    ema_decay: float = option(
+        0.0, "Keep an exponential moving average of the weights (network 'ema'); 0: off."
+    )
+
+    tf_initial_checkpoint: str | None = option(
+        None, "Checkpoint to initialise from: TF1 model zoo, or ours; a prefix or a directory."
+    )
+    pretrained_weights: str | None = option(
+        None,
+        "Weights of the backbone alone: the path of a PyTorch file (.pth, .safetensors), for "
+        "resnet50s, resnet101s, resnet101, resnet101_msra, wide_resnet38 and efficientnet_lite0; "
+        "or 'imagenet' for efficientnet_lite0, from an installed package (extra [pretrained]), or "
+        "the path of its .npz file.",
+    )
+    initialize_last_layer: bool = option(False, "Take the last layers from the checkpoint too.")
+    last_layers_contain_logits_only: bool = option(
+        True, "The last layers are the logits only; false: ASPP and decoder too."
+    )
+
+    upsample_logits: bool = option(
+        True, "Loss at label resolution; false: labels are reduced to the logits' resolution."
+    )
+    label_weights: tuple[float, ...] | None = option(
+        None, "Weight of each class in the cross entropy; None: 1.", multi=True
+    )
+    hard_example_mining_step: int = option(
+        0, "Steps over which the share of mined pixels falls from 1 to --top_k_percent_pixels."
+    )
+    top_k_percent_pixels: float = option(1.0, "Share of hardest pixels that make the loss; 1: all.")
+    weakly: bool = option(False, "The second split has image-level labels; use them.")
+
+    log_steps: int = option(10, "Steps between log lines and scalar summaries.")
+    save_interval_secs: int = option(1200, "Seconds between checkpoints.")
+    save_interval_steps: int = option(
+        0, "Steps between checkpoints, besides --save_interval_secs; 0: none."
+    )
+    max_to_keep: int = option(5, "Checkpoints kept.")
+    reestimate_batch_norm: int = option(
+        0,
+        "After the last step, or at once where the run is complete: measure the statistics of "
+        "batch norm anew on this many training images, seen as evaluation sees images, and write "
+        "the network to <train_logdir>/reestimated/, a --checkpoint_dir for eval.py and vis.py. "
+        "The run's own files stay as they are. 0: no.",
+        limits=(0, None),
+    )
+    save_summaries_secs: int = option(180, "Seconds between image summaries.")
+    save_summaries_images: bool = option(True, "Write image panels to TensorBoard.")
+    profile_logdir: str | None = option(
+        None, "Write a TensorFlow profile of steps 10 to 20 there; None: off."
+    )
+
+    drop_path_keep_prob: float = option(1.0, "Drop path of NAS networks.", unsupported=_NAS)
+    num_replicas: int = option(1, "Parameter-server machinery.", dead=True)
+    task: int = option(0, "Parameter-server machinery.", dead=True)
+    num_ps_tasks: int = option(0, "Parameter-server machinery.", dead=True)
+    master: str = option("", "Parameter-server machinery.", dead=True)
+    startup_delay_steps: int = option(15, "Parameter-server machinery.", dead=True)
+    quantize_delay_step: int = option(-1, "Dead in the published programs.", dead=True)

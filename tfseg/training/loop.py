@@ -1,0 +1,201 @@
+"""The loop of a run: from the newest checkpoint to the last step, whatever happens between."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from tfseg import sharing
+from tfseg.settings.run import TrainConfig
+from tfseg.training import memory
+from tfseg.training.interruption import Interruption, Stopped
+from tfseg.training.progress import Progress
+from tfseg.training.trainer import DescribeBatch, Interval, NonFiniteLoss, Trainer
+from tfseg.weights import checkpoint
+
+
+class _Saver:
+    """Decides when to save: by the clock, by the step, and at the end."""
+
+    def __init__(self, store: checkpoint.Store, config: TrainConfig):
+        self._store, self._config = store, config
+        self._last_time = time.monotonic()
+        self.last_step: int | None = None
+
+    def is_due(self, step: int) -> bool:
+        every = self._config.save_interval_steps
+        by_step = every > 0 and step % every == 0
+        by_clock = time.monotonic() - self._last_time >= self._config.save_interval_secs
+        return by_step or by_clock
+
+    def save(self, step: int) -> None:
+        if step != self.last_step:
+            self._store.save(step)
+            self._last_time, self.last_step = time.monotonic(), step
+
+
+def _steps_to_next_event(config: TrainConfig, step: int) -> int:
+    """Steps up to the next report, checkpoint by step, or end."""
+    periods = [max(1, config.log_steps)]
+    if config.save_interval_steps > 0:
+        periods.append(config.save_interval_steps)
+    steps = [period - step % period for period in periods]
+    return min([*steps, config.training_number_of_steps - step])
+
+
+def run(
+    *,
+    trainer: Trainer,
+    config: TrainConfig,
+    interruption: Interruption,
+    images_per_step: int,
+    describe_batch: DescribeBatch,
+    write_panels: Callable[[int], None] | None = None,
+    start_at: Callable[[int], None],
+    is_chief: bool = True,
+) -> int:
+    """Trains to `training_number_of_steps`, resuming where an earlier run stopped.
+
+    Args:
+      trainer: one step and its state.
+      config: the run's settings.
+      interruption: entered by the caller around everything.
+      images_per_step: images of all streams in one step, for the rate.
+      describe_batch: names the images of a step's global batch, for error messages.
+      write_panels: writes image summaries at a step.
+      start_at: called with the first step before any batch is read; positions the data there.
+      is_chief: whether this worker keeps checkpoints and logs.
+
+    Returns:
+      Exit code: 0, or 128 + signal when a signal stopped the run after saving.
+    """
+    start = time.time()
+    networks = dict(trainer.method.networks())
+    if trainer.ema is not None:
+        networks["ema"] = trainer.ema
+    store = checkpoint.Store(
+        config.train_logdir,
+        networks,
+        trainer.state(),
+        config.max_to_keep,
+        is_chief,
+        may_lack=trainer.loss_scales(),
+    )
+    os.makedirs(config.train_logdir, exist_ok=True)
+    if is_chief:
+        sharing.remove_leftovers(config.train_logdir, before=start)
+    restored = store.restore()
+    first_step = trainer.step
+    trainer.check_round()
+    if restored and first_step >= config.training_number_of_steps:
+        print(f"the run is complete: {restored}", flush=True)
+        return 0
+    if restored:
+        print(f"resuming from {restored} (step {first_step})", flush=True)
+    if store.lacking:
+        initial = trainer.optimizers[0].initial_scale
+        print(
+            "note: the checkpoint does not hold the loss scale of float16: an earlier version "
+            f"wrote it, or it was trained in another precision. The scale starts at {initial:g} "
+            "and is saved from now on.",
+            flush=True,
+        )
+    start_at(first_step)
+    saver = _Saver(store, config)
+    saver.last_step = first_step if restored else None
+    progress = Progress(
+        total_steps=config.training_number_of_steps,
+        start_step=first_step,
+        images_per_step=images_per_step,
+        log_path=os.path.join(config.train_logdir, "train_log.jsonl") if is_chief else None,
+    )
+    writer = _SummaryWriter(config.train_logdir if is_chief else None)
+    last_panels = 0.0
+    print(memory.describe(trainer.step_function, trainer.iterator, trainer.variables), flush=True)
+
+    def report(interval: Interval) -> None:
+        step, rate = trainer.step, trainer.current_learning_rate()
+        losses = {**interval.losses, "l2": trainer.regularization_loss()}
+        if not np.isfinite(losses["l2"]):
+            raise NonFiniteLoss(
+                "The weights are not finite; training stopped and the last checkpoint was kept.",
+                step=step,
+                where=f"step {step}",
+                received=f"sum of their squares, l2={losses['l2']}",
+                fix="lower --base_learning_rate; if this is the first report, look at the initial "
+                "weights",
+            )
+        images_per_second = progress.report(step, losses, rate, interval.figures)
+        writer.write(step, dataclasses.replace(interval, losses=losses), rate, images_per_second)
+
+    try:
+        with Profile(config.profile_logdir):
+            while trainer.step < config.training_number_of_steps:
+                report(trainer.train(_steps_to_next_event(config, trainer.step)))
+                due = time.monotonic() - last_panels > config.save_summaries_secs
+                if write_panels and trainer.agreement.any(due):
+                    write_panels(trainer.step)
+                    last_panels = time.monotonic()
+                if trainer.agreement.any(saver.is_due(trainer.step)):
+                    saver.save(trainer.step)
+    except Stopped as stopped:
+        report(trainer.since_last_look())
+        saver.save(trainer.step)
+        print(f"saved at step {trainer.step}; run the same command again to go on", flush=True)
+        return stopped.exit_code
+    except NonFiniteLoss as error:
+        raise NonFiniteLoss(
+            error.what,
+            where=f"{error.where}, images {describe_batch(error.step - 1)}",
+            received=error.received,
+            fix=error.fix,
+            step=error.step,
+        ) from None
+    finally:
+        progress.close()
+    saver.save(trainer.step)
+    return 0
+
+
+class _SummaryWriter:
+    """Writes TensorBoard scalars and histograms; on workers other than the chief nothing."""
+
+    def __init__(self, logdir: str | None):
+        self._writer = (
+            tf.summary.create_noop_writer()
+            if logdir is None
+            else tf.summary.create_file_writer(logdir)
+        )
+
+    def write(self, step: int, interval: Interval, rate: float, images_per_second: float) -> None:
+        with self._writer.as_default(step=step):
+            for name, value in interval.losses.items():
+                tf.summary.scalar(f"losses/{name}", value)
+            for name, value in interval.figures.items():
+                tf.summary.scalar(f"monitors/{name}", value)
+            for name, shares in interval.histograms.items():
+                # TensorBoard bins samples itself: a thousand of them, at the middle of each bin.
+                middles = (np.arange(len(shares)) + 0.5) / len(shares)
+                samples = np.repeat(middles, np.rint(shares * 1000).astype(int))
+                tf.summary.histogram(f"monitors/{name}", samples, buckets=len(shares))
+            tf.summary.scalar("learning_rate", rate)
+            tf.summary.scalar("images_per_second", images_per_second)
+        self._writer.flush()
+
+
+class Profile:
+    """Writes a TensorFlow profile of the run where asked to."""
+
+    def __init__(self, logdir: str | None):
+        self._logdir = logdir
+
+    def __enter__(self):
+        if self._logdir:
+            tf.profiler.experimental.start(self._logdir)
+
+    def __exit__(self, *exception):
+        if self._logdir:
+            tf.profiler.experimental.stop()

@@ -1,0 +1,1 @@
+"""Weights on disk: checkpoints, initial weights, and other programs' files."""
