@@ -136,12 +136,12 @@ def _batch(method, config: TrainConfig, settings, crop: int) -> dict[str, dict[s
         coarse = rng.integers(0, spec.num_classes, (size[0], *[-(-crop // 48)] * 2))
         label = np.kron(coarse, np.ones((1, 48, 48), np.int32))[:, :crop, :crop]
         if stream.labels == "seen":
-            label = spec.split.training_table(spec.num_classes, spec.ignore_label)[label]
+            label = spec.seen_unseen.training_table(spec.num_classes, spec.ignore_label)[label]
         label = tf.constant(label, tf.int32)
         part = {"image": image, "valid": tf.ones(size), "label": label, "hidden_label": label}
         part["has_label"] = tf.ones(size[:1], tf.bool)
         if stream.labels == "seen":
-            part["candidate"] = tf.equal(label, spec.split.background)
+            part["candidate"] = tf.equal(label, spec.seen_unseen.background)
         if "strong" in stream.views:
             part["image_strong"] = image
         if stream.image_labels != "none":

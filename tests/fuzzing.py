@@ -381,7 +381,7 @@ def _config(folder: str) -> None:
         data=DataConfig(drop_images="drop.txt"),
         train=TrainConfig(),
         method=StrictConfig(),
-        spec=dataclasses.replace(SPEC, split=split, vectors=vectors),
+        spec=dataclasses.replace(SPEC, seen_unseen=split, vectors=vectors),
         extra={"initial_run": {"seen_classes": ["cat"], "drop_images": ["other.txt"]}},
     )
 

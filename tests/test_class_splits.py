@@ -235,7 +235,7 @@ def test_a_split_holds_each_class_once():
 def test_json_round_trip(tmp_path):
     split = load(tmp_path).without_validation()
     assert ClassSplit.from_json(json.loads(json.dumps(split.to_json()))) == split
-    spec = dataclasses.replace(SPEC, split=split)
+    spec = dataclasses.replace(SPEC, seen_unseen=split)
     assert spec == SPEC and spec.to_json()["split"]["unseen"] == [2]
     assert "split" not in SPEC.to_json()
 

@@ -239,13 +239,19 @@ def test_the_split_of_a_run_holds(voc, monkeypatch):
     given(monkeypatch, "class_split")
     hold_out = dataclasses.replace(voc, exclude_validation_classes=True)
     spec = cli._spec_of(hold_out)
-    assert spec.split.unseen == (13, 14, 15) and spec.split.held_out == (16, 17, 18, 19, 20)
+    assert spec.seen_unseen.unseen == (13, 14, 15) and spec.seen_unseen.held_out == (
+        16,
+        17,
+        18,
+        19,
+        20,
+    )
     record = record_of(hold_out, spec)
     # Flags that were not given are those of the run.
-    assert cli._spec_of(voc, record).split.unseen == (13, 14, 15)
+    assert cli._spec_of(voc, record).seen_unseen.unseen == (13, 14, 15)
     given(monkeypatch)
     plain = dataclasses.replace(voc, class_split=None)
-    assert cli._spec_of(plain, record).split == spec.split
+    assert cli._spec_of(plain, record).seen_unseen == spec.seen_unseen
     given(monkeypatch, "seen_background")
     with pytest.raises(UserError, match="(?s)contradicts the run.*is a seen class.*takes no part"):
         cli._spec_of(dataclasses.replace(plain, seen_background=True), record)
@@ -254,8 +260,8 @@ def test_the_split_of_a_run_holds(voc, monkeypatch):
 def test_a_run_without_a_split_can_be_evaluated_with_one(voc, monkeypatch):
     given(monkeypatch, "class_split")
     record = record_of(dataclasses.replace(voc, class_split=None), DATASETS["pascal_voc_seg"])
-    assert cli._spec_of(voc, record).split.unseen == (16, 17, 18, 19, 20)
-    assert cli._spec_of(dataclasses.replace(voc, class_split=None), record).split is None
+    assert cli._spec_of(voc, record).seen_unseen.unseen == (16, 17, 18, 19, 20)
+    assert cli._spec_of(dataclasses.replace(voc, class_split=None), record).seen_unseen is None
     lonely = dataclasses.replace(voc, class_split=None, exclude_validation_classes=True)
     with pytest.raises(UserError, match="--exclude_validation_classes needs --class_split"):
         cli._spec_of(lonely)
@@ -331,7 +337,7 @@ def test_no_start_from_a_run_that_saw_unseen_classes(voc, tmp_path, monkeypatch)
     other = write_record(tmp_path / "other", voc, supervised)
     with pytest.raises(UserError, match="received: sofa\n"):
         started_from(other, spec)
-    assert started_from(other, dataclasses.replace(spec, split=None))["seen_classes"]
+    assert started_from(other, dataclasses.replace(spec, seen_unseen=None))["seen_classes"]
 
 
 def test_of_other_checkpoints_nothing_is_known(voc, tmp_path):
@@ -372,8 +378,8 @@ def test_what_a_run_is_told_does_not_change(voc, tmp_path, monkeypatch, now, wor
 def test_where_unseen_classes_are_no_secret_it_is_said(capsys):
     spec = DATASETS["coco_stuff"]
     split = ClassSplit("x", tuple(range(1, 182)), (0,))
-    cli._note_leaks(DataConfig(dataset_dir="x"), dataclasses.replace(spec, split=split))
+    cli._note_leaks(DataConfig(dataset_dir="x"), dataclasses.replace(spec, seen_unseen=split))
     assert "no background" in capsys.readouterr().out
-    with_background = dataclasses.replace(DATASETS["pascal_voc_seg"], split=split)
+    with_background = dataclasses.replace(DATASETS["pascal_voc_seg"], seen_unseen=split)
     cli._note_leaks(DataConfig(dataset_dir="x"), with_background)
     assert capsys.readouterr().out == ""

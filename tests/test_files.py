@@ -255,7 +255,7 @@ def config(tmp_path, monkeypatch):
     split = class_splits.ClassSplit("s", (0, 1), (2,), background=0)
     values = np.eye(3, dtype=np.float32)
     vectors = class_embeddings.ClassVectors(values, "v", "0" * 64, "none")
-    spec = DatasetSpec("toy", SPEC.class_names, split=split, vectors=vectors)
+    spec = DatasetSpec("toy", SPEC.class_names, seen_unseen=split, vectors=vectors)
     settings = {"model": ModelConfig(), "data": DataConfig(), "train": EvalConfigWithSeed()}
     run_record.write(
         str(tmp_path), **settings, method=ModelConfig(), spec=spec,

@@ -32,7 +32,7 @@ SPEC = DatasetSpec(
     vectors=ClassVectors(WORDS, source="toy", sha256="", norm="none"),
 )
 # Background takes no part.
-NO_BACKGROUND = dataclasses.replace(SPEC, split=ClassSplit("toy", seen=(1, 2), unseen=(3,)))
+NO_BACKGROUND = dataclasses.replace(SPEC, seen_unseen=ClassSplit("toy", seen=(1, 2), unseen=(3,)))
 SMALL = {
     "model_variant": "toy",
     "decoder_output_stride": (4,),
@@ -177,10 +177,10 @@ def random_stream(stream: Stream, batch_size: int, spec=SPEC, seed=0, crop=CROP)
     if stream.labels == "seen":
         table, truth = (
             make(spec.num_classes, spec.ignore_label).astype(np.int32)
-            for make in (spec.split.training_table, spec.split.evaluation_table)
+            for make in (spec.seen_unseen.training_table, spec.seen_unseen.evaluation_table)
         )
         batch["hidden_label"], label = truth[label], table[label]
-        other = UNLABELLED if spec.split.background is None else spec.split.background
+        other = UNLABELLED if spec.seen_unseen.background is None else spec.seen_unseen.background
         batch["candidate"] = (label == other) & (valid > 0)
         label = np.where(label == UNLABELLED, spec.ignore_label, label)
     if stream.labels in ("required", "optional", "listed", "seen"):

@@ -175,7 +175,7 @@ class Run:
 def spec_of(split):
     vectors = np.random.default_rng(1).normal(size=(SPEC.num_classes, 6)).astype(np.float32)
     return dataclasses.replace(
-        SPEC, split=SPLITS[split], vectors=ClassVectors(vectors, "x", "x", "none")
+        SPEC, seen_unseen=SPLITS[split], vectors=ClassVectors(vectors, "x", "x", "none")
     )
 
 

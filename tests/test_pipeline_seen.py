@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
 
 
 def spec_of(split):
-    return dataclasses.replace(SPEC, split=split)
+    return dataclasses.replace(SPEC, seen_unseen=split)
 
 
 def batches(config, stream, split, *, count=3):

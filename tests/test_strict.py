@@ -96,7 +96,7 @@ def test_void_and_padding_get_them_where_that_is_asked_for():
 
 
 TWO_UNSEEN = dataclasses.replace(
-    SPEC, split=dataclasses.replace(SPEC.split, seen=(0, 1), unseen=(2, 3))
+    SPEC, seen_unseen=dataclasses.replace(SPEC.seen_unseen, seen=(0, 1), unseen=(2, 3))
 )
 
 
@@ -312,7 +312,7 @@ def cross_entropy(logits, classes):
 def random_logits(spec=SPEC, seed=0):
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(2, 4, 5, 4)).astype(np.float32)
-    target = rng.choice([*spec.split.visible, IGNORE], (2, 4, 5)).astype(np.int32)
+    target = rng.choice([*spec.seen_unseen.visible, IGNORE], (2, 4, 5)).astype(np.int32)
     return logits, target
 
 
@@ -326,7 +326,7 @@ def chosen_by(target, losses):
 def test_the_loss_is_the_cross_entropy_among_visible_classes(spec, weight):
     method = strict(spec=spec, pseudo_label_weight=weight)
     logits, target = random_logits(spec)
-    losses = chosen_by(target, cross_entropy(logits, list(spec.split.visible)))
+    losses = chosen_by(target, cross_entropy(logits, list(spec.seen_unseen.visible)))
     weights = (target != IGNORE) * np.where(target == UNSEEN, weight, 1.0)
     expected = (losses * weights).sum() / weights.sum()
     result = method.segmentation_loss(tf.constant(logits), tf.constant(target))
@@ -486,7 +486,7 @@ def test_panels_hold_class_ids_of_the_size_of_the_image(name):
 # Wrong settings ----------------------------------------------------------------------------------
 
 WRONG = [
-    ({"spec": dataclasses.replace(SPEC, split=None)}, "--class_split"),
+    ({"spec": dataclasses.replace(SPEC, seen_unseen=None)}, "--class_split"),
     ({"rounds": 7}, "--rounds(.|\n)*30002"),
     ({"rounds": 2, "train": {"optimizer": "lamb"}}, "--optimizer"),
     ({"rounds": 10, "pseudo_label_start": 3000}, "--pseudo_label_start"),

@@ -42,7 +42,7 @@ HOLD_OUT = ClassSplit("toy", seen=(0, 1, 2), unseen=(3,), validation=(2,), backg
 
 
 def with_split(split):
-    return dataclasses.replace(SPEC, split=split)
+    return dataclasses.replace(SPEC, seen_unseen=split)
 
 
 @pytest.fixture(scope="module")

@@ -163,7 +163,8 @@ def test_the_oracle_reads_the_ground_truth_and_says_so(capsys):
 
 def test_held_out_classes_are_hidden_from_the_oracle_too():
     spec = dataclasses.replace(
-        SPEC, split=dataclasses.replace(SPEC.split, unseen=(2,), seen=(0, 1), held_out=(3,))
+        SPEC,
+        seen_unseen=dataclasses.replace(SPEC.seen_unseen, unseen=(2,), seen=(0, 1), held_out=(3,)),
     )
     batch = _batch("required")
     target = _method(spec, oracle_layout=True).scenes(batch, SEED).target.numpy()
@@ -209,7 +210,7 @@ def test_compared_pixels_are_of_the_class():
     scenes = method.scenes(_batch(), SEED)
     places, active = method._places(scenes, method.draws(scenes, SEED))
     for i, label in enumerate(scenes.label.numpy().reshape(4, -1)):
-        for k, c in enumerate(SPEC.split.seen):
+        for k, c in enumerate(SPEC.seen_unseen.seen):
             assert active[i, k].numpy() == (label == c).any()
             if active[i, k]:
                 assert set(label[places[i, k].numpy()]) == {c}
@@ -323,8 +324,8 @@ def test_unseen_pixels_weigh_more():
 
 @pytest.mark.parametrize("upsampled", [True, False])
 def test_where_background_takes_no_part_it_is_never_answered(upsampled):
-    split = dataclasses.replace(SPEC.split, seen=(1, 2), background=None)
-    spec = dataclasses.replace(SPEC, split=split)
+    split = dataclasses.replace(SPEC.seen_unseen, seen=(1, 2), background=None)
+    spec = dataclasses.replace(SPEC, seen_unseen=split)
     method = _method(spec, synthetic_share=1.0, train={"upsample_logits": upsampled})
     batch = _batch(spec=spec)
     assert not np.isin(batch["train"]["label"], (0, COW)).any()
@@ -356,7 +357,7 @@ def test_panels_show_layout_and_truth():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"spec": dataclasses.replace(SPEC, split=None)}, "--class_split"),
+        ({"spec": dataclasses.replace(SPEC, seen_unseen=None)}, "--class_split"),
         ({"spec": dataclasses.replace(SPEC, vectors=None)}, "--class_embeddings"),
         ({"model": {"decoder_output_is_logits": True}}, "--decoder_output_is_logits"),
         ({"train": {"top_k_percent_pixels": 0.5}}, "--top_k_percent_pixels"),

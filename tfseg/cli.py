@@ -15,8 +15,7 @@ from typing import Any, NoReturn
 
 from tfseg import command_line, sharing
 from tfseg.errors import UserError, check_choice
-from tfseg.runs import record
-from tfseg.runs.record import MAY_DIFFER, NAME, check_continues, path_of, read, zero_label_facts
+from tfseg.runs import record as run_record
 from tfseg.settings import flags
 from tfseg.settings.data import DataConfig
 from tfseg.settings.methods import METHOD_CONFIGS, ZeroLabelConfig
@@ -217,7 +216,7 @@ def _spec_of(config: DataConfig, record: Mapping[str, Any] | None = None) -> Any
             accepted=f"{len(names)} classes: {', '.join(names[:8])} ...",
             fix="evaluate on records made with the class names of the training records",
         )
-    spec = dataclasses.replace(spec, split=_split_of(config, spec, record))
+    spec = dataclasses.replace(spec, seen_unseen=_split_of(config, spec, record))
     return dataclasses.replace(spec, vectors=_vectors_of(config, spec, record))
 
 
@@ -249,7 +248,7 @@ def _split_of(config: DataConfig, spec: Any, record: Mapping[str, Any] | None) -
     if config.exclude_validation_classes:
         split = split.without_validation()
     if saved is not None:
-        _check_of_run("class_split", record, dataclasses.replace(spec, split=split))
+        _check_of_run("class_split", record, dataclasses.replace(spec, seen_unseen=split))
     return split
 
 
@@ -274,7 +273,7 @@ def _vectors_of(config: DataConfig, spec: Any, record: Mapping[str, Any] | None)
         config.class_embeddings,
         spec.class_names,
         norm=norm,
-        needed=None if spec.split is None else spec.split.visible,
+        needed=None if spec.seen_unseen is None else spec.seen_unseen.visible,
     )
     if record is not None:
         _check_of_run("class_embeddings", record, dataclasses.replace(spec, vectors=vectors))
@@ -287,14 +286,14 @@ def _check_of_run(flag: str, record: Mapping[str, Any], spec: Any) -> None:
     Raises:
       UserError: they are others.
     """
-    received = zero_label_facts(spec.to_json())[flag]
-    accepted = zero_label_facts(record["dataset"])[flag]
+    received = run_record.zero_label_facts(spec.to_json())[flag]
+    accepted = run_record.zero_label_facts(record["dataset"])[flag]
     if received != accepted:
         raise UserError(
             f"--{flag} contradicts the run that made the checkpoint.",
             where=f"--{flag}",
             received=received,
-            accepted=f"{accepted} (from its {NAME})",
+            accepted=f"{accepted} (from its {run_record.NAME})",
             fix=f"leave out --{flag} and what goes with it: a checkpoint's own is used",
         )
 
@@ -343,10 +342,10 @@ def _initial_run(config: TrainConfig, spec: Any) -> dict[str, Any] | None:
 
     if not config.tf_initial_checkpoint:
         return None
-    told = record.told(read(config.tf_initial_checkpoint))
-    if told is None or spec.split is None:
+    told = run_record.told(run_record.read(config.tf_initial_checkpoint))
+    if told is None or spec.seen_unseen is None:
         return told
-    hidden = [spec.class_names[c] for c in (*spec.split.unseen, *spec.split.held_out)]
+    hidden = [spec.class_names[c] for c in (*spec.seen_unseen.unseen, *spec.seen_unseen.held_out)]
     known = [name for name in hidden if class_names.matches(told["seen_classes"], name)]
     if known:
         raise UserError(
@@ -355,7 +354,7 @@ def _initial_run(config: TrainConfig, spec: Any) -> dict[str, Any] | None:
             where=f"--tf_initial_checkpoint={config.tf_initial_checkpoint}",
             received=", ".join(known),
             accepted="a run that saw labels of none of these classes: "
-            f"{', '.join(hidden)} ({NAME} beside the checkpoint says what it saw)",
+            f"{', '.join(hidden)} ({run_record.NAME} beside the checkpoint says what it saw)",
             fix="train the first step with this run's --class_split, "
             "--exclude_validation_classes included where it is given here",
         )
@@ -364,13 +363,13 @@ def _initial_run(config: TrainConfig, spec: Any) -> dict[str, Any] | None:
 
 def _describe_split(spec: Any) -> str:
     """Returns one line on what the network is told."""
-    facts = zero_label_facts(spec.to_json())
-    return f"class split {spec.split.name}: {facts['class_split']}"
+    facts = run_record.zero_label_facts(spec.to_json())
+    return f"class split {spec.seen_unseen.name}: {facts['class_split']}"
 
 
 def _note_leaks(config: DataConfig, spec: Any) -> None:
     """Says what in the data tells a run where its unseen classes are."""
-    split = spec.split
+    split = spec.seen_unseen
     if split is not None and config.drop_images:
         print(
             "note: --drop_images: the list may tell in which images the unseen classes are",
@@ -536,10 +535,10 @@ def _train(argv: list[str]) -> int:
         "spec": spec,
     }
     if checkpoint.has_checkpoint(config.train_logdir):
-        changed = check_continues(config.train_logdir, **facts)
+        changed = run_record.check_continues(config.train_logdir, **facts)
         if changed:
             print(f"note: goes on with other settings: {'; '.join(changed)}", flush=True)
-        record = read(config.train_logdir) or {}
+        record = run_record.read(config.train_logdir) or {}
         note_new_order(record, streams)
         initial_run = record.get("initial_run")
     else:
@@ -566,7 +565,7 @@ def _train(argv: list[str]) -> int:
             flush=True,
         )
         print(data.describe(), flush=True)
-        if spec.split is not None:
+        if spec.seen_unseen is not None:
             print(_describe_split(spec), flush=True)
         _note_leaks(data_config, spec)
         if is_chief and not _is_complete(config):
@@ -575,7 +574,7 @@ def _train(argv: list[str]) -> int:
                 "initial_run": initial_run,
                 "drawn_by": data.drawn_by,
             }
-            record.write(config.train_logdir, **facts, extra=extra)
+            run_record.write(config.train_logdir, **facts, extra=extra)
         trainer = Trainer(
             method=method,
             strategy=strategy,
@@ -896,12 +895,12 @@ def _network_and_spec(data_config, checkpoint_dir, crop_flag, crop_size, *, with
     from tfseg.data.evaluation_batches import UNPADDED
     from tfseg.models import model_builder
 
-    record = read(checkpoint_dir, of_run=True)
-    where = path_of(checkpoint_dir)
+    record = run_record.read(checkpoint_dir, of_run=True)
+    where = run_record.path_of(checkpoint_dir)
     model_config = flags.read(
         ModelConfig,
         saved=None if record is None else record["model"],
-        may_differ=MAY_DIFFER,
+        may_differ=run_record.MAY_DIFFER,
         where=where,
     )
     if record is not None:
@@ -949,7 +948,7 @@ def _check_widths(config: ModelConfig, checkpoint_dir: str, where: str) -> None:
     for name, width in widths.items():
         if width > allowed[name]:
             raise UserError(
-                f"{NAME} asks for a larger network than the checkpoint holds.",
+                f"{run_record.NAME} asks for a larger network than the checkpoint holds.",
                 where=f"{where}, model.{name}",
                 received=getattr(config, name),
                 accepted=f"the value of the run; the widest variable of {prefix} has {widest}, "
@@ -991,7 +990,7 @@ def _evaluate(argv: list[str]) -> int:
 
 def _unseen_masks(checkpoint_dir: str) -> dict[str, Any]:
     """Returns by which settings of a run, or one before it, masks of unseen classes acted."""
-    told = record.told(read(checkpoint_dir)) or {}
+    told = run_record.told(run_record.read(checkpoint_dir)) or {}
     return {name: told.get(name) for name in ("oracle_layout", "drop_images")}
 
 

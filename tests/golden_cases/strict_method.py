@@ -50,7 +50,7 @@ def _spec(arrays) -> DatasetSpec:
         background=0 if int(arrays["bkg"]) else None,
     )
     names = tuple(f"class{i}" for i in range(seen + unseen))
-    return DatasetSpec("golden", names, split=split)
+    return DatasetSpec("golden", names, seen_unseen=split)
 
 
 def _label(x: np.ndarray) -> np.ndarray:
@@ -59,7 +59,7 @@ def _label(x: np.ndarray) -> np.ndarray:
 
 def _batch(x, label, spec) -> dict[str, np.ndarray]:
     label = _label(label)
-    background = spec.split.background
+    background = spec.seen_unseen.background
     return {
         "image": x,
         "label": label,
@@ -77,7 +77,7 @@ class _Strict(Strict):
 
 
 def _method(build_model, spec, *, views, train=None) -> _Strict:
-    settings = StrictConfig(pseudo_label_void=spec.split.background is None, **views)
+    settings = StrictConfig(pseudo_label_void=spec.seen_unseen.background is None, **views)
     config = TrainConfig(method="strict", upsample_logits=False, **(train or {}))
     return _Strict(build_model=build_model, spec=spec, config=config, settings=settings)
 

@@ -147,7 +147,9 @@ def _eval_batches(
         sizes += [size] * (len(members) + surplus)
     only_size = sizes[0] if len(groups) == 1 else None
     spec = source.spec
-    table = spec.split and spec.split.evaluation_table(spec.num_classes, spec.ignore_label)
+    table = spec.seen_unseen and spec.seen_unseen.evaluation_table(
+        spec.num_classes, spec.ignore_label
+    )
 
     def read(i):
         i = int(i)

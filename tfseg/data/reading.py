@@ -71,7 +71,7 @@ def table_lookup(label: tf.Tensor, table: np.ndarray) -> tf.Tensor:
 
 def seen_labels(example: Mapping[str, tf.Tensor], spec: DatasetSpec) -> dict[str, tf.Tensor]:
     """Returns what an example with labels='seen' has instead of its whole label map."""
-    split, ignore = spec.split, spec.ignore_label
+    split, ignore = spec.seen_unseen, spec.ignore_label
     training = table_lookup(example["label"], split.training_table(spec.num_classes, ignore))
     hole = UNLABELLED if split.background is None else split.background
     return {

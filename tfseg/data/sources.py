@@ -293,7 +293,7 @@ def _check_has_split(name: str, stream: Stream, spec: DatasetSpec) -> None:
     Raises:
       UserError: the data set has none.
     """
-    if stream.labels == "seen" and spec.split is None:
+    if stream.labels == "seen" and spec.seen_unseen is None:
         raise UserError(
             f"Stream '{name}' needs to know which classes are seen.",
             where="--class_split",

@@ -48,7 +48,7 @@ class DatasetSpec:
       has_background: class 0 is background, which is no image-level class.
       palette: RGB per class id, or None for `colormap.pascal`.
       eval_ids: id in which predictions are handed in, by class id (Cityscapes), or None.
-      split: seen and unseen classes of a zero-label run, or None.
+      seen_unseen: seen and unseen classes of a zero-label run, or None.
       vectors: word vectors of the classes, or None.
     """
 
@@ -58,7 +58,7 @@ class DatasetSpec:
     has_background: bool = True
     palette: tuple[tuple[int, int, int], ...] | None = None
     eval_ids: tuple[int, ...] | None = None
-    split: ClassSplit | None = dataclasses.field(default=None, compare=False)
+    seen_unseen: ClassSplit | None = dataclasses.field(default=None, compare=False)
     vectors: ClassVectors | None = dataclasses.field(default=None, compare=False)
 
     @property
@@ -90,8 +90,8 @@ class DatasetSpec:
         }
         if self.eval_ids is not None:
             content["eval_ids"] = list(self.eval_ids)
-        if self.split is not None:
-            content["split"] = self.split.to_json()
+        if self.seen_unseen is not None:
+            content["split"] = self.seen_unseen.to_json()
         if self.vectors is not None:
             content["vectors"] = self.vectors.to_json()
         return content

@@ -32,10 +32,10 @@ def classes_allowed(
     """
     if config.use_image_labels:
         return classes_present(index, spec, dataset_dir=dataset_dir, split=split)
-    if spec.split is None:
+    if spec.seen_unseen is None:
         return None
     allowed = np.zeros((index.size, spec.num_classes), np.float32)
-    allowed[:, list(spec.split.visible)] = 1.0
+    allowed[:, list(spec.seen_unseen.visible)] = 1.0
     return allowed
 
 
@@ -49,9 +49,9 @@ def evaluated_label(label: np.ndarray, spec: DatasetSpec) -> np.ndarray:
     Returns:
       Integers of the same shape.
     """
-    if spec.split is None:
+    if spec.seen_unseen is None:
         return label
-    table = spec.split.evaluation_table(spec.num_classes, spec.ignore_label)
+    table = spec.seen_unseen.evaluation_table(spec.num_classes, spec.ignore_label)
     is_class = (label >= 0) & (label < spec.num_classes)
     return np.where(is_class, table[np.where(is_class, label, 0)], label)
 

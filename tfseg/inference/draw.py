@@ -396,9 +396,9 @@ def _write_gallery(
         facts["merged"] = f"{config.merge_scales}, {config.scale_kernel} scaling"
     if config.use_image_labels:
         facts["classes"] = "those of the image-level labels"
-    if spec.split is not None:
-        facts["class split"] = spec.split.name
-        facts["unseen classes"] = ", ".join(spec.class_names[c] for c in spec.split.unseen)
+    if spec.seen_unseen is not None:
+        facts["class split"] = spec.seen_unseen.name
+        facts["unseen classes"] = ", ".join(spec.class_names[c] for c in spec.seen_unseen.unseen)
     if config.seen_bias:
         facts["seen bias"] = f"{config.seen_bias:g} ({config.seen_bias_space})"
     class_filter = class_filter_of(config)

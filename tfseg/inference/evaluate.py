@@ -329,7 +329,7 @@ class Evaluator:
             "absent_classes": self._config.absent_classes,
             "prediction": settings_of(self._config),
         }
-        if self._spec.split is not None:
+        if self._spec.seen_unseen is not None:
             result["zero_label"] = self._zero_label(matrices)
         write_metrics(self._config.eval_logdir, result)
         write_summaries(self._config.eval_logdir, result, self._spec)
@@ -337,7 +337,7 @@ class Evaluator:
 
     def _zero_label(self, matrices: np.ndarray) -> dict[str, Any]:
         """Returns what metrics.json says of seen and unseen classes."""
-        spec, split = self._spec, self._spec.split
+        spec, split = self._spec, self._spec.seen_unseen
 
         def names(ids: Sequence[int]) -> list[str]:
             return [spec.class_names[c] for c in ids]

@@ -27,7 +27,11 @@ def summarize(matrix: np.ndarray, spec: DatasetSpec, *, absent: str = "skip") ->
       absent: see `metrics.mean_iou`. Classes that take no part in the data set's split are absent
         in neither sense: they have no value.
     """
-    ids = np.arange(spec.num_classes) if spec.split is None else np.array(spec.split.visible)
+    ids = (
+        np.arange(spec.num_classes)
+        if spec.seen_unseen is None
+        else np.array(spec.seen_unseen.visible)
+    )
     matrix = np.asarray(matrix)[np.ix_(ids, ids)]
 
     def by_name(values: np.ndarray) -> dict[str, float | None]:

@@ -64,7 +64,7 @@ def check(config: PredictionConfig, spec: DatasetSpec) -> None:
 
 
 def _check_class_split(config: PredictionConfig, spec: DatasetSpec) -> None:
-    if spec.split is None:
+    if spec.seen_unseen is None:
         if config.seen_bias:
             raise UserError(
                 "Without a class split there are no seen classes to weaken.",
@@ -95,7 +95,7 @@ def _check_class_split(config: PredictionConfig, spec: DatasetSpec) -> None:
         raise UserError(
             "A run with seen and unseen classes is not tested this way.",
             where=flag,
-            received=f"class split {spec.split.name}",
+            received=f"class split {spec.seen_unseen.name}",
             fix=f"leave out {flag}",
         )
 
@@ -133,9 +133,9 @@ def views_of(config: PredictionConfig, spec: DatasetSpec) -> Views:
 
 def calibration_of(config: PredictionConfig, spec: DatasetSpec) -> Calibration | None:
     """Returns how seen classes are weakened; None: not at all."""
-    if spec.split is None or not config.seen_bias:
+    if spec.seen_unseen is None or not config.seen_bias:
         return None
-    return Calibration(spec.split.seen, config.seen_bias, config.seen_bias_space)
+    return Calibration(spec.seen_unseen.seen, config.seen_bias, config.seen_bias_space)
 
 
 def resize_of(config: PredictionConfig) -> tuple[str, int] | None:

@@ -50,7 +50,7 @@ def variants_of(config: EvalConfig, spec: DatasetSpec) -> tuple[Variant, ...]:
     Raises:
       UserError: settings need a class split, do not go together, or are malformed.
     """
-    split, given = spec.split, config.modes
+    split, given = spec.seen_unseen, config.modes
     if split is None:
         for flag in ("modes", "seen_bias_sweep"):
             if getattr(config, flag) is not None:
@@ -94,13 +94,13 @@ def variants_of(config: EvalConfig, spec: DatasetSpec) -> tuple[Variant, ...]:
 def _swept_variants(config: EvalConfig, spec: DatasetSpec) -> list[Variant]:
     if config.seen_bias_sweep is None:
         return []
-    if not spec.split.held_out:
+    if not spec.seen_unseen.held_out:
         raise UserError(
             "The bias is swept on validation classes, never on the unseen ones.",
             where="--seen_bias_sweep",
-            received=f"a run that trained on {len(spec.split.validation)} validation classes"
-            if spec.split.validation
-            else f"class split {spec.split.name}, which has no validation classes",
+            received=f"a run that trained on {len(spec.seen_unseen.validation)} validation classes"
+            if spec.seen_unseen.validation
+            else f"class split {spec.seen_unseen.name}, which has no validation classes",
             accepted="a run trained with --exclude_validation_classes",
             fix="train one with --exclude_validation_classes and sweep there; then evaluate this "
             "run with the --seen_bias that was found",
@@ -108,7 +108,7 @@ def _swept_variants(config: EvalConfig, spec: DatasetSpec) -> list[Variant]:
     return [
         Variant(
             f"seen_bias {bias:g}",
-            Decision(calibration=Calibration(spec.split.seen, bias, config.seen_bias_space)),
+            Decision(calibration=Calibration(spec.seen_unseen.seen, bias, config.seen_bias_space)),
         )
         for bias in swept_values(config.seen_bias_sweep)
     ]

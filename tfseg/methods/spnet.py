@@ -75,7 +75,7 @@ class SPNet(Method):
         )
         zero_label.monitor(monitors, logits, maps["hidden_label"], spec=self.spec)
         pixel_loss, kept = pixel_cross_entropy(
-            zero_label.only(logits, self.spec.split.seen),
+            zero_label.only(logits, self.spec.seen_unseen.seen),
             maps["label"],
             ignore_label=self.spec.ignore_label,
         )

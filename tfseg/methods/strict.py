@@ -62,7 +62,7 @@ class Strict(SPNet):
         # (Not in `build`, which makes the network of averaged weights too.)
         self.teacher = build_model(name="teacher")
         self.teacher.trainable = False
-        split, settings = self.spec.split, self.settings
+        split, settings = self.spec.seen_unseen, self.settings
         # (An empty flag is None.)
         self._view_scales = tuple(settings.view_scales or ())
         self._answers = split.unseen if settings.generator_classes == "unseen" else split.visible
@@ -128,7 +128,7 @@ class Strict(SPNet):
             )
 
     def _check_background(self) -> None:
-        settings, seen = self.settings, self.spec.split.background is not None
+        settings, seen = self.settings, self.spec.seen_unseen.background is not None
         if settings.teacher_seen_bias and settings.generator_classes != "all":
             raise UserError(
                 "--teacher_seen_bias has no effect on unseen classes alone.",
@@ -156,7 +156,7 @@ class Strict(SPNet):
                     f"--{flag}={getattr(settings, flag)} makes no sense where background "
                     f"{is_or_not} a seen class.",
                     where=f"--{flag}",
-                    received=f"--class_split={self.spec.split.name}",
+                    received=f"--class_split={self.spec.seen_unseen.name}",
                     fix=f"leave out --{flag}",
                 )
 
@@ -337,7 +337,7 @@ class Strict(SPNet):
 
         Source: specification 4.2; ZS3 specification 4.6 for the share.
         """
-        settings, split = self.settings, self.spec.split
+        settings, split = self.settings, self.spec.seen_unseen
         logits = self.view_logits(image, candidate.shape[1:3], seed=seed)
         if settings.pseudo_label_scores == "standardised":
             return self._standing_out(logits, candidate)
@@ -377,7 +377,7 @@ class Strict(SPNet):
           As `pseudo_labels`. Where views agree on a class that does not stand out enough, it counts
           that there is none; where they disagree nothing counts.
         """
-        unseen = [(i, c) for i, c in enumerate(self._answers) if c in self.spec.split.unseen]
+        unseen = [(i, c) for i, c in enumerate(self._answers) if c in self.spec.seen_unseen.unseen]
         columns, classes = (tf.constant(x, tf.int32) for x in zip(*unseen))
         log_probs = [tf.gather(tf.nn.log_softmax(x), columns, axis=-1) for x in logits]
         if self.settings.pseudo_label_names == "image":
@@ -425,7 +425,7 @@ class Strict(SPNet):
         """Returns the teacher's probabilities less the bias of seen classes."""
         if not self.settings.teacher_seen_bias:
             return probs
-        seen = tuple(i for i, c in enumerate(self._answers) if c in self.spec.split.seen)
+        seen = tuple(i for i, c in enumerate(self._answers) if c in self.spec.seen_unseen.seen)
         return calibrated(probs, Calibration(seen, self.settings.teacher_seen_bias))
 
     def segmentation_loss(self, logits: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
@@ -438,7 +438,7 @@ class Strict(SPNet):
         Source: specification 4.4. With --background_loss=with_unseen a background pixel's loss is
         -log of the sum of the probabilities of background and the unseen classes (ours).
         """
-        split = self.spec.split
+        split = self.spec.seen_unseen
         visible = zero_label.only(logits, split.visible)
         pixel_loss, kept = pixel_cross_entropy(visible, target, ignore_label=self.spec.ignore_label)
         if self.settings.background_loss == "with_unseen":
@@ -455,7 +455,7 @@ class Strict(SPNet):
         """Measures the pseudo labels against labels that no loss sees."""
         hidden = maps["hidden_label"]
         zero_label.monitor(monitors, logits, hidden, spec=self.spec)
-        pseudo = tf.cast(zero_label.among(target, self.spec.split.unseen), tf.float32)
+        pseudo = tf.cast(zero_label.among(target, self.spec.seen_unseen.unseen), tf.float32)
         known = pseudo * tf.cast(tf.not_equal(hidden, self.spec.ignore_label), tf.float32)
         right = known * tf.cast(tf.equal(target, hidden), tf.float32)
         candidates = tf.reduce_sum(tf.cast(maps["candidate"], tf.float32))

@@ -44,7 +44,7 @@ def check(method: Method) -> None:
     Raises:
       UserError: there is none, or one of these flags was set.
     """
-    if method.spec.split is None:
+    if method.spec.seen_unseen is None:
         raise UserError(
             f"{method.config.method} needs to know which classes have pixel labels.",
             where="--class_split",
@@ -118,7 +118,7 @@ def monitor(
       hidden_label: int32 [N, h, w].
       spec: with its split.
     """
-    prediction = tf.argmax(only(logits, spec.split.visible), -1, output_type=tf.int32)
+    prediction = tf.argmax(only(logits, spec.seen_unseen.visible), -1, output_type=tf.int32)
     known = tf.cast(tf.not_equal(hidden_label, spec.ignore_label), tf.float32)
     monitors.confusion(
         "prediction", hidden_label, prediction, num_classes=spec.num_classes, weight=known
@@ -128,5 +128,5 @@ def monitor(
 def prediction_panel(method: Method, image: tf.Tensor) -> tf.Tensor:
     """Returns what the network says among seen and unseen classes, int32 [N, H, W]."""
     logits = resize_bilinear(method.model(image, training=False)["logits"], image.shape[1:3])
-    visible = only(logits, method.spec.split.visible)
+    visible = only(logits, method.spec.seen_unseen.visible)
     return tf.argmax(visible, -1, output_type=tf.int32)

@@ -101,7 +101,7 @@ class ZS3Net(Method):
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         self.settings = self.complete_settings(self.settings, replicas)
         self._check(replicas)
-        split = self.spec.split
+        split = self.spec.seen_unseen
         self._seen, self._unseen = tuple(sorted(split.seen)), tuple(sorted(split.unseen))
         self._foreground = tuple(c for c in self._seen if c != split.background)
         self._vectors = tf.constant(self.spec.vectors.values, tf.float32)
@@ -312,7 +312,9 @@ class ZS3Net(Method):
 
     def _visible(self, label: tf.Tensor) -> tf.Tensor:
         """Returns labels of seen and unseen classes, of those that stand in the records."""
-        table = self.spec.split.evaluation_table(self.spec.num_classes, self.spec.ignore_label)
+        table = self.spec.seen_unseen.evaluation_table(
+            self.spec.num_classes, self.spec.ignore_label
+        )
         return tf.gather(tf.constant(table, tf.int32), label)
 
     def _is_unseen(self, label: tf.Tensor) -> tf.Tensor:
@@ -506,7 +508,7 @@ class ZS3Net(Method):
         Args:
           features: float32 [N, h, w, D].
         """
-        return zero_label.only(self.model.logits_layer(features), self.spec.split.visible)
+        return zero_label.only(self.model.logits_layer(features), self.spec.seen_unseen.visible)
 
     def classifier_loss(self, features: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
         """Returns the weighted cross entropy of features, a scalar (specification 4.4).
