@@ -837,7 +837,7 @@ class TrainingData:
         import tensorflow as tf
 
         from tfseg.data import pipeline
-        from tfseg.inference.draw import panel
+        from tfseg.inference.coloring import panel
 
         batch = next(iter(self._dataset(0, pipeline.Slice())))
         batch = tf.nest.map_structure(lambda x: x[:max_images], batch)
@@ -887,7 +887,7 @@ def _network_and_spec(data_config, checkpoint_dir, crop_flag, crop_size, *, with
     """Builds the network that a checkpoint needs.
 
     Returns:
-      (network, spec of the data, model settings).
+      (network, spec of the data).
 
     Raises:
       UserError: a flag contradicts the training run, or it had other classes than the data.
@@ -913,7 +913,7 @@ def _network_and_spec(data_config, checkpoint_dir, crop_flag, crop_size, *, with
         check_crop_size(crop_flag, crop_size, model_config.output_stride)
     spec = _spec_of(data_config, record)
     build = model_builder(model_config, spec, tuple(crop_size))
-    return build(with_classifier=with_classifier), spec, model_config
+    return build(with_classifier=with_classifier), spec
 
 
 # Wider layers than these would take long to make before their shapes were found to be others.
@@ -968,7 +968,7 @@ def _evaluate(argv: list[str]) -> int:
     strategy = devices.make_evaluation_strategy(config.num_clones)
     _wait_for_first_checkpoint(config)
     with strategy.scope():
-        model, spec, model_config = _network_and_spec(
+        model, spec = _network_and_spec(
             data_config,
             config.checkpoint_dir,
             "eval_crop_size",
@@ -982,7 +982,6 @@ def _evaluate(argv: list[str]) -> int:
         spec,
         data_config,
         config,
-        prediction_with_upsampled_logits=model_config.prediction_with_upsampled_logits,
         unseen_masks=_unseen_masks(config.checkpoint_dir),
     )
     return 0
@@ -1010,7 +1009,7 @@ def _visualize(argv: list[str]) -> int:
             received=config.checkpoint_dir,
             fix="train first, or give the directory of a training run",
         )
-    model, spec, model_config = _network_and_spec(
+    model, spec = _network_and_spec(
         data_config,
         prefix,
         "vis_crop_size",
@@ -1026,6 +1025,5 @@ def _visualize(argv: list[str]) -> int:
         config,
         prefix=prefix,
         step=step,
-        prediction_with_upsampled_logits=model_config.prediction_with_upsampled_logits,
     )
     return 0
