@@ -18,12 +18,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import tfseg  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
-
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+import tfseg  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 from tfseg.data import pipeline, records, tfexample
 from tfseg.data.sources import make_sources
 from tfseg.data.specs import DATASETS

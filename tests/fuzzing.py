@@ -28,13 +28,12 @@ import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import tfseg  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
-
 import numpy as np
 import safetensors.numpy
 import tensorflow as tf
 from PIL import Image
 
+import tfseg  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 from tests import torch_files
 from tfseg.data import class_embeddings, class_splits, framing, records, specs, tfexample
 from tfseg.data.sources import make_sources
@@ -377,12 +376,14 @@ def _config(folder: str) -> None:
     )
     record.write(
         folder,
-        model=ModelConfig(),
-        data=DataConfig(drop_images="drop.txt"),
-        train=TrainConfig(),
-        method=StrictConfig(),
-        spec=dataclasses.replace(SPEC, seen_unseen=split, vectors=vectors),
-        extra={"initial_run": {"seen_classes": ["cat"], "drop_images": ["other.txt"]}},
+        {
+            "model": ModelConfig(),
+            "data": DataConfig(drop_images="drop.txt"),
+            "train": TrainConfig(method="strict"),
+            "method": StrictConfig(),
+        },
+        dataclasses.replace(SPEC, seen_unseen=split, vectors=vectors),
+        {"initial_run": {"seen_classes": ["cat"], "drop_images": ["other.txt"]}},
     )
 
 
