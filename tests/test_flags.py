@@ -12,7 +12,15 @@ from tfseg.settings.methods import METHODS
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.option import NEVER, Choice, Section, option, owned
 from tfseg.settings.prediction import EvalConfig
-from tfseg.settings.reading import changed, check_heeded, flat, make, names_of, read
+from tfseg.settings.reading import (
+    changed,
+    check_heeded,
+    flat,
+    make,
+    names_of,
+    read,
+    refuse_training,
+)
 
 SECTIONS = {*programs.TRAINING, *programs.EVALUATION, *programs.PICTURES}
 
@@ -41,10 +49,10 @@ def parse(monkeypatch):
             absl_flags, name, lambda *a, f=function, **k: f(*a, flag_values=registry, **k)
         )
 
-    def run(*arguments, cls=Toy, training=True, **options):
+    def run(*arguments, cls=Toy, **options):
         flags.define(cls)
         registry(["program", *arguments])
-        return read(cls, flags.given(cls, training=training), **options)
+        return read(cls, flags.given(cls), **options)
 
     return run
 
@@ -106,10 +114,13 @@ def test_a_program_has_defaults_of_its_own():
     assert read(Toy, {"name": "x"}, defaults={"depth": 4}, saved={"depth": 6}).depth == 6
 
 
-def test_a_setting_of_training_is_refused_elsewhere(parse):
-    assert parse("--name=x", "--crop=9").crop == 9
+def test_a_setting_of_training_is_refused_elsewhere():
+    refuse_training(Toy, {"name": "x", "depth": 2})
     with pytest.raises(UserError, match="--crop is a setting of training"):
-        parse("--name=x", "--crop=9", training=False)
+        refuse_training(Toy, {"crop": 9})
+    given = {"dataset_dir": "d", "checkpoint_dir": "c", "eval_logdir": "e", "crop_area": (0.5, 1.0)}
+    with pytest.raises(UserError, match="--crop_area is a setting of training"):
+        programs.prediction(EvalConfig, given)
 
 
 # What is chosen by name has settings of its own ---------------------------------------------------

@@ -38,7 +38,7 @@ def evaluate() -> None:
     """Entry point of eval.py."""
 
     def main(argv: list[str]) -> int:
-        given = flags.given(*programs.EVALUATION, training=False)
+        given = flags.given(*programs.EVALUATION)
         settings = programs.prediction(EvalConfig, given)
         from tfseg.runs import judge
 
@@ -53,7 +53,7 @@ def visualize() -> None:
     """Entry point of vis.py."""
 
     def main(argv: list[str]) -> int:
-        given = flags.given(*programs.PICTURES, training=False)
+        given = flags.given(*programs.PICTURES)
         settings = programs.prediction(VisConfig, given)
         from tfseg.runs import judge
 
@@ -79,6 +79,11 @@ def _run(main: Callable[[list[str]], int], page: Help) -> NoReturn:
     except BaseException:
         traceback.print_exc()
         code = 1
+    _leave(code or 0)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code or 0)
+    os._exit(code)

@@ -57,15 +57,14 @@ def _define(field: Any, annotation: Any) -> None:
         text(name, None, meta["help"])
 
 
-def given(*classes: type, training: bool = True) -> dict[str, Any]:
+def given(*classes: type) -> dict[str, Any]:
     """Returns the settings that stand on the command line or in a flagfile, by name.
 
     Args:
       *classes: those passed to `define`.
-      training: whether the program trains; others refuse what acts in training alone.
 
     Raises:
-      UserError: a list is malformed, or a setting acts in training alone.
+      UserError: a list is malformed.
     """
     found = {}
     for cls in classes:
@@ -73,13 +72,6 @@ def given(*classes: type, training: bool = True) -> dict[str, Any]:
             if field.name in found or not FLAGS[field.name].present:
                 continue
             found[field.name] = _parsed(field.name, annotation)
-            if field.metadata["training"] and not training:
-                raise UserError(
-                    f"--{field.name} is a setting of training.",
-                    where=f"--{field.name}",
-                    received=found[field.name],
-                    fix=f"leave out --{field.name}: a checkpoint is used as it was trained",
-                )
     return found
 
 

@@ -72,6 +72,7 @@ class LowRankSettings(HeadSettings):
         "that its mean is the mixture that evaluation takes.",
         choices=("published", "mixture"),
         may_differ=TOLD,
+        training=True,
     )
     low_rank_freeze_aspp_statistics: bool = option(
         True,

@@ -104,6 +104,7 @@ class ModelConfig(Section):
         "Dropout after each convolution of the decoder; published for ZS3Net: 0.5,0.1.",
         may_differ=TOLD,
         group="network in detail",
+        training=True,
     )
     decoder_projection_kernel_size: int = option(
         1,
@@ -118,6 +119,7 @@ class ModelConfig(Section):
         "convolutions have.",
         choices=("xavier_uniform", "uniform_fan_in"),
         group="network in detail",
+        training=True,
     )
     head: str = option(
         "deeplab",
@@ -166,18 +168,21 @@ class ModelConfig(Section):
         "Xception, ASPP and decoder, which need tens of thousands of steps; 0.95 in SLRNet's "
         "head). Short runs: 0.99.",
         may_differ=TOLD,
+        training=True,
     )
     freeze_backbone: bool = option(
         False,
         "Train only what is built on the backbone: its weights and batch norm statistics stay as "
         "they were initialised, and its backward pass is spared. For a few dozen masks.",
         may_differ=TOLD,
+        training=True,
     )
     fine_tune_batch_norm: bool = option(
         True,
         "Batch norm uses batch statistics in training; false keeps the stored ones, which is the "
         "default of --method=strict.",
         may_differ=TOLD,
+        training=True,
     )
     sync_batch_norm: bool = option(
         False,
@@ -185,15 +190,20 @@ class ModelConfig(Section):
         "replica's (published: false).",
         may_differ=TOLD,
         group="precision and devices",
+        training=True,
     )
     aspp_dropout_rate: float = option(
-        0.1, "Dropout after the ASPP projection, in training; 0: off.", may_differ=TOLD
+        0.1,
+        "Dropout after the ASPP projection, in training; 0: off.",
+        may_differ=TOLD,
+        training=True,
     )
     classifier_dropout_rate: float | None = option(
         None,
         "Dropout before the image-level classifier, in training; None: the backbone's own "
         "(0.5 for Xception, 0 for ResNet).",
         may_differ=TOLD,
+        training=True,
     )
     mixed_precision: str = option(
         "float32",

@@ -7,7 +7,7 @@ from typing import Any
 from tfseg.settings.data import DataConfig
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.prediction import EvalConfig, VisConfig
-from tfseg.settings.reading import check_heeded, read
+from tfseg.settings.reading import check_heeded, read, refuse_training
 from tfseg.settings.run import TrainConfig
 
 TRAINING = (ModelConfig, DataConfig, TrainConfig)
@@ -94,7 +94,9 @@ def prediction(cls: type, given: Mapping[str, Any]) -> Prediction:
       given: what the user set, by name.
 
     Raises:
-      UserError: see `reading.read`.
+      UserError: see `reading.read` and `reading.refuse_training`.
     """
+    for section in (ModelConfig, DataConfig):
+        refuse_training(section, given)
     config, data = read(cls, given), read(DataConfig, given)
     return Prediction(data, config, dict(given))

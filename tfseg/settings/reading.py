@@ -6,6 +6,8 @@ effect. `make` does both for Python code.
 """
 
 import dataclasses
+import difflib
+import os
 import typing
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -271,6 +273,26 @@ def check_heeded(given: Mapping[str, Any], sections: Sequence[Any]) -> None:
                 _refuse_unneeded(name, value, condition, values)
 
 
+def refuse_training(cls: type, given: Mapping[str, Any]) -> None:
+    """Refuses settings that act in training alone.
+
+    Args:
+      cls: a section.
+      given: what the user set for an evaluation or for pictures, by name.
+
+    Raises:
+      UserError: one was given.
+    """
+    for name, field in names_of(cls).items():
+        if name in given and field.metadata["training"]:
+            raise UserError(
+                f"--{name} is a setting of training.",
+                where=f"--{name}",
+                received=given[name],
+                fix=f"leave out --{name}: a checkpoint is used as it was trained",
+            )
+
+
 def holds(condition: str, values: Mapping[str, Any]) -> bool:
     """Whether a condition of `option(needs=...)` holds; one on an absent setting does not."""
     name, _, wanted = condition.partition("=")
@@ -349,16 +371,30 @@ def make(cls: type, **values: Any) -> Any:
     Example:
       >>> make(DataConfig, dataset_dir="records", augmentation="resized_crop", crop_area=(0.5, 1.0))
     """
-    known = names_of(cls)
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise TypeError(f"{cls.__name__} has no setting {', '.join(unknown)}")
-    section = read(cls, {name: _frozen(value) for name, value in values.items()})
-    check_heeded(values, [section])
+    given = given_as([cls], values)
+    section = read(cls, given)
+    check_heeded(given, [section])
     return section
 
 
+def given_as(classes: Sequence[type], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns keyword arguments as given settings: lists are tuples, paths are text.
+
+    Raises:
+      TypeError: no setting of these sections has one of the names.
+    """
+    known = {name for cls in classes for name in names_of(cls)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], known, n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise TypeError(f"there is no setting {', '.join(unknown)}{hint}")
+    return {name: _frozen(value) for name, value in values.items()}
+
+
 def _frozen(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     return tuple(value) if isinstance(value, list) else value
 
 
