@@ -279,9 +279,20 @@ def test_every_method_is_tested():
     assert {regime["name"] for regime in REGIMES} == set(METHODS)
 
 
-@pytest.mark.parametrize("regime", REGIMES, ids=regime_id)
-def test_contract_on_two_replicas(regime, two_replicas):
-    trainer = make_trainer(two_replicas, batch_of(regime), **regime)
+@pytest.fixture(scope="module", params=REGIMES, ids=regime_id)
+def regime(request):
+    """Every regime; tests that take it run together, so that its step is traced once."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def trainer(regime):
+    """A trainer on one replica before its first step."""
+    return make_trainer(one_replica(), batch_of(regime), **regime)
+
+
+def _check_contract(trainer):
+    """Trains one step and looks at what moved."""
     method = trainer.method
     # Networks share names, so variables are told apart by themselves.
     networks = method.networks().values()
@@ -295,6 +306,74 @@ def test_contract_on_two_replicas(regime, two_replicas):
     assert trainer.step == 1
     unmoved = [name for name, value in moments_of(trainer) if not np.any(value)]
     assert unmoved == []
+
+
+def test_losses_are_scalars_that_reach_every_variable(regime, trainer):
+    method, batch = trainer.method, batch_of(regime)
+    with tf.GradientTape() as tape:
+        losses = method.losses(batch, tf.constant(0, tf.int64), tf.constant([1, 2]), Monitors())
+        total = tf.add_n(list(losses.values()))
+    assert all(loss.shape == [] and loss.dtype == tf.float32 for loss in losses.values())
+    variables = [v for group in method.param_groups() for v in group.variables]
+    missing = [v.name for v, g in zip(variables, tape.gradient(total, variables)) if g is None]
+    assert missing == []
+
+
+def test_contract(trainer):
+    _check_contract(trainer)
+
+
+def everything_of(trainer):
+    """Returns every variable that a run has: of its state, its method and its optimisers."""
+    variables = {f"state/{name}": v for name, v in trainer.state().items()}
+    variables |= {f"method/{i}": v for i, v in enumerate(trainer.method.variables)}
+    for i, optimizer in enumerate(trainer.optimizers):
+        own = optimizer.variables
+        own = own() if callable(own) else own
+        variables |= {f"optimizer{i}/{j}": v for j, v in enumerate(own)}
+    return variables
+
+
+def test_a_run_that_is_restored_elsewhere_is_the_same(regime, trainer, tmp_path):
+    store = checkpoint.Store(str(tmp_path), trainer.method.networks(), trainer.state(), 1, True)
+    trainer.train(1)
+    store.save(2)
+    other = make_trainer(one_replica(), batch_of(regime), **regime, seed=5)
+    checkpoint.Store(str(tmp_path), other.method.networks(), other.state(), 1, True).restore()
+    expected, restored = everything_of(trainer), everything_of(other)
+    assert restored.keys() == expected.keys()
+    for name, variable in restored.items():
+        np.testing.assert_array_equal(variable, expected[name], err_msg=f"{name} {variable.name}")
+
+
+# One regime of each method that has most of what replicas can disagree on.
+REPLICATED = {regime["name"]: regime for regime in REGIMES}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_contract_on_two_replicas(name, two_replicas):
+    regime = REPLICATED[name]
+    _check_contract(make_trainer(two_replicas, batch_of(regime), **regime))
+
+
+@pytest.mark.parametrize(
+    "regime",
+    [REGIMES[0], REGIMES[3], {"name": "strict", "settings": {"teacher": "ema"}}],
+    ids=regime_id,
+)
+def test_saving_and_restoring_changes_no_step(regime, tmp_path):
+    batch = batch_of(regime)
+    trainer = make_trainer(one_replica(), batch, **regime)
+    trainer.train(2)
+    store = checkpoint.Store(str(tmp_path), trainer.method.networks(), trainer.state(), 1, True)
+    store.save(2)
+    trainer.train(1)
+    other = make_trainer(one_replica(), batch, **regime, seed=0)
+    checkpoint.Store(str(tmp_path), other.method.networks(), other.state(), 1, True).restore()
+    other.train(1)
+    expected = everything_of(trainer)
+    for name, variable in everything_of(other).items():
+        np.testing.assert_array_equal(variable, expected[name], err_msg=name)
 
 
 def test_parameter_groups_of_deeplab_and_plain_ones():
@@ -324,19 +403,6 @@ def test_a_frozen_backbone_stays_as_it_was():
     assert any(name.startswith("decoder") and "moving_mean" in name for name in moved)
 
 
-@pytest.mark.parametrize("regime", REGIMES, ids=regime_id)
-def test_losses_are_scalars_that_reach_every_variable(regime):
-    method, _ = make_method(**regime)
-    batch = batch_of(regime)
-    with tf.GradientTape() as tape:
-        losses = method.losses(batch, tf.constant(0, tf.int64), tf.constant([1, 2]), Monitors())
-        total = tf.add_n(list(losses.values()))
-    assert all(loss.shape == [] and loss.dtype == tf.float32 for loss in losses.values())
-    variables = [v for group in method.param_groups() for v in group.variables]
-    missing = [v.name for v, g in zip(variables, tape.gradient(total, variables)) if g is None]
-    assert missing == []
-
-
 @pytest.mark.parametrize("regime", HIDING, ids=regime_id)
 def test_no_loss_depends_on_hidden_labels(regime):
     method, _ = make_method(**regime)
@@ -357,25 +423,6 @@ def test_no_loss_depends_on_hidden_labels(regime):
     again, other_figures = measure()
     assert losses == again
     assert figures != other_figures
-
-
-@pytest.mark.parametrize("regime", REGIMES, ids=regime_id)
-def test_saving_and_restoring_changes_no_step(regime, tmp_path):
-    batch = batch_of(regime)
-    trainer = make_trainer(one_replica(), batch, **regime)
-    trainer.train(2)
-    store = checkpoint.Store(str(tmp_path), trainer.method.networks(), trainer.state(), 1, True)
-    store.save(2)
-    trainer.train(1)
-    other = make_trainer(one_replica(), batch, **regime, seed=0)
-    checkpoint.Store(str(tmp_path), other.method.networks(), other.state(), 1, True).restore()
-    other.train(1)
-    state = trainer.state()
-    assert other.state().keys() == state.keys()
-    for name, variable in other.state().items():
-        np.testing.assert_array_equal(variable, state[name], err_msg=name)
-    for a, b in zip(trainer.method.variables, other.method.variables, strict=True):
-        np.testing.assert_array_equal(a, b, err_msg=a.name)
 
 
 def test_the_hidden_stream_names_its_directory():
