@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from tests.programs import assert_user_error, run
-from tfrecords_tools import build_pseudo_labels, check, common
+from tfrecords_tools import build_pseudo_labels, check
+from tfrecords_tools.encoder import make_record
 from tfseg.data import prediction_files, records, tfexample, writing
 from tfseg.data.specs import DATASETS, DatasetSpec, load_spec
 
@@ -38,7 +39,7 @@ def encode(task):
     name, classes, labels = task
     image = np.random.default_rng(list(name.encode())).integers(0, 256, (*SIZE, 3))
     mask = None if classes is None else mask_of(*classes)
-    return common.make_record(name, png(image), SIZE, mask, image_labels=labels, spec=SPEC)
+    return make_record(name, png(image), SIZE, mask, image_labels=labels, spec=SPEC)
 
 
 # Images a and b have masks; the others do not, and c is known to show a dog.

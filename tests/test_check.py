@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfrecords_tools import check, common
+from tfrecords_tools import check
+from tfrecords_tools.encoder import make_record
+from tfrecords_tools.masks import classes_in
 from tfseg.data import framing, records, tfexample, writing
 from tfseg.data.specs import DatasetSpec, load_spec
 from tfseg.errors import UserError
@@ -36,8 +38,8 @@ def encode(task):
     image = np.random.default_rng(seed).integers(0, 256, (6, 8, 3))
     mask = np.zeros((6, 8), np.uint8)
     mask[1:3] = value
-    labels = common.classes_in(mask, SPEC)
-    return common.make_record(name, png(image), (6, 8), mask, image_labels=labels, spec=SPEC)
+    labels = classes_in(mask, SPEC)
+    return make_record(name, png(image), (6, 8), mask, image_labels=labels, spec=SPEC)
 
 
 @pytest.fixture

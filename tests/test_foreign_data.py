@@ -8,7 +8,20 @@ from PIL import Image
 
 from tests.test_check import problems_of
 from tests.test_converters import picture, pixels, save
-from tfrecords_tools import build_coco, build_folder, build_voc2012, check, class_files, common
+from tfrecords_tools import (
+    build_coco,
+    build_folder,
+    build_voc2012,
+    check,
+    class_files,
+    images,
+    masks,
+    program,
+)
+from tfrecords_tools.class_files import read_class_names
+from tfrecords_tools.encoder import Encoder, ImageSource
+from tfrecords_tools.file_finder import FileFinder
+from tfrecords_tools.id_lists import read_splits
 from tfseg.data import writing
 from tfseg.data.specs import DATASETS, DatasetSpec
 from tfseg.errors import UserError
@@ -23,9 +36,9 @@ def make_lists(folder, text, split="train"):
 
 def sources(folder, masks="masks", **options):
     return build_folder.make_sources(
-        common.read_splits(str(folder / "lists")),
-        common.FileFinder(str(folder / "images")),
-        common.FileFinder(str(folder / masks)),
+        read_splits(str(folder / "lists")),
+        FileFinder(str(folder / "images")),
+        FileFinder(str(folder / masks)),
         options.pop("labels", None),
         **options,
     )
@@ -65,7 +78,7 @@ def test_class_files_of_another_structure_are_refused(tmp_path, text, message):
     path = tmp_path / "classes.txt"
     path.write_text(text)
     with pytest.raises(UserError, match=message) as error:
-        common.read_class_names(str(path), has_background=True)
+        read_class_names(str(path), has_background=True)
     assert str(path) in str(error.value)
 
 
@@ -114,12 +127,12 @@ def test_more_names_than_a_mask_can_hold():
 def test_a_class_without_a_pixel_is_a_warning_everywhere(tmp_path, capsys, mask, labels, cause):
     save(tmp_path / "a.png", picture(0, 8, 8))
     save(tmp_path / "m.png", mask)
-    source = common.Source("a", str(tmp_path / "a.png"), str(tmp_path / "m.png"), labels)
+    source = ImageSource("a", str(tmp_path / "a.png"), str(tmp_path / "m.png"), labels)
     out = str(tmp_path / "out")
     reports = writing.write_splits(
-        out, SPEC, {"train": [source]}, common.Encoder(SPEC), num_shards=1, num_workers=1
+        out, SPEC, {"train": [source]}, Encoder(SPEC), num_shards=1, num_workers=1
     )
-    common.finish(reports, SPEC, out, 0.0)
+    program.finish(reports, SPEC, out, 0.0)
     (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("warning: ")]
     assert "'dog'" in line and cause in line and "split train" in line
     assert problems_of(out) == {}
@@ -155,7 +168,7 @@ def test_records_of_classes_that_are_other_lines_or_ignored_are_warned_of():
 
 
 def read_image(path):
-    data, _, notes = common.read_image(str(path), max_megapixels=1)
+    data, _, notes = images.read_image(str(path), max_megapixels=1)
     return pixels(data), notes
 
 
@@ -221,7 +234,7 @@ IDS = np.array([[0, 1], [2, 255]])
 
 
 def read_mask(path):
-    return common.read_mask(str(path), max_megapixels=1)
+    return masks.read_mask(str(path), max_megapixels=1)
 
 
 @pytest.mark.parametrize(
@@ -376,7 +389,7 @@ def test_image_and_mask_side_by_side(pairs, extension):
             (pairs / "images" / f"{name}.jpg").unlink()
     (source, _) = sources(pairs, masks="images")["train"]
     with pytest.raises(UserError, match="is the image itself") as error:
-        common.Encoder(SPEC)(source)
+        Encoder(SPEC)(source)
     assert "a_mask.png" in str(error.value) and "--masks_dir" in str(error.value)
 
 
@@ -394,7 +407,7 @@ def test_decomposed_names_are_found(pairs):
     for listed in (composed, decomposed):
         make_lists(pairs, listed)
         (source,) = sources(pairs)["train"]
-        assert common.Encoder(SPEC)(source).row.id == listed
+        assert Encoder(SPEC)(source).row.id == listed
     (pairs / "labels.csv").write_text(f"{composed},cat\n")
     labels = build_folder.read_image_labels(str(pairs / "labels.csv"), SPEC)
     assert sources(pairs, labels=labels)["train"][0].image_labels == (1,)
@@ -402,7 +415,7 @@ def test_decomposed_names_are_found(pairs):
 
 def test_hidden_files_are_no_lists(pairs):
     (pairs / "lists" / "._train.txt").write_bytes(b"\0\xff")
-    assert list(common.read_splits(str(pairs / "lists"))) == ["train"]
+    assert list(read_splits(str(pairs / "lists"))) == ["train"]
 
 
 @pytest.mark.parametrize(
@@ -463,7 +476,7 @@ def coco_source(folder, path, ids="a\n", images=("a",), **options):
     make_lists(folder, ids)
     return build_coco.make_sources(
         str(folder / "images"),
-        common.read_splits(str(folder / "lists")),
+        read_splits(str(folder / "lists")),
         build_coco.read_instances([path]),
         **options,
     )["train"]
@@ -471,7 +484,7 @@ def coco_source(folder, path, ids="a\n", images=("a",), **options):
 
 def paint(source):
     spec = DatasetSpec("c", ("background", "cat", "dog"))
-    encoder = common.Encoder(spec, mask_reader=build_coco.MaskReader(255, False))
+    encoder = Encoder(spec, mask_reader=build_coco.MaskReader(255, False))
     encoded = encoder(source)
     return encoded.pixels, encoded.notes
 
@@ -691,7 +704,7 @@ def test_missing_sizes_are_those_of_the_turned_image(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     save(tmp_path / "images" / "a.jpg", picture(0), exif=exif)
-    encoder = common.Encoder(
+    encoder = Encoder(
         DatasetSpec("c", ("background", "cat", "dog")),
         exif_orientation="apply",
         mask_reader=build_coco.MaskReader(255, False),

@@ -30,7 +30,11 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tfrecords_tools import class_files, common
+from tfrecords_tools import class_files, program
+from tfrecords_tools.encoder import Encoder, ImageSource
+from tfrecords_tools.file_finder import IMAGE_EXTENSIONS, FileFinder, composed, find_all
+from tfrecords_tools.id_lists import check_unlabelled, read_splits
+from tfrecords_tools.text_files import read_json
 from tfseg.data.specs import DATASETS, DatasetSpec
 from tfseg.errors import UserError
 
@@ -43,8 +47,8 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("annotations", None, "Instances json; repeat for several.")
     flags.DEFINE_string("splits_dir", "data_splits/coco", "Folder of <split>.txt.")
     flags.DEFINE_enum("crowd", "class", ("class", "ignore"), "What crowd regions become.")
-    common.define_output_flags(num_shards=16)
-    common.define_image_flags()
+    program.define_output_flags(num_shards=16)
+    program.define_image_flags()
 
 
 # Reading the json -------------------------------------------------------------------------------
@@ -134,7 +138,7 @@ class _Reader:
     def content(self) -> dict[str, list[dict[str, Any]]]:
         """Returns the lists of the file."""
         what = "An instances file has another structure."
-        content = common.read_json(
+        content = read_json(
             self.path, None, what="An instances file", accepted=_STRUCTURE, check_texts=False
         )
         items = content if isinstance(content, list) else [content]
@@ -227,7 +231,7 @@ class _Reader:
             place = f"images[{k}]"
             number = self.identity(item, "id", place)
             place += f", image {number}"
-            name = common.composed(self.text(item, "file_name", place)).replace("\\", "/")
+            name = composed(self.text(item, "file_name", place)).replace("\\", "/")
             height, width = (self.length(item, key, place) for key in ("height", "width"))
             entry = (name, (height, width) if height and width else None)
             if found.get(number, entry) != entry:
@@ -401,9 +405,9 @@ def _classes(
 
 def _stem(path: str) -> str:
     """Returns a path with '/' between folders, in composed characters, without extension."""
-    path = posixpath.normpath(common.composed(path).replace("\\", "/")).lstrip("/")
+    path = posixpath.normpath(composed(path).replace("\\", "/")).lstrip("/")
     stem, extension = os.path.splitext(path)
-    return stem if extension.lower() in common.IMAGE_EXTENSIONS else path
+    return stem if extension.lower() in IMAGE_EXTENSIONS else path
 
 
 class _Matcher:
@@ -664,7 +668,7 @@ class CocoFinder:
 
     def __init__(self, images_dir: str):
         self.folder = images_dir
-        self._finder = common.FileFinder(images_dir)
+        self._finder = FileFinder(images_dir)
         self.extensions = self._finder.extensions
         self._below = sorted(
             n for n in os.listdir(images_dir) if os.path.isdir(os.path.join(images_dir, n))
@@ -698,17 +702,17 @@ def make_sources(
     *,
     unlabelled_splits: Sequence[str] = (),
     allow_missing_masks: bool = False,
-) -> dict[str, list[common.Source]]:
+) -> dict[str, list[ImageSource]]:
     """Joins lists, images and annotations.
 
     Raises:
       UserError: an image is missing, or stands in no instances file.
     """
-    common.check_unlabelled(unlabelled_splits, splits)
+    check_unlabelled(unlabelled_splits, splits)
     finder, matcher = CocoFinder(images_dir), _Matcher(instances.images)
-    tasks: dict[str, list[common.Source]] = {}
+    tasks: dict[str, list[ImageSource]] = {}
     for split, ids in splits.items():
-        paths = common.find_all(ids, finder, split=split, what="image")
+        paths = find_all(ids, finder, split=split, what="image")
         unlabelled = split in unlabelled_splits
         entries = [matcher.find(os.path.relpath(path, images_dir)) for path in paths]
         missing = [i for i, entry in zip(ids, entries) if entry is None]
@@ -731,12 +735,12 @@ def make_sources(
             if known is None and not unlabelled:
                 notes = ("image without annotations (--allow_missing_masks)",)
             mask = None if unlabelled else known
-            tasks[split].append(common.Source(i, path, mask, image_labels=labels, notes=notes))
+            tasks[split].append(ImageSource(i, path, mask, image_labels=labels, notes=notes))
     _check_outlines(tasks)
     return tasks
 
 
-def _check_outlines(tasks: Mapping[str, Sequence[common.Source]]) -> None:
+def _check_outlines(tasks: Mapping[str, Sequence[ImageSource]]) -> None:
     """Refuses annotations without a single outline: the masks would be background only.
 
     Raises:
@@ -758,23 +762,23 @@ def _check_outlines(tasks: Mapping[str, Sequence[common.Source]]) -> None:
 
 def main(argv: list[str]) -> None:
     started = time.monotonic()
-    common.require("images_dir", "annotations", "splits_dir", "output_dir")
-    common.check_folder(FLAGS.images_dir, "images_dir")
+    program.require("images_dir", "annotations", "splits_dir", "output_dir")
+    program.check_folder(FLAGS.images_dir, "images_dir")
     instances = read_instances(FLAGS.annotations)
     spec = instances.spec
     for note in instances.notes:
         print(f"note: {note}", flush=True)
     tasks = make_sources(
         FLAGS.images_dir,
-        common.read_splits(FLAGS.splits_dir, FLAGS.splits),
+        read_splits(FLAGS.splits_dir, FLAGS.splits),
         instances,
         unlabelled_splits=FLAGS.unlabelled_splits,
         allow_missing_masks=FLAGS.allow_missing_masks,
     )
-    common.write(
+    program.write(
         spec,
         tasks,
-        common.Encoder(
+        Encoder(
             spec,
             max_megapixels=FLAGS.max_image_megapixels,
             exif_orientation=FLAGS.exif_orientation,
@@ -786,4 +790,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    common.run(main)
+    program.run(main)

@@ -32,7 +32,10 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from tfrecords_tools import common
+from tfrecords_tools import program
+from tfrecords_tools.encoder import make_record
+from tfrecords_tools.id_lists import read_ids
+from tfrecords_tools.masks import classes_in, map_ids, read_mask
 from tfseg.data import prediction_files, records, tfexample, writing
 from tfseg.data.parallel import parallel_map
 from tfseg.data.records import Location
@@ -68,11 +71,11 @@ def define_flags() -> None:
     flags.DEFINE_float(
         "max_image_megapixels", 64.0, "Refuse pictures with more than this many megapixels."
     )
-    common.define_output_flags()
+    program.define_output_flags()
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class PseudoLabelSource:
     """Where one record of the new split comes from.
 
     Attributes:
@@ -196,7 +199,7 @@ def make_sources(
     labelled_split: str | None,
     pseudo_labels_dir: str,
     unusable: Sequence[str] = (),
-) -> list[Source]:
+) -> list[PseudoLabelSource]:
     """Joins ids, records and pseudo labels.
 
     Args:
@@ -247,7 +250,7 @@ def make_sources(
         split = holders[0]
         index, row = splits[split], rows[split][i]
         sources.append(
-            Source(
+            PseudoLabelSource(
                 i,
                 readers[split].location(row),
                 int(index.length[row]),
@@ -279,7 +282,7 @@ def read_pseudo_label(
       UserError: undecodable, in colours, of another size, or with ids that are no class.
     """
     _check_mode(path)
-    raw, _ = common.read_mask(path, max_megapixels=max_megapixels)
+    raw, _ = read_mask(path, max_megapixels=max_megapixels)
     if raw.shape != size:
         raise UserError(
             "A pseudo label has another size than its image.",
@@ -309,7 +312,7 @@ def _check_mode(path: str) -> None:
         with Image.open(path) as image:
             mode = image.mode
     except OSError:
-        return  # `common.read_mask` says what is wrong.
+        return  # `read_mask` says what is wrong.
     if mode not in ("L", "P", "1") and not mode.startswith("I"):
         raise UserError(
             "A pseudo label has colours, not class ids.",
@@ -327,7 +330,7 @@ class Checker:
     spec: DatasetSpec
     max_megapixels: float
 
-    def __call__(self, source: Source) -> UserError | None:
+    def __call__(self, source: PseudoLabelSource) -> UserError | None:
         try:
             read_pseudo_label(
                 source.pseudo_label, source.size, self.spec, max_megapixels=self.max_megapixels
@@ -337,7 +340,9 @@ class Checker:
         return None
 
 
-def check_pseudo_labels(sources: Sequence[Source], checker: Checker, *, num_workers: int) -> None:
+def check_pseudo_labels(
+    sources: Sequence[PseudoLabelSource], checker: Checker, *, num_workers: int
+) -> None:
     """Reads every pseudo label once.
 
     Raises:
@@ -360,12 +365,12 @@ def check_pseudo_labels(sources: Sequence[Source], checker: Checker, *, num_work
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """Turns a `Source` into a record; sent to the worker processes."""
+    """Turns a `PseudoLabelSource` into a record; sent to the worker processes."""
 
     spec: DatasetSpec
     max_megapixels: float
 
-    def __call__(self, source: Source) -> writing.Encoded:
+    def __call__(self, source: PseudoLabelSource) -> writing.Encoded:
         place = source.location
         data = records.read_record(place.path, place.offset, source.length)
         example = tfexample.decode(data, place)
@@ -382,12 +387,12 @@ class Encoder:
             )
         labels = example.image_labels
         labels = None if labels is None else tuple(int(i) for i in labels)
-        if is_pseudo and labels is not None and set(common.classes_in(ids, self.spec)) - {*labels}:
+        if is_pseudo and labels is not None and set(classes_in(ids, self.spec)) - {*labels}:
             notes.append(
                 "pseudo label with classes that the image-level labels lack (vis.py "
                 "--use_image_labels leaves them out)"
             )
-        return common.make_record(
+        return make_record(
             source.id,
             example.image,
             (example.height, example.width),
@@ -398,7 +403,7 @@ class Encoder:
             is_pseudo=is_pseudo,
         )
 
-    def _true_mask(self, example: tfexample.Example, source: Source) -> np.ndarray:
+    def _true_mask(self, example: tfexample.Example, source: PseudoLabelSource) -> np.ndarray:
         tfexample.check_pixels(
             example.label,
             max_megapixels=self.max_megapixels,
@@ -409,7 +414,7 @@ class Encoder:
         ids = tfexample.decode_pixels(example.label, location=source.location, key=tfexample.LABEL)
         if ids.ndim != 2:
             raise UserError("A mask is not one channel of class ids.", where=where)
-        return common.map_ids(ids, None, self.spec, where=where)
+        return map_ids(ids, None, self.spec, where=where)
 
 
 # The program -------------------------------------------------------------------------------------
@@ -449,7 +454,7 @@ def check_output(
 def _ids(splits: Mapping[str, records.Index]) -> list[str]:
     """Returns the ids of the new split, of --ids or of --ids_of_split."""
     if FLAGS.ids is not None:
-        ids = common.read_ids(FLAGS.ids)
+        ids = read_ids(FLAGS.ids)
         if not ids:
             raise UserError(
                 "The list of images is empty.",
@@ -471,7 +476,7 @@ def _ids(splits: Mapping[str, records.Index]) -> list[str]:
 
 def main(argv: list[str]) -> None:
     started = time.monotonic()
-    common.require("dataset_dir", "pseudo_labels_dir", "output_split", "output_dir")
+    program.require("dataset_dir", "pseudo_labels_dir", "output_split", "output_dir")
     if (FLAGS.ids is None) == (FLAGS.ids_of_split is None):
         raise UserError(
             "The images of the new split are given in one way.",
@@ -479,7 +484,7 @@ def main(argv: list[str]) -> None:
             received="neither" if FLAGS.ids is None else "both",
             accepted="one of the two flags",
         )
-    common.check_folder(FLAGS.pseudo_labels_dir, "pseudo_labels_dir")
+    program.check_folder(FLAGS.pseudo_labels_dir, "pseudo_labels_dir")
     spec = load_spec(FLAGS.dataset_dir, FLAGS.dataset)
     same_folder = check_output(
         FLAGS.dataset_dir, FLAGS.output_dir, FLAGS.output_split, FLAGS.labelled_split
@@ -510,7 +515,7 @@ def main(argv: list[str]) -> None:
                 "so not in the new split",
                 flush=True,
             )
-    common.write(
+    program.write(
         spec,
         {FLAGS.output_split: sources},
         Encoder(spec, FLAGS.max_image_megapixels),
@@ -520,4 +525,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    common.run(main)
+    program.run(main)

@@ -28,7 +28,8 @@ import tqdm
 from absl import flags
 from PIL import Image
 
-from tfrecords_tools import class_files, common
+from tfrecords_tools import class_files, program
+from tfrecords_tools.masks import classes_in
 from tfseg import sharing
 from tfseg.data import class_names, framing, records, specs, tfexample, writing
 from tfseg.data.parallel import parallel_map
@@ -231,7 +232,7 @@ class Examiner:
                 )
             )
         if labels is not None:
-            in_mask = set(common.classes_in(ids, self.spec))
+            in_mask = set(classes_in(ids, self.spec))
             absent = sorted(in_mask - set(labels))
             if absent:
                 names = ", ".join(self.spec.class_names[i] for i in absent)
@@ -614,7 +615,7 @@ def describe(
 
 def main(argv: list[str]) -> int:
     started = time.monotonic()
-    common.require("dataset_dir")
+    program.require("dataset_dir")
     if bool(FLAGS.ids_with) != bool(FLAGS.ids_file):
         raise UserError(
             "One of these flags needs the other.",
@@ -643,4 +644,4 @@ def main(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     define_flags()
-    common.run(main)
+    program.run(main)
