@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfrecords_tools import build_coco, build_digits, build_folder, build_voc2012
+from tfrecords_tools import build_digits, build_folder, build_voc2012
+from tfrecords_tools.coco.instances import Region, read_instances
+from tfrecords_tools.coco.painting import MaskReader, decode_region
 from tfrecords_tools.encoder import Encoder, ImageSource
 from tfrecords_tools.file_finder import FileFinder
 from tfrecords_tools.id_lists import read_ids, read_splits
@@ -699,8 +701,8 @@ def test_coco_round_trip(coco, tmp_path):
 
 
 def test_ignored_crowds_take_nothing(coco):
-    instances = build_coco.read_instances([str(coco / "instances_train.json")])
-    reader = build_coco.MaskReader(ignore_label=255, ignore_crowd=True)
+    instances = read_instances([str(coco / "instances_train.json")])
+    reader = MaskReader(ignore_label=255, ignore_crowd=True)
     label, _ = reader(instances.images["1"], (8, 10))
     assert (label[2:, 8:] == 255).all() and (label[:2, 6:] == 3).all()
 
@@ -712,7 +714,7 @@ def test_full_coco_categories_are_recognised(tmp_path):
     (tmp_path / "i.json").write_text(
         json.dumps({"images": [], "annotations": [], "categories": categories})
     )
-    assert build_coco.read_instances([str(tmp_path / "i.json")]).spec is DATASETS["coco"]
+    assert read_instances([str(tmp_path / "i.json")]).spec is DATASETS["coco"]
 
 
 @pytest.mark.parametrize(
@@ -720,16 +722,16 @@ def test_full_coco_categories_are_recognised(tmp_path):
     [{"size": [8, 10], "counts": [3]}, {"size": [4, 4], "counts": [16]}, {"x": 1}, [["a"] * 6], 7],
 )
 def test_malformed_segmentation(segmentation):
-    region = build_coco.Region(17, 1, segmentation, False)
+    region = Region(17, 1, segmentation, False)
     with pytest.raises(UserError, match="annotation 17"):
-        build_coco.decode_region(region, 8, 10, where="i.json, image a.jpg")
+        decode_region(region, 8, 10, where="i.json, image a.jpg")
 
 
 def test_malformed_instances(tmp_path):
     for text in ("[]", "{", '{"images": [], "annotations": []}'):
         (tmp_path / "i.json").write_text(text)
         with pytest.raises(UserError, match="another structure|not valid JSON"):
-            build_coco.read_instances([str(tmp_path / "i.json")])
+            read_instances([str(tmp_path / "i.json")])
 
 
 # Digits -----------------------------------------------------------------------------------------

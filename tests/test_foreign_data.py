@@ -19,6 +19,8 @@ from tfrecords_tools import (
     program,
 )
 from tfrecords_tools.class_files import read_class_names
+from tfrecords_tools.coco.instances import Region, read_instances
+from tfrecords_tools.coco.painting import MaskReader, decode_region
 from tfrecords_tools.encoder import Encoder, ImageSource
 from tfrecords_tools.file_finder import FileFinder
 from tfrecords_tools.id_lists import read_splits
@@ -477,14 +479,14 @@ def coco_source(folder, path, ids="a\n", images=("a",), **options):
     return build_coco.make_sources(
         str(folder / "images"),
         read_splits(str(folder / "lists")),
-        build_coco.read_instances([path]),
+        read_instances([path]),
         **options,
     )["train"]
 
 
 def paint(source):
     spec = DatasetSpec("c", ("background", "cat", "dog"))
-    encoder = Encoder(spec, mask_reader=build_coco.MaskReader(255, False))
+    encoder = Encoder(spec, mask_reader=MaskReader(255, False))
     encoded = encoder(source)
     return encoded.pixels, encoded.notes
 
@@ -521,8 +523,8 @@ def test_compressed_run_lengths_are_unpacked_as_pycocotools_packs_them():
     for share in (0.0, 0.02, 0.5, 1.0):
         mask = np.asfortranarray(rng.random((120, 90)) < share, np.uint8)
         runs = coco_mask.encode(mask)
-        region = build_coco.Region("1", 1, {**runs, "counts": runs["counts"].decode()}, False)
-        inside = build_coco.decode_region(region, 120, 90, where="x")
+        region = Region("1", 1, {**runs, "counts": runs["counts"].decode()}, False)
+        inside = decode_region(region, 120, 90, where="x")
         np.testing.assert_array_equal(inside, mask.astype(bool))
 
 
@@ -629,7 +631,7 @@ def test_outlines_in_shares_of_the_image_are_told(tmp_path):
 def test_malformed_entries_name_the_place(tmp_path, changes, parts):
     path = coco_file(tmp_path, **changes)
     with pytest.raises(UserError) as error:
-        build_coco.read_instances([path])
+        read_instances([path])
     for part in (path, *parts):
         assert part in str(error.value)
 
@@ -647,7 +649,7 @@ def test_malformed_entries_name_the_place(tmp_path, changes, parts):
 def test_other_files_are_recognised(tmp_path, text, message):
     (tmp_path / "i.json").write_text(text)
     with pytest.raises(UserError, match=message) as error:
-        build_coco.read_instances([str(tmp_path / "i.json")])
+        read_instances([str(tmp_path / "i.json")])
     assert "accepted: COCO's instances json" in str(error.value)
 
 
@@ -657,10 +659,10 @@ def test_more_categories_than_a_mask_can_hold(tmp_path, number):
         tmp_path, categories=[{"id": k, "name": f"c{k}"} for k in range(1, number + 1)]
     )
     if number == 254:
-        assert build_coco.read_instances([path]).spec.num_classes == 255
+        assert read_instances([path]).spec.num_classes == 255
         return
     with pytest.raises(UserError, match="at most 254 categories"):
-        build_coco.read_instances([path])
+        read_instances([path])
 
 
 @pytest.mark.parametrize("image, annotation", [("7", 7), (7, "7"), (7.0, 7), ("x_1", "x_1")])
@@ -680,7 +682,7 @@ def test_text_ids_of_categories_keep_the_order_of_the_file(tmp_path):
         {"id": "12", "name": "x"},
     ]
     path = coco_file(tmp_path, categories=categories, annotations={"category_id": "z"})
-    instances = build_coco.read_instances([path])
+    instances = read_instances([path])
     assert instances.spec.class_names == ("background", "x", "cat", "dog")
     assert instances.images["a"].regions[0].class_id == 2
 
@@ -688,7 +690,7 @@ def test_text_ids_of_categories_keep_the_order_of_the_file(tmp_path):
 @pytest.mark.parametrize("crowd", [0, 1, True, "0", "1", 0.0, None])
 def test_crowd_flags_of_any_kind(tmp_path, crowd):
     path = coco_file(tmp_path, annotations={"iscrowd": crowd})
-    region = build_coco.read_instances([path]).images["a"].regions[0]
+    region = read_instances([path]).images["a"].regions[0]
     assert region.is_crowd == (crowd in (1, True, "1"))
 
 
@@ -707,7 +709,7 @@ def test_missing_sizes_are_those_of_the_turned_image(tmp_path):
     encoder = Encoder(
         DatasetSpec("c", ("background", "cat", "dog")),
         exif_orientation="apply",
-        mask_reader=build_coco.MaskReader(255, False),
+        mask_reader=MaskReader(255, False),
     )
     row = encoder(source).row
     assert (row.height, row.width) == (10, 8)
@@ -724,7 +726,7 @@ def test_images_of_another_size_than_annotated(tmp_path, size):
 def test_annotations_of_removed_images_are_counted(tmp_path):
     one = {"id": 1, "image_id": 7, "category_id": 3, "segmentation": [SQUARE]}
     path = coco_file(tmp_path, annotations=[one, {**one, "image_id": 8}, {**one, "image_id": "x"}])
-    instances = build_coco.read_instances([path])
+    instances = read_instances([path])
     assert len(instances.images["a"].regions) == 1
     assert "2 annotations of images that the file does not list" in instances.notes[0]
 
@@ -732,7 +734,7 @@ def test_annotations_of_removed_images_are_counted(tmp_path):
 @pytest.mark.parametrize("name", ["_background_", "background", "Background"])
 def test_a_category_of_background_is_class_0(tmp_path, name):
     path = coco_file(tmp_path, categories=[{"id": 0, "name": name}, {"id": 3, "name": "cat"}])
-    instances = build_coco.read_instances([path])
+    instances = read_instances([path])
     assert instances.spec.class_names == ("background", "cat")
     assert instances.images["a"].regions[0].class_id == 1 and name in instances.notes[0]
 

@@ -18,7 +18,7 @@ import time
 from absl import flags
 
 from tfrecords_tools import build_folder, program
-from tfrecords_tools.build_coco import CocoFinder
+from tfrecords_tools.coco.pairing import CocoFinder
 from tfrecords_tools.encoder import Encoder
 from tfrecords_tools.id_lists import read_splits
 from tfseg.data.specs import DATASETS
