@@ -10,6 +10,7 @@ from PIL import Image
 
 from tests.programs import assert_user_error, run
 from tfrecords_tools import build_pseudo_labels, check
+from tfrecords_tools.checks.report import describe
 from tfrecords_tools.encoder import make_record
 from tfseg.data import prediction_files, records, tfexample, writing
 from tfseg.data.specs import DATASETS, DatasetSpec, load_spec
@@ -185,7 +186,7 @@ def test_check_counts_pseudo_labels_and_what_their_image_labels_say(place):
     (problem,) = problems
     assert problem.kind == "class in the mask but not in the image-level labels"
     assert "id c: cat" in problem.text and "--use_image_labels" in problem.text
-    report = check.describe(results, problems, [], SPEC, max_listed=3).splitlines()
+    report = describe(results, problems, [], SPEC, max_listed=3).splitlines()
     assert dict(zip(report[0].split(), report[1].split()))["pseudo"] == "3"
 
 

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tfrecords_tools import check
+from tfrecords_tools.checks.leaks import role_of
 from tfrecords_tools.encoder import make_record
 from tfrecords_tools.masks import classes_in
 from tfseg.data import framing, records, tfexample, writing
@@ -261,7 +262,7 @@ def test_records_without_description(folder):
     ],
 )
 def test_role_of_a_split(name, role):
-    assert check._role(name) == role
+    assert role_of(name) == role
 
 
 def test_never_stops_at_random_damage(folder):

@@ -18,6 +18,7 @@ from tfrecords_tools import (
     masks,
     program,
 )
+from tfrecords_tools.checks.report import describe
 from tfrecords_tools.class_files import read_class_names
 from tfrecords_tools.coco.instances import Region, read_instances
 from tfrecords_tools.coco.painting import MaskReader, decode_region
@@ -139,7 +140,7 @@ def test_a_class_without_a_pixel_is_a_warning_everywhere(tmp_path, capsys, mask,
     assert "'dog'" in line and cause in line and "split train" in line
     assert problems_of(out) == {}
     results, _, _ = check.check(out)
-    assert line in check.describe(results, [], [], SPEC, max_listed=1)
+    assert line in describe(results, [], [], SPEC, max_listed=1)
 
 
 def test_every_class_shown_is_no_warning():
