@@ -15,9 +15,10 @@ from tests.conftest import RECORD_SIZE
 from tests.extras import NO_CRF
 from tests.programs import ROOT, assert_user_error, run, start
 from tests.runs import NETWORK, assert_same_weights, end_with, log_of, losses
-from tfseg.data import framing, tfexample
-from tfseg.data import records as tf_records
+from tfseg.data import tfexample
+from tfseg.data.atomic_writing import ShardWriter
 from tfseg.data.specs import load_spec
+from tfseg.data.split_index import load_index
 from tfseg.weights import checkpoint
 
 pytestmark = pytest.mark.slow
@@ -106,8 +107,8 @@ def test_pseudo_labels_from_predictions_to_training(records, trained, tmp_path):
         f"--vis_crop_size={SIZE},{SIZE}",
         "--also_save_raw_predictions",
     )
-    aug = tf_records.load_index(str(copy), "train_aug", load_spec(str(copy), "-"))
-    labelled = tf_records.load_index(str(copy), "train", load_spec(str(copy), "-"))
+    aug = load_index(str(copy), "train_aug", load_spec(str(copy), "-"))
+    labelled = load_index(str(copy), "train", load_spec(str(copy), "-"))
     (tmp_path / "ids.txt").write_text("\n".join(sorted({*aug.ids, *labelled.ids})))
     build = (
         "tfrecords_tools/build_pseudo_labels.py",
@@ -449,7 +450,7 @@ def test_label_ids_beyond_the_class_count(tmp_path):
     mask = np.zeros([SIZE, SIZE], np.uint8)
     mask[3, 4] = 200
     shard = tmp_path / "records" / "train-00000-of-00001.tfrecord"
-    with framing.ShardWriter(str(shard)) as writer:
+    with ShardWriter(str(shard)) as writer:
         for i in range(4):
             writer.write(
                 tfexample.encode(

@@ -24,8 +24,13 @@ from tfrecords_tools.id_lists import read_ids, read_splits
 from tfrecords_tools.images import read_image
 from tfrecords_tools.masks import read_mask
 from tfseg import sharing
-from tfseg.data import class_embeddings, framing, records, specs, tfexample, writing
+from tfseg.data import class_embeddings, framing, specs, tfexample, writing
+from tfseg.data.atomic_writing import write_atomically
+from tfseg.data.encoded_image import image_size
+from tfseg.data.record_reader import RecordReader
+from tfseg.data.shards import splits_present
 from tfseg.data.specs import DATASETS, DatasetSpec, load_spec
+from tfseg.data.split_index import load_index
 from tfseg.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -104,8 +109,8 @@ def convert(folder, output, *, encoder=None, labels=None, num_shards=2, **option
 
 
 def read(output, split="train"):
-    index = records.load_index(str(output), split, load_spec(str(output), "-"))
-    with records.RecordReader(index, str(output)) as reader:
+    index = load_index(str(output), split, load_spec(str(output), "-"))
+    with RecordReader(index, str(output)) as reader:
         return index, [reader.read(i) for i in range(index.size)]
 
 
@@ -166,7 +171,7 @@ def test_other_formats_become_rgb_png_and_are_counted(folder, tmp_path):
     assert (pixels(examples[1].image) == rgb[..., :1]).all()
     assert pixels(examples[2].image).shape == (8, 10, 3)
     assert sorted(report.notes.values()) == [1, 1, 1]
-    assert {tfexample.image_size(e.image)[0] for e in examples} == {"png"}
+    assert {image_size(e.image)[0] for e in examples} == {"png"}
 
 
 def test_sixteen_bit_grey_keeps_the_high_byte(folder):
@@ -492,7 +497,7 @@ convert(pathlib.Path({str(folder)!r}), {str(out)!r}, encoder=Kill())
 """
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert process.returncode == -signal.SIGKILL, process.stderr
-    assert records.splits_present(str(out)) == [] and os.listdir(out) != []
+    assert splits_present(str(out)) == [] and os.listdir(out) != []
     convert(folder, out)
     convert(folder, tmp_path / "fresh")
     assert contents(out) == contents(tmp_path / "fresh")
@@ -500,7 +505,7 @@ convert(pathlib.Path({str(folder)!r}), {str(out)!r}, encoder=Kill())
 
 def test_two_runs_at_once_keep_each_others_splits(folder, tmp_path, monkeypatch):
     """The second run comes between the first one's reading of dataset.json and its writing."""
-    out, write, second = tmp_path / "out", framing.write_atomically, []
+    out, write, second = tmp_path / "out", write_atomically, []
     tasks = {"more": [ImageSource("a", str(folder / "images" / "a.JPG"))]}
 
     def run_second():
@@ -513,7 +518,7 @@ def test_two_runs_at_once_keep_each_others_splits(folder, tmp_path, monkeypatch)
             second[0].join(0.3)
         write(path, content)
 
-    monkeypatch.setattr(framing, "write_atomically", write_late)
+    monkeypatch.setattr(writing, "write_atomically", write_late)
     convert(folder, out)
     second[0].join()
     assert sorted(specs.read_dataset_json(str(out))["splits"]) == ["more", "train"]
@@ -562,7 +567,7 @@ def test_splits_of_other_classes_are_not_mixed(folder, tmp_path):
             str(tmp_path / "out"), other, tasks, Encoder(other), num_shards=1, num_workers=1
         )
     convert(folder, tmp_path / "out")
-    assert records.splits_present(str(tmp_path / "out")) == ["more", "train"]
+    assert splits_present(str(tmp_path / "out")) == ["more", "train"]
 
 
 # VOC --------------------------------------------------------------------------------------------
@@ -605,7 +610,7 @@ def test_voc_round_trip(voc, tmp_path):
     assert_refused(process, "1 of 3 ids", "--sbd_dir")
     process = run_tool("build_voc2012", *words, f"--sbd_dir={tmp_path / 'sbd'}", "--num_workers=1")
     assert process.returncode == 0, process.stderr
-    assert records.splits_present(str(out)) == ["train", "train_aug"]
+    assert splits_present(str(out)) == ["train", "train_aug"]
     assert load_spec(str(out), "-") == DATASETS["pascal_voc_seg"]
     index, examples = read(out, "train_aug")
     assert [sorted(set(pixels(e.label).ravel())) for e in examples] == [[0, 15, 255], [8], [12]]

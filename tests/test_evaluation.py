@@ -23,8 +23,8 @@ from tests.small_split import (
     numpy_prediction,
     write_split,
 )
-from tfseg.data import records
 from tfseg.data.evaluation_batches import padded_size
+from tfseg.data.split_index import load_index
 from tfseg.errors import UserError
 from tfseg.inference import image_progress
 from tfseg.inference.classes import classes_present
@@ -443,7 +443,7 @@ def test_without_background_an_image_without_classes_is_named(tmp_path):
     spec = dataclasses.replace(SPEC, has_background=False)
     images, labels = make_images(SIZES[:2])
     write_split(str(tmp_path), images, labels, image_labels=[(0, 3), ()])
-    index = records.load_index(str(tmp_path), "val", spec)
+    index = load_index(str(tmp_path), "val", spec)
     arguments = {"dataset_dir": str(tmp_path), "split": "val"}
     with pytest.raises(UserError, match="image_1"):
         classes_present(index, spec, **arguments)

@@ -13,9 +13,15 @@ import pytest
 
 from tfrecords_tools import build_pseudo_labels, check
 from tfseg import cli, files
-from tfseg.data import class_embeddings, class_splits, framing, records, specs, tfexample
-from tfseg.data.records import RecordError
+from tfseg.data import class_embeddings, class_splits, framing, index_file, specs, tfexample
+from tfseg.data.atomic_writing import ShardWriter
+from tfseg.data.framing import RecordError
+from tfseg.data.index_file import _INDEX_VERSION
+from tfseg.data.record_reader import RecordReader
+from tfseg.data.shard_scan import scan
+from tfseg.data.shards import shard_name
 from tfseg.data.specs import DatasetSpec
+from tfseg.data.split_index import load_index
 from tfseg.errors import UserError
 from tfseg.files import ArrayForm
 from tfseg.runs import record as run_record
@@ -157,7 +163,7 @@ def folder(tmp_path):
     from PIL import Image
 
     Image.new("RGB", (6, 4)).save(pixels, "PNG")
-    with records.ShardWriter(str(tmp_path / records.shard_name("train", 0, 1))) as writer:
+    with ShardWriter(str(tmp_path / shard_name("train", 0, 1))) as writer:
         for i in range(3):
             writer.write(
                 tfexample.encode(
@@ -174,13 +180,13 @@ def folder(tmp_path):
     content = {**SPEC.to_json(), "splits": {"train": {"count": 3, "shards": [shard]}}}
     content["palette"], content["eval_ids"] = [[0, 0, 0], [1, 2, 3]], [0, 5, 7]
     (tmp_path / "dataset.json").write_text(json.dumps(content))
-    records.load_index(str(tmp_path), "train", SPEC)
+    load_index(str(tmp_path), "train", SPEC)
     return tmp_path
 
 
 def loads(folder):
     spec = specs.load_spec(str(folder), "coco")
-    return records.load_index(str(folder), "train", spec)
+    return load_index(str(folder), "train", spec)
 
 
 def test_every_damaged_form_of_dataset_json(folder):
@@ -226,12 +232,12 @@ def test_what_is_no_shard_is_named_by_every_reader(folder, kind):
     (path,) = folder.glob("*.tfrecord")
     path.unlink()
     NO_FILE[kind](path)
-    with records.RecordReader(index, str(folder)) as reader:
+    with RecordReader(index, str(folder)) as reader:
         for read in (
             lambda: loads(folder),
             lambda: reader.read(0),
             lambda: framing.read_record(str(path), 0),
-            lambda: list(framing.scan(str(path))),
+            lambda: list(scan(str(path))),
             lambda: framing.sha256(str(path)),
         ):
             with pytest.raises(RecordError, match=f"(?s){path.name}.*{kind}"):
@@ -242,7 +248,7 @@ def test_what_is_no_shard_is_named_by_every_reader(folder, kind):
     for name in ("dataset.json", "train.index.npz"):
         (folder / name).unlink()
     with pytest.raises(RecordError, match=kind):
-        records.load_index(str(folder), "train", SPEC)
+        load_index(str(folder), "train", SPEC)
 
 
 # config.json --------------------------------------------------------------------------------------
@@ -399,7 +405,7 @@ def write_npz(path, arrays, compression=zipfile.ZIP_STORED):
 
 
 def read_index(path):
-    records.read_index(str(path), SPEC)
+    index_file.read_index(str(path), SPEC)
 
 
 def read_vectors(path):
@@ -411,7 +417,7 @@ def read_any(path):
 
 
 INDEX = {
-    "version": np.int32(records._INDEX_VERSION),
+    "version": np.int32(_INDEX_VERSION),
     "shards": np.array(["train-00000-of-00001.tfrecord"]),
     "shard_bytes": np.array([100]),
     "shard": np.zeros(2, np.int32),
@@ -529,7 +535,7 @@ def test_a_large_index_is_no_harm(tmp_path):
     large |= {"offset": 50 * np.arange(n), "shard_bytes": np.array([50 * n])}
     large |= {"ids": np.full(n, ord("x"), np.uint8), "id_ends": np.arange(1, n + 1)}
     write_npz(tmp_path / "file.npz", {**INDEX, **large})
-    assert records.read_index(str(tmp_path / "file.npz"), SPEC).size == n
+    assert index_file.read_index(str(tmp_path / "file.npz"), SPEC).size == n
 
 
 def test_compressed_arrays_are_read(tmp_path):

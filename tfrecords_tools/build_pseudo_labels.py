@@ -36,9 +36,12 @@ from tfrecords_tools import program
 from tfrecords_tools.encoder import make_record
 from tfrecords_tools.id_lists import read_ids
 from tfrecords_tools.masks import classes_in, map_ids, read_mask
-from tfseg.data import prediction_files, records, tfexample, writing
+from tfseg.data import framing, prediction_files, tfexample, writing
+from tfseg.data.framing import Location
+from tfseg.data.index import Index
 from tfseg.data.parallel import parallel_map
-from tfseg.data.records import Location
+from tfseg.data.record_reader import RecordReader
+from tfseg.data.shards import splits_present
 from tfseg.data.specs import (
     DATASET_FILE,
     DatasetSpec,
@@ -46,6 +49,7 @@ from tfseg.data.specs import (
     read_dataset_json,
     split_entry,
 )
+from tfseg.data.split_index import load_index
 from tfseg.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -98,7 +102,7 @@ class PseudoLabelSource:
 
 def load_splits(
     dataset_dir: str, spec: DatasetSpec, labelled_split: str | None, *, without: str | None = None
-) -> tuple[dict[str, records.Index], list[str]]:
+) -> tuple[dict[str, Index], list[str]]:
     """Returns the indices of all splits, the labelled one first, and the names of unusable ones.
 
     Args:
@@ -112,12 +116,12 @@ def load_splits(
     """
     splits, unusable = {}, []
     if labelled_split is not None:
-        splits[labelled_split] = records.load_index(dataset_dir, labelled_split, spec)
-    for split in records.splits_present(dataset_dir):
+        splits[labelled_split] = load_index(dataset_dir, labelled_split, spec)
+    for split in splits_present(dataset_dir):
         if split in (labelled_split, without):
             continue
         try:
-            splits[split] = records.load_index(dataset_dir, split, spec)
+            splits[split] = load_index(dataset_dir, split, spec)
         except UserError:
             unusable.append(split)
     return splits, unusable
@@ -127,7 +131,7 @@ def _shown(ids: Sequence[str]) -> str:
     return ", ".join(ids[:_MAX_NAMED]) + (", ..." if len(ids) > _MAX_NAMED else "")
 
 
-def file_names(ids: Iterable[str], splits: Mapping[str, records.Index]) -> dict[str, set[str]]:
+def file_names(ids: Iterable[str], splits: Mapping[str, Index]) -> dict[str, set[str]]:
     """Returns the names under which vis.py may have written each image, without extension.
 
     There is more than one where splits that share an image name their pictures differently.
@@ -148,7 +152,7 @@ def file_names(ids: Iterable[str], splits: Mapping[str, records.Index]) -> dict[
 
 
 def find_pseudo_labels(
-    ids: Sequence[str], splits: Mapping[str, records.Index], folder: str
+    ids: Sequence[str], splits: Mapping[str, Index], folder: str
 ) -> dict[str, str]:
     """Returns the file of every id.
 
@@ -193,7 +197,7 @@ def find_pseudo_labels(
 
 def make_sources(
     ids: Sequence[str],
-    splits: Mapping[str, records.Index],
+    splits: Mapping[str, Index],
     *,
     dataset_dir: str,
     labelled_split: str | None,
@@ -240,7 +244,7 @@ def make_sources(
             accepted="a split in which every image has a mask",
         )
     files = find_pseudo_labels([i for i in ids if i not in labelled], splits, pseudo_labels_dir)
-    readers = {split: records.RecordReader(index, dataset_dir) for split, index in splits.items()}
+    readers = {split: RecordReader(index, dataset_dir) for split, index in splits.items()}
     sources = []
     for i in ids:
         holders = [split for split in splits if i in rows[split]]
@@ -372,7 +376,7 @@ class Encoder:
 
     def __call__(self, source: PseudoLabelSource) -> writing.Encoded:
         place = source.location
-        data = records.read_record(place.path, place.offset, source.length)
+        data = framing.read_record(place.path, place.offset, source.length)
         example = tfexample.decode(data, place)
         is_pseudo, notes = example.is_pseudo, []
         if source.pseudo_label is None:
@@ -432,7 +436,7 @@ def check_output(
       UserError: it would replace one of them.
     """
     same = os.path.realpath(dataset_dir) == os.path.realpath(output_dir)
-    if not same or output_split not in records.splits_present(dataset_dir):
+    if not same or output_split not in splits_present(dataset_dir):
         return same
     content = read_dataset_json(dataset_dir)
     is_ours = False
@@ -451,7 +455,7 @@ def check_output(
     return same
 
 
-def _ids(splits: Mapping[str, records.Index]) -> list[str]:
+def _ids(splits: Mapping[str, Index]) -> list[str]:
     """Returns the ids of the new split, of --ids or of --ids_of_split."""
     if FLAGS.ids is not None:
         ids = read_ids(FLAGS.ids)

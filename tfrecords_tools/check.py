@@ -24,7 +24,8 @@ from tfrecords_tools.checks.record import Examiner, one_line
 from tfrecords_tools.checks.report import describe
 from tfrecords_tools.checks.split import Problem, SplitResult, check_split
 from tfseg import sharing
-from tfseg.data import class_names, records, specs
+from tfseg.data import class_names, specs
+from tfseg.data.shards import splits_present
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 
@@ -88,7 +89,7 @@ def check(
     """
     spec = specs.load_spec(dataset_dir, dataset)
     entries, problems = _entries(dataset_dir)
-    present = sorted({*records.splits_present(dataset_dir), *(entries or {})})
+    present = sorted({*splits_present(dataset_dir), *(entries or {})})
     if not present:
         raise UserError("The folder holds no records.", where=dataset_dir)
     wrong = [s for s in splits or [] if s not in present]

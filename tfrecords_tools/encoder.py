@@ -10,7 +10,8 @@ import numpy as np
 from tfrecords_tools.file_finder import FileFinder
 from tfrecords_tools.images import orient, read_image, size_as_stored
 from tfrecords_tools.masks import classes_in, encode_mask, map_ids, read_mask
-from tfseg.data import records, tfexample, writing
+from tfseg.data import tfexample, writing
+from tfseg.data.index import Row
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 
@@ -156,7 +157,7 @@ def make_record(
     )
     return writing.Encoded(
         data=data,
-        row=records.Row(record_id, size[0], size[1], image_labels, ids is not None),
+        row=Row(record_id, size[0], size[1], image_labels, ids is not None),
         pixels=None if ids is None else writing.count_pixels(ids, spec),
         notes=notes,
         is_pseudo=is_pseudo,

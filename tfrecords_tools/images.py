@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image, ImageOps
 
-from tfseg.data import tfexample
+from tfseg.data.encoded_image import image_size
 from tfseg.errors import UserError
 
 # The size is checked from the header before decoding, with a message of our own.
@@ -41,7 +41,7 @@ def read_image(path: str, *, max_megapixels: float) -> tuple[bytes, Image.Image,
         image = Image.open(io.BytesIO(data))
         check_megapixels(path, image.height, image.width, max_megapixels)
         if image.format in ("JPEG", "MPO", "PNG"):
-            tfexample.image_size(data)  # refuses what no record may hold
+            image_size(data)  # refuses what no record may hold
         image.load()
         rgb = _to_rgb(image, path)
     except UserError:

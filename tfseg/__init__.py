@@ -4,7 +4,7 @@ A map of the package, in the order in which a command meets it:
 
 * `config` holds every setting: frozen dataclasses, one field = one flag + its help.
 * `flags` turns those dataclasses into absl flags and back; `cli` composes the programs.
-* `data` reads TFRecords (`records`, `tfexample`), knows data sets and splits (`specs`), which
+* `data` reads TFRecords (`split_index`, `record_reader`), knows data sets (`specs`), which
   classes have pixel labels (`class_splits`) and words (`class_embeddings`), augments (`augment`,
   `composition`, `resized_crop`, `warped_crop`, `short_side_crop`), orders records (`sampling`) and
   makes batches (`pipeline`, which documents the batch vocabulary).

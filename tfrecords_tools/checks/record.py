@@ -7,8 +7,10 @@ import numpy as np
 from PIL import Image
 
 from tfrecords_tools.masks import classes_in
-from tfseg.data import records, tfexample, writing
-from tfseg.data.records import Location, RecordError
+from tfseg.data import framing, tfexample, writing
+from tfseg.data.encoded_image import open_image
+from tfseg.data.framing import Location, RecordError
+from tfseg.data.index import Row
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 
@@ -31,7 +33,7 @@ class Task:
 class Finding:
     """What was found in one record."""
 
-    row: records.Row | None = None
+    row: Row | None = None
     picture: bytes = b""
     pixels: np.ndarray | None = None
     is_pseudo: bool = False
@@ -59,7 +61,7 @@ class Examiner:
     def __call__(self, task: Task) -> Finding:
         finding = Finding()
         try:
-            data = records.read_record(task.path, task.offset, task.length)
+            data = framing.read_record(task.path, task.offset, task.length)
             example = tfexample.decode(data, task.location)
         except RecordError as error:
             finding.problems.append(("unusable record", one_line(error)))
@@ -70,7 +72,7 @@ class Examiner:
         finding.is_pseudo = example.is_pseudo
         if example.is_pseudo and example.label is None:
             finding.problems.append(("pseudo label without a mask", where))
-        finding.row = records.Row(
+        finding.row = Row(
             example.filename, example.height, example.width, labels, example.label is not None
         )
         image = self._decode(example.image, "image", task, where, finding)
@@ -107,7 +109,7 @@ class Examiner:
             tfexample.check_pixels(
                 data, max_megapixels=self.max_megapixels, location=task.location, key=key
             )
-            image = tfexample.open_image(data)
+            image = open_image(data)
             image.load()
             return image
         except RecordError as error:

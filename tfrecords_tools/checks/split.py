@@ -11,9 +11,13 @@ import numpy as np
 import tqdm
 
 from tfrecords_tools.checks.record import Examiner, Finding, Task, one_line
-from tfseg.data import framing, records
+from tfseg.data import framing
+from tfseg.data.framing import RecordError
+from tfseg.data.index import Index, Row
+from tfseg.data.index_file import index_path, read_index
 from tfseg.data.parallel import parallel_map
-from tfseg.data.records import Damage, RecordError
+from tfseg.data.shard_scan import Damage, damage_error, scan
+from tfseg.data.shards import files_of, shards_of
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 
@@ -52,10 +56,10 @@ class SplitResult:
 def _check_shards(dataset_dir: str, result: SplitResult, entry: dict | None) -> list[str]:
     """Compares the files of a split with dataset.json; returns the shards that can be read."""
     try:
-        shards = records.shards_of(dataset_dir, result.split)
+        shards = shards_of(dataset_dir, result.split)
     except UserError as error:
         result.add("incomplete split", one_line(error))
-        shards = records.files_of(dataset_dir, result.split)
+        shards = files_of(dataset_dir, result.split)
     promised = {} if entry is None else {shard["file"]: shard for shard in entry["shards"]}
     for name in sorted(set(promised) - set(shards)):
         result.add("missing shard", os.path.join(dataset_dir, name))
@@ -91,9 +95,9 @@ def _frames(dataset_dir: str, shards: Sequence[str], result: SplitResult, entry)
     for name in shards:
         path = os.path.join(dataset_dir, name)
         number, whole = -1, 0
-        for number, item in enumerate(records.scan(path)):
+        for number, item in enumerate(scan(path)):
             if isinstance(item, Damage):
-                error = records.damage_error(item, path, number)
+                error = damage_error(item, path, number)
                 result.add("damaged record", one_line(error))
             else:
                 tasks.append(Task(path, number, item.offset, item.length))
@@ -120,12 +124,12 @@ def _check_index(
     shards: Sequence[str],
 ) -> None:
     """Compares the index file with what the shards hold."""
-    path = records.index_path(dataset_dir, result.split)
+    path = index_path(dataset_dir, result.split)
     if not os.path.exists(path):
         result.notes["no index file (it is made on first use)"] += 1
         return
     try:
-        index = records.read_index(path, spec)
+        index = read_index(path, spec)
     except UserError as error:
         result.add("unusable index", one_line(error))
         return
@@ -145,9 +149,9 @@ def _check_index(
         result.add("index differs from the shards", f"{path}: {len(entry_at)} entries too many")
 
 
-def _index_row(index: records.Index, i: int, spec: DatasetSpec) -> records.Row:
+def _index_row(index: Index, i: int, spec: DatasetSpec) -> Row:
     hot = np.flatnonzero(index.image_labels[i]) + spec.first_image_class
-    return records.Row(
+    return Row(
         str(index.ids[i]),
         int(index.height[i]),
         int(index.width[i]),

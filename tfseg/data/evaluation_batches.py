@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfseg.data import pixels, records
+from tfseg.data import pixels
 from tfseg.data.augment import short_side_crop
 from tfseg.data.augment.base import padded_view
 from tfseg.data.reading import (
@@ -21,6 +21,7 @@ from tfseg.data.reading import (
 )
 from tfseg.data.source import Source
 from tfseg.data.specs import DatasetSpec
+from tfseg.data.split_index import load_index
 from tfseg.errors import UserError
 from tfseg.ops import resize
 from tfseg.settings.data import DataConfig
@@ -85,7 +86,7 @@ def make_eval_dataset(
             where="--eval_resize, --max_side, --min_resize_value",
             accepted="one of them",
         )
-    index = records.load_index(config.dataset_dir, split, spec)
+    index = load_index(config.dataset_dir, split, spec)
     strict = dataclasses.replace(config, skip_bad_records=False)
     source = Source(split, index, spec, strict, labels="optional")
     groups: dict[tuple[int, int], list[int]] = collections.defaultdict(list)
