@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from tests.toy import ToyBackbone
 from tfseg.models import BACKBONES, build_model
-from tfseg.models.layers import BatchNorm, PooledStatistics, Settings
+from tfseg.models.layers.batch_norm import BatchNorm, PooledStatistics
+from tfseg.models.layers.settings import Settings
 from tfseg.runs import reestimation
 from tfseg.runs.record import write_record
 from tfseg.settings.network import ModelConfig

@@ -16,7 +16,8 @@ from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 from tfseg.methods.slrnet import SLRNet
 from tfseg.models.heads.low_rank import HeadOutput
-from tfseg.models.layers import BatchNorm, fold_seed
+from tfseg.models.layers.batch_norm import BatchNorm
+from tfseg.models.layers.dropout import fold_seed
 from tfseg.monitors import Monitors, summarise
 from tfseg.settings.data import DataConfig
 from tfseg.settings.methods import SLRNetConfig

@@ -10,7 +10,7 @@ from tfseg.data.augment import deeplab
 from tfseg.data.augment.base import padded_view
 from tfseg.data.augment.deeplab import Draws, resize_window, training_views
 from tfseg.models.backbones import BACKBONES
-from tfseg.models.layers import Settings
+from tfseg.models.layers.settings import Settings
 from tfseg.ops import resize
 from tfseg.settings.network import ModelConfig
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tests.golden_cases.pseudoseg_model import _value, filled_model
 from tfseg.data.specs import DatasetSpec
 from tfseg.methods.pseudoseg import PseudoSeg
-from tfseg.models.layers import Settings
+from tfseg.models.layers.settings import Settings
 from tfseg.monitors import Monitors
 from tfseg.ops.cam import with_background
 from tfseg.ops.resize import resize_bilinear, resize_nearest

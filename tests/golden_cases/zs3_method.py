@@ -17,7 +17,7 @@ from tfseg.data.class_splits import ClassSplit
 from tfseg.data.specs import DatasetSpec
 from tfseg.methods.zs3net import Draws, ZS3Net
 from tfseg.models.heads.parts import Logits, head_settings
-from tfseg.models.layers import Settings
+from tfseg.models.layers.settings import Settings
 from tfseg.ops.region_graph import region_graph
 from tfseg.ops.resize import resize_bilinear, resize_nearest
 from tfseg.settings.methods import ZS3NetConfig

@@ -35,7 +35,7 @@ from tfseg.methods.base import Batch, Method, ParamGroup
 from tfseg.methods.zs3net_parts.matching import MatchingGenerator
 from tfseg.methods.zs3net_parts.regions import Nodes, RegionFeatures
 from tfseg.models import gmmn
-from tfseg.models.layers import fold_seed
+from tfseg.models.layers.dropout import fold_seed
 from tfseg.monitors import Monitors
 from tfseg.ops import adam, layouts
 from tfseg.ops import losses as loss_ops

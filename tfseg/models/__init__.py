@@ -10,7 +10,7 @@ from tfseg.models.backbones import BACKBONES
 from tfseg.models.heads.deeplab import DeepLab
 from tfseg.models.heads.low_rank import LowRankNet
 from tfseg.models.heads.projection import ProjectionNet
-from tfseg.models.layers import decayed_variables
+from tfseg.models.layers.convolutions import decayed_variables
 from tfseg.models.network import Network
 from tfseg.settings.network import ModelConfig
 

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfseg.models.layers import BatchNorm, PooledStatistics
+from tfseg.models.layers.batch_norm import BatchNorm, PooledStatistics
 from tfseg.runs.record import read, write_record
 from tfseg.weights import checkpoint
 
