@@ -51,7 +51,10 @@ from tfseg.settings.data import DataConfig
 from tfseg.settings.methods import StrictConfig
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.run import TrainConfig
-from tfseg.weights import checkpoint, torch_file
+from tfseg.weights import torch_file
+from tfseg.weights.checkpoint import find, writing
+from tfseg.weights.checkpoint.names import by_name
+from tfseg.weights.checkpoint.stored_networks import deployable_network
 from tfseg.weights.initial import load_pretrained
 
 # A reading that takes longer than this (of processors, since others may be at work on them too),
@@ -398,9 +401,7 @@ def _checkpoints(folder: str) -> None:
     """Writes two checkpoints; reading a manifest asks for sizes and checksums alone."""
     for step in (1, 2):
         variable = tf.Variable(float(step), name="logits/weights")
-        checkpoint.export(
-            os.path.join(folder, f"model.ckpt-{step}"), {"model": checkpoint.by_name([variable])}
-        )
+        writing.export(os.path.join(folder, f"model.ckpt-{step}"), {"model": by_name([variable])})
 
 
 _CHECKPOINT_FILES: list[str] = []
@@ -412,9 +413,9 @@ def _read_manifest(folder: str, data: bytes) -> None:
         _checkpoints(_CHECKPOINT_FILES[0])
     shutil.copytree(_CHECKPOINT_FILES[0], folder, dirs_exist_ok=True)
     _write(folder, "model.ckpt-2.manifest.json", data)
-    newest = checkpoint.newest(folder)
+    newest = find.newest(folder)
     assert newest is not None and os.path.basename(newest) in ("model.ckpt-1", "model.ckpt-2")
-    checkpoint.deployable_network(os.path.join(folder, "model.ckpt-2"))
+    deployable_network(os.path.join(folder, "model.ckpt-2"))
 
 
 _ARRAYS = {

@@ -19,7 +19,7 @@ from tfseg.data import tfexample
 from tfseg.data.atomic_writing import ShardWriter
 from tfseg.data.specs import load_spec
 from tfseg.data.split_index import load_index
-from tfseg.weights import checkpoint
+from tfseg.weights.checkpoint import find
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +75,7 @@ def test_evaluation_and_pictures_take_the_network_from_the_run(records, trained,
     metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
     assert metrics["num_images"] == 7 and metrics["step"] == 4
     assert np.sum(metrics["confusion_matrix"]) == 7 * SIZE * SIZE
-    prefix = checkpoint.newest(str(logdir))
+    prefix = find.newest(str(logdir))
     run(
         "vis.py",
         f"--checkpoint_dir={prefix}",
@@ -272,7 +272,7 @@ def test_an_interrupted_run_reaches_the_same_weights(records, uninterrupted, tmp
     process = start(*long_run(logdir, records), log=tmp_path / "log")
     end_with(signum, process, logdir, after=12)
     assert "Traceback" not in (tmp_path / "log").read_text()
-    saved = checkpoint.step_of(checkpoint.newest(str(logdir)))
+    saved = find.step_of(find.newest(str(logdir)))
     assert 5 <= saved < 40
     resumed = run(*long_run(logdir, records))
     assert f"(step {saved})" in resumed.stdout
@@ -480,7 +480,7 @@ def test_no_space_left_keeps_the_previous_checkpoint(records, trained, tmp_path)
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
     )
     assert_user_error(result, str(logdir))
-    assert checkpoint.newest(str(logdir)).endswith("model.ckpt-4")
+    assert find.newest(str(logdir)).endswith("model.ckpt-4")
     assert not [n for n in os.listdir(logdir) if n.startswith(".writing")]
 
 

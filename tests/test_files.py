@@ -87,9 +87,9 @@ def read_config(folder):
 
 
 def read_manifest(folder):
-    from tfseg.weights import checkpoint
+    from tfseg.weights.checkpoint.manifest import read_manifest
 
-    checkpoint._read_manifest(str(folder / "model.ckpt-1"))
+    read_manifest(str(folder / "model.ckpt-1"))
 
 
 def read_split(folder):
@@ -334,14 +334,14 @@ def test_a_saved_setting_that_no_flag_could_give(name, value):
     ],
 )
 def test_a_network_larger_than_its_checkpoint_is_refused_before_it_is_made(monkeypatch, settings):
-    from tfseg.weights import checkpoint
+    from tfseg.weights.checkpoint import find, reading
 
     class Reader:
         def get_variable_to_shape_map(self):
             return {"a": [3, 3, 256, 2048], "b": [], "c": [2048]}
 
-    monkeypatch.setattr(checkpoint, "newest", lambda path: path)
-    monkeypatch.setattr(checkpoint, "open_reader", lambda prefix: Reader())
+    monkeypatch.setattr(find, "newest", lambda path: path)
+    monkeypatch.setattr(reading, "open_reader", lambda prefix: Reader())
     cli._check_widths(ModelConfig(decoder_filters=512, logits_kernel_size=3), "run", "c.json")
     with pytest.raises(
         UserError, match=f"larger network.*\n.*c.json, model.{next(iter(settings))}"

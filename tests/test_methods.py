@@ -19,7 +19,8 @@ from tfseg.settings.methods import METHOD_CONFIGS
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.run import TrainConfig
 from tfseg.training.trainer import Trainer
-from tfseg.weights import checkpoint
+from tfseg.weights.checkpoint.names import variable_name
+from tfseg.weights.checkpoint.store import Store
 
 CROP = (33, 33)
 # Cows have no pixel labels in zero-label runs.
@@ -250,13 +251,13 @@ def one_replica():
 
 
 def values(variables):
-    return {checkpoint.variable_name(v): v.numpy() for v in variables}
+    return {variable_name(v): v.numpy() for v in variables}
 
 
 def moments_of(trainer):
     """Returns (variable name, momentum) pairs."""
     return [
-        (checkpoint.variable_name(v), slot.numpy())
+        (variable_name(v), slot.numpy())
         for group, optimizer in zip(trainer.groups, trainer.optimizers)
         for v, slot in zip(group.variables, _moments(optimizer))
     ]
@@ -361,11 +362,11 @@ def test_saving_and_restoring_changes_no_step(regime, tmp_path):
     batch = batch_of(regime)
     trainer = make_trainer(one_replica(), batch, **regime)
     trainer.train(2)
-    store = checkpoint.Store(str(tmp_path), trainer.method.networks(), trainer.state(), 1, True)
+    store = Store(str(tmp_path), trainer.method.networks(), trainer.state(), 1, True)
     store.save(2)
     trainer.train(1)
     other = make_trainer(one_replica(), batch, **regime, seed=0)
-    checkpoint.Store(str(tmp_path), other.method.networks(), other.state(), 1, True).restore()
+    Store(str(tmp_path), other.method.networks(), other.state(), 1, True).restore()
     other.train(1)
     state = trainer.state()
     assert other.state().keys() == state.keys()

@@ -17,7 +17,7 @@ from tfseg.models.heads.parts import scaled_size
 from tfseg.models.layers.settings import Settings
 from tfseg.models.layers.strides import max_pool
 from tfseg.settings.network import ModelConfig
-from tfseg.weights.checkpoint import variable_name
+from tfseg.weights.checkpoint.names import variable_name
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "pseudoseg"
 SEED = tf.constant([3, 4])

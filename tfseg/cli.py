@@ -438,10 +438,10 @@ def _initialise(model, config: TrainConfig) -> set[str]:
       Names of the variables that keep their random values.
     """
     from tfseg.models.heads.projection import CLASS_VECTORS
-    from tfseg.weights import checkpoint
+    from tfseg.weights.checkpoint.names import by_name
     from tfseg.weights.initial import load_initial_weights, load_pretrained
 
-    random = set(checkpoint.by_name(model.variables)) - {CLASS_VECTORS}
+    random = set(by_name(model.variables)) - {CLASS_VECTORS}
     if config.pretrained_weights:
         coverage = load_pretrained(model, config.pretrained_weights)
         print(coverage, flush=True)
@@ -486,7 +486,7 @@ def _train(argv: list[str]) -> int:
     from tfseg.training.interruption import Interruption
     from tfseg.training.loop import run
     from tfseg.training.trainer import Trainer
-    from tfseg.weights import checkpoint
+    from tfseg.weights.checkpoint import find
 
     strategy = devices.make_strategy(config, tell_clones=flags.is_given("num_clones"))
     replicas = strategy.num_replicas_in_sync
@@ -534,7 +534,7 @@ def _train(argv: list[str]) -> int:
         "method": settings,
         "spec": spec,
     }
-    if checkpoint.has_checkpoint(config.train_logdir):
+    if find.has_checkpoint(config.train_logdir):
         changed = run_record.check_continues(config.train_logdir, **facts)
         if changed:
             print(f"note: goes on with other settings: {'; '.join(changed)}", flush=True)
@@ -640,9 +640,9 @@ def note_new_order(record: Mapping[str, Any], streams: Mapping[str, Any]) -> Non
 
 def _initialise_networks(method: Any, config: TrainConfig) -> None:
     """Initialises every network of the method; a run that resumes overwrites this."""
-    from tfseg.weights import checkpoint
+    from tfseg.weights.checkpoint import find
 
-    if checkpoint.has_checkpoint(config.train_logdir):
+    if find.has_checkpoint(config.train_logdir):
         return
     if not config.pretrained_weights and not config.tf_initial_checkpoint:
         print(
@@ -670,10 +670,10 @@ def _ema(method: Any, build: Any, config: TrainConfig) -> Any:
 
 def _is_complete(config: TrainConfig) -> bool:
     """Returns whether nothing is left to train, so that the run's files stay as they are."""
-    from tfseg.weights import checkpoint
+    from tfseg.weights.checkpoint import find
 
-    prefix = checkpoint.newest(config.train_logdir)
-    step = None if prefix is None else checkpoint.step_of(prefix)
+    prefix = find.newest(config.train_logdir)
+    step = None if prefix is None else find.step_of(prefix)
     return step is not None and step >= config.training_number_of_steps
 
 
@@ -928,12 +928,12 @@ def _check_widths(config: ModelConfig, checkpoint_dir: str, where: str) -> None:
     Raises:
       UserError: one is larger than anything in the checkpoint.
     """
-    from tfseg.weights import checkpoint
+    from tfseg.weights.checkpoint import find, reading
 
-    prefix = checkpoint.newest(checkpoint_dir)
+    prefix = find.newest(checkpoint_dir)
     if prefix is None:
         return
-    shapes = checkpoint.open_reader(prefix).get_variable_to_shape_map().values()
+    shapes = reading.open_reader(prefix).get_variable_to_shape_map().values()
     widest = max((max(shape, default=1) for shape in shapes), default=1)
     kernel = max((shape[0] for shape in shapes if len(shape) == 4), default=1)
     widths = {
@@ -1000,9 +1000,10 @@ def _visualize(argv: list[str]) -> int:
 
     from tfseg.inference.draw import draw
     from tfseg.inference.settings import uses_scores
-    from tfseg.weights import checkpoint
+    from tfseg.weights.checkpoint import find
+    from tfseg.weights.checkpoint.stored_networks import load_network
 
-    prefix = checkpoint.newest(config.checkpoint_dir)
+    prefix = find.newest(config.checkpoint_dir)
     if prefix is None:
         raise UserError(
             "The directory holds no checkpoint.",
@@ -1017,7 +1018,7 @@ def _visualize(argv: list[str]) -> int:
         config.vis_crop_size,
         with_classifier=uses_scores(config),
     )
-    step = checkpoint.load_network(model, prefix, config.network)
+    step = load_network(model, prefix, config.network)
     print(f"checkpoint: {prefix}", flush=True)
     draw(
         model,

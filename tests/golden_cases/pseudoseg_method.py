@@ -22,7 +22,7 @@ from tfseg.settings.methods import PseudoSegConfig
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.run import TrainConfig
 from tfseg.training.trainer import Trainer
-from tfseg.weights.checkpoint import variable_name
+from tfseg.weights.checkpoint.names import variable_name
 
 # Where the published code is faulty the cases are too.
 FAULTS = {"grad_cam_mean": "batch_and_rows", "pixel_normalization_statistics": "batch"}

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tfseg.models import DeepLab, build_model
 from tfseg.ops.resize import resize_bilinear
 from tfseg.settings.network import ModelConfig
-from tfseg.weights.checkpoint import variable_name
+from tfseg.weights.checkpoint.names import variable_name
 
 HERE = pathlib.Path(__file__).parents[1] / "golden" / "pseudoseg"
 

@@ -14,13 +14,13 @@ from tfseg.training import memory
 from tfseg.training.interruption import Interruption, Stopped
 from tfseg.training.progress import Progress
 from tfseg.training.trainer import DescribeBatch, Interval, NonFiniteLoss, Trainer
-from tfseg.weights import checkpoint
+from tfseg.weights.checkpoint.store import Store
 
 
 class _Saver:
     """Decides when to save: by the clock, by the step, and at the end."""
 
-    def __init__(self, store: checkpoint.Store, config: TrainConfig):
+    def __init__(self, store: Store, config: TrainConfig):
         self._store, self._config = store, config
         self._last_time = time.monotonic()
         self.last_step: int | None = None
@@ -76,7 +76,7 @@ def run(
     networks = dict(trainer.method.networks())
     if trainer.ema is not None:
         networks["ema"] = trainer.ema
-    store = checkpoint.Store(
+    store = Store(
         config.train_logdir,
         networks,
         trainer.state(),
