@@ -19,7 +19,7 @@ from tfseg.data.reading import (
     size_in_range,
     table_lookup,
 )
-from tfseg.data.source import Source
+from tfseg.data.source import RecordSource
 from tfseg.data.specs import DatasetSpec
 from tfseg.data.split_index import load_index
 from tfseg.errors import UserError
@@ -88,7 +88,7 @@ def make_eval_dataset(
         )
     index = load_index(config.dataset_dir, split, spec)
     strict = dataclasses.replace(config, skip_bad_records=False)
-    source = Source(split, index, spec, strict, labels="optional")
+    source = RecordSource(split, index, spec, strict, labels="optional")
     groups: dict[tuple[int, int], list[int]] = collections.defaultdict(list)
 
     def size_of(height: int, width: int) -> tuple[int, int]:
@@ -193,7 +193,7 @@ def _eval_batches(
 class EvalDataset:
     """One pass over a split; errors of its records are raised as the user's."""
 
-    def __init__(self, source: Source, batches: tf.data.Dataset):
+    def __init__(self, source: RecordSource, batches: tf.data.Dataset):
         self._source, self._batches = source, batches
 
     def __iter__(self):

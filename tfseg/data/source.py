@@ -24,7 +24,7 @@ _RECENT_RECORDS = 4096
 _PNG_PALETTE = 3
 
 
-class Source:
+class RecordSource:
     """Reads the records of a split for TensorFlow, and keeps what went wrong.
 
     Errors that leave a `tf.numpy_function` reach TensorFlow as text; the original is in `errors`.

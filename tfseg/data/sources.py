@@ -9,7 +9,7 @@ from tfseg.data import augment, sampling
 from tfseg.data.framing import RecordError
 from tfseg.data.index import Index
 from tfseg.data.reading import size_in_range
-from tfseg.data.source import Source
+from tfseg.data.source import RecordSource
 from tfseg.data.specs import DatasetSpec, load_spec
 from tfseg.data.split_index import load_index
 from tfseg.data.stream import NEEDING_MASKS, Stream
@@ -51,7 +51,7 @@ def _is_among(ids: np.ndarray, wanted: Iterable[str]) -> np.ndarray:
 
 def make_sources(
     streams: Mapping[str, Stream], spec: DatasetSpec, config: DataConfig
-) -> dict[str, Source]:
+) -> dict[str, RecordSource]:
     """Opens the split of every stream.
 
     Raises:
@@ -83,7 +83,7 @@ def make_sources(
     }
     dropped = _dropped_records(indexes, config)
     sources = {
-        name: Source(
+        name: RecordSource(
             stream.split,
             indexes[name],
             spec,
@@ -263,7 +263,7 @@ def _check_views(name: str, stream: Stream, config: DataConfig) -> None:
         )
 
 
-def _check_sides(source: Source, stream: Stream, config: DataConfig) -> None:
+def _check_sides(source: RecordSource, stream: Stream, config: DataConfig) -> None:
     """Refuses images that are too long for the augmentation.
 
     Raises:
