@@ -2,22 +2,20 @@
 
 A map of the package, in the order in which a command meets it:
 
-* `config` holds every setting: frozen dataclasses, one field = one flag + its help.
-* `flags` turns those dataclasses into absl flags and back; `cli` composes the programs.
-* `data` reads TFRecords (`split_index`, `record_reader`), knows data sets (`specs`), which
-  classes have pixel labels (`class_splits`) and words (`class_embeddings`), augments (`augment`,
-  `composition`, `resized_crop`, `warped_crop`, `short_side_crop`), orders records (`sampling`) and
-  makes batches (`pipeline`, which documents the batch vocabulary).
-* `models` turns images into logits: `backbones/`, `deeplab`, `heads`, `layers`.
+* `settings` holds every setting: frozen dataclasses, one field = one flag + its help, and `flags`,
+  which turns them into absl flags and back; `cli` composes the programs.
+* `data` reads TFRecords (`split_index`, `record_reader`), knows data sets (`specs`), which classes
+  have pixel labels (`class_splits`) and words (`class_embeddings`), augments (`augment/`), orders
+  records (`sampling`) and makes batches (`pipeline`, which documents the batch vocabulary).
+* `models` turns images into logits: `network`, `backbones/`, `heads/`, `layers/`.
 * `ops` are pure functions: losses, resizing, activation maps, pseudo labels.
-* `methods` turn batches into named scalar losses; a method is one file (ZS3Net's generators stand
-  beside it, in `matching` and `region_features`). Its own settings are in `method_config`;
-  `monitors` are what it measures beside its losses.
-* `training` turns losses into updates: the loop, the optimisers, learning-rate schedules.
-* `checkpoint` saves and restores by variable name, TF1 model-zoo checkpoints included;
-  `initial_weights` tells what of a file fits a network; `torch_weights` converts PyTorch's files.
-* `predict`, `inference`, `metrics`, `evaluation`, `visualization` are what `eval.py` and `vis.py`
-  run.
+* `methods` turn batches into named scalar losses; a method is one file (parts of ZS3Net stand in
+  `zs3net_parts/`). `monitors` are what they measure beside their losses.
+* `training` turns losses into updates: the step, the loop, the optimisers.
+* `weights` saves and restores by variable name (`checkpoint/`), TF1 model-zoo checkpoints included,
+  tells what of a file fits a network (`initial`) and reads PyTorch's files, which `torch_weights`
+  converts.
+* `inference` and `metrics` are what `eval.py` and `vis.py` run; `runs` records what a run was.
 * `sharing` has what processes need that share a folder: temporary names and locks.
 * `files` reads JSON and .npz, and `unpickling` pickles, whatever is in them.
 * `errors` has the one exception that a user ever sees.
