@@ -36,7 +36,8 @@ import tensorflow as tf
 from PIL import Image
 
 from tests import torch_files
-from tfseg.data import class_embeddings, class_splits, framing, specs, tfexample
+from tfseg.data import class_embeddings, class_splits, specs
+from tfseg.data import framing, tfexample
 from tfseg.data.encoded_image import image_size
 from tfseg.data.record_reader import RecordReader
 from tfseg.data.shard_scan import Damage, scan
@@ -383,12 +384,14 @@ def _config(folder: str) -> None:
     )
     record.write(
         folder,
-        model=ModelConfig(),
-        data=DataConfig(drop_images="drop.txt"),
-        train=TrainConfig(),
-        method=StrictConfig(),
-        spec=dataclasses.replace(SPEC, seen_unseen=split, vectors=vectors),
-        extra={"initial_run": {"seen_classes": ["cat"], "drop_images": ["other.txt"]}},
+        {
+            "model": ModelConfig(),
+            "data": DataConfig(drop_images="drop.txt"),
+            "train": TrainConfig(method="strict"),
+            "method": StrictConfig(),
+        },
+        dataclasses.replace(SPEC, seen_unseen=split, vectors=vectors),
+        {"initial_run": {"seen_classes": ["cat"], "drop_images": ["other.txt"]}},
     )
 
 

@@ -20,8 +20,8 @@ from tests.runs import (
     losses,
     wait_for_steps,
 )
-from tfseg.cli import _sole_run
 from tfseg.errors import UserError
+from tfseg.runs.training_directory import sole_run
 from tfseg.weights.checkpoint import find
 
 pytestmark = pytest.mark.slow
@@ -117,7 +117,7 @@ def test_an_interrupted_run_reaches_the_same_weights(records, uninterrupted, tmp
     logdir = tmp_path / "run"
     process = start(*long_run(records, logdir), log=tmp_path / "log")
     wait_for_steps(logdir, process, 2)
-    with pytest.raises(UserError, match=f"process {process.pid} on "), _sole_run(logdir, True):
+    with pytest.raises(UserError, match=f"process {process.pid} on "), sole_run(logdir, True):
         pass
     end_with(signum, process, logdir, after=10)
     saved = find.step_of(find.newest(str(logdir)))

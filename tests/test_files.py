@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tfrecords_tools import build_pseudo_labels, check
-from tfseg import cli, files
+from tfseg import files
 from tfseg.data import class_embeddings, class_splits, framing, index_file, specs, tfexample
 from tfseg.data.atomic_writing import ShardWriter
 from tfseg.data.framing import RecordError
@@ -24,11 +24,12 @@ from tfseg.data.specs import DatasetSpec
 from tfseg.data.split_index import load_index
 from tfseg.errors import UserError
 from tfseg.files import ArrayForm
+from tfseg.runs import load
 from tfseg.runs import record as run_record
-from tfseg.settings import flags
 from tfseg.settings.data import DataConfig
 from tfseg.settings.network import ModelConfig
-from tfseg.settings.prediction import EvalConfig
+from tfseg.settings.reading import check_saved, make
+from tfseg.settings.run import TrainConfig
 
 SPEC = DatasetSpec("toy", ("background", "cat", "dog"))
 
@@ -262,16 +263,12 @@ def config(tmp_path, monkeypatch):
     values = np.eye(3, dtype=np.float32)
     vectors = class_embeddings.ClassVectors(values, "v", "0" * 64, "none")
     spec = DatasetSpec("toy", SPEC.class_names, seen_unseen=split, vectors=vectors)
-    settings = {"model": ModelConfig(), "data": DataConfig(), "train": EvalConfigWithSeed()}
-    run_record.write(
-        str(tmp_path), **settings, method=ModelConfig(), spec=spec,
-        extra={"initial_run": {"seen_classes": ["cat"], "oracle_layout": False, "drop_images": []}},
-    )  # fmt: skip
+    train = TrainConfig()
+    sections = {"model": ModelConfig(), "data": DataConfig(), "train": train}
+    sections["method"] = train.method_settings
+    seen = {"seen_classes": ["cat"], "oracle_layout": False, "drop_images": []}
+    run_record.write(str(tmp_path), sections, spec, {"initial_run": seen})
     return json.loads((tmp_path / "config.json").read_text())
-
-
-class EvalConfigWithSeed(EvalConfig):
-    seed = 0
 
 
 def test_every_damaged_form_of_config_json(tmp_path, config):
@@ -287,8 +284,8 @@ def test_every_damaged_form_of_config_json(tmp_path, config):
             record = run_record.read(str(tmp_path), of_run=True)
             run_record.told(record)
             run_record.zero_label_facts(record["dataset"])
-            flags.check_saved(ModelConfig, record["model"], where="x")
-            flags.check_saved(DataConfig, record["data"], where="x")
+            check_saved(ModelConfig, record["model"], where="x")
+            check_saved(DataConfig, record["data"], where="x")
             split = record["dataset"].get("split")
             split and class_splits.ClassSplit.from_json(split)
         except UserError:
@@ -313,13 +310,12 @@ def test_every_damaged_form_of_config_json(tmp_path, config):
         ("head", "none"),
         ("model_variant", None),
         ("add_image_level_feature", 1),
-        ("low_rank_iterations", 10**9),
     ],
 )
 def test_a_saved_setting_that_no_flag_could_give(name, value):
-    flags.check_saved(ModelConfig, {"decoder_filters": 64, "atrous_rates": [6, 12]}, where="x")
+    check_saved(ModelConfig, {"decoder_filters": 64, "atrous_rates": [6, 12]}, where="x")
     with pytest.raises(UserError, match=f"c.json, {name}"):
-        flags.check_saved(ModelConfig, {name: value}, where="c.json")
+        check_saved(ModelConfig, {name: value}, where="c.json")
 
 
 @pytest.mark.parametrize(
@@ -327,7 +323,7 @@ def test_a_saved_setting_that_no_flag_could_give(name, value):
     [
         {"decoder_filters": 10**6},
         {"aspp_convs_filters": 10**6},
-        {"projection_dim": 10**6},
+        {"head": "projection", "projection_dim": 10**6},
         {"divisible_by": 10**6},
         {"depth_multiplier": 1000.0},
         {"logits_kernel_size": 1001},
@@ -342,11 +338,9 @@ def test_a_network_larger_than_its_checkpoint_is_refused_before_it_is_made(monke
 
     monkeypatch.setattr(find, "newest", lambda path: path)
     monkeypatch.setattr(reading, "open_reader", lambda prefix: Reader())
-    cli._check_widths(ModelConfig(decoder_filters=512, logits_kernel_size=3), "run", "c.json")
-    with pytest.raises(
-        UserError, match=f"larger network.*\n.*c.json, model.{next(iter(settings))}"
-    ):
-        cli._check_widths(ModelConfig(**settings), "run", "c.json")
+    load._check_widths(ModelConfig(decoder_filters=512, logits_kernel_size=3), "run", "c.json")
+    with pytest.raises(UserError, match=f"larger network.*\n.*c.json, model.{list(settings)[-1]}"):
+        load._check_widths(make(ModelConfig, **settings), "run", "c.json")
 
 
 # .npz: one table of forms for every reader --------------------------------------------------------

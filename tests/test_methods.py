@@ -11,12 +11,12 @@ from tfseg.data.class_embeddings import ClassVectors
 from tfseg.data.class_splits import UNLABELLED, ClassSplit
 from tfseg.data.specs import DatasetSpec
 from tfseg.data.stream import Stream
-from tfseg.methods import METHODS
 from tfseg.models import BACKBONES, model_builder
 from tfseg.monitors import Monitors, summarise
 from tfseg.settings.data import DataConfig
-from tfseg.settings.methods import METHOD_CONFIGS
+from tfseg.settings.methods import METHODS
 from tfseg.settings.network import ModelConfig
+from tfseg.settings.reading import check_heeded, make
 from tfseg.settings.run import TrainConfig
 from tfseg.training.trainer import Trainer
 from tfseg.weights.checkpoint.names import variable_name
@@ -106,7 +106,7 @@ def regime_id(regime) -> str:
 
 def settings_of(regime):
     """Returns the method's settings in a regime."""
-    return METHOD_CONFIGS[regime["name"]](**regime.get("settings", {}))
+    return METHODS[regime["name"]].settings(**regime.get("settings", {}))
 
 
 def config_of(regime):
@@ -119,7 +119,7 @@ def config_of(regime):
 def batch_of(regime):
     """Returns a batch of a regime's streams."""
     return random_batch(
-        METHODS[regime["name"]],
+        METHODS[regime["name"]].load(),
         config_of(regime),
         settings=settings_of(regime),
         spec=regime.get("spec", SPEC),
@@ -133,6 +133,7 @@ HIDING = [
     if any(
         stream.labels in ("hidden", "listed", "seen")
         for stream in METHODS[regime["name"]]
+        .load()
         .streams(DataConfig(dataset_dir="none"), config_of(regime), settings_of(regime))
         .values()
     )
@@ -208,12 +209,14 @@ def random_batch(
 def make_method(name="pseudoseg", *, weakly=False, model=None, settings=None, spec=SPEC, **train):
     """Builds a method around a small network; also returns its configuration."""
     train = {"train_batch_size": 4, "base_learning_rate": 0.01, **train}
-    config = TrainConfig(method=name, weakly=weakly, **train)
-    model_config = ModelConfig(**{**SMALL, "batch_norm_momentum": 0.9, **(model or {})})
-    settings = METHOD_CONFIGS[name](**(settings or {}))
-    model_config = METHODS[name].network_config(model_config, settings)
+    given = {**train, **(model or {}), **(settings or {})}
+    settings = METHODS[name].settings(**(settings or {}))
+    config = TrainConfig(method=name, weakly=weakly, method_settings=settings, **train)
+    model_config = make(ModelConfig, **{**SMALL, "batch_norm_momentum": 0.9, **(model or {})})
+    check_heeded(given, [model_config, DataConfig(), config])
+    model_config = METHODS[name].load().network_config(model_config, settings)
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    method = METHODS[name](
+    method = METHODS[name].load()(
         build_model=model_builder(model_config, spec, CROP, seed=config.seed),
         spec=spec,
         config=config,
@@ -274,7 +277,7 @@ def gradients_of(trainer):
 
 
 def test_every_method_is_tested():
-    assert {regime["name"] for regime in REGIMES} == set(METHODS) == set(METHOD_CONFIGS)
+    assert {regime["name"] for regime in REGIMES} == set(METHODS)
 
 
 @pytest.mark.parametrize("regime", REGIMES, ids=regime_id)
@@ -310,7 +313,7 @@ def test_parameter_groups_of_deeplab_and_plain_ones():
 
 def test_a_frozen_backbone_stays_as_it_was():
     config = TrainConfig(method="pseudoseg", train_batch_size=4)
-    batch = random_batch(METHODS["pseudoseg"], config)
+    batch = random_batch(METHODS["pseudoseg"].load(), config)
     trainer = make_trainer(one_replica(), batch, model={"freeze_backbone": True})
     model = trainer.method.model
     before = {v.ref(): v.numpy() for v in model.variables}
@@ -377,8 +380,10 @@ def test_saving_and_restoring_changes_no_step(regime, tmp_path):
 
 
 def test_the_hidden_stream_names_its_directory():
-    streams = METHODS["pseudoseg"].streams(
-        DataConfig(dataset_dir="a", dataset_dir_cls="b"), TrainConfig()
+    streams = (
+        METHODS["pseudoseg"]
+        .load()
+        .streams(DataConfig(dataset_dir="a", dataset_dir_cls="b"), TrainConfig())
     )
     assert streams["unlabelled"].dataset_dir == "b" and streams["labelled"].dataset_dir is None
     assert dataclasses.replace(streams["unlabelled"], dataset_dir=None) == Stream(

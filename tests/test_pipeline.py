@@ -11,7 +11,6 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.small_split import SPEC, make_images, png, write_split
-from tfseg import cli
 from tfseg.data import pipeline, sampling, specs, tfexample
 from tfseg.data.atomic_writing import ShardWriter
 from tfseg.data.evaluation_batches import UNPADDED, make_eval_dataset, padded_size
@@ -23,7 +22,10 @@ from tfseg.data.split_index import load_index
 from tfseg.data.stream import Stream
 from tfseg.errors import UserError
 from tfseg.ops.resize import resize_pillow
+from tfseg.runs.training_data import TrainingData
+from tfseg.runs.training_directory import note_new_order
 from tfseg.settings.data import DataConfig
+from tfseg.settings.reading import make
 from tfseg.settings.run import TrainConfig
 
 MEAN = (127.5, 127.5, 127.5)
@@ -64,8 +66,9 @@ def folder(tmp_path_factory):
 
 
 def settings(folder, **changes):
-    return DataConfig(
-        **{"dataset_dir": str(folder), "train_crop_size": (33, 33), "data_threads": 2, **changes}
+    return make(
+        DataConfig,
+        **{"dataset_dir": str(folder), "train_crop_size": (33, 33), "data_threads": 2, **changes},
     )
 
 
@@ -134,7 +137,7 @@ def test_streams_are_drawn_by_their_splits_where_these_differ():
 def test_the_images_of_a_step_are_named_where_two_streams_read_one_split(folder):
     streams = {"first": STREAM, "second": STREAM}
     config = settings(folder, augmentation="resized_crop")
-    data = cli.TrainingData(streams, SPEC, config, TrainConfig(seed=3), None)
+    data = TrainingData(streams, SPEC, config, TrainConfig(seed=3), None)
     batch = take(dataset_of(config, streams), 3)[2]
     named = (
         f"{name}: {', '.join(f'image_{i}' for i in stream['index'])}"
@@ -145,13 +148,13 @@ def test_the_images_of_a_step_are_named_where_two_streams_read_one_split(folder)
 
 def test_a_saved_run_says_that_a_stream_is_drawn_otherwise_from_now_on(capsys):
     shared = {"labelled": STREAM, "unlabelled": STREAM}
-    cli.note_new_order({"seed": 0}, shared)
+    note_new_order({"seed": 0}, shared)
     told = capsys.readouterr().out
     assert "'train'" in told and "'unlabelled'" in told and "numbers differ" in told
     # Nothing where this version has begun the run, or has told it already.
-    cli.note_new_order({"seed": 0, "drawn_by": pipeline.drawn_by(shared)}, shared)
+    note_new_order({"seed": 0, "drawn_by": pipeline.drawn_by(shared)}, shared)
     distinct = {"labelled": STREAM, "unlabelled": Stream("train_aug", 4)}
-    cli.note_new_order({"seed": 0}, distinct)
+    note_new_order({"seed": 0}, distinct)
     assert capsys.readouterr().out == ""
 
 

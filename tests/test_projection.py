@@ -10,6 +10,7 @@ from tests.test_methods import SMALL, SPEC, toy_backbone  # noqa: F401  (a fixtu
 from tfseg.errors import UserError
 from tfseg.models import build_model, model_builder
 from tfseg.settings.network import ModelConfig
+from tfseg.settings.reading import make
 from tfseg.weights.checkpoint import find
 from tfseg.weights.checkpoint.names import variable_name
 from tfseg.weights.checkpoint.store import Store
@@ -22,7 +23,7 @@ IMAGE = tf.random.stateless_uniform([2, 33, 33, 3], [0, 1], 0.0, 255.0)
 
 def network(*, vectors=VECTORS, name="model", seed=0, **config):
     return build_model(
-        ModelConfig(**{**SMALL, "head": "projection", **config}),
+        make(ModelConfig, **{**SMALL, "head": "projection", **config}),
         num_classes=4,
         num_image_classes=3,
         crop_size=(33, 33),
@@ -77,7 +78,7 @@ def save(model, folder, name="model"):
 def test_a_checkpoint_brings_the_vectors(tmp_path):
     trained = network(seed=1)
     save(trained, tmp_path)
-    config = ModelConfig(**SMALL, head="projection", projection_dim=5)
+    config = make(ModelConfig, **SMALL, head="projection", projection_dim=5)
     without = dataclasses.replace(SPEC, vectors=None)
     model = model_builder(config, without, (33, 33))()
     assert not model.class_vectors.numpy().any()

@@ -91,7 +91,7 @@ def test_the_regime_settles_the_network(supervision):
     config = SLRNet.network_config(ModelConfig(), SLRNetConfig(supervision=supervision))
     learned = supervision == "pixel_labels"
     assert config.head == "low_rank"
-    assert config.background_logit == ("learned" if learned else "constant")
+    assert config.head_settings.background_logit == ("learned" if learned else "constant")
 
 
 # Pseudo masks ------------------------------------------------------------------------------------

@@ -2,20 +2,22 @@
 
 A map of the package, in the order in which a command meets it:
 
-* `settings` holds every setting: frozen dataclasses, one field = one flag + its help, and `flags`,
-  which turns them into absl flags and back; `cli` composes the programs.
-* `data` reads TFRecords (`split_index`, `record_reader`), knows data sets (`specs`), which classes
-  have pixel labels (`class_splits`) and words (`class_embeddings`), augments (`augment/`), orders
-  records (`sampling`) and makes batches (`pipeline`, which documents the batch vocabulary).
+* `settings` holds every setting: frozen dataclasses, one field = one flag + its help; registries of
+  methods, heads and augmentations; `flags` makes absl flags of them, and `help` the help page.
+* `cli` is the programs, `api` the same as Python functions: `tfseg.fit`, `evaluate`, `draw`,
+  `load`, `predict`. Both call `runs`, which puts a run together from settings.
+* `data` reads TFRecords (`split_index`, `record_reader`), knows data sets and splits (`specs`),
+  which classes have pixel labels (`class_splits`) and words (`class_embeddings`), orders records
+  (`sampling`), augments (`augment/`, one file each) and makes batches (`pipeline`, which documents
+  the batch vocabulary).
 * `models` turns images into logits: `network`, `backbones/`, `heads/`, `layers/`.
 * `ops` are pure functions: losses, resizing, activation maps, pseudo labels.
 * `methods` turn batches into named scalar losses; a method is one file (parts of ZS3Net stand in
-  `zs3net_parts/`). `monitors` are what they measure beside their losses.
-* `training` turns losses into updates: the step, the loop, the optimisers.
-* `weights` saves and restores by variable name (`checkpoint/`), TF1 model-zoo checkpoints included,
-  tells what of a file fits a network (`initial`) and reads PyTorch's files, which `torch_weights`
-  converts.
-* `inference` and `metrics` are what `eval.py` and `vis.py` run; `runs` records what a run was.
+  `zs3net_parts/`). `monitors` are what it measures beside its losses.
+* `training` turns losses into updates: the loop, the optimisers, learning-rate schedules.
+* `weights` are on disk: checkpoints by variable name (`checkpoint/`), initial weights, PyTorch's
+  files; `torch_weights` is the program that converts these.
+* `inference` gets from a trained network to predictions, metrics and pictures.
 * `sharing` has what processes need that share a folder: temporary names and locks.
 * `files` reads JSON and .npz, and `unpickling` pickles, whatever is in them.
 * `errors` has the one exception that a user ever sees.
@@ -61,3 +63,16 @@ def _select_keras_2() -> None:
 
 
 _select_keras_2()
+
+from tfseg.errors import UserError  # noqa: E402
+
+__all__ = ["UserError", "draw", "evaluate", "fit", "load", "predict"]
+
+
+def __getattr__(name: str) -> object:
+    """Imports the functions of `tfseg.api`, and with them TensorFlow, when one is asked for."""
+    if name in __all__:
+        from tfseg import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'tfseg' has no attribute '{name}'")

@@ -12,7 +12,8 @@ import re
 import numpy as np
 import tensorflow as tf
 
-from tfseg.models import DeepLab, build_model
+from tfseg.models import build_model
+from tfseg.models.heads.deeplab import DeepLab
 from tfseg.ops.resize import resize_bilinear
 from tfseg.settings.network import ModelConfig
 from tfseg.weights.checkpoint.names import variable_name

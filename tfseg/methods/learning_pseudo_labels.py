@@ -73,7 +73,6 @@ class LearningPseudoLabels(Method):
                 received=f"{self._replicas} replicas",
                 fix="leave it out, or use one replica",
             )
-        self.refuse_flags("label_weights", "top_k_percent_pixels", "upsample_logits")
 
     def networks(self):
         return {"hybrid": self.model, "pseudo": self.pseudo_net}

@@ -55,7 +55,6 @@ class Strict(SPNet):
 
     Config = StrictConfig
     # Source: specification 1.4, 3.
-    network_defaults = {**SPNet.network_defaults, "fine_tune_batch_norm": False}
 
     def __init__(self, *, build_model, **options):
         super().__init__(build_model=build_model, **options)

@@ -21,6 +21,8 @@ from tqdm import tqdm
 
 from tfseg.models.layers.batch_norm import BatchNorm, PooledStatistics
 from tfseg.runs.record import read, write_record
+from tfseg.settings.run import TrainConfig
+from tfseg.training.interruption import Stopped
 from tfseg.weights.checkpoint import find, writing
 from tfseg.weights.checkpoint.names import variable_name
 from tfseg.weights.checkpoint.stored_networks import (
@@ -117,3 +119,42 @@ def write(
     record = {**(read(logdir) or {}), "reestimated_batch_norm": facts}
     write_record(os.path.join(logdir, FOLDER), record)
     return target
+
+
+def run(config: TrainConfig, build: Callable[..., Any], data: Any, interruption: Any) -> int:
+    """Writes a trained network with batch norm statistics measured anew.
+
+    Args:
+      config: of the run; it is complete.
+      build: see `write`.
+      data: the run's `TrainingData`.
+      interruption: stops the work early.
+
+    Returns:
+      An exit code.
+    """
+    stream, batch_size, batches = data.largest_stream(config.reestimate_batch_norm)
+    images = batch_size * batches
+    print(f"batch norm: measuring its statistics on {images} images of stream {stream}", flush=True)
+
+    def looked_at():
+        for batch in data.first_views(stream, batch_size, batches):
+            interruption.check()
+            yield batch
+
+    try:
+        prefix = write(
+            config.train_logdir,
+            build,
+            looked_at,
+            num_batches=batches,
+            facts={"images": images, "batch_size": batch_size, "stream": stream},
+        )
+    except Stopped as stopped:
+        print("batch norm: not written; run the same command again", flush=True)
+        return stopped.exit_code
+    print(
+        f"batch norm: {prefix}; evaluate it by --checkpoint_dir={os.path.dirname(prefix)}",
+        flush=True,
+    )
+    return 0

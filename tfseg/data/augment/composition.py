@@ -404,15 +404,18 @@ def compose(
 
 def max_side(config: DataConfig, *, light: bool) -> int | None:
     """Returns the longest side in pixels that can be warped; None: any, for nothing is."""
-    return MAX_SIDE_PX if config.augmentation_ops and not light else None
+    return MAX_SIDE_PX if config.augmentation_settings.augmentation_ops and not light else None
 
 
 def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, tf.Tensor]]:
     """See `augment.make_views`."""
     use_one_thread_per_call()
-    scale_range = (config.min_scale_factor, config.max_scale_factor)
+    scale_range = (
+        config.augmentation_settings.min_scale_factor,
+        config.augmentation_settings.max_scale_factor,
+    )
     scale_factors(*scale_range, step=0)  # refuses wrong ones
-    ops = 0 if context.light else config.augmentation_ops
+    ops = 0 if context.light else config.augmentation_settings.augmentation_ops
 
     def made(rng, image, label):
         draws = draw(

@@ -439,7 +439,9 @@ def training_views(
 def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, tf.Tensor]]:
     """See `augment.make_views`."""
     scales = scale_factors(
-        config.min_scale_factor, config.max_scale_factor, config.scale_factor_step_size
+        config.augmentation_settings.min_scale_factor,
+        config.augmentation_settings.max_scale_factor,
+        config.augmentation_settings.scale_factor_step_size,
     )
 
     def views(image, label, size, seed):
@@ -448,7 +450,10 @@ def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, 
             size,
             crop_size=config.train_crop_size,
             scales=scales,
-            scale_range=(config.min_scale_factor, config.max_scale_factor),
+            scale_range=(
+                config.augmentation_settings.min_scale_factor,
+                config.augmentation_settings.max_scale_factor,
+            ),
             flip_probability=config.flip_probability,
             jitter_strength=config.jitter_strength,
         )

@@ -180,7 +180,7 @@ def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, 
     Raises:
       UserError: --crop_area is no range of shares.
     """
-    area = tuple(config.crop_area)
+    area = tuple(config.augmentation_settings.crop_area)
     if len(area) != 2 or not 0 < area[0] <= area[1] <= 1:
         raise UserError(
             "The random areas of the crop are wrong.",
