@@ -15,11 +15,12 @@ features that one forward pass makes, 1/3, and its generator.
 import argparse
 import dataclasses
 
+import tfseg  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
+
 import numpy as np
 import tensorflow as tf
 from turns import median_times
 
-import tfseg  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 from tfseg.data.class_embeddings import ClassVectors
 from tfseg.data.class_splits import ClassSplit
 from tfseg.data.specs import DATASETS, DatasetSpec
@@ -34,7 +35,9 @@ PLAIN_SPEC = DATASETS["pascal_voc_seg"]
 # The last five classes have no pixel labels, as in SPNet's split; random vectors of its width.
 SPLIT_SPEC = dataclasses.replace(
     PLAIN_SPEC,
-    split=ClassSplit("last five", seen=tuple(range(16)), unseen=tuple(range(16, 21)), background=0),
+    seen_unseen=ClassSplit(
+        "last five", seen=tuple(range(16)), unseen=tuple(range(16, 21)), background=0
+    ),
     vectors=ClassVectors(
         np.random.default_rng(0).normal(size=(PLAIN_SPEC.num_classes, 600)).astype(np.float32),
         source="random",

@@ -13,11 +13,12 @@ import resource
 import subprocess
 import sys
 
+import tfseg  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
+
 import numpy as np
 import tensorflow as tf
 from turns import median_times
 
-import tfseg  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 from tfseg.data.specs import DATASETS
 from tfseg.methods.slrnet import SLRNet
 from tfseg.models import BACKBONES, model_builder

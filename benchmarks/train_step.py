@@ -17,9 +17,10 @@ import subprocess
 import sys
 import time
 
+import tfseg  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
+
 import tensorflow as tf
 
-import tfseg  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 from tfseg.data.specs import DATASETS
 from tfseg.methods.supervised import Supervised
 from tfseg.models import BACKBONES, model_builder

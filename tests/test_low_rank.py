@@ -14,7 +14,7 @@ from tfseg.models.heads.factorisation import (
     initial_bases,
 )
 from tfseg.models.heads.low_rank import LowRankNet, with_background
-from tfseg.models.layers import Settings
+from tfseg.models.layers.settings import Settings
 from tfseg.ops.class_scores import class_scores
 from tfseg.ops.resize import resize_bilinear
 from tfseg.ops.two_views import second_view, to_first_view

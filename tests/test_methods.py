@@ -19,7 +19,8 @@ from tfseg.settings.network import ModelConfig
 from tfseg.settings.reading import check_heeded, make
 from tfseg.settings.run import TrainConfig
 from tfseg.training.trainer import Trainer
-from tfseg.weights import checkpoint
+from tfseg.weights.checkpoint.names import variable_name
+from tfseg.weights.checkpoint.store import Store
 
 CROP = (33, 33)
 # Cows have no pixel labels in zero-label runs.
@@ -253,13 +254,13 @@ def one_replica():
 
 
 def values(variables):
-    return {checkpoint.variable_name(v): v.numpy() for v in variables}
+    return {variable_name(v): v.numpy() for v in variables}
 
 
 def moments_of(trainer):
     """Returns (variable name, momentum) pairs."""
     return [
-        (checkpoint.variable_name(v), slot.numpy())
+        (variable_name(v), slot.numpy())
         for group, optimizer in zip(trainer.groups, trainer.optimizers)
         for v, slot in zip(group.variables, _moments(optimizer))
     ]
@@ -288,7 +289,9 @@ def regime(request):
 @pytest.fixture(scope="module")
 def trainer(regime):
     """A trainer on one replica before its first step."""
-    return make_trainer(one_replica(), batch_of(regime), **regime)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "toy", ToyBackbone)
+        return make_trainer(one_replica(), batch_of(regime), **regime)
 
 
 def _check_contract(trainer):
@@ -335,11 +338,11 @@ def everything_of(trainer):
 
 
 def test_a_run_that_is_restored_elsewhere_is_the_same(regime, trainer, tmp_path):
-    store = checkpoint.Store(str(tmp_path), trainer.method.networks(), trainer.state(), 1, True)
+    store = Store(str(tmp_path), trainer.method.networks(), trainer.state(), 1, True)
     trainer.train(1)
     store.save(2)
     other = make_trainer(one_replica(), batch_of(regime), **regime, seed=5)
-    checkpoint.Store(str(tmp_path), other.method.networks(), other.state(), 1, True).restore()
+    Store(str(tmp_path), other.method.networks(), other.state(), 1, True).restore()
     expected, restored = everything_of(trainer), everything_of(other)
     assert restored.keys() == expected.keys()
     for name, variable in restored.items():
@@ -365,11 +368,11 @@ def test_saving_and_restoring_changes_no_step(regime, tmp_path):
     batch = batch_of(regime)
     trainer = make_trainer(one_replica(), batch, **regime)
     trainer.train(2)
-    store = checkpoint.Store(str(tmp_path), trainer.method.networks(), trainer.state(), 1, True)
+    store = Store(str(tmp_path), trainer.method.networks(), trainer.state(), 1, True)
     store.save(2)
     trainer.train(1)
     other = make_trainer(one_replica(), batch, **regime, seed=0)
-    checkpoint.Store(str(tmp_path), other.method.networks(), other.state(), 1, True).restore()
+    Store(str(tmp_path), other.method.networks(), other.state(), 1, True).restore()
     other.train(1)
     expected = everything_of(trainer)
     for name, variable in everything_of(other).items():

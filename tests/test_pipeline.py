@@ -11,10 +11,14 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.small_split import SPEC, make_images, png, write_split
-from tfseg.data import pipeline, records, sampling, specs, tfexample
+from tfseg.data import pipeline, sampling, specs, tfexample
+from tfseg.data.atomic_writing import ShardWriter
 from tfseg.data.evaluation_batches import UNPADDED, make_eval_dataset, padded_size
 from tfseg.data.framing import HEADER_BYTES, frame
+from tfseg.data.index_file import index_path
+from tfseg.data.shards import shard_name
 from tfseg.data.sources import make_sources
+from tfseg.data.split_index import load_index
 from tfseg.data.stream import Stream
 from tfseg.errors import UserError
 from tfseg.ops.resize import resize_pillow
@@ -34,11 +38,11 @@ def write(folder, *, image_labels=None, images=None, labels=None):
     """Writes two shards of five records; returns their images and labels."""
     made = make_images(SIZES)
     images, labels = images or made[0], labels or made[1]
-    if os.path.exists(records.index_path(folder, "train")):
-        os.remove(records.index_path(folder, "train"))  # of what was written before
+    if os.path.exists(index_path(folder, "train")):
+        os.remove(index_path(folder, "train"))  # of what was written before
     for shard in range(2):
-        path = os.path.join(folder, records.shard_name("train", shard, 2))
-        with records.ShardWriter(path) as writer:
+        path = os.path.join(folder, shard_name("train", shard, 2))
+        with ShardWriter(path) as writer:
             for i in range(5 * shard, 5 * shard + 5):
                 label = labels[i]
                 writer.write(
@@ -315,7 +319,7 @@ def listed_folder(tmp_path):
     named = [sorted(set(np.unique(label)) - {0, 255}) for label in labels]
     write(str(tmp_path), labels=labels, image_labels=named)
     few = [1, 4, 7]
-    with records.ShardWriter(str(tmp_path / records.shard_name("few", 0, 1))) as writer:
+    with ShardWriter(str(tmp_path / shard_name("few", 0, 1))) as writer:
         for i in few:
             writer.write(
                 tfexample.encode(
@@ -872,7 +876,7 @@ def test_a_split_that_cannot_serve_a_stream_is_refused(tmp_path, stream, message
 
 
 def index_of(folder):
-    return records.load_index(str(folder), "train", SPEC)
+    return load_index(str(folder), "train", SPEC)
 
 
 def overwrite(folder, i, change):
@@ -947,7 +951,7 @@ def test_an_id_beyond_the_classes_names_the_image(tmp_path):
 def replace_label(folder, encoded):
     """Makes a split of one record with that mask."""
     image = np.zeros((12, 16, 3), np.uint8)
-    with records.ShardWriter(os.path.join(folder, records.shard_name("train", 0, 1))) as writer:
+    with ShardWriter(os.path.join(folder, shard_name("train", 0, 1))) as writer:
         writer.write(
             tfexample.encode(image=png(image), label=encoded, filename="only", height=12, width=16)
         )

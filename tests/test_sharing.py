@@ -13,8 +13,8 @@ import pytest
 
 from tests.programs import environment
 from tfseg import sharing
-from tfseg.runs.training_directory import sole_run
 from tfseg.errors import UserError
+from tfseg.runs.training_directory import sole_run
 
 
 def test_no_two_names_are_equal_and_a_worker_has_its_task_in_it(monkeypatch):

@@ -6,16 +6,17 @@ A map of the package, in the order in which a command meets it:
   methods, heads and augmentations; `flags` makes absl flags of them, and `help` the help page.
 * `cli` is the programs, `api` the same as Python functions: `tfseg.fit`, `evaluate`, `draw`,
   `load`, `predict`. Both call `runs`, which puts a run together from settings.
-* `data` reads TFRecords, knows data sets and splits (`specs`), which classes have pixel labels
-  (`class_splits`) and words (`class_embeddings`), orders records (`sampling`), augments
-  (`augment/`, one file each) and makes batches (`pipeline`, which documents the batch vocabulary).
-* `models` turns images into logits: `backbones/`, `heads/`, `layers`.
+* `data` reads TFRecords (`split_index`, `record_reader`), knows data sets and splits (`specs`),
+  which classes have pixel labels (`class_splits`) and words (`class_embeddings`), orders records
+  (`sampling`), augments (`augment/`, one file each) and makes batches (`pipeline`, which documents
+  the batch vocabulary).
+* `models` turns images into logits: `network`, `backbones/`, `heads/`, `layers/`.
 * `ops` are pure functions: losses, resizing, activation maps, pseudo labels.
-* `methods` turn batches into named scalar losses; a method is one file. `monitors` are what it
-  measures beside its losses.
+* `methods` turn batches into named scalar losses; a method is one file (parts of ZS3Net stand in
+  `zs3net_parts/`). `monitors` are what it measures beside its losses.
 * `training` turns losses into updates: the loop, the optimisers, learning-rate schedules.
-* `weights` are on disk: checkpoints by variable name, initial weights, PyTorch's files;
-  `torch_weights` is the program that converts these.
+* `weights` are on disk: checkpoints by variable name (`checkpoint/`), initial weights, PyTorch's
+  files; `torch_weights` is the program that converts these.
 * `inference` gets from a trained network to predictions, metrics and pictures.
 * `sharing` has what processes need that share a folder: temporary names and locks.
 * `files` reads JSON and .npz, and `unpickling` pickles, whatever is in them.

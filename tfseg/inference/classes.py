@@ -3,8 +3,10 @@
 import numpy as np
 import tensorflow as tf
 
-from tfseg.data import records, tfexample
+from tfseg.data import tfexample
 from tfseg.data.framing import RecordError
+from tfseg.data.index import Index
+from tfseg.data.record_reader import RecordReader
 from tfseg.data.specs import DatasetSpec
 from tfseg.ops.class_aware import present_classes
 from tfseg.settings.prediction import PredictionConfig
@@ -12,7 +14,7 @@ from tfseg.settings.prediction import PredictionConfig
 
 def classes_allowed(
     config: PredictionConfig,
-    index: records.Index,
+    index: Index,
     spec: DatasetSpec,
     *,
     dataset_dir: str,
@@ -56,9 +58,7 @@ def evaluated_label(label: np.ndarray, spec: DatasetSpec) -> np.ndarray:
     return np.where(is_class, table[np.where(is_class, label, 0)], label)
 
 
-def classes_present(
-    index: records.Index, spec: DatasetSpec, *, dataset_dir: str, split: str
-) -> np.ndarray:
+def classes_present(index: Index, spec: DatasetSpec, *, dataset_dir: str, split: str) -> np.ndarray:
     """Returns which classes each image of a split may be given, by its image-level labels.
 
     Args:
@@ -87,7 +87,7 @@ def classes_present(
         first = int(numbers[0])
         raise RecordError(
             f"{numbers.size} of {index.size} images of split '{split}' {what}.",
-            location=records.RecordReader(index, dataset_dir).location(first),
+            location=RecordReader(index, dataset_dir).location(first),
             key=tfexample.IMAGE_LABELS,
             received=f"image {index.ids[first]}",
             accepted=accepted,

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfseg import metrics
-from tfseg.data.framing import write_atomically
+from tfseg.data.atomic_writing import write_atomically
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 from tfseg.inference.zero_label import describe_modes, scores_by_mode

@@ -16,7 +16,7 @@ from tfseg.data.specs import DatasetSpec
 from tfseg.data.stream import Stream
 from tfseg.errors import check_choice
 from tfseg.models import decayed_variables
-from tfseg.models.layers import BatchNorm
+from tfseg.models.layers.batch_norm import BatchNorm
 from tfseg.monitors import Monitors
 from tfseg.settings.data import DataConfig
 from tfseg.settings.methods import MethodSettings

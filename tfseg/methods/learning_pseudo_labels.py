@@ -24,7 +24,7 @@ import tensorflow as tf
 from tfseg.data.stream import Stream
 from tfseg.errors import UserError
 from tfseg.methods.base import Batch, Method, ParamGroup
-from tfseg.models.layers import fold_seed
+from tfseg.models.layers.dropout import fold_seed
 from tfseg.monitors import Monitors
 from tfseg.ops import class_aware, cross_training
 from tfseg.ops import losses as loss_ops

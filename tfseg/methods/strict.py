@@ -38,7 +38,7 @@ from tfseg.errors import UserError
 from tfseg.methods import zero_label
 from tfseg.methods.base import Batch
 from tfseg.methods.spnet import SPNet
-from tfseg.models.layers import fold_seed
+from tfseg.models.layers.dropout import fold_seed
 from tfseg.monitors import Monitors
 from tfseg.ops import agreement
 from tfseg.ops.calibration import Calibration, calibrated

@@ -21,7 +21,7 @@ from tfseg.training import devices
 from tfseg.training.interruption import Interruption
 from tfseg.training.loop import run
 from tfseg.training.trainer import Trainer
-from tfseg.weights import checkpoint
+from tfseg.weights.checkpoint import find
 
 
 def fit(settings: Training) -> int:
@@ -135,7 +135,7 @@ class _Plan:
           UserError: the directory holds another run, or that one saw hidden classes.
         """
         folder = self.settings.train.train_logdir
-        if not checkpoint.has_checkpoint(folder):
+        if not find.has_checkpoint(folder):
             return classes.initial_run(self.settings.train, self.spec)
         changed = run_record.check_continues(folder, self._sections, self.spec)
         if changed:

@@ -4,13 +4,14 @@ from typing import Any
 
 from tfseg.models.heads.projection import CLASS_VECTORS
 from tfseg.settings.run import TrainConfig
-from tfseg.weights import checkpoint
+from tfseg.weights.checkpoint import find
+from tfseg.weights.checkpoint.names import by_name
 from tfseg.weights.initial import load_initial_weights, load_pretrained
 
 
 def initialise_networks(method: Any, config: TrainConfig) -> None:
     """Initialises every network of the method; a run that resumes overwrites this."""
-    if checkpoint.has_checkpoint(config.train_logdir):
+    if find.has_checkpoint(config.train_logdir):
         return
     if not config.pretrained_weights and not config.tf_initial_checkpoint:
         print(
@@ -32,7 +33,7 @@ def _initialise(model, config: TrainConfig) -> set[str]:
     Returns:
       Names of the variables that keep their random values.
     """
-    random = set(checkpoint.by_name(model.variables)) - {CLASS_VECTORS}
+    random = set(by_name(model.variables)) - {CLASS_VECTORS}
     if config.pretrained_weights:
         coverage = load_pretrained(model, config.pretrained_weights)
         print(coverage, flush=True)

@@ -11,7 +11,8 @@ from tfseg.runs.load import network_of
 from tfseg.settings.prediction import EvalConfig
 from tfseg.settings.programs import Prediction
 from tfseg.training import devices
-from tfseg.weights import checkpoint
+from tfseg.weights.checkpoint import find
+from tfseg.weights.checkpoint.stored_networks import load_network
 
 
 def evaluate(settings: Prediction) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def draw(settings: Prediction) -> dict[str, Any] | None:
       UserError: settings, data or checkpoint cannot be used.
     """
     config = settings.config
-    prefix = checkpoint.newest(config.checkpoint_dir)
+    prefix = find.newest(config.checkpoint_dir)
     if prefix is None:
         raise UserError(
             "The directory holds no checkpoint.",
@@ -88,7 +89,7 @@ def draw(settings: Prediction) -> dict[str, Any] | None:
         config,
         with_classifier=prediction_settings.uses_scores(config),
     )
-    step = checkpoint.load_network(model, prefix, config.network)
+    step = load_network(model, prefix, config.network)
     print(f"checkpoint: {prefix}", flush=True)
     return draw_split(
         model,

@@ -11,7 +11,7 @@ from tfseg.runs import record as run_record
 from tfseg.settings.data import DataConfig
 from tfseg.settings.network import OUTPUT_STRIDES, ModelConfig
 from tfseg.settings.reading import check_heeded, check_saved, flat, read
-from tfseg.weights import checkpoint
+from tfseg.weights.checkpoint import find, reading
 
 
 def network_of(
@@ -98,10 +98,10 @@ def _check_widths(config: ModelConfig, checkpoint_dir: str, where: str) -> None:
     Raises:
       UserError: one is larger than anything in the checkpoint.
     """
-    prefix = checkpoint.newest(checkpoint_dir)
+    prefix = find.newest(checkpoint_dir)
     if prefix is None:
         return
-    shapes = checkpoint.open_reader(prefix).get_variable_to_shape_map().values()
+    shapes = reading.open_reader(prefix).get_variable_to_shape_map().values()
     widest = max((max(shape, default=1) for shape in shapes), default=1)
     kernel = max((shape[0] for shape in shapes if len(shape) == 4), default=1)
     widths = {

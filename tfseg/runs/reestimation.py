@@ -19,11 +19,18 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfseg.models.layers import BatchNorm, PooledStatistics
+from tfseg.models.layers.batch_norm import BatchNorm, PooledStatistics
 from tfseg.runs.record import read, write_record
 from tfseg.settings.run import TrainConfig
 from tfseg.training.interruption import Stopped
-from tfseg.weights import checkpoint
+from tfseg.weights.checkpoint import find, writing
+from tfseg.weights.checkpoint.names import variable_name
+from tfseg.weights.checkpoint.stored_networks import (
+    deployable_network,
+    load_network,
+    network_values,
+    stored_variables,
+)
 
 FOLDER = "reestimated"
 
@@ -73,7 +80,7 @@ def estimate(network: Any, batches: Iterable[tf.Tensor]) -> dict[str, np.ndarray
             result = norm.pooled.result()
             if result is not None:
                 for variable, value in zip((norm.moving_mean, norm.moving_variance), result):
-                    measured[checkpoint.variable_name(variable)] = value
+                    measured[variable_name(variable)] = value
     return measured
 
 
@@ -97,18 +104,18 @@ def write(
     Returns:
       The new prefix. It holds the deployable network, and 'ema' where the run has it.
     """
-    prefix = checkpoint.newest(logdir)
-    stored = checkpoint.stored_variables(prefix)
-    names = [checkpoint.deployable_network(prefix)]
+    prefix = find.newest(logdir)
+    stored = stored_variables(prefix)
+    names = [deployable_network(prefix)]
     names += [name for name in ("ema",) if name in stored and name not in names]
     networks = {}
     for name in names:
         network = build()
-        checkpoint.load_network(network, prefix, name)
+        load_network(network, prefix, name)
         looking = tqdm(batches(), total=num_batches, desc="batch norm", unit="batch", disable=None)
-        networks[name] = checkpoint.network_values(prefix, name) | estimate(network, looking)
+        networks[name] = network_values(prefix, name) | estimate(network, looking)
     target = os.path.join(logdir, FOLDER, os.path.basename(prefix))
-    checkpoint.export(target, networks)
+    writing.export(target, networks)
     record = {**(read(logdir) or {}), "reestimated_batch_norm": facts}
     write_record(os.path.join(logdir, FOLDER), record)
     return target

@@ -16,7 +16,8 @@ from tfseg.runs import record as run_record
 from tfseg.settings.data import DataConfig
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.reading import read
-from tfseg.weights import checkpoint
+from tfseg.weights.checkpoint import find
+from tfseg.weights.checkpoint.stored_networks import load_network
 
 
 class Run:
@@ -117,7 +118,7 @@ def load_run(checkpoint_dir: str, network: str | None = None) -> Run:
     Raises:
       UserError: there is no checkpoint or no config.json, or they cannot be read.
     """
-    prefix = checkpoint.newest(checkpoint_dir)
+    prefix = find.newest(checkpoint_dir)
     if prefix is None:
         raise UserError(
             "The directory holds no checkpoint.",
@@ -138,5 +139,5 @@ def load_run(checkpoint_dir: str, network: str | None = None) -> Run:
     spec = DatasetSpec.from_json(dataset, where=where)
     build = model_builder(config, spec, tuple(crop_size))
     model = build()
-    step = checkpoint.load_network(model, prefix, network)
+    step = load_network(model, prefix, network)
     return Run(model, spec, prefix, step, record)

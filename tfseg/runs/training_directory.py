@@ -11,7 +11,7 @@ from tfseg import sharing
 from tfseg.data import pipeline
 from tfseg.errors import UserError
 from tfseg.settings.run import TrainConfig
-from tfseg.weights import checkpoint
+from tfseg.weights.checkpoint import find
 
 # Held by the run that writes a training directory.
 _RUN_LOCK = ".train.lock"
@@ -65,8 +65,8 @@ def sole_run(logdir: str, is_chief: bool) -> Iterator[None]:
 
 def is_complete(config: TrainConfig) -> bool:
     """Returns whether nothing is left to train, so that the run's files stay as they are."""
-    prefix = checkpoint.newest(config.train_logdir)
-    step = None if prefix is None else checkpoint.step_of(prefix)
+    prefix = find.newest(config.train_logdir)
+    step = None if prefix is None else find.step_of(prefix)
     return step is not None and step >= config.training_number_of_steps
 
 

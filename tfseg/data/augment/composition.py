@@ -64,7 +64,7 @@ class Scene:
 
 
 @dataclasses.dataclass(frozen=True)
-class Draws:
+class CompositionDraws:
     """The random decisions for one example.
 
     Attributes:
@@ -118,7 +118,7 @@ def draw(
     ops: int,
     scale_range: tuple[float, float] = (0.5, 2.0),
     flip_probability: float = 0.5,
-) -> Draws:
+) -> CompositionDraws:
     """Makes the decisions of one example.
 
     Args:
@@ -133,7 +133,7 @@ def draw(
     photometric = int(rng.integers(0, ops, endpoint=True))
     names = [PHOTOMETRIC[i] for i in rng.integers(len(PHOTOMETRIC), size=photometric)]
     moves = [GEOMETRIC[i] for i in rng.integers(len(GEOMETRIC), size=ops - photometric)]
-    return Draws(
+    return CompositionDraws(
         photometric=tuple((name, _draw_photometric(rng, name)) for name in names),
         geometric=tuple(
             (name, _draw_geometric(rng, name, scale_range, flip_probability)) for name in moves
@@ -357,7 +357,7 @@ def crop(
 def compose(
     image: np.ndarray,
     label: np.ndarray | None,
-    draws: Draws,
+    draws: CompositionDraws,
     *,
     crop_size: Sequence[int],
     mean_pixel: Sequence[float],

@@ -22,7 +22,7 @@ _BLUR_PROBABILITY = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Draws:
+class ShortSideCropDraws:
     """The random decisions for one example.
 
     Attributes:
@@ -55,7 +55,7 @@ def draw(
     scale_range: Sequence[float] = (0.5, 2.0),
     flip_probability: float = 0.5,
     max_pixels: float = math.inf,
-) -> Draws:
+) -> ShortSideCropDraws:
     """Makes the decisions of one example.
 
     Args:
@@ -80,7 +80,7 @@ def draw(
         for side, crop in zip(scaled, crop_size)
     )
     blur = float(rng.random()) if rng.random() < _BLUR_PROBABILITY else None
-    return Draws(flip, side, (top, left), blur)
+    return ShortSideCropDraws(flip, side, (top, left), blur)
 
 
 def resize_short_side(
@@ -112,7 +112,7 @@ def blurred(image: np.ndarray, deviation: float | None) -> np.ndarray:
 def apply(
     image: np.ndarray,
     label: np.ndarray | None,
-    draws: Draws,
+    draws: ShortSideCropDraws,
     *,
     crop_size: Sequence[int],
     padding_color: Sequence[float],

@@ -22,7 +22,7 @@ _PUBLISHED_SIZE, _PUBLISHED_CROP = 513, 321
 
 
 @dataclasses.dataclass(frozen=True)
-class Draws:
+class WarpedCropDraws:
     """The random decisions for one example.
 
     Attributes:
@@ -55,7 +55,7 @@ def draw(
     size: Sequence[int],
     scale_range: Sequence[float] = (0.5, 1.5),
     flip_probability: float = 0.5,
-) -> Draws:
+) -> WarpedCropDraws:
     """Makes the decisions of one example.
 
     Args:
@@ -73,7 +73,7 @@ def draw(
         int(rng.integers(max(side, least) - crop, endpoint=True))
         for side, least, crop in zip(scaled, size, crop_size)
     )
-    return Draws(scaled, position, bool(rng.random() < flip_probability))
+    return WarpedCropDraws(scaled, position, bool(rng.random() < flip_probability))
 
 
 def warp(
@@ -97,7 +97,7 @@ def warp(
 def apply(
     image: np.ndarray,
     label: np.ndarray | None,
-    draws: Draws,
+    draws: WarpedCropDraws,
     *,
     crop_size: Sequence[int],
     size: Sequence[int],

@@ -18,7 +18,7 @@ from tfseg.models.heads.parts import (
     head_settings,
     scaled_size,
 )
-from tfseg.models.layers import Settings
+from tfseg.models.layers.settings import Settings
 from tfseg.models.network import Network
 from tfseg.ops.resize import resize_bilinear
 from tfseg.settings.network import ModelConfig

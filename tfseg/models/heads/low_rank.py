@@ -22,16 +22,10 @@ from tfseg.models.heads.factorisation import (
     initial_bases,
 )
 from tfseg.models.heads.parts import ASPP, LOW_LEVEL_FILTERS, DecoderStage, conv_unit, head_settings
-from tfseg.models.layers import (
-    Conv2D,
-    Dropout,
-    Layer,
-    Settings,
-    fold_seed,
-    he_normal,
-    he_normal_depthwise,
-    uniform_fan_in,
-)
+from tfseg.models.layers.convolutions import Conv2D
+from tfseg.models.layers.dropout import Dropout, fold_seed
+from tfseg.models.layers.initial_values import he_normal, he_normal_depthwise, uniform_fan_in
+from tfseg.models.layers.settings import Layer, Settings
 from tfseg.models.network import Network
 from tfseg.ops.class_scores import class_scores
 from tfseg.ops.two_views import second_view, to_first_view
