@@ -32,12 +32,7 @@ from tfseg.inference.evaluate import Evaluator
 from tfseg.inference.image_progress import ImageProgress
 from tfseg.inference.report import describe
 from tfseg.inference.settings import check, crf_settings
-from tfseg.inference.watch import (
-    evaluate_checkpoint,
-    evaluate_repeatedly,
-    exiting_on_sigterm,
-    watch_checkpoints,
-)
+from tfseg.inference.watch import evaluate_repeatedly, exiting_on_sigterm, watch_checkpoints
 from tfseg.ops import dense_crf
 from tfseg.ops.resize import resize_bilinear
 from tfseg.settings.data import DataConfig
@@ -231,19 +226,13 @@ def save(folder, model, step):
 
 
 def test_a_checkpoint_is_loaded_and_measured(split, tmp_path):
-    trained = ToyModel()
-    prefix = save(tmp_path / "train", trained, 5)
+    prefix = save(tmp_path / "train", ToyModel(), 5)
     data_config, config = config_of(split[0], tmp_path)
-    result = evaluate_checkpoint(
-        ToyModel(seed=3),
-        tf.distribute.OneDeviceStrategy("/cpu:0"),
-        SPEC,
-        data_config,
-        config,
-        prefix=prefix,
-    )
+    config = dataclasses.replace(config, checkpoint_dir=prefix)
+    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+    result = evaluate_repeatedly(ToyModel(seed=3), strategy, SPEC, data_config, config)
     assert result["confusion_matrix"] == numpy_matrix(split).tolist()
-    assert result["step"] == 5
+    assert (result["step"], result["checkpoint"]) == (5, prefix)
 
 
 def test_each_new_checkpoint_is_evaluated_with_its_own_weights(split, tmp_path, monkeypatch):

@@ -21,43 +21,6 @@ from tfseg.weights.checkpoint import find
 from tfseg.weights.checkpoint.stored_networks import load_network
 
 
-def evaluate_checkpoint(
-    model: Any,
-    strategy: tf.distribute.Strategy,
-    spec: DatasetSpec,
-    data_config: DataConfig,
-    config: EvalConfig,
-    *,
-    prefix: str,
-    prediction_with_upsampled_logits: bool = True,
-    unseen_masks: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Loads one checkpoint into a network, measures it and writes the result.
-
-    Args:
-      model, strategy, spec, data_config, config, prediction_with_upsampled_logits, unseen_masks:
-        see `Evaluator`.
-      prefix: the checkpoint.
-
-    Returns:
-      See `Evaluator.evaluate`.
-
-    Raises:
-      UserError: see `Evaluator` and `checkpoint.load_network`.
-    """
-    evaluator = Evaluator(
-        model,
-        strategy,
-        spec,
-        data_config,
-        config,
-        prediction_with_upsampled_logits=prediction_with_upsampled_logits,
-        unseen_masks=unseen_masks,
-    )
-    step = load_network(model, prefix, config.network)
-    return evaluator.evaluate(step=step, prefix=prefix)
-
-
 def evaluate_repeatedly(
     model: Any,
     strategy: tf.distribute.Strategy,
@@ -65,14 +28,13 @@ def evaluate_repeatedly(
     data_config: DataConfig,
     config: EvalConfig,
     *,
-    prediction_with_upsampled_logits: bool = True,
     unseen_masks: Mapping[str, Any] | None = None,
 ) -> dict[str, Any] | None:
     """Evaluates a prefix once, or the checkpoints of a directory as they appear.
 
     Args:
-      model, strategy, spec, data_config, config, prediction_with_upsampled_logits, unseen_masks:
-        see `Evaluator`; `checkpoint_dir`, `eval_interval_secs`, `max_number_of_evaluations` too.
+      model, strategy, spec, data_config, unseen_masks: see `Evaluator`.
+      config: likewise; and `checkpoint_dir`, `eval_interval_secs`, `max_number_of_evaluations`.
 
     Returns:
       The last result; None if there was none.
@@ -82,15 +44,7 @@ def evaluate_repeatedly(
       SystemExit: with code 143, on SIGTERM.
     """
     with exiting_on_sigterm():
-        evaluator = Evaluator(
-            model,
-            strategy,
-            spec,
-            data_config,
-            config,
-            prediction_with_upsampled_logits=prediction_with_upsampled_logits,
-            unseen_masks=unseen_masks,
-        )
+        evaluator = Evaluator(model, strategy, spec, data_config, config, unseen_masks=unseen_masks)
         result = None
         for prefix in watch_checkpoints(
             config.checkpoint_dir, config.eval_interval_secs, config.max_number_of_evaluations

@@ -31,7 +31,7 @@ def evaluate(settings: Prediction) -> dict[str, Any]:
     strategy = devices.make_evaluation_strategy(config.num_clones)
     _wait_for_first_checkpoint(config)
     with strategy.scope():
-        model, spec, network = network_of(
+        model, spec = network_of(
             settings.data,
             settings.given,
             config.checkpoint_dir,
@@ -47,7 +47,6 @@ def evaluate(settings: Prediction) -> dict[str, Any]:
         spec,
         settings.data,
         config,
-        prediction_with_upsampled_logits=network.prediction_with_upsampled_logits,
         unseen_masks=classes.unseen_masks(config.checkpoint_dir),
     )
 
@@ -80,7 +79,7 @@ def draw(settings: Prediction) -> dict[str, Any] | None:
             received=config.checkpoint_dir,
             fix="train first, or give the directory of a training run",
         )
-    model, spec, network = network_of(
+    model, spec = network_of(
         settings.data,
         settings.given,
         prefix,
@@ -98,5 +97,4 @@ def draw(settings: Prediction) -> dict[str, Any] | None:
         config,
         prefix=prefix,
         step=step,
-        prediction_with_upsampled_logits=network.prediction_with_upsampled_logits,
     )

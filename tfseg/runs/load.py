@@ -23,7 +23,7 @@ def network_of(
     config: Any,
     *,
     with_classifier: bool = False,
-) -> tuple[Any, Any, ModelConfig]:
+) -> tuple[Any, Any]:
     """Builds the network that a checkpoint needs.
 
     Args:
@@ -35,7 +35,7 @@ def network_of(
       with_classifier: the image-level classifier is needed.
 
     Returns:
-      (network, description of the data, settings of the network).
+      (network, description of the data).
 
     Raises:
       UserError: a flag contradicts the training run, or it had other classes than the data.
@@ -55,7 +55,7 @@ def network_of(
         check_crop_size(crop_flag, crop_size, network.output_stride)
     spec = classes.spec_of(data, given, record)
     build = model_builder(network, spec, tuple(crop_size))
-    return build(with_classifier=with_classifier), spec, network
+    return build(with_classifier=with_classifier), spec
 
 
 def check_crop_size(name: str, crop_size: tuple[int, ...] | None, output_stride: int) -> None:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfseg.data import pipeline, sampling
 from tfseg.data.sources import make_sources
-from tfseg.inference.draw import panel
+from tfseg.inference.coloring import panel
 
 
 class TrainingData:
