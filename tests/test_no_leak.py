@@ -15,7 +15,7 @@ import tensorflow as tf
 from tests.small_split import write_split
 from tests.test_methods import SMALL
 from tests.toy import ToyBackbone
-from tfseg.cli import TrainingData
+from tfseg.runs.training_data import TrainingData
 from tfseg.data.class_embeddings import ClassVectors
 from tfseg.data.class_splits import ClassSplit
 from tfseg.data.specs import DatasetSpec

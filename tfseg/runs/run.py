@@ -1,16 +1,20 @@
 """A trained run that predicts."""
 
+import dataclasses
 import os
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tfseg.data import tfexample
+from tfseg.data.class_splits import ClassSplit
+from tfseg.data.framing import Location
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
+from tfseg.inference.decisions import ARG_MAX, Decision
 from tfseg.inference.pictures import decode_image
 from tfseg.inference.predictor import Predictor
+from tfseg.inference.zero_label import classes_taking_part
 from tfseg.models import model_builder
 from tfseg.runs import record as run_record
 from tfseg.settings.data import DataConfig
@@ -105,7 +109,7 @@ def _pixels(image: str | os.PathLike | np.ndarray) -> np.ndarray:
             data = file.read()
     except OSError as error:
         raise UserError("The image cannot be read.", where=path, received=error.strerror) from None
-    return decode_image(data, tfexample.Location(path))
+    return decode_image(data, Location(path))
 
 
 def load_run(checkpoint_dir: str, network: str | None = None) -> Run:
