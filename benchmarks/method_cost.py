@@ -36,7 +36,9 @@ PLAIN_SPEC = DATASETS["pascal_voc_seg"]
 # The last five classes have no pixel labels, as in SPNet's split; random vectors of its width.
 SPLIT_SPEC = dataclasses.replace(
     PLAIN_SPEC,
-    split=ClassSplit("last five", seen=tuple(range(16)), unseen=tuple(range(16, 21)), background=0),
+    seen_unseen=ClassSplit(
+        "last five", seen=tuple(range(16)), unseen=tuple(range(16, 21)), background=0
+    ),
     vectors=ClassVectors(
         np.random.default_rng(0).normal(size=(PLAIN_SPEC.num_classes, 600)).astype(np.float32),
         source="random",

@@ -28,7 +28,7 @@ WORDS = np.random.default_rng(9).normal(size=[4, 5]).astype(np.float32)
 SPEC = DatasetSpec(
     "toy",
     ("background", "cat", "dog", "cow"),
-    split=SPLIT,
+    seen_unseen=SPLIT,
     vectors=ClassVectors(WORDS, source="toy", sha256="", norm="none"),
 )
 # Background takes no part.

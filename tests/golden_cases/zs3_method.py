@@ -98,7 +98,7 @@ class _Case:
         spec = DatasetSpec(
             "golden",
             tuple(f"class{i}" for i in range(len(table))),
-            split=ClassSplit("golden", seen=self.seen, unseen=self.unseen, background=0),
+            seen_unseen=ClassSplit("golden", seen=self.seen, unseen=self.unseen, background=0),
             vectors=ClassVectors(table, source="golden", sha256="", norm="none"),
         )
         kernel, bias = (arrays[f"cls_before/pred_conv.{leaf}"] for leaf in ("weight", "bias"))
