@@ -660,11 +660,12 @@ def _initialise_networks(method: Any, config: TrainConfig) -> None:
 
 def _ema(method: Any, build: Any, config: TrainConfig) -> Any:
     """Returns the network of averaged weights, equal to the model at the start; or None."""
+    from tfseg.methods import teacher
+
     if not config.ema_decay:
         return None
     ema = method.build(build)
-    for target, source in zip(ema.variables, method.model.variables):
-        target.assign(source)
+    teacher.copy(method.model, to=ema)
     return ema
 
 
