@@ -19,7 +19,7 @@ from tfseg.runs import record as run_record
 from tfseg.settings import flags
 from tfseg.settings.data import DataConfig
 from tfseg.settings.methods import METHOD_CONFIGS, ZeroLabelConfig
-from tfseg.settings.network import OUTPUT_STRIDES, ModelConfig
+from tfseg.settings.network import ModelConfig
 from tfseg.settings.prediction import EvalConfig, VisConfig
 from tfseg.settings.run import TrainConfig
 
@@ -79,14 +79,11 @@ def _run(main: Callable[[list[str]], int]) -> NoReturn:
     os._exit(code or 0)
 
 
-def check_crop_size(name: str, crop_size: tuple[int, ...] | None, output_stride: int) -> None:
-    """Insists on two sides that are a multiple of the output stride, plus one.
-
-    Only then do the corners of the feature map fall on the corners of the image, on which the
-    align-corners resizing of the decoder relies.
+def check_sides(name: str, crop_size: tuple[int, ...] | None) -> None:
+    """Insists on two positive sides.
 
     Raises:
-      UserError: another size.
+      UserError: something else.
     """
     if crop_size is None or len(crop_size) != 2 or min(crop_size) < 1:
         raise UserError(
@@ -95,13 +92,27 @@ def check_crop_size(name: str, crop_size: tuple[int, ...] | None, output_stride:
             received=crop_size,
             accepted="height,width, for example 513,513",
         )
-    if any((side - 1) % output_stride for side in crop_size):
-        near = [max(1, round((side - 1) / output_stride)) * output_stride + 1 for side in crop_size]
+
+
+def check_crop_size(name: str, crop_size: tuple[int, int], network: Any) -> None:
+    """Insists on a crop size that the network takes.
+
+    Args:
+      name: of the flag.
+      crop_size: height and width in pixels, at least 1.
+      network: with `valid_size`.
+
+    Raises:
+      UserError: another size.
+    """
+    accepted = network.valid_size(*crop_size)
+    if tuple(crop_size) != accepted:
+        larger = network.valid_size(*(side + 1 for side in accepted))
         raise UserError(
-            f"The sides of --{name} must be a multiple of --output_stride={output_stride}, plus 1.",
+            f"The network does not take crops of this --{name}.",
             where=f"--{name}",
             received=",".join(map(str, crop_size)),
-            accepted=f"for example {near[0]},{near[1]}",
+            accepted=f"for example {accepted[0]},{accepted[1]} or {larger[0]},{larger[1]}",
         )
 
 
@@ -464,10 +475,7 @@ def _train(argv: list[str]) -> int:
     config = flags.read(TrainConfig)
     check_choice(config.method, METHOD_CONFIGS, flag="method", what="method")
     settings = flags.read_method_settings(METHOD_CONFIGS, config.method)
-    check_choice(
-        model_config.output_stride, OUTPUT_STRIDES, flag="output_stride", what="output stride"
-    )
-    check_crop_size("train_crop_size", data_config.train_crop_size, model_config.output_stride)
+    check_sides("train_crop_size", data_config.train_crop_size)
     _check_augmentation_flags(data_config)
     _check_split_flags(data_config, config.method)
     if config.gradient_accumulation_steps < 1:
@@ -553,6 +561,7 @@ def _train(argv: list[str]) -> int:
                 settings=settings,
                 over_replicas=model_config.sync_batch_norm and replicas > 1,
             )
+            check_crop_size("train_crop_size", data_config.train_crop_size, method.model)
             _check_reestimation(method, config)
             _initialise_networks(method, config)
             ema = _ema(method, build, config)
@@ -907,14 +916,15 @@ def _network_and_spec(data_config, checkpoint_dir, crop_flag, crop_size, *, with
     if record is not None:
         flags.check_saved(DataConfig, record["data"], where=where)
         _check_widths(model_config, checkpoint_dir, where)
-    check_choice(
-        model_config.output_stride, OUTPUT_STRIDES, flag="output_stride", what="output stride"
-    )
-    if tuple(crop_size or ()) != UNPADDED:
-        check_crop_size(crop_flag, crop_size, model_config.output_stride)
+    is_unpadded = tuple(crop_size or ()) == UNPADDED
+    if not is_unpadded:
+        check_sides(crop_flag, crop_size)
     spec = _spec_of(data_config, record)
     build = model_builder(model_config, spec, tuple(crop_size))
-    return build(with_classifier=with_classifier), spec, model_config
+    model = build(with_classifier=with_classifier)
+    if not is_unpadded:
+        check_crop_size(crop_flag, crop_size, model)
+    return model, spec, model_config
 
 
 # Wider layers than these would take long to make before their shapes were found to be others.
