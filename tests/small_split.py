@@ -11,7 +11,6 @@ from tfseg.data import tfexample
 from tfseg.data.atomic_writing import ShardWriter
 from tfseg.data.shards import shard_name
 from tfseg.data.specs import DatasetSpec
-from tfseg.settings.network import ModelConfig
 
 SPEC = DatasetSpec("toy", ("background", "cat", "dog", "cow"))
 # Smaller than, equal to, and larger than the crop of 33 x 33, in one direction or both.
@@ -66,9 +65,13 @@ class ToyModel(tf.keras.Model):
         super().__init__(name="toy")
         weights = np.random.default_rng(seed).normal(0, 2, [3, num_classes]).astype("float32")
         self.kernel = tf.Variable(weights, name="toy/weights")
-        self.config = ModelConfig(output_stride=STRIDE)
         self.with_classifier = with_classifier
         self.seen_scales = []
+
+    logits_stride = STRIDE
+
+    def valid_size(self, height, width):
+        return height, width
 
     def call(self, image, training=False, dropout_seed=None, input_scale=1.0):
         assert not training

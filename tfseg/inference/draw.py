@@ -238,6 +238,7 @@ def draw(
         data_config,
         mean_pixel=model.mean_pixel,
         crop_size=tuple(config.vis_crop_size),
+        valid_size=model.valid_size,
         batch_size=config.vis_batch_size,
         max_side=config.max_side,
         resize_to=resize_of(config),

@@ -121,6 +121,7 @@ class Evaluator:
             data_config,
             mean_pixel=model.mean_pixel,
             crop_size=tuple(config.eval_crop_size),
+            valid_size=model.valid_size,
             batch_size=per_replica * self._replicas,
             max_side=config.max_side,
             resize_to=resize_of(config),

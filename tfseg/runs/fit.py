@@ -6,15 +6,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfseg.errors import UserError, check_choice
+from tfseg.errors import UserError
 from tfseg.models import model_builder
 from tfseg.runs import classes, initial_weights, reestimation, training_directory
 from tfseg.runs import record as run_record
-from tfseg.runs.load import check_crop_size
+from tfseg.runs.load import check_crop_size, check_sides
 from tfseg.runs.training_data import TrainingData
 from tfseg.settings.data import DataConfig
 from tfseg.settings.methods import METHODS
-from tfseg.settings.network import OUTPUT_STRIDES
 from tfseg.settings.programs import Training
 from tfseg.settings.run import TrainConfig
 from tfseg.training import devices
@@ -59,9 +58,8 @@ def _checked_spec(settings: Training) -> Any:
     Raises:
       UserError: a setting cannot be meant.
     """
-    network, data, train = settings.network, settings.data, settings.train
-    check_choice(network.output_stride, OUTPUT_STRIDES, flag="output_stride", what="output stride")
-    check_crop_size("train_crop_size", data.train_crop_size, network.output_stride)
+    data, train = settings.data, settings.train
+    check_sides("train_crop_size", data.train_crop_size)
     classes.check_split_flags(data, train.method, settings.given)
     spec = classes.spec_of(data, settings.given)
     if train.label_weights is not None and len(train.label_weights) != spec.num_classes:
@@ -154,6 +152,7 @@ class _Plan:
             settings=self.method_settings,
             over_replicas=self.network.sync_batch_norm and self.replicas > 1,
         )
+        check_crop_size("train_crop_size", self.settings.data.train_crop_size, method.model)
         _check_reestimation(method, train)
         initial_weights.initialise_networks(method, train)
         self.data.mean_pixel = method.model.mean_pixel

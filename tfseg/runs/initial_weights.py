@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tfseg.methods import teacher
 from tfseg.models.heads.projection import CLASS_VECTORS
 from tfseg.settings.run import TrainConfig
 from tfseg.weights.checkpoint import find
@@ -55,6 +56,5 @@ def ema_of(method: Any, build: Any, config: TrainConfig) -> Any:
     if not config.ema_decay:
         return None
     ema = method.build(build)
-    for target, source in zip(ema.variables, method.model.variables):
-        target.assign(source)
+    teacher.copy(method.model, to=ema)
     return ema

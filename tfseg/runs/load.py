@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfseg.data.evaluation_batches import UNPADDED
-from tfseg.errors import UserError, check_choice
+from tfseg.errors import UserError
 from tfseg.models import model_builder
 from tfseg.runs import classes
 from tfseg.runs import record as run_record
 from tfseg.settings.data import DataConfig
-from tfseg.settings.network import OUTPUT_STRIDES, ModelConfig
+from tfseg.settings.network import ModelConfig
 from tfseg.settings.reading import check_heeded, check_saved, flat, read
 from tfseg.weights.checkpoint import find, reading
 
@@ -50,22 +50,21 @@ def network_of(
     told = {} if record is None else run_record.settings_in(record, DataConfig)
     told = {name: told[name] for name in classes.RUN_FLAGS if name in told}
     check_heeded(given, [network, read(DataConfig, given, defaults=told), config])
-    check_choice(network.output_stride, OUTPUT_STRIDES, flag="output_stride", what="output stride")
-    if tuple(crop_size or ()) != UNPADDED:
-        check_crop_size(crop_flag, crop_size, network.output_stride)
+    is_unpadded = tuple(crop_size or ()) == UNPADDED
+    if not is_unpadded:
+        check_sides(crop_flag, crop_size)
     spec = classes.spec_of(data, given, record)
-    build = model_builder(network, spec, tuple(crop_size))
-    return build(with_classifier=with_classifier), spec
+    model = model_builder(network, spec, tuple(crop_size))(with_classifier=with_classifier)
+    if not is_unpadded:
+        check_crop_size(crop_flag, crop_size, model)
+    return model, spec
 
 
-def check_crop_size(name: str, crop_size: tuple[int, ...] | None, output_stride: int) -> None:
-    """Insists on two sides that are a multiple of the output stride, plus one.
-
-    Only then do the corners of the feature map fall on the corners of the image, on which the
-    align-corners resizing of the decoder relies.
+def check_sides(name: str, crop_size: Sequence[int] | None) -> None:
+    """Insists on two positive sides.
 
     Raises:
-      UserError: another size.
+      UserError: something else.
     """
     if crop_size is None or len(crop_size) != 2 or min(crop_size) < 1:
         raise UserError(
@@ -74,13 +73,27 @@ def check_crop_size(name: str, crop_size: tuple[int, ...] | None, output_stride:
             received=crop_size,
             accepted="height,width, for example 513,513",
         )
-    if any((side - 1) % output_stride for side in crop_size):
-        near = [max(1, round((side - 1) / output_stride)) * output_stride + 1 for side in crop_size]
+
+
+def check_crop_size(name: str, crop_size: Sequence[int], network: Any) -> None:
+    """Insists on a crop size that the network takes.
+
+    Args:
+      name: of the flag.
+      crop_size: height and width in pixels, at least 1.
+      network: with `valid_size`.
+
+    Raises:
+      UserError: another size.
+    """
+    accepted = network.valid_size(*crop_size)
+    if tuple(crop_size) != accepted:
+        larger = network.valid_size(*(side + 1 for side in accepted))
         raise UserError(
-            f"The sides of --{name} must be a multiple of --output_stride={output_stride}, plus 1.",
+            f"The network does not take crops of this --{name}.",
             where=f"--{name}",
             received=",".join(map(str, crop_size)),
-            accepted=f"for example {near[0]},{near[1]}",
+            accepted=f"for example {accepted[0]},{accepted[1]} or {larger[0]},{larger[1]}",
         )
 
 

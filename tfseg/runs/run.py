@@ -40,9 +40,15 @@ class Run:
     ):
         self.network, self.spec, self.prefix, self.step = network, spec, prefix, step
         self.record = record
-        self._labels = tf.function(Predictor(network), autograph=False, reduce_retracing=True)
-        self._probs = tf.function(
-            Predictor(network, wanted=("probs",)), autograph=False, reduce_retracing=True
+        classes = tuple(classes_taking_part(spec).tolist())
+        decision = ARG_MAX if len(classes) == spec.num_classes else Decision(classes)
+        self._labels, self._probs = (
+            tf.function(
+                Predictor(network, wanted=(wanted,), decision=decision),
+                autograph=False,
+                reduce_retracing=True,
+            )
+            for wanted in ("labels", "probs")
         )
 
     def predict(self, image: str | os.PathLike | np.ndarray) -> np.ndarray:
@@ -141,7 +147,8 @@ def load_run(checkpoint_dir: str, network: str | None = None) -> Run:
     crop_size = run_record.settings_in(record, DataConfig)["train_crop_size"]
     dataset = record["dataset"]
     spec = DatasetSpec.from_json(dataset, where=where)
-    build = model_builder(config, spec, tuple(crop_size))
-    model = build()
+    if dataset.get("split") is not None:
+        spec = dataclasses.replace(spec, seen_unseen=ClassSplit.from_json(dataset["split"]))
+    model = model_builder(config, spec, tuple(crop_size))()
     step = load_network(model, prefix, network)
     return Run(model, spec, prefix, step, record)

@@ -184,8 +184,7 @@ class DeepLab(Network):
     def _pyramid(self, image, scales, training, dropout_seed, input_scale):
         """Resizes the image to every scale and merges the logits at the largest one."""
         image = tf.cast(image, tf.float32)
-        finest = min((self.config.output_stride, *(self.config.decoder_output_stride or ())))
-        size = _scaled_sides(image, max(1.0, *scales) / finest)
+        size = _scaled_sides(image, max(1.0, *scales) / self.logits_stride)
         logits = []
         for scale in scales:
             part = resize_bilinear(image, _scaled_sides(image, scale))
