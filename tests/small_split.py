@@ -7,9 +7,10 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from tfseg.data import records, tfexample
+from tfseg.data import tfexample
+from tfseg.data.atomic_writing import ShardWriter
+from tfseg.data.shards import shard_name
 from tfseg.data.specs import DatasetSpec
-from tfseg.settings.network import ModelConfig
 
 SPEC = DatasetSpec("toy", ("background", "cat", "dog", "cow"))
 # Smaller than, equal to, and larger than the crop of 33 x 33, in one direction or both.
@@ -38,8 +39,8 @@ def write_split(folder, images, labels, *, split="val", ids=None, image_labels=N
     """Writes a split of one shard; None for a label or image-level labels: without them."""
     ids = [f"image_{i}" for i in range(len(images))] if ids is None else ids
     os.makedirs(folder, exist_ok=True)
-    path = os.path.join(folder, records.shard_name(split, 0, 1))
-    with records.ShardWriter(path) as writer:
+    path = os.path.join(folder, shard_name(split, 0, 1))
+    with ShardWriter(path) as writer:
         known = [None] * len(images) if image_labels is None else image_labels
         for name, image, label, classes in zip(ids, images, labels, known):
             writer.write(
@@ -64,9 +65,13 @@ class ToyModel(tf.keras.Model):
         super().__init__(name="toy")
         weights = np.random.default_rng(seed).normal(0, 2, [3, num_classes]).astype("float32")
         self.kernel = tf.Variable(weights, name="toy/weights")
-        self.config = ModelConfig(output_stride=STRIDE)
         self.with_classifier = with_classifier
         self.seen_scales = []
+
+    logits_stride = STRIDE
+
+    def valid_size(self, height, width):
+        return height, width
 
     def call(self, image, training=False, dropout_seed=None, input_scale=1.0):
         assert not training

@@ -147,6 +147,7 @@ def test_evaluation_labels_are_those_of_visible_classes(folder, split):
         DataConfig(dataset_dir=folder),
         mean_pixel=MEAN,
         crop_size=(65, 65),
+        valid_size=lambda height, width: (height, width),
         batch_size=1,
     )
     table = split.evaluation_table(4, 255)

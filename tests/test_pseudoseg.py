@@ -18,13 +18,13 @@ from tests.test_methods import (  # noqa: F401  (the fixture is used by name)
 )
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
-from tfseg.methods import METHODS
 from tfseg.models import BACKBONES
 from tfseg.monitors import Monitors, summarise
 from tfseg.ops.resize import resize_nearest
+from tfseg.settings.methods import METHODS
 from tfseg.settings.run import TrainConfig
 
-PseudoSeg = METHODS["pseudoseg"]
+PseudoSeg = METHODS["pseudoseg"].load()
 NO_DROPOUT = {"aspp_dropout_rate": 0.0, "classifier_dropout_rate": 0.0}
 
 

@@ -2,12 +2,12 @@
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from tfseg.data import pixels, records
+from tfseg.data import pixels
 from tfseg.data.augment import short_side_crop
 from tfseg.data.augment.base import padded_view
 from tfseg.data.reading import (
@@ -19,8 +19,9 @@ from tfseg.data.reading import (
     size_in_range,
     table_lookup,
 )
-from tfseg.data.source import Source
+from tfseg.data.source import RecordSource
 from tfseg.data.specs import DatasetSpec
+from tfseg.data.split_index import load_index
 from tfseg.errors import UserError
 from tfseg.ops import resize
 from tfseg.settings.data import DataConfig
@@ -29,18 +30,32 @@ from tfseg.settings.data import DataConfig
 UNPADDED = (0, 0)
 
 
-def padded_size(size: tuple[int, int], crop_size: tuple[int, int]) -> tuple[int, int]:
-    """Returns the size at which an image is evaluated.
+# Sides longer than the crop's are rounded up to a multiple of this, plus 1: few sizes, few graphs,
+# and the same padding for networks of every output stride.
+_GRID = 32
+# (height, width) to the smallest size that a network takes, at least that large.
+ValidSize = Callable[[int, int], tuple[int, int]]
 
-    The crop size where the image fits in; else each longer side is rounded up to a multiple of 32,
-    plus 1, which every output stride accepts. With a crop size of `UNPADDED` its own size.
+
+def padded_size(
+    size: tuple[int, int], crop_size: tuple[int, int], valid_size: ValidSize
+) -> tuple[int, int]:
+    """Returns the size (height, width) in pixels at which an image is evaluated.
+
+    Args:
+      size: of the image.
+      crop_size: the result where the image fits in; else each longer side is rounded up to a
+        multiple of 32, plus 1. `UNPADDED`: the image keeps its own size.
+      valid_size: makes the result one that the network takes, see `Network.valid_size`; every
+        output stride takes those multiples.
     """
     if crop_size == UNPADDED:
         return size
-    return tuple(
-        crop if side <= crop else -(-(side - 1) // 32) * 32 + 1
+    height, width = (
+        crop if side <= crop else -(-(side - 1) // _GRID) * _GRID + 1
         for side, crop in zip(size, crop_size)
     )
+    return valid_size(height, width)
 
 
 def make_eval_dataset(
@@ -50,6 +65,7 @@ def make_eval_dataset(
     *,
     mean_pixel: Sequence[float],
     crop_size: tuple[int, int],
+    valid_size: ValidSize,
     batch_size: int,
     max_side: int | None = None,
     resize_to: tuple[str, int] | None = None,
@@ -64,7 +80,8 @@ def make_eval_dataset(
       spec: the data set.
       config: directory, resize settings, limits, threads.
       mean_pixel: fills padding.
-      crop_size: images are padded to this, see `padded_size`; larger ones are taken whole.
+      crop_size, valid_size: images are padded to this, see `padded_size`; larger ones are taken
+        whole.
       batch_size: rows of a batch.
       max_side: images are halved while a side has more pixels than this; None: they are not.
       resize_to: ('warp', pixels): images and masks are brought to this many pixels on both sides;
@@ -85,9 +102,9 @@ def make_eval_dataset(
             where="--eval_resize, --max_side, --min_resize_value",
             accepted="one of them",
         )
-    index = records.load_index(config.dataset_dir, split, spec)
+    index = load_index(config.dataset_dir, split, spec)
     strict = dataclasses.replace(config, skip_bad_records=False)
-    source = Source(split, index, spec, strict, labels="optional")
+    source = RecordSource(split, index, spec, strict, labels="optional")
     groups: dict[tuple[int, int], list[int]] = collections.defaultdict(list)
 
     def size_of(height: int, width: int) -> tuple[int, int]:
@@ -100,7 +117,7 @@ def make_eval_dataset(
 
     sizes = [size_of(int(height), int(width)) for height, width in zip(index.height, index.width)]
     for i, size in enumerate(sizes):
-        groups[padded_size(size, crop_size)].append(i)
+        groups[padded_size(size, crop_size, valid_size)].append(i)
 
     def resized(image, label, size):
         if resize_to is not None:
@@ -192,7 +209,7 @@ def _eval_batches(
 class EvalDataset:
     """One pass over a split; errors of its records are raised as the user's."""
 
-    def __init__(self, source: Source, batches: tf.data.Dataset):
+    def __init__(self, source: RecordSource, batches: tf.data.Dataset):
         self._source, self._batches = source, batches
 
     def __iter__(self):

@@ -12,8 +12,10 @@ Source: Learning Pseudo Labels specification 4.3; STRICT specification 1.6.
 import numpy as np
 import tensorflow as tf
 
-from tfseg.data import records, tfexample
+from tfseg.data import tfexample
 from tfseg.data.framing import RecordError
+from tfseg.data.index import Index
+from tfseg.data.record_reader import RecordReader
 from tfseg.data.specs import DatasetSpec
 from tfseg.inference.zero_label import classes_taking_part
 from tfseg.ops.class_aware import present_classes
@@ -22,7 +24,7 @@ from tfseg.settings.prediction import PredictionConfig
 
 def classes_allowed(
     config: PredictionConfig,
-    index: records.Index,
+    index: Index,
     spec: DatasetSpec,
     *,
     dataset_dir: str,
@@ -50,9 +52,7 @@ def classes_allowed(
     return allowed
 
 
-def classes_present(
-    index: records.Index, spec: DatasetSpec, *, dataset_dir: str, split: str
-) -> np.ndarray:
+def classes_present(index: Index, spec: DatasetSpec, *, dataset_dir: str, split: str) -> np.ndarray:
     """Returns which classes each image of a split may be given, by its image-level labels.
 
     Args:
@@ -81,7 +81,7 @@ def classes_present(
         first = int(numbers[0])
         raise RecordError(
             f"{numbers.size} of {index.size} images of split '{split}' {what}.",
-            location=records.RecordReader(index, dataset_dir).location(first),
+            location=RecordReader(index, dataset_dir).location(first),
             key=tfexample.IMAGE_LABELS,
             received=f"image {index.ids[first]}",
             accepted=accepted,

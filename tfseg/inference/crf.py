@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from tfseg.data import records, tfexample
+from tfseg.data import tfexample
+from tfseg.data.index import Index
 from tfseg.data.parallel import parallel_map
+from tfseg.data.record_reader import RecordReader
 from tfseg.inference.pictures import decode_image, original_probabilities
 from tfseg.inference.settings import crf_settings
 from tfseg.ops import dense_crf
@@ -26,8 +28,8 @@ from tfseg.settings.prediction import PredictionConfig
 
 def refined_labels(
     batches: Iterable[tuple[Mapping[str, Any], np.ndarray]],
-    reader: records.RecordReader,
-    index: records.Index,
+    reader: RecordReader,
+    index: Index,
     config: PredictionConfig,
     data_config: DataConfig,
     *,

@@ -35,10 +35,14 @@ import tensorflow as tf
 from PIL import Image
 
 from tfseg import metrics, sharing
-from tfseg.data import records, tfexample
+from tfseg.data import tfexample
+from tfseg.data.encoded_image import image_size
 from tfseg.data.evaluation_batches import EvalDataset, make_eval_dataset
+from tfseg.data.index import Index
 from tfseg.data.prediction_files import RAW_FOLDER, output_names, raw_ids
+from tfseg.data.record_reader import RecordReader
 from tfseg.data.specs import DatasetSpec
+from tfseg.data.split_index import load_index
 from tfseg.errors import UserError
 from tfseg.inference import gallery, zero_label
 from tfseg.inference.classes import classes_allowed
@@ -90,14 +94,14 @@ class _Painter:
 
     def __init__(
         self,
-        index: records.Index,
+        index: Index,
         spec: DatasetSpec,
         data_config: DataConfig,
         config: VisConfig,
     ):
         self._index, self._spec, self._config = index, spec, config
         self._max_megapixels = data_config.max_image_megapixels
-        self.reader = records.RecordReader(index, data_config.dataset_dir)
+        self.reader = RecordReader(index, data_config.dataset_dir)
         self._names = output_names(index.ids)
         self._colors = colors_of(spec, config.colormap_type)
 
@@ -115,7 +119,7 @@ class _Painter:
         )
         name = self._names[i]
         image = decode_image(example.image, location)
-        extension = "jpg" if tfexample.image_size(example.image)[0] == "jpeg" else "png"
+        extension = "jpg" if image_size(example.image)[0] == "jpeg" else "png"
         label = None
         pictures = {"image": self._write(_IMAGES, name, extension, example.image)}
         if example.label is not None:
@@ -221,7 +225,7 @@ def draw(
             where="--vis_batch_size",
             received=config.vis_batch_size,
         )
-    index = records.load_index(data_config.dataset_dir, config.vis_split, spec)
+    index = load_index(data_config.dataset_dir, config.vis_split, spec)
     present = classes_allowed(
         config, index, spec, dataset_dir=data_config.dataset_dir, split=config.vis_split
     )
@@ -233,6 +237,7 @@ def draw(
         data_config,
         mean_pixel=model.mean_pixel,
         crop_size=tuple(config.vis_crop_size),
+        valid_size=model.valid_size,
         batch_size=config.vis_batch_size,
         max_side=config.max_side,
         resize_to=resize_of(config),
@@ -279,7 +284,7 @@ def _predicted(
 
 
 def _at_original_size(
-    predicted: Iterable[tuple[Mapping[str, tf.Tensor], np.ndarray]], index: records.Index
+    predicted: Iterable[tuple[Mapping[str, tf.Tensor], np.ndarray]], index: Index
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yields record numbers and labels [height, width]; rows that fill a batch up are left out."""
     for batch, labels in predicted:

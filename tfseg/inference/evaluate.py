@@ -13,9 +13,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfseg import metrics
-from tfseg.data import records
 from tfseg.data.evaluation_batches import make_eval_dataset
+from tfseg.data.index import Index
+from tfseg.data.record_reader import RecordReader
 from tfseg.data.specs import DatasetSpec
+from tfseg.data.split_index import load_index
 from tfseg.errors import UserError
 from tfseg.inference import zero_label
 from tfseg.inference.classes import classes_allowed
@@ -31,7 +33,7 @@ from tfseg.settings.data import DataConfig
 from tfseg.settings.prediction import EvalConfig
 
 
-def require_masks(index: records.Index, split: str) -> None:
+def require_masks(index: Index, split: str) -> None:
     """Insists that every image of a split has a mask.
 
     Raises:
@@ -87,7 +89,7 @@ class Evaluator:
             )
         self._strategy, self._spec = strategy, spec
         self._config, self._data_config = config, data_config
-        self._index = records.load_index(data_config.dataset_dir, config.eval_split, spec)
+        self._index = load_index(data_config.dataset_dir, config.eval_split, spec)
         require_masks(self._index, config.eval_split)
         self._replicas = strategy.num_replicas_in_sync
         self._present = classes_allowed(
@@ -117,6 +119,7 @@ class Evaluator:
             data_config,
             mean_pixel=model.mean_pixel,
             crop_size=tuple(config.eval_crop_size),
+            valid_size=model.valid_size,
             batch_size=per_replica * self._replicas,
             max_side=config.max_side,
             resize_to=resize_of(config),
@@ -249,7 +252,7 @@ class Evaluator:
     def _refined_counts(self, predicted: Iterator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields the confusion matrix of each image after the dense CRF, and its record."""
         probs = ((batch, np.concatenate(results["probs"])) for batch, results in predicted)
-        with records.RecordReader(self._index, self._data_config.dataset_dir) as reader:
+        with RecordReader(self._index, self._data_config.dataset_dir) as reader:
             for i, labels in refined_labels(
                 probs,
                 reader,

@@ -238,7 +238,7 @@ def _merging_grid(
     if views.merge_scales == "probs" and scale < 1.0:
         # The published graph merges logits at no coarser grid than that of the unscaled
         # image, before it upsamples them; the detour changes the values a little.
-        return _scaled(size, 1.0 / _logits_stride(model.config))
+        return _scaled(size, 1.0 / model.logits_stride)
     return None
 
 
@@ -282,11 +282,6 @@ def _filtered(
         background_power=class_filter.background_power,
         suppressed_class=class_filter.suppressed_class,
     )
-
-
-def _logits_stride(config: Any) -> int:
-    """Returns the ratio of image to logits resolution."""
-    return min((config.output_stride, *(config.decoder_output_stride or ())))
 
 
 def _rounded_side(side: Side, scale: float) -> Side:

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfseg.data.framing import write_atomically
+from tfseg.data.atomic_writing import write_atomically
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 from tfseg.inference import zero_label

@@ -17,7 +17,8 @@ from tfseg.inference.evaluate import Evaluator
 from tfseg.inference.report import METRICS_FILE, describe
 from tfseg.settings.data import DataConfig
 from tfseg.settings.prediction import EvalConfig
-from tfseg.weights import checkpoint
+from tfseg.weights.checkpoint import find
+from tfseg.weights.checkpoint.stored_networks import load_network
 
 
 def evaluate_repeatedly(
@@ -48,7 +49,7 @@ def evaluate_repeatedly(
         for prefix in watch_checkpoints(
             config.checkpoint_dir, config.eval_interval_secs, config.max_number_of_evaluations
         ):
-            step = checkpoint.load_network(model, prefix, config.network)
+            step = load_network(model, prefix, config.network)
             print(f"checkpoint: {prefix}", flush=True)
             result = evaluator.evaluate(step=step, prefix=prefix)
             print(describe(result), flush=True)
@@ -85,11 +86,11 @@ def watch_checkpoints(
             received=f"{interval_secs}, {max_evaluations}",
         )
     if not os.path.isdir(checkpoint_dir):
-        yield checkpoint.newest(checkpoint_dir)
+        yield find.newest(checkpoint_dir)
         return
     seen, has_said_so = set(), False
     while True:
-        prefix = checkpoint.newest(checkpoint_dir)
+        prefix = find.newest(checkpoint_dir)
         # Where the newest one is damaged the one before it comes back, which was seen.
         if prefix is not None and prefix not in seen:
             seen.add(prefix)
@@ -99,7 +100,7 @@ def watch_checkpoints(
                 return
             continue
         if not has_said_so:
-            partial = [] if seen else checkpoint.incomplete(checkpoint_dir)
+            partial = [] if seen else find.incomplete(checkpoint_dir)
             if partial:
                 print(
                     f"note: {', '.join(partial)}: index or data files are missing, so it cannot "

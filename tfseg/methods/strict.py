@@ -30,15 +30,15 @@ logits with aligned corners (published: half-pixel centres).
 """
 
 import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 import tensorflow as tf
 
 from tfseg.errors import UserError
-from tfseg.methods import zero_label
+from tfseg.methods import teacher, zero_label
 from tfseg.methods.base import Batch
 from tfseg.methods.spnet import SPNet
-from tfseg.models.layers import fold_seed
+from tfseg.models.layers.dropout import fold_seed
 from tfseg.monitors import Monitors
 from tfseg.ops import agreement
 from tfseg.ops.calibration import Calibration, calibrated
@@ -55,7 +55,6 @@ class Strict(SPNet):
 
     Config = StrictConfig
     # Source: specification 1.4, 3.
-    network_defaults = {**SPNet.network_defaults, "fine_tune_batch_norm": False}
 
     def __init__(self, *, build_model, **options):
         super().__init__(build_model=build_model, **options)
@@ -221,25 +220,13 @@ class Strict(SPNet):
 
     def begin_round(self) -> None:
         """Makes the teacher a copy of the network."""
-        for teacher, student in self._pairs():
-            teacher.assign(tf.convert_to_tensor(student))
+        teacher.copy(self.model, to=self.teacher)
 
     def after_update(self, step: tf.Tensor) -> None:
         """Moves the teacher towards the network, where it is a moving average."""
-        if self.settings.teacher != "ema":
-            return
-        rate = 1.0 - self.settings.teacher_decay
-        for teacher, student in self._pairs():
-            value = tf.convert_to_tensor(teacher)
-            # In this form constants stay what they are, to the last digit.
-            teacher.assign(value + rate * (tf.convert_to_tensor(student) - value))
-
-    def _pairs(self) -> Iterator[tuple[tf.Variable, tf.Variable]]:
-        """Yields the teacher's variables, each with the network's of the same name."""
-        # (Keras orders variables by whether they are trained.)
-        students = {variable.name: variable for variable in self.model.variables}
-        for teacher in self.teacher.variables:
-            yield teacher, students[teacher.name]
+        if self.settings.teacher == "ema":
+            decay = self.settings.teacher_decay
+            teacher.follow(self.teacher, self.model, decay=decay, step=step)
 
     # The step ------------------------------------------------------------------------------------
 

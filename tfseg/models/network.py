@@ -7,7 +7,7 @@ import tensorflow as tf
 from tfseg.errors import UserError, check_choice
 from tfseg.models.backbones import BACKBONES
 from tfseg.models.backbones.base import EndPoints
-from tfseg.models.layers import Settings
+from tfseg.models.layers.settings import Settings
 from tfseg.settings.network import OUTPUT_STRIDES, ModelConfig
 
 
@@ -64,6 +64,25 @@ class Network(tf.keras.Model):
         self.backbone.trainable = not config.freeze_backbone
         self.mean_pixel = tuple(self.backbone.facts.mean_pixel)
         self._compute_type = tf.as_dtype(config.mixed_precision)
+
+    def valid_size(self, height: int, width: int) -> tuple[int, int]:
+        """Returns the smallest size (height, width) in pixels, at least this large, for crops.
+
+        Here: a multiple of the output stride plus 1 on both sides. Only then do the corners of the
+        feature map fall on the corners of the image, on which the align-corners resizing of the
+        decoder relies. A head with another geometry overrides it.
+        """
+        stride = self.config.output_stride
+        return -(-(height - 1) // stride) * stride + 1, -(-(width - 1) // stride) * stride + 1
+
+    @property
+    def logits_stride(self) -> int:
+        """Pixels of the image from one cell of the logits to the next.
+
+        Here: the finest stride of the decoder, or the output stride. A head with another geometry
+        overrides it.
+        """
+        return min((self.config.output_stride, *(self.config.decoder_output_stride or ())))
 
     def low_level_name(self, stride: int) -> str:
         """Returns the backbone's end point for a decoder at a stride.

@@ -18,13 +18,14 @@ import numpy as np
 import tensorflow as tf
 
 from tfseg.errors import UserError
+from tfseg.methods import teacher
 from tfseg.methods.base import Method, ParamGroup
 from tfseg.monitors import Monitors, summarise
 from tfseg.settings.run import TrainConfig
 from tfseg.training.agreement import Agreement
 from tfseg.training.interruption import Interruption
 from tfseg.training.optimizers import make_optimizer
-from tfseg.weights import checkpoint
+from tfseg.weights.checkpoint.names import variable_name
 
 DescribeBatch = Callable[[int], str]
 
@@ -165,11 +166,11 @@ class Trainer:
             state |= {"round": self.round, "round_steps": self.round_steps}
         for group, optimizer in zip(self.groups, self.optimizers):
             for i, variable in enumerate(_variables(optimizer)):
-                state[f"optimizer/{group.name}/{i}/{checkpoint.variable_name(variable)}"] = variable
+                state[f"optimizer/{group.name}/{i}/{variable_name(variable)}"] = variable
         state |= self.loss_scales()
         for i, variable in enumerate(self.method.variables):
             if not any(variable is v for n in self.method.networks().values() for v in n.variables):
-                state[f"method/{i}/{checkpoint.variable_name(variable)}"] = variable
+                state[f"method/{i}/{variable_name(variable)}"] = variable
         return state
 
     def loss_scales(self) -> dict[str, tf.Variable]:
@@ -288,15 +289,10 @@ class Trainer:
         return measured
 
     def _update_ema(self) -> None:
-        """ema := d ema + (1 - d) w with the usual warm-up d = min(decay, (1 + t) / (10 + t))."""
-        if self.ema is None:
-            return
-        step = tf.cast(self.global_step, tf.float32)
-        decay = tf.minimum(self.config.ema_decay, (1.0 + step) / (10.0 + step))
-        source = checkpoint.by_name(self.method.model.variables)
-        for name, target in checkpoint.by_name(self.ema.variables).items():
-            value = tf.convert_to_tensor(source[name])
-            target.assign(decay * target + (1.0 - decay) * value)
+        """Moves the network of averaged weights towards the model, where there is one."""
+        if self.ema is not None:
+            decay = teacher.warming_up(self.config.ema_decay)
+            teacher.follow(self.ema, self.method.model, decay=decay, step=self.global_step)
 
     # Rounds -------------------------------------------------------------------------------------
 
