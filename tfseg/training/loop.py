@@ -73,7 +73,7 @@ def run(
       Exit code: 0, or 128 + signal when a signal stopped the run after saving.
     """
     start = time.time()
-    networks = dict(trainer.method.networks())
+    networks = dict(trainer.method.stored())
     if trainer.ema is not None:
         networks["ema"] = trainer.ema
     store = checkpoint.Store(
