@@ -24,7 +24,9 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from tfseg.data import pipeline, records, tfexample
+from tfseg.data import pipeline, tfexample
+from tfseg.data.atomic_writing import ShardWriter
+from tfseg.data.shards import shard_name
 from tfseg.data.sources import make_sources
 from tfseg.data.specs import DATASETS
 from tfseg.data.stream import Stream
@@ -75,7 +77,7 @@ def write_records(folder: str, count: int, seed: int = 0) -> float:
     """Writes the split 'train' into `folder`; returns the mean size of its JPEGs in bytes."""
     rng = np.random.default_rng(seed)
     sizes = []
-    with records.ShardWriter(os.path.join(folder, records.shard_name("train", 0, 1))) as writer:
+    with ShardWriter(os.path.join(folder, shard_name("train", 0, 1))) as writer:
         for i in range(count):
             image, label = photograph(rng)
             jpeg = _encoded(image, "JPEG", quality=QUALITY)

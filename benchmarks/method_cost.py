@@ -24,10 +24,9 @@ from turns import median_times
 from tfseg.data.class_embeddings import ClassVectors
 from tfseg.data.class_splits import ClassSplit
 from tfseg.data.specs import DATASETS, DatasetSpec
-from tfseg.methods import METHODS
 from tfseg.models import BACKBONES, model_builder
 from tfseg.settings.data import DataConfig
-from tfseg.settings.methods import METHOD_CONFIGS
+from tfseg.settings.methods import METHODS
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.run import TrainConfig
 from tfseg.training.trainer import Trainer
@@ -130,7 +129,7 @@ def _batch(method, config: TrainConfig, settings, crop: int) -> dict[str, dict[s
     rng = np.random.default_rng(0)
     size = (config.train_batch_size, crop, crop)
     spec = _spec(method)
-    streams = METHODS[method].streams(DataConfig(dataset_dir="none"), config, settings)
+    streams = METHODS[method].load().streams(DataConfig(dataset_dir="none"), config, settings)
     batch = {}
     for name, stream in streams.items():
         image = tf.constant(rng.uniform(0, 255, (*size, 3)), tf.float32)
@@ -167,11 +166,11 @@ def make_step(arguments: argparse.Namespace, variant: Variant):
         decoder_output_stride=(4,),
         head=variant.head,
     )
-    settings, spec = METHOD_CONFIGS[method](**variant.method_settings), _spec(method)
+    settings, spec = METHODS[method].settings(**variant.method_settings), _spec(method)
     batch = _batch(method, config, settings, arguments.crop)
     dataset = tf.data.Dataset.from_tensors(batch).repeat()
     trainer = Trainer(
-        method=METHODS[method](
+        method=METHODS[method].load()(
             build_model=model_builder(model_config, spec, (arguments.crop, arguments.crop)),
             spec=spec,
             config=config,

@@ -36,8 +36,14 @@ import tensorflow as tf
 from PIL import Image
 
 from tests import torch_files
-from tfseg.data import class_embeddings, class_splits, framing, records, specs, tfexample
+from tfseg.data import class_embeddings, class_splits, specs
+from tfseg.data import framing, tfexample
+from tfseg.data.encoded_image import image_size
+from tfseg.data.record_reader import RecordReader
+from tfseg.data.shard_scan import Damage, scan
+from tfseg.data.shards import shard_name
 from tfseg.data.sources import make_sources
+from tfseg.data.split_index import load_index
 from tfseg.data.stream import Stream
 from tfseg.errors import UserError
 from tfseg.runs import record
@@ -46,7 +52,10 @@ from tfseg.settings.data import DataConfig
 from tfseg.settings.methods import StrictConfig
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.run import TrainConfig
-from tfseg.weights import checkpoint, torch_file
+from tfseg.weights import torch_file
+from tfseg.weights.checkpoint import find, writing
+from tfseg.weights.checkpoint.names import by_name
+from tfseg.weights.checkpoint.stored_networks import deployable_network
 from tfseg.weights.initial import load_pretrained
 
 # A reading that takes longer than this (of processors, since others may be at work on them too),
@@ -238,7 +247,7 @@ def _shard(examples: list[bytes]) -> bytes:
     return b"".join(framing.frame(data) for data in examples)
 
 
-_SHARDS = [records.shard_name("train", k, 2) for k in range(2)]
+_SHARDS = [shard_name("train", k, 2) for k in range(2)]
 
 
 def _split(folder: str) -> None:
@@ -273,7 +282,7 @@ def _read_image(folder: str, data: bytes) -> None:
     """The size in the header is the one that both decoders make of the bytes."""
     location = framing.Location("image")
     tfexample.check_pixels(data, max_megapixels=MAX_MEGAPIXELS, location=location)
-    size = tfexample.image_size(data)[1:]
+    size = image_size(data)[1:]
     with contextlib.suppress(framing.RecordError):
         assert tfexample.decode_pixels(data, location=location, mode="RGB").shape == (*size, 3)
     with contextlib.suppress(tf.errors.OpError):
@@ -284,9 +293,9 @@ def _read_image(folder: str, data: bytes) -> None:
 def _read_split(folder: str) -> tuple[dict[tuple[int, int], bytes], list[UserError]]:
     """Returns the data of all records by shard and offset, and what was told of the others."""
     told: list[UserError] = []
-    index = records.load_index(folder, "train", SPEC, on_damage=told.append)
+    index = load_index(folder, "train", SPEC, on_damage=told.append)
     read = {}
-    with records.RecordReader(index, folder) as reader:
+    with RecordReader(index, folder) as reader:
         for i in range(index.size):
             try:
                 reader.read(i)
@@ -310,10 +319,8 @@ def _read_shard(folder: str, data: bytes) -> None:
     _split(folder)
     path = _write(folder, _SHARDS[0], data)
     covered = sum(
-        item.skipped_bytes
-        if isinstance(item, framing.Damage)
-        else item.length + framing.OVERHEAD_BYTES
-        for item in framing.scan(path)
+        item.skipped_bytes if isinstance(item, Damage) else item.length + framing.OVERHEAD_BYTES
+        for item in scan(path)
     )
     assert covered == len(data), "bytes that are neither a record nor damage"
     _assert_nothing_lost(folder)
@@ -377,12 +384,14 @@ def _config(folder: str) -> None:
     )
     record.write(
         folder,
-        model=ModelConfig(),
-        data=DataConfig(drop_images="drop.txt"),
-        train=TrainConfig(),
-        method=StrictConfig(),
-        spec=dataclasses.replace(SPEC, seen_unseen=split, vectors=vectors),
-        extra={"initial_run": {"seen_classes": ["cat"], "drop_images": ["other.txt"]}},
+        {
+            "model": ModelConfig(),
+            "data": DataConfig(drop_images="drop.txt"),
+            "train": TrainConfig(method="strict"),
+            "method": StrictConfig(),
+        },
+        dataclasses.replace(SPEC, seen_unseen=split, vectors=vectors),
+        {"initial_run": {"seen_classes": ["cat"], "drop_images": ["other.txt"]}},
     )
 
 
@@ -395,9 +404,7 @@ def _checkpoints(folder: str) -> None:
     """Writes two checkpoints; reading a manifest asks for sizes and checksums alone."""
     for step in (1, 2):
         variable = tf.Variable(float(step), name="logits/weights")
-        checkpoint.export(
-            os.path.join(folder, f"model.ckpt-{step}"), {"model": checkpoint.by_name([variable])}
-        )
+        writing.export(os.path.join(folder, f"model.ckpt-{step}"), {"model": by_name([variable])})
 
 
 _CHECKPOINT_FILES: list[str] = []
@@ -409,9 +416,9 @@ def _read_manifest(folder: str, data: bytes) -> None:
         _checkpoints(_CHECKPOINT_FILES[0])
     shutil.copytree(_CHECKPOINT_FILES[0], folder, dirs_exist_ok=True)
     _write(folder, "model.ckpt-2.manifest.json", data)
-    newest = checkpoint.newest(folder)
+    newest = find.newest(folder)
     assert newest is not None and os.path.basename(newest) in ("model.ckpt-1", "model.ckpt-2")
-    checkpoint.deployable_network(os.path.join(folder, "model.ckpt-2"))
+    deployable_network(os.path.join(folder, "model.ckpt-2"))
 
 
 _ARRAYS = {
@@ -462,7 +469,7 @@ def _read_weights_npz(folder: str, data: bytes) -> None:
 
 def _index(folder: str) -> None:
     _split(folder)
-    records.load_index(folder, "train", SPEC)
+    load_index(folder, "train", SPEC)
 
 
 def _vectors(folder: str) -> None:

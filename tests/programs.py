@@ -1,11 +1,27 @@
-"""Runs the project's programs as a user would: in processes of their own."""
+"""Runs the project's programs as a user would.
 
+`run` calls the programs of the network in the test's own process, which spares the seconds that
+TensorFlow takes to start; `fresh=True`, `start` and everything else start a process.
+"""
+
+import contextlib
+import gc
+import io
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
+import warnings
+
+from absl import flags
+
+from tfseg import cli
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+_PROGRAMS = ("train_sup.py", "train_wss.py", "train_zls.py", "eval.py", "vis.py")
+# Flags that change TensorFlow itself, for good.
+_OF_THE_PROCESS = ("--deterministic", "--clone_on_cpu", "--strategy")
 
 
 def command(*arguments):
@@ -17,20 +33,65 @@ def environment():
     return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
 
 
-def run(*arguments, check=True, timeout=300, **options):
-    """Runs `python <arguments>` in the project's root; returns the finished process."""
-    result = subprocess.run(
-        command(*arguments),
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        **options,
-    )
+def run(*arguments, check=True, timeout=300, fresh=False, **options):
+    """Runs `python <arguments>` in the project's root; returns what a finished process would.
+
+    Args:
+      *arguments: the program and its command line.
+      check: insists on exit code 0.
+      timeout: seconds after which a process is given up.
+      fresh: starts a process in any case.
+      **options: of `subprocess.run`; they start a process too.
+    """
+    words = [str(word) for word in arguments]
+    own = any(word.split("=")[0] in _OF_THE_PROCESS for word in words)
+    if words[0] in _PROGRAMS and not (fresh or own or options):
+        result = _run_here(words)
+    else:
+        result = subprocess.run(
+            command(*arguments),
+            cwd=ROOT,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            **options,
+        )
     if check:
         assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     return result
+
+
+def _run_here(words):
+    """Runs a program in this process, as if it had one of its own."""
+    before = set(flags.FLAGS)
+    output, errors, code = io.StringIO(), io.StringIO(), 0
+    folder, argv, leave = os.getcwd(), sys.argv, cli._leave
+    sys.argv, cli._leave = words, sys.exit
+    os.chdir(ROOT)
+    try:
+        with (
+            contextlib.redirect_stdout(output),
+            contextlib.redirect_stderr(errors),
+            warnings.catch_warnings(),
+        ):
+            # What a process of its own would print on stderr.
+            warnings.simplefilter("default", UserWarning)
+            warnings.showwarning = _print_warning
+            runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as leaving:
+        code = leaving.code or 0
+    finally:
+        os.chdir(folder)
+        sys.argv, cli._leave = argv, leave
+        flags.FLAGS.remove_flag_values([name for name in flags.FLAGS if name not in before])
+        flags.FLAGS.unparse_flags()
+        gc.collect()
+    return subprocess.CompletedProcess(words, code, output.getvalue(), errors.getvalue())
+
+
+def _print_warning(message, category, filename, lineno, file=None, line=None):
+    print(f"{filename}:{lineno}: {category.__name__}: {message}", file=sys.stderr)
 
 
 def start(*arguments, log):

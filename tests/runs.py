@@ -9,7 +9,7 @@ import numpy as np
 
 from tests.conftest import RECORD_SIZE
 from tests.programs import run
-from tfseg.weights import checkpoint
+from tfseg.weights.checkpoint import find, reading
 
 NETWORK = (
     "--model_variant=mobilenet_v2",
@@ -69,7 +69,7 @@ def losses(logdir):
 
 
 def final_values(logdir):
-    return dict(checkpoint.values(checkpoint.newest(str(logdir))))
+    return dict(reading.values(find.newest(str(logdir))))
 
 
 def assert_same_weights(first, second):

@@ -7,7 +7,9 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from tfseg.data import records, tfexample
+from tfseg.data import tfexample
+from tfseg.data.atomic_writing import ShardWriter
+from tfseg.data.shards import shard_name
 from tfseg.data.specs import DatasetSpec
 
 SPEC = DatasetSpec("toy", ("background", "cat", "dog", "cow"))
@@ -37,8 +39,8 @@ def write_split(folder, images, labels, *, split="val", ids=None, image_labels=N
     """Writes a split of one shard; None for a label or image-level labels: without them."""
     ids = [f"image_{i}" for i in range(len(images))] if ids is None else ids
     os.makedirs(folder, exist_ok=True)
-    path = os.path.join(folder, records.shard_name(split, 0, 1))
-    with records.ShardWriter(path) as writer:
+    path = os.path.join(folder, shard_name(split, 0, 1))
+    with ShardWriter(path) as writer:
         known = [None] * len(images) if image_labels is None else image_labels
         for name, image, label, classes in zip(ids, images, labels, known):
             writer.write(

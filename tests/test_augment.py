@@ -11,7 +11,7 @@ from tfseg.data.augment.deeplab import (
     BRIGHTNESS,
     CONTRAST,
     SATURATION,
-    Draws,
+    DeepLabDraws,
     adjust_hue,
     adjust_saturation,
     draw,
@@ -48,7 +48,7 @@ def draws(**changes):
         "cutout_center": [0, 0],
         **changes,
     }
-    return Draws(**{name: tf.constant(value) for name, value in values.items()})
+    return DeepLabDraws(**{name: tf.constant(value) for name, value in values.items()})
 
 
 def views(image, label, d, crop=(33, 41), strong=False):
@@ -77,7 +77,7 @@ def many_draws(count, size=(40, 50), crop=(33, 41), **options):
 
     def one(seed):
         d = draw(seed, tf.constant(size), crop_size=crop, **options)
-        return {name: getattr(d, name) for name in Draws.__dataclass_fields__}
+        return {name: getattr(d, name) for name in DeepLabDraws.__dataclass_fields__}
 
     seeds = tf.stack([tf.range(count), tf.zeros(count, tf.int32)], 1)
     dataset = tf.data.Dataset.from_tensor_slices(seeds).map(one).batch(count)

@@ -9,9 +9,14 @@ import pytest
 from PIL import Image
 
 from tests.programs import assert_user_error, run
-from tfrecords_tools import build_pseudo_labels, check, common
-from tfseg.data import prediction_files, records, tfexample, writing
+from tfrecords_tools import build_pseudo_labels, check
+from tfrecords_tools.checks.report import describe
+from tfrecords_tools.encoder import make_record
+from tfseg.data import prediction_files, tfexample, writing
+from tfseg.data.atomic_writing import ShardWriter
+from tfseg.data.record_reader import RecordReader
 from tfseg.data.specs import DATASETS, DatasetSpec, load_spec
+from tfseg.data.split_index import load_index
 
 SPEC = DatasetSpec("toy", ("background", "cat", "dog"))
 SIZE = (6, 8)
@@ -38,7 +43,7 @@ def encode(task):
     name, classes, labels = task
     image = np.random.default_rng(list(name.encode())).integers(0, 256, (*SIZE, 3))
     mask = None if classes is None else mask_of(*classes)
-    return common.make_record(name, png(image), SIZE, mask, image_labels=labels, spec=SPEC)
+    return make_record(name, png(image), SIZE, mask, image_labels=labels, spec=SPEC)
 
 
 # Images a and b have masks; the others do not, and c is known to show a dog.
@@ -89,8 +94,8 @@ def build(place, *extra, out="records", workers=1, ids=None, labelled="few"):
 
 
 def read(folder, split):
-    index = records.load_index(str(folder), split, load_spec(str(folder), "-"))
-    with records.RecordReader(index, str(folder)) as reader:
+    index = load_index(str(folder), split, load_spec(str(folder), "-"))
+    with RecordReader(index, str(folder)) as reader:
         return index, {str(i): reader.read(k) for k, i in enumerate(index.ids)}
 
 
@@ -184,13 +189,13 @@ def test_check_counts_pseudo_labels_and_what_their_image_labels_say(place):
     (problem,) = problems
     assert problem.kind == "class in the mask but not in the image-level labels"
     assert "id c: cat" in problem.text and "--use_image_labels" in problem.text
-    report = check.describe(results, problems, [], SPEC, max_listed=3).splitlines()
+    report = describe(results, problems, [], SPEC, max_listed=3).splitlines()
     assert dict(zip(report[0].split(), report[1].split()))["pseudo"] == "3"
 
 
 def test_a_pseudo_flag_without_a_mask_is_a_problem(tmp_path):
     image = png(np.zeros((*SIZE, 3)))
-    with records.ShardWriter(str(tmp_path / "train-00000-of-00001.tfrecord")) as writer:
+    with ShardWriter(str(tmp_path / "train-00000-of-00001.tfrecord")) as writer:
         writer.write(tfexample.encode(image=image, filename="a", height=6, width=8, is_pseudo=True))
     _, problems, _ = check.check(str(tmp_path), dataset="pascal_voc_seg")
     assert [p.kind for p in problems] == ["pseudo label without a mask"]

@@ -6,7 +6,7 @@ from scipy.io import savemat
 
 from tests.test_converters import assert_refused, picture, pixels, read, run_tool, save
 from tfrecords_tools import build_coco_stuff, build_pascal_context
-from tfseg.data import records
+from tfseg.data.shards import splits_present
 from tfseg.data.specs import DATASETS, load_spec
 from tfseg.errors import UserError
 
@@ -53,7 +53,7 @@ def test_context_round_trip(context):
     process = run_context(context)
     assert process.returncode == 0, process.stderr
     out = str(context / "out")
-    assert records.splits_present(out) == ["train", "val"]
+    assert splits_present(out) == ["train", "val"]
     assert load_spec(out, "-") == CONTEXT
     _, (example,) = read(out, "val")
     label = pixels(example.label)
@@ -125,7 +125,7 @@ def test_stuff_round_trip(stuff):
     process = run_stuff(stuff)
     assert process.returncode == 0, process.stderr
     out = str(stuff / "out")
-    assert records.splits_present(out) == ["train2017", "val2017"]
+    assert splits_present(out) == ["train2017", "val2017"]
     assert load_spec(out, "-") == DATASETS["coco_stuff"]
     index, (example, _) = read(out, "train2017")
     assert index.ids.tolist() == ["train2017/a", "train2017/b"]

@@ -11,9 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfrecords_tools import check, common
-from tfseg.data import framing, records, tfexample, writing
+from tfrecords_tools import check
+from tfrecords_tools.checks.leaks import role_of
+from tfrecords_tools.encoder import make_record
+from tfrecords_tools.masks import classes_in
+from tfseg.data import framing, tfexample, writing
+from tfseg.data.atomic_writing import ShardWriter
+from tfseg.data.index_file import save_index
+from tfseg.data.record_reader import RecordReader
+from tfseg.data.shard_scan import scan
 from tfseg.data.specs import DatasetSpec, load_spec
+from tfseg.data.split_index import load_index
 from tfseg.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -36,8 +44,8 @@ def encode(task):
     image = np.random.default_rng(seed).integers(0, 256, (6, 8, 3))
     mask = np.zeros((6, 8), np.uint8)
     mask[1:3] = value
-    labels = common.classes_in(mask, SPEC)
-    return common.make_record(name, png(image), (6, 8), mask, image_labels=labels, spec=SPEC)
+    labels = classes_in(mask, SPEC)
+    return make_record(name, png(image), (6, 8), mask, image_labels=labels, spec=SPEC)
 
 
 @pytest.fixture
@@ -63,10 +71,10 @@ def rewrite(folder, *, split="train", **changes):
 
     Index and dataset.json go, so that the record is all there is to complain about.
     """
-    index = records.load_index(str(folder), split, SPEC)
-    with records.RecordReader(index, str(folder)) as reader:
+    index = load_index(str(folder), split, SPEC)
+    with RecordReader(index, str(folder)) as reader:
         examples = [reader.read(i) for i in range(index.size)]
-    with records.ShardWriter(str(shard(folder, split))) as writer:
+    with ShardWriter(str(shard(folder, split))) as writer:
         for i, e in enumerate(examples):
             if index.shard[i] == 0:
                 fields = {
@@ -84,11 +92,11 @@ def rewrite(folder, *, split="train", **changes):
     content = SPEC.to_json()
     content["splits"] = {
         name: {
-            "count": sum(1 for k in range(2) for _ in records.scan(str(shard(folder, name, k)))),
+            "count": sum(1 for k in range(2) for _ in scan(str(shard(folder, name, k)))),
             "shards": [
                 {
                     "file": shard(folder, name, k).name,
-                    "records": sum(1 for _ in records.scan(str(shard(folder, name, k)))),
+                    "records": sum(1 for _ in scan(str(shard(folder, name, k)))),
                     "bytes": os.path.getsize(shard(folder, name, k)),
                     "sha256": framing.sha256(str(shard(folder, name, k))),
                 }
@@ -213,8 +221,8 @@ def test_image_label_beyond_the_mask_is_normal(folder):
 
 
 def test_same_picture_under_another_id(folder):
-    index = records.load_index(str(folder), "val", SPEC)
-    image = records.RecordReader(index, str(folder)).read(2).image
+    index = load_index(str(folder), "val", SPEC)
+    image = RecordReader(index, str(folder)).read(2).image
     rewrite(folder, image=image)
     assert [k for _, k in problems_of(folder)] == ["the same picture in two splits (leakage)"]
 
@@ -225,12 +233,12 @@ def test_too_many_pixels(folder):
 
 
 def test_stale_index_and_unfinished_split(folder):
-    index = records.load_index(str(folder), "val", SPEC)
+    index = load_index(str(folder), "val", SPEC)
     ids = index.ids.copy()
     ids[0] = "xx"
     import dataclasses
 
-    records.save_index(str(folder / "val.index.npz"), dataclasses.replace(index, ids=ids))
+    save_index(str(folder / "val.index.npz"), dataclasses.replace(index, ids=ids))
     content = json.loads((folder / "dataset.json").read_text())
     del content["splits"]["few"]
     (folder / "dataset.json").write_text(json.dumps(content))
@@ -259,7 +267,7 @@ def test_records_without_description(folder):
     ],
 )
 def test_role_of_a_split(name, role):
-    assert check._role(name) == role
+    assert role_of(name) == role
 
 
 def test_never_stops_at_random_damage(folder):

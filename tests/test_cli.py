@@ -15,10 +15,11 @@ from tests.conftest import RECORD_SIZE
 from tests.extras import NO_CRF
 from tests.programs import ROOT, assert_user_error, run, start
 from tests.runs import NETWORK, assert_same_weights, end_with, log_of, losses
-from tfseg.data import framing, tfexample
-from tfseg.data import records as tf_records
+from tfseg.data import tfexample
+from tfseg.data.atomic_writing import ShardWriter
 from tfseg.data.specs import load_spec
-from tfseg.weights import checkpoint
+from tfseg.data.split_index import load_index
+from tfseg.weights.checkpoint import find
 
 pytestmark = pytest.mark.slow
 
@@ -74,7 +75,7 @@ def test_evaluation_and_pictures_take_the_network_from_the_run(records, trained,
     metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
     assert metrics["num_images"] == 7 and metrics["step"] == 4
     assert np.sum(metrics["confusion_matrix"]) == 7 * SIZE * SIZE
-    prefix = checkpoint.newest(str(logdir))
+    prefix = find.newest(str(logdir))
     run(
         "vis.py",
         f"--checkpoint_dir={prefix}",
@@ -106,8 +107,8 @@ def test_pseudo_labels_from_predictions_to_training(records, trained, tmp_path):
         f"--vis_crop_size={SIZE},{SIZE}",
         "--also_save_raw_predictions",
     )
-    aug = tf_records.load_index(str(copy), "train_aug", load_spec(str(copy), "-"))
-    labelled = tf_records.load_index(str(copy), "train", load_spec(str(copy), "-"))
+    aug = load_index(str(copy), "train_aug", load_spec(str(copy), "-"))
+    labelled = load_index(str(copy), "train", load_spec(str(copy), "-"))
     (tmp_path / "ids.txt").write_text("\n".join(sorted({*aug.ids, *labelled.ids})))
     build = (
         "tfrecords_tools/build_pseudo_labels.py",
@@ -271,7 +272,7 @@ def test_an_interrupted_run_reaches_the_same_weights(records, uninterrupted, tmp
     process = start(*long_run(logdir, records), log=tmp_path / "log")
     end_with(signum, process, logdir, after=12)
     assert "Traceback" not in (tmp_path / "log").read_text()
-    saved = checkpoint.step_of(checkpoint.newest(str(logdir)))
+    saved = find.step_of(find.newest(str(logdir)))
     assert 5 <= saved < 40
     resumed = run(*long_run(logdir, records))
     assert f"(step {saved})" in resumed.stdout
@@ -449,7 +450,7 @@ def test_label_ids_beyond_the_class_count(tmp_path):
     mask = np.zeros([SIZE, SIZE], np.uint8)
     mask[3, 4] = 200
     shard = tmp_path / "records" / "train-00000-of-00001.tfrecord"
-    with framing.ShardWriter(str(shard)) as writer:
+    with ShardWriter(str(shard)) as writer:
         for i in range(4):
             writer.write(
                 tfexample.encode(
@@ -479,7 +480,7 @@ def test_no_space_left_keeps_the_previous_checkpoint(records, trained, tmp_path)
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
     )
     assert_user_error(result, str(logdir))
-    assert checkpoint.newest(str(logdir)).endswith("model.ckpt-4")
+    assert find.newest(str(logdir)).endswith("model.ckpt-4")
     assert not [n for n in os.listdir(logdir) if n.startswith(".writing")]
 
 

@@ -17,7 +17,8 @@ from tests.runs import (
     losses,
 )
 from tests.small_split import make_images, write_split
-from tfseg.weights import checkpoint
+from tfseg.weights.checkpoint import find
+from tfseg.weights.checkpoint.stored_networks import deployable_network, stored_variables
 
 pytestmark = pytest.mark.slow
 
@@ -42,9 +43,9 @@ def test_a_run_keeps_losses_monitors_and_both_networks(trained):
     names = {"hybrid_segmentation", "pseudo_segmentation", "classification", "cross_training"}
     assert names <= set(entry)
     assert {"hybrid_miou", "pseudo_miou", "image_weight"} <= set(entry["monitors"])
-    prefix = checkpoint.newest(str(trained))
-    assert set(checkpoint.stored_variables(prefix)) == {"hybrid", "pseudo", "ema"}
-    assert checkpoint.deployable_network(prefix) == "hybrid"
+    prefix = find.newest(str(trained))
+    assert set(stored_variables(prefix)) == {"hybrid", "pseudo", "ema"}
+    assert deployable_network(prefix) == "hybrid"
     counts = [v for name, v in final_values(trained).items() if "pseudo_net_counts" in name]
     assert len(counts) == 1 and counts[0].shape[0] == 3 and counts[0][0].sum() > 1000
 

@@ -20,9 +20,9 @@ from tests.runs import (
     losses,
     wait_for_steps,
 )
-from tfseg.cli import _sole_run
 from tfseg.errors import UserError
-from tfseg.weights import checkpoint
+from tfseg.runs.training_directory import sole_run
+from tfseg.weights.checkpoint import find
 
 pytestmark = pytest.mark.slow
 
@@ -78,7 +78,7 @@ def test_evaluation_and_pictures_of_the_deployable_network(records, trained, tmp
 def test_it_works_with(records, tmp_path, extra):
     run(*arguments(records, tmp_path, *extra))
     assert all(np.isfinite(loss) for _, loss in losses(tmp_path))
-    assert checkpoint.step_of(checkpoint.newest(str(tmp_path))) == 2
+    assert find.step_of(find.newest(str(tmp_path))) == 2
 
 
 def assert_jit_gives_the_same_losses(records, folder, *extra, steps):
@@ -117,10 +117,10 @@ def test_an_interrupted_run_reaches_the_same_weights(records, uninterrupted, tmp
     logdir = tmp_path / "run"
     process = start(*long_run(records, logdir), log=tmp_path / "log")
     wait_for_steps(logdir, process, 2)
-    with pytest.raises(UserError, match=f"process {process.pid} on "), _sole_run(logdir, True):
+    with pytest.raises(UserError, match=f"process {process.pid} on "), sole_run(logdir, True):
         pass
     end_with(signum, process, logdir, after=10)
-    saved = checkpoint.step_of(checkpoint.newest(str(logdir)))
+    saved = find.step_of(find.newest(str(logdir)))
     assert 4 <= saved < 24
     assert f"(step {saved})" in run(*long_run(records, logdir)).stdout
     assert_same_weights(uninterrupted, logdir)
@@ -135,7 +135,7 @@ def drop_speed(entry):
 def test_a_damaged_checkpoint_falls_back_and_goes_on_alike(records, uninterrupted, tmp_path):
     logdir = tmp_path / "run"
     run(*long_run(records, logdir))
-    newest = checkpoint.newest(str(logdir))
+    newest = find.newest(str(logdir))
     path = next(
         p for p in logdir.iterdir() if p.name.startswith(os.path.basename(newest) + ".data")
     )
@@ -232,7 +232,7 @@ def test_a_signal_to_one_worker_saves_and_stops_both(records, tmp_path):
     outputs = [worker.communicate(timeout=200)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [143, 143], outputs
     assert "run the same command again" in outputs[0]
-    saved = checkpoint.step_of(checkpoint.newest(str(tmp_path / "run")))
+    saved = find.step_of(find.newest(str(tmp_path / "run")))
     assert saved == log_of(tmp_path / "run")[-1]["step"]
 
 

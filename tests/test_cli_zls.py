@@ -11,15 +11,16 @@ from tests.conftest import RECORD_SIZE
 from tests.programs import assert_user_error, run
 from tests.runs import NETWORK, evaluate
 from tests.small_split import write_split
-from tfseg import cli
 from tfseg.data.class_splits import ClassSplit
 from tfseg.data.specs import DATASETS, DatasetSpec
 from tfseg.errors import UserError
+from tfseg.runs import classes
+from tfseg.runs.classes import spec_of
 from tfseg.runs.record import check_continues, write
-from tfseg.settings import flags
 from tfseg.settings.data import DataConfig
-from tfseg.settings.methods import METHOD_CONFIGS
+from tfseg.settings.methods import METHODS
 from tfseg.settings.network import ModelConfig
+from tfseg.settings.reading import make
 from tfseg.settings.run import TrainConfig
 
 DIGITS = [str(i) for i in range(10)]
@@ -227,18 +228,13 @@ def voc(tmp_path):
     return DataConfig(dataset_dir=str(tmp_path), class_split="spnet_voc12")
 
 
-def given(monkeypatch, *names):
-    monkeypatch.setattr(flags, "is_given", lambda name: name in names)
-
-
 def record_of(config, spec):
     return {"dataset": spec.to_json(), "data": dataclasses.asdict(config)}
 
 
-def test_the_split_of_a_run_holds(voc, monkeypatch):
-    given(monkeypatch, "class_split")
+def test_the_split_of_a_run_holds(voc):
     hold_out = dataclasses.replace(voc, exclude_validation_classes=True)
-    spec = cli._spec_of(hold_out)
+    spec = spec_of(hold_out, ())
     assert spec.seen_unseen.unseen == (13, 14, 15) and spec.seen_unseen.held_out == (
         16,
         17,
@@ -248,41 +244,39 @@ def test_the_split_of_a_run_holds(voc, monkeypatch):
     )
     record = record_of(hold_out, spec)
     # Flags that were not given are those of the run.
-    assert cli._spec_of(voc, record).seen_unseen.unseen == (13, 14, 15)
-    given(monkeypatch)
+    assert spec_of(voc, {"class_split"}, record).seen_unseen.unseen == (13, 14, 15)
     plain = dataclasses.replace(voc, class_split=None)
-    assert cli._spec_of(plain, record).seen_unseen == spec.seen_unseen
-    given(monkeypatch, "seen_background")
+    assert spec_of(plain, (), record).seen_unseen == spec.seen_unseen
     with pytest.raises(UserError, match="(?s)contradicts the run.*is a seen class.*takes no part"):
-        cli._spec_of(dataclasses.replace(plain, seen_background=True), record)
+        spec_of(dataclasses.replace(plain, seen_background=True), {"seen_background"}, record)
 
 
-def test_a_run_without_a_split_can_be_evaluated_with_one(voc, monkeypatch):
-    given(monkeypatch, "class_split")
+def test_a_run_without_a_split_can_be_evaluated_with_one(voc):
     record = record_of(dataclasses.replace(voc, class_split=None), DATASETS["pascal_voc_seg"])
-    assert cli._spec_of(voc, record).seen_unseen.unseen == (16, 17, 18, 19, 20)
-    assert cli._spec_of(dataclasses.replace(voc, class_split=None), record).seen_unseen is None
-    lonely = dataclasses.replace(voc, class_split=None, exclude_validation_classes=True)
+    assert spec_of(voc, {"class_split"}, record).seen_unseen.unseen == (16, 17, 18, 19, 20)
+    assert (
+        spec_of(dataclasses.replace(voc, class_split=None), {"class_split"}, record).seen_unseen
+        is None
+    )
     with pytest.raises(UserError, match="--exclude_validation_classes needs --class_split"):
-        cli._spec_of(lonely)
+        make(DataConfig, dataset_dir="x", exclude_validation_classes=True)
 
 
-def test_classes_without_a_part_need_no_vector(voc, tmp_path, monkeypatch):
-    given(monkeypatch)
+def test_classes_without_a_part_need_no_vector(voc, tmp_path):
     names = [name for name in DATASETS["pascal_voc_seg"].class_names if name != "background"]
     path = str(tmp_path / "vectors.npz")
     np.savez(path, names=np.array(names), vectors=np.eye(20, 4) + 1)
     with_vectors = dataclasses.replace(voc, class_embeddings=path)
-    spec = cli._spec_of(with_vectors)
+    spec = spec_of(with_vectors, ())
     assert spec.vectors.width == 4 and not spec.vectors.values[0].any()
     with pytest.raises(UserError, match="'background'"):
-        cli._spec_of(dataclasses.replace(with_vectors, seen_background=True))
+        spec_of(dataclasses.replace(with_vectors, seen_background=True), ())
     record = record_of(with_vectors, spec)
-    assert cli._spec_of(voc, record).vectors is None
-    assert cli._spec_of(with_vectors, record).vectors.sha256 == spec.vectors.sha256
+    assert spec_of(voc, (), record).vectors is None
+    assert spec_of(with_vectors, (), record).vectors.sha256 == spec.vectors.sha256
     np.savez(path, names=np.array(names), vectors=np.eye(20, 4) + 2)
     with pytest.raises(UserError, match="(?s)--class_embeddings contradicts.*SHA-256"):
-        cli._spec_of(with_vectors, record)
+        spec_of(with_vectors, (), record)
 
 
 # What the run behind an initial checkpoint saw ----------------------------------------------------
@@ -290,22 +284,21 @@ def test_classes_without_a_part_need_no_vector(voc, tmp_path, monkeypatch):
 
 def write_record(folder, config, spec=None, initial_run=None, **settings):
     """Writes the config.json of a run; returns its directory as a flag's value."""
-    spec = spec or cli._spec_of(config)
-    settings = METHOD_CONFIGS["zs3net"](**settings)
+    spec = spec or spec_of(config, ())
+    settings = METHODS["zs3net"].settings(**settings)
     train = TrainConfig(method="zs3net", train_logdir=str(folder))
     folder.mkdir()
-    facts = {"model": ModelConfig(), "data": config, "train": train, "method": settings}
-    write(str(folder), **facts, spec=spec, extra={"initial_run": initial_run})
+    sections = {"model": ModelConfig(), "data": config, "train": train, "method": settings}
+    write(str(folder), sections, spec, {"initial_run": initial_run})
     return str(folder)
 
 
 def started_from(logdir, spec):
-    return cli._initial_run(TrainConfig(tf_initial_checkpoint=logdir), spec)
+    return classes.initial_run(TrainConfig(tf_initial_checkpoint=logdir), spec)
 
 
-def test_how_masks_acted_is_inherited(voc, tmp_path, monkeypatch):
-    given(monkeypatch)
-    spec = cli._spec_of(voc)
+def test_how_masks_acted_is_inherited(voc, tmp_path):
+    spec = spec_of(voc, ())
     dropping = dataclasses.replace(voc, drop_images="drop.txt")
     first = write_record(tmp_path / "first", dropping)
     told = started_from(first, spec)
@@ -314,24 +307,23 @@ def test_how_masks_acted_is_inherited(voc, tmp_path, monkeypatch):
     second = write_record(tmp_path / "second", voc, initial_run=told, oracle_layout=True)
     third = write_record(tmp_path / "third", voc, initial_run=started_from(second, spec))
     for logdir, oracle in ((first, False), (second, True), (third, True)):
-        found = cli._unseen_masks(logdir)
+        found = classes.unseen_masks(logdir)
         assert found == {"oracle_layout": oracle, "drop_images": ["drop.txt"]}
-    assert not any(cli._unseen_masks(str(tmp_path)).values())
+    assert not any(classes.unseen_masks(str(tmp_path)).values())
 
 
-def test_no_start_from_a_run_that_saw_unseen_classes(voc, tmp_path, monkeypatch):
-    given(monkeypatch)
-    spec = cli._spec_of(voc)
+def test_no_start_from_a_run_that_saw_unseen_classes(voc, tmp_path):
+    spec = spec_of(voc, ())
     hold_out = dataclasses.replace(voc, exclude_validation_classes=True)
     first = write_record(tmp_path / "first", voc)
     with pytest.raises(UserError, match="(?s)--tf_initial_checkpoint.*received: horse, motorbike"):
-        started_from(first, cli._spec_of(hold_out))
+        started_from(first, spec_of(hold_out, ()))
     without = write_record(tmp_path / "without", hold_out)
     assert "person" not in started_from(without, spec)["seen_classes"]
     # A run that forgot them started from one that knew them.
     again = write_record(tmp_path / "again", hold_out, initial_run=started_from(first, spec))
     with pytest.raises(UserError, match="received: .*person"):
-        started_from(again, cli._spec_of(hold_out))
+        started_from(again, spec_of(hold_out, ()))
     # A run without a split saw everything, whatever its data set calls it.
     supervised = DatasetSpec("other", ("background", "Couch", "sky"))
     other = write_record(tmp_path / "other", voc, supervised)
@@ -342,7 +334,7 @@ def test_no_start_from_a_run_that_saw_unseen_classes(voc, tmp_path, monkeypatch)
 
 def test_of_other_checkpoints_nothing_is_known(voc, tmp_path):
     spec = DATASETS["pascal_voc_seg"]
-    assert cli._initial_run(TrainConfig(), spec) is None
+    assert classes.initial_run(TrainConfig(), spec) is None
     assert started_from(str(tmp_path / "model.ckpt"), spec) is None
     (tmp_path / "config.json").write_text('{"architectures": ["Other"]}')
     assert started_from(str(tmp_path / "model.ckpt"), spec) is None
@@ -357,29 +349,27 @@ def test_of_other_checkpoints_nothing_is_known(voc, tmp_path):
     ],
     ids=lambda now: next(iter(now)) if isinstance(now, dict) else "",
 )
-def test_what_a_run_is_told_does_not_change(voc, tmp_path, monkeypatch, now, words):
-    given(monkeypatch)
+def test_what_a_run_is_told_does_not_change(voc, tmp_path, now, words):
     dropping = dataclasses.replace(voc, drop_images="drop.txt")
     updates = {"generator_updates": "per_class"}
     logdir = write_record(tmp_path / "run", dropping, **updates)
     if "drop_images" in now:
         dropping, now = dataclasses.replace(voc, **now), {}
-    facts = {
+    sections = {
         "model": ModelConfig(),
         "data": dropping,
         "train": TrainConfig(method="zs3net"),
-        "spec": cli._spec_of(voc),
+        "method": METHODS["zs3net"].settings(**{**updates, **now}),
     }
     with pytest.raises(UserError, match=f"another run(.|\n)*{words}"):
-        settings = METHOD_CONFIGS["zs3net"](**{**updates, **now})
-        check_continues(logdir, method=settings, **facts)
+        check_continues(logdir, sections, spec_of(voc, ()))
 
 
 def test_where_unseen_classes_are_no_secret_it_is_said(capsys):
     spec = DATASETS["coco_stuff"]
     split = ClassSplit("x", tuple(range(1, 182)), (0,))
-    cli._note_leaks(DataConfig(dataset_dir="x"), dataclasses.replace(spec, seen_unseen=split))
+    classes._note_leaks(DataConfig(dataset_dir="x"), dataclasses.replace(spec, seen_unseen=split))
     assert "no background" in capsys.readouterr().out
     with_background = dataclasses.replace(DATASETS["pascal_voc_seg"], seen_unseen=split)
-    cli._note_leaks(DataConfig(dataset_dir="x"), with_background)
+    classes._note_leaks(DataConfig(dataset_dir="x"), with_background)
     assert capsys.readouterr().out == ""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tfseg.data.augment import composition
-from tfseg.data.augment.composition import GEOMETRIC, PHOTOMETRIC, Draws, Scene
+from tfseg.data.augment.composition import GEOMETRIC, PHOTOMETRIC, CompositionDraws, Scene
 
 MEAN = (123.6, 116.2, 103.9)
 # Not 255: nothing may take the usual value for granted.
@@ -180,7 +180,9 @@ def test_a_grey_image_stays_grey(name):
 def test_an_unknown_operation_is_a_defect():
     image, label = picture(4, 4)
     for kind in ("photometric", "geometric"):
-        draws = Draws(**{"photometric": (), "geometric": (), "crop": (0, 0), kind: (("hsv", 1),)})
+        draws = CompositionDraws(
+            **{"photometric": (), "geometric": (), "crop": (0, 0), kind: (("hsv", 1),)}
+        )
         with pytest.raises(ValueError, match="hsv"):
             compose(image, label, draws)
 
@@ -336,7 +338,7 @@ def test_any_draws_give_whole_crops_with_labels_of_the_input(size):
 
 def test_operations_run_in_the_drawn_order():
     image, label = picture(20, 31)
-    draws = Draws(
+    draws = CompositionDraws(
         photometric=(("invert", 0.0), ("posterize", 2)),
         geometric=(("rotation", 30), ("scale", 1.5)),
         crop=(0.0, 0.0),

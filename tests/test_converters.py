@@ -15,10 +15,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfrecords_tools import build_coco, build_digits, build_folder, build_voc2012, common
+from tfrecords_tools import build_digits, build_folder, build_voc2012
+from tfrecords_tools.coco.instances import Region, read_instances
+from tfrecords_tools.coco.painting import MaskReader, decode_region
+from tfrecords_tools.encoder import Encoder, ImageSource
+from tfrecords_tools.file_finder import FileFinder
+from tfrecords_tools.id_lists import read_ids, read_splits
+from tfrecords_tools.images import read_image
+from tfrecords_tools.masks import read_mask
 from tfseg import sharing
-from tfseg.data import class_embeddings, framing, records, specs, tfexample, writing
+from tfseg.data import class_embeddings, framing, specs, tfexample, writing
+from tfseg.data.atomic_writing import write_atomically
+from tfseg.data.encoded_image import image_size
+from tfseg.data.record_reader import RecordReader
+from tfseg.data.shards import splits_present
 from tfseg.data.specs import DATASETS, DatasetSpec, load_spec
+from tfseg.data.split_index import load_index
 from tfseg.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -80,9 +92,9 @@ def run_tool(tool, *words):
 def convert(folder, output, *, encoder=None, labels=None, num_shards=2, **options):
     """Converts in this process."""
     tasks = build_folder.make_sources(
-        common.read_splits(str(folder / "lists")),
-        common.FileFinder(str(folder / "images")),
-        common.FileFinder(str(folder / "masks")),
+        read_splits(str(folder / "lists")),
+        FileFinder(str(folder / "images")),
+        FileFinder(str(folder / "masks")),
         labels,
         **options,
     )
@@ -90,15 +102,15 @@ def convert(folder, output, *, encoder=None, labels=None, num_shards=2, **option
         str(output),
         SPEC,
         tasks,
-        encoder or common.Encoder(SPEC),
+        encoder or Encoder(SPEC),
         num_shards=num_shards,
         num_workers=1,
     )
 
 
 def read(output, split="train"):
-    index = records.load_index(str(output), split, load_spec(str(output), "-"))
-    with records.RecordReader(index, str(output)) as reader:
+    index = load_index(str(output), split, load_spec(str(output), "-"))
+    with RecordReader(index, str(output)) as reader:
         return index, [reader.read(i) for i in range(index.size)]
 
 
@@ -159,13 +171,13 @@ def test_other_formats_become_rgb_png_and_are_counted(folder, tmp_path):
     assert (pixels(examples[1].image) == rgb[..., :1]).all()
     assert pixels(examples[2].image).shape == (8, 10, 3)
     assert sorted(report.notes.values()) == [1, 1, 1]
-    assert {tfexample.image_size(e.image)[0] for e in examples} == {"png"}
+    assert {image_size(e.image)[0] for e in examples} == {"png"}
 
 
 def test_sixteen_bit_grey_keeps_the_high_byte(folder):
     values = np.array([[0, 255, 256], [65535, 32768, 511]], np.uint16)
     Image.fromarray(values).save(folder / "images" / "d.png")
-    data, _, notes = common.read_image(str(folder / "images" / "d.png"), max_megapixels=1)
+    data, _, notes = read_image(str(folder / "images" / "d.png"), max_megapixels=1)
     assert (pixels(data)[..., 0] == values >> 8).all() and len(notes) == 1
 
 
@@ -250,7 +262,7 @@ def test_masks_of_few_bits_are_read_as_ids(tmp_path):
     header = struct.pack(">IIBBBBB", 4, 3, 4, 0, 0, 0, 0)
     png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw))
     (tmp_path / "m.png").write_bytes(png + chunk(b"IEND", b""))
-    ids, _ = common.read_mask(str(tmp_path / "m.png"), max_megapixels=1)
+    ids, _ = read_mask(str(tmp_path / "m.png"), max_megapixels=1)
     assert ids.tolist() == [[0, 1, 2, 0]] * 3
 
 
@@ -258,7 +270,7 @@ def test_palette_in_another_order_is_noticed(tmp_path):
     image = Image.fromarray(np.array([[0, 1]], np.uint8))
     image.putpalette([0, 0, 0, 0, 128, 0])
     image.save(tmp_path / "m.png")
-    ids, notes = common.read_mask(str(tmp_path / "m.png"), max_megapixels=1)
+    ids, notes = read_mask(str(tmp_path / "m.png"), max_megapixels=1)
     assert ids.tolist() == [[0, 1]] and "other indices" in notes[0]
 
 
@@ -275,8 +287,8 @@ def test_orientation_tag(folder, mode, mask_shape, turned):
     if mask_shape:
         save(folder / "masks" / "a.png", np.zeros(mask_shape))
         mask = str(folder / "masks" / "a.png")
-    encoder = common.Encoder(SPEC, exif_orientation=mode)
-    encoded = encoder(common.Source("a", str(folder / "images" / "a.JPG"), mask))
+    encoder = Encoder(SPEC, exif_orientation=mode)
+    encoded = encoder(ImageSource("a", str(folder / "images" / "a.JPG"), mask))
     assert (encoded.row.height, encoded.row.width) == ((10, 8) if turned else (8, 10))
     assert any("EXIF" in note for note in encoded.notes)
     image = Image.open(io.BytesIO(tfexample.decode(encoded.data).image))
@@ -368,7 +380,7 @@ def test_jpeg_mask(folder, tmp_path):
 
 
 def test_id_absent_from_the_label_map(folder, tmp_path):
-    encoder = common.Encoder(SPEC, label_map={0: 0, 1: 1})
+    encoder = Encoder(SPEC, label_map={0: 0, 1: 1})
     with pytest.raises(UserError, match="label_map lacks") as error:
         convert(folder, tmp_path / "out", encoder=encoder)
     assert "a.png" in str(error.value) and "255" in str(error.value)
@@ -383,7 +395,7 @@ def test_bad_label_map(tmp_path, text):
 
 def test_unknown_split_names_those_present(folder):
     with pytest.raises(UserError, match="accepted: train"):
-        common.read_splits(str(folder / "lists"), ["validation"])
+        read_splits(str(folder / "lists"), ["validation"])
 
 
 # Writing ----------------------------------------------------------------------------------------
@@ -412,7 +424,7 @@ class FailAfter:
     """An encoder that is interrupted at its third record."""
 
     def __init__(self):
-        self._encoder, self._calls = common.Encoder(SPEC), 0
+        self._encoder, self._calls = Encoder(SPEC), 0
 
     def __call__(self, source):
         self._calls += 1
@@ -485,7 +497,7 @@ convert(pathlib.Path({str(folder)!r}), {str(out)!r}, encoder=Kill())
 """
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert process.returncode == -signal.SIGKILL, process.stderr
-    assert records.splits_present(str(out)) == [] and os.listdir(out) != []
+    assert splits_present(str(out)) == [] and os.listdir(out) != []
     convert(folder, out)
     convert(folder, tmp_path / "fresh")
     assert contents(out) == contents(tmp_path / "fresh")
@@ -493,13 +505,11 @@ convert(pathlib.Path({str(folder)!r}), {str(out)!r}, encoder=Kill())
 
 def test_two_runs_at_once_keep_each_others_splits(folder, tmp_path, monkeypatch):
     """The second run comes between the first one's reading of dataset.json and its writing."""
-    out, write, second = tmp_path / "out", framing.write_atomically, []
-    tasks = {"more": [common.Source("a", str(folder / "images" / "a.JPG"))]}
+    out, write, second = tmp_path / "out", write_atomically, []
+    tasks = {"more": [ImageSource("a", str(folder / "images" / "a.JPG"))]}
 
     def run_second():
-        writing.write_splits(
-            str(out), SPEC, tasks, common.Encoder(SPEC), num_shards=1, num_workers=1
-        )
+        writing.write_splits(str(out), SPEC, tasks, Encoder(SPEC), num_shards=1, num_workers=1)
 
     def write_late(path, content):
         if path.endswith("dataset.json") and not second:
@@ -508,7 +518,7 @@ def test_two_runs_at_once_keep_each_others_splits(folder, tmp_path, monkeypatch)
             second[0].join(0.3)
         write(path, content)
 
-    monkeypatch.setattr(framing, "write_atomically", write_late)
+    monkeypatch.setattr(writing, "write_atomically", write_late)
     convert(folder, out)
     second[0].join()
     assert sorted(specs.read_dataset_json(str(out))["splits"]) == ["more", "train"]
@@ -551,13 +561,13 @@ def test_splits_of_other_classes_are_not_mixed(folder, tmp_path):
     convert(folder, tmp_path / "out")
     (folder / "lists" / "train.txt").rename(folder / "lists" / "more.txt")
     other = DatasetSpec("folder", ("background", "x", "y"))
-    tasks = {"more": [common.Source("a", str(folder / "images" / "a.JPG"))]}
+    tasks = {"more": [ImageSource("a", str(folder / "images" / "a.JPG"))]}
     with pytest.raises(UserError, match="other classes"):
         writing.write_splits(
-            str(tmp_path / "out"), other, tasks, common.Encoder(other), num_shards=1, num_workers=1
+            str(tmp_path / "out"), other, tasks, Encoder(other), num_shards=1, num_workers=1
         )
     convert(folder, tmp_path / "out")
-    assert records.splits_present(str(tmp_path / "out")) == ["more", "train"]
+    assert splits_present(str(tmp_path / "out")) == ["more", "train"]
 
 
 # VOC --------------------------------------------------------------------------------------------
@@ -600,7 +610,7 @@ def test_voc_round_trip(voc, tmp_path):
     assert_refused(process, "1 of 3 ids", "--sbd_dir")
     process = run_tool("build_voc2012", *words, f"--sbd_dir={tmp_path / 'sbd'}", "--num_workers=1")
     assert process.returncode == 0, process.stderr
-    assert records.splits_present(str(out)) == ["train", "train_aug"]
+    assert splits_present(str(out)) == ["train", "train_aug"]
     assert load_spec(str(out), "-") == DATASETS["pascal_voc_seg"]
     index, examples = read(out, "train_aug")
     assert [sorted(set(pixels(e.label).ravel())) for e in examples] == [[0, 15, 255], [8], [12]]
@@ -696,8 +706,8 @@ def test_coco_round_trip(coco, tmp_path):
 
 
 def test_ignored_crowds_take_nothing(coco):
-    instances = build_coco.read_instances([str(coco / "instances_train.json")])
-    reader = build_coco.MaskReader(ignore_label=255, ignore_crowd=True)
+    instances = read_instances([str(coco / "instances_train.json")])
+    reader = MaskReader(ignore_label=255, ignore_crowd=True)
     label, _ = reader(instances.images["1"], (8, 10))
     assert (label[2:, 8:] == 255).all() and (label[:2, 6:] == 3).all()
 
@@ -709,7 +719,7 @@ def test_full_coco_categories_are_recognised(tmp_path):
     (tmp_path / "i.json").write_text(
         json.dumps({"images": [], "annotations": [], "categories": categories})
     )
-    assert build_coco.read_instances([str(tmp_path / "i.json")]).spec is DATASETS["coco"]
+    assert read_instances([str(tmp_path / "i.json")]).spec is DATASETS["coco"]
 
 
 @pytest.mark.parametrize(
@@ -717,16 +727,16 @@ def test_full_coco_categories_are_recognised(tmp_path):
     [{"size": [8, 10], "counts": [3]}, {"size": [4, 4], "counts": [16]}, {"x": 1}, [["a"] * 6], 7],
 )
 def test_malformed_segmentation(segmentation):
-    region = build_coco.Region(17, 1, segmentation, False)
+    region = Region(17, 1, segmentation, False)
     with pytest.raises(UserError, match="annotation 17"):
-        build_coco.decode_region(region, 8, 10, where="i.json, image a.jpg")
+        decode_region(region, 8, 10, where="i.json, image a.jpg")
 
 
 def test_malformed_instances(tmp_path):
     for text in ("[]", "{", '{"images": [], "annotations": []}'):
         (tmp_path / "i.json").write_text(text)
         with pytest.raises(UserError, match="another structure|not valid JSON"):
-            build_coco.read_instances([str(tmp_path / "i.json")])
+            read_instances([str(tmp_path / "i.json")])
 
 
 # Digits -----------------------------------------------------------------------------------------
@@ -791,7 +801,7 @@ SPLITS = ROOT / "data_splits"
 
 
 def ids(name, dataset="pascal_voc_seg"):
-    return common.read_ids(str(SPLITS / dataset / f"{name}.txt"))
+    return read_ids(str(SPLITS / dataset / f"{name}.txt"))
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ from tests.small_split import (
     numpy_prediction,
     write_split,
 )
-from tfseg.data import records
 from tfseg.data.evaluation_batches import padded_size
+from tfseg.data.split_index import load_index
 from tfseg.errors import UserError
 from tfseg.inference import image_progress
 from tfseg.inference.classes import classes_present
@@ -32,17 +32,14 @@ from tfseg.inference.evaluate import Evaluator
 from tfseg.inference.image_progress import ImageProgress
 from tfseg.inference.report import describe
 from tfseg.inference.settings import check, crf_settings
-from tfseg.inference.watch import (
-    evaluate_checkpoint,
-    evaluate_repeatedly,
-    exiting_on_sigterm,
-    watch_checkpoints,
-)
+from tfseg.inference.watch import evaluate_repeatedly, exiting_on_sigterm, watch_checkpoints
 from tfseg.ops import dense_crf
 from tfseg.ops.resize import resize_bilinear
 from tfseg.settings.data import DataConfig
 from tfseg.settings.prediction import EvalConfig
-from tfseg.weights import checkpoint
+from tfseg.weights.checkpoint import find, writing
+from tfseg.weights.checkpoint.names import by_name
+from tfseg.weights.checkpoint.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -225,23 +222,17 @@ def test_scales_must_be_positive(split, tmp_path, scales):
 
 def save(folder, model, step):
     os.makedirs(folder, exist_ok=True)
-    return checkpoint.Store(str(folder), {"model": model}, {}).save(step)
+    return Store(str(folder), {"model": model}, {}).save(step)
 
 
 def test_a_checkpoint_is_loaded_and_measured(split, tmp_path):
-    trained = ToyModel()
-    prefix = save(tmp_path / "train", trained, 5)
+    prefix = save(tmp_path / "train", ToyModel(), 5)
     data_config, config = config_of(split[0], tmp_path)
-    result = evaluate_checkpoint(
-        ToyModel(seed=3),
-        tf.distribute.OneDeviceStrategy("/cpu:0"),
-        SPEC,
-        data_config,
-        config,
-        prefix=prefix,
-    )
+    config = dataclasses.replace(config, checkpoint_dir=prefix)
+    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+    result = evaluate_repeatedly(ToyModel(seed=3), strategy, SPEC, data_config, config)
     assert result["confusion_matrix"] == numpy_matrix(split).tolist()
-    assert result["step"] == 5
+    assert (result["step"], result["checkpoint"]) == (5, prefix)
 
 
 def test_each_new_checkpoint_is_evaluated_with_its_own_weights(split, tmp_path, monkeypatch):
@@ -304,7 +295,7 @@ def test_a_damaged_newer_checkpoint_does_not_bring_back_the_old_one(tmp_path):
 
     sleep.calls = 0
     found = list(watch_checkpoints(str(tmp_path), 1, 2, sleep=sleep))
-    assert [checkpoint.step_of(prefix) for prefix in found] == [1, 3]
+    assert [find.step_of(prefix) for prefix in found] == [1, 3]
 
 
 def test_a_missing_directory_is_an_error_and_no_wait(tmp_path):
@@ -318,7 +309,7 @@ class StopWaiting(Exception):
 
 def test_a_checkpoint_without_a_state_file_is_no_wait(tmp_path, capsys):
     prefix = str(tmp_path / "model")
-    checkpoint.export(prefix, {"model": checkpoint.by_name(ToyModel().variables)})
+    writing.export(prefix, {"model": by_name(ToyModel().variables)})
     os.remove(prefix + ".manifest.json")
     watch = watch_checkpoints(str(tmp_path), 1, 1, sleep=pytest.fail)
     assert list(watch) == [prefix]
@@ -443,7 +434,7 @@ def test_without_background_an_image_without_classes_is_named(tmp_path):
     spec = dataclasses.replace(SPEC, has_background=False)
     images, labels = make_images(SIZES[:2])
     write_split(str(tmp_path), images, labels, image_labels=[(0, 3), ()])
-    index = records.load_index(str(tmp_path), "val", spec)
+    index = load_index(str(tmp_path), "val", spec)
     arguments = {"dataset_dir": str(tmp_path), "split": "val"}
     with pytest.raises(UserError, match="image_1"):
         classes_present(index, spec, **arguments)

@@ -12,17 +12,24 @@ import numpy as np
 import pytest
 
 from tfrecords_tools import build_pseudo_labels, check
-from tfseg import cli, files
-from tfseg.data import class_embeddings, class_splits, framing, records, specs, tfexample
-from tfseg.data.records import RecordError
+from tfseg import files
+from tfseg.data import class_embeddings, class_splits, framing, index_file, specs, tfexample
+from tfseg.data.atomic_writing import ShardWriter
+from tfseg.data.framing import RecordError
+from tfseg.data.index_file import _INDEX_VERSION
+from tfseg.data.record_reader import RecordReader
+from tfseg.data.shard_scan import scan
+from tfseg.data.shards import shard_name
 from tfseg.data.specs import DatasetSpec
+from tfseg.data.split_index import load_index
 from tfseg.errors import UserError
 from tfseg.files import ArrayForm
+from tfseg.runs import load
 from tfseg.runs import record as run_record
-from tfseg.settings import flags
 from tfseg.settings.data import DataConfig
 from tfseg.settings.network import ModelConfig
-from tfseg.settings.prediction import EvalConfig
+from tfseg.settings.reading import check_saved, make
+from tfseg.settings.run import TrainConfig
 
 SPEC = DatasetSpec("toy", ("background", "cat", "dog"))
 
@@ -81,9 +88,9 @@ def read_config(folder):
 
 
 def read_manifest(folder):
-    from tfseg.weights import checkpoint
+    from tfseg.weights.checkpoint.manifest import read_manifest
 
-    checkpoint._read_manifest(str(folder / "model.ckpt-1"))
+    read_manifest(str(folder / "model.ckpt-1"))
 
 
 def read_split(folder):
@@ -157,7 +164,7 @@ def folder(tmp_path):
     from PIL import Image
 
     Image.new("RGB", (6, 4)).save(pixels, "PNG")
-    with records.ShardWriter(str(tmp_path / records.shard_name("train", 0, 1))) as writer:
+    with ShardWriter(str(tmp_path / shard_name("train", 0, 1))) as writer:
         for i in range(3):
             writer.write(
                 tfexample.encode(
@@ -174,13 +181,13 @@ def folder(tmp_path):
     content = {**SPEC.to_json(), "splits": {"train": {"count": 3, "shards": [shard]}}}
     content["palette"], content["eval_ids"] = [[0, 0, 0], [1, 2, 3]], [0, 5, 7]
     (tmp_path / "dataset.json").write_text(json.dumps(content))
-    records.load_index(str(tmp_path), "train", SPEC)
+    load_index(str(tmp_path), "train", SPEC)
     return tmp_path
 
 
 def loads(folder):
     spec = specs.load_spec(str(folder), "coco")
-    return records.load_index(str(folder), "train", spec)
+    return load_index(str(folder), "train", spec)
 
 
 def test_every_damaged_form_of_dataset_json(folder):
@@ -226,12 +233,12 @@ def test_what_is_no_shard_is_named_by_every_reader(folder, kind):
     (path,) = folder.glob("*.tfrecord")
     path.unlink()
     NO_FILE[kind](path)
-    with records.RecordReader(index, str(folder)) as reader:
+    with RecordReader(index, str(folder)) as reader:
         for read in (
             lambda: loads(folder),
             lambda: reader.read(0),
             lambda: framing.read_record(str(path), 0),
-            lambda: list(framing.scan(str(path))),
+            lambda: list(scan(str(path))),
             lambda: framing.sha256(str(path)),
         ):
             with pytest.raises(RecordError, match=f"(?s){path.name}.*{kind}"):
@@ -242,7 +249,7 @@ def test_what_is_no_shard_is_named_by_every_reader(folder, kind):
     for name in ("dataset.json", "train.index.npz"):
         (folder / name).unlink()
     with pytest.raises(RecordError, match=kind):
-        records.load_index(str(folder), "train", SPEC)
+        load_index(str(folder), "train", SPEC)
 
 
 # config.json --------------------------------------------------------------------------------------
@@ -256,16 +263,12 @@ def config(tmp_path, monkeypatch):
     values = np.eye(3, dtype=np.float32)
     vectors = class_embeddings.ClassVectors(values, "v", "0" * 64, "none")
     spec = DatasetSpec("toy", SPEC.class_names, seen_unseen=split, vectors=vectors)
-    settings = {"model": ModelConfig(), "data": DataConfig(), "train": EvalConfigWithSeed()}
-    run_record.write(
-        str(tmp_path), **settings, method=ModelConfig(), spec=spec,
-        extra={"initial_run": {"seen_classes": ["cat"], "oracle_layout": False, "drop_images": []}},
-    )  # fmt: skip
+    train = TrainConfig()
+    sections = {"model": ModelConfig(), "data": DataConfig(), "train": train}
+    sections["method"] = train.method_settings
+    seen = {"seen_classes": ["cat"], "oracle_layout": False, "drop_images": []}
+    run_record.write(str(tmp_path), sections, spec, {"initial_run": seen})
     return json.loads((tmp_path / "config.json").read_text())
-
-
-class EvalConfigWithSeed(EvalConfig):
-    seed = 0
 
 
 def test_every_damaged_form_of_config_json(tmp_path, config):
@@ -281,8 +284,8 @@ def test_every_damaged_form_of_config_json(tmp_path, config):
             record = run_record.read(str(tmp_path), of_run=True)
             run_record.told(record)
             run_record.zero_label_facts(record["dataset"])
-            flags.check_saved(ModelConfig, record["model"], where="x")
-            flags.check_saved(DataConfig, record["data"], where="x")
+            check_saved(ModelConfig, record["model"], where="x")
+            check_saved(DataConfig, record["data"], where="x")
             split = record["dataset"].get("split")
             split and class_splits.ClassSplit.from_json(split)
         except UserError:
@@ -307,13 +310,12 @@ def test_every_damaged_form_of_config_json(tmp_path, config):
         ("head", "none"),
         ("model_variant", None),
         ("add_image_level_feature", 1),
-        ("low_rank_iterations", 10**9),
     ],
 )
 def test_a_saved_setting_that_no_flag_could_give(name, value):
-    flags.check_saved(ModelConfig, {"decoder_filters": 64, "atrous_rates": [6, 12]}, where="x")
+    check_saved(ModelConfig, {"decoder_filters": 64, "atrous_rates": [6, 12]}, where="x")
     with pytest.raises(UserError, match=f"c.json, {name}"):
-        flags.check_saved(ModelConfig, {name: value}, where="c.json")
+        check_saved(ModelConfig, {name: value}, where="c.json")
 
 
 @pytest.mark.parametrize(
@@ -321,26 +323,24 @@ def test_a_saved_setting_that_no_flag_could_give(name, value):
     [
         {"decoder_filters": 10**6},
         {"aspp_convs_filters": 10**6},
-        {"projection_dim": 10**6},
+        {"head": "projection", "projection_dim": 10**6},
         {"divisible_by": 10**6},
         {"depth_multiplier": 1000.0},
         {"logits_kernel_size": 1001},
     ],
 )
 def test_a_network_larger_than_its_checkpoint_is_refused_before_it_is_made(monkeypatch, settings):
-    from tfseg.weights import checkpoint
+    from tfseg.weights.checkpoint import find, reading
 
     class Reader:
         def get_variable_to_shape_map(self):
             return {"a": [3, 3, 256, 2048], "b": [], "c": [2048]}
 
-    monkeypatch.setattr(checkpoint, "newest", lambda path: path)
-    monkeypatch.setattr(checkpoint, "open_reader", lambda prefix: Reader())
-    cli._check_widths(ModelConfig(decoder_filters=512, logits_kernel_size=3), "run", "c.json")
-    with pytest.raises(
-        UserError, match=f"larger network.*\n.*c.json, model.{next(iter(settings))}"
-    ):
-        cli._check_widths(ModelConfig(**settings), "run", "c.json")
+    monkeypatch.setattr(find, "newest", lambda path: path)
+    monkeypatch.setattr(reading, "open_reader", lambda prefix: Reader())
+    load._check_widths(ModelConfig(decoder_filters=512, logits_kernel_size=3), "run", "c.json")
+    with pytest.raises(UserError, match=f"larger network.*\n.*c.json, model.{list(settings)[-1]}"):
+        load._check_widths(make(ModelConfig, **settings), "run", "c.json")
 
 
 # .npz: one table of forms for every reader --------------------------------------------------------
@@ -399,7 +399,7 @@ def write_npz(path, arrays, compression=zipfile.ZIP_STORED):
 
 
 def read_index(path):
-    records.read_index(str(path), SPEC)
+    index_file.read_index(str(path), SPEC)
 
 
 def read_vectors(path):
@@ -411,7 +411,7 @@ def read_any(path):
 
 
 INDEX = {
-    "version": np.int32(records._INDEX_VERSION),
+    "version": np.int32(_INDEX_VERSION),
     "shards": np.array(["train-00000-of-00001.tfrecord"]),
     "shard_bytes": np.array([100]),
     "shard": np.zeros(2, np.int32),
@@ -529,7 +529,7 @@ def test_a_large_index_is_no_harm(tmp_path):
     large |= {"offset": 50 * np.arange(n), "shard_bytes": np.array([50 * n])}
     large |= {"ids": np.full(n, ord("x"), np.uint8), "id_ends": np.arange(1, n + 1)}
     write_npz(tmp_path / "file.npz", {**INDEX, **large})
-    assert records.read_index(str(tmp_path / "file.npz"), SPEC).size == n
+    assert index_file.read_index(str(tmp_path / "file.npz"), SPEC).size == n
 
 
 def test_compressed_arrays_are_read(tmp_path):

@@ -8,7 +8,23 @@ from PIL import Image
 
 from tests.test_check import problems_of
 from tests.test_converters import picture, pixels, save
-from tfrecords_tools import build_coco, build_folder, build_voc2012, check, class_files, common
+from tfrecords_tools import (
+    build_coco,
+    build_folder,
+    build_voc2012,
+    check,
+    class_files,
+    images,
+    masks,
+    program,
+)
+from tfrecords_tools.checks.report import describe
+from tfrecords_tools.class_files import read_class_names
+from tfrecords_tools.coco.instances import Region, read_instances
+from tfrecords_tools.coco.painting import MaskReader, decode_region
+from tfrecords_tools.encoder import Encoder, ImageSource
+from tfrecords_tools.file_finder import FileFinder
+from tfrecords_tools.id_lists import read_splits
 from tfseg.data import writing
 from tfseg.data.specs import DATASETS, DatasetSpec
 from tfseg.errors import UserError
@@ -23,9 +39,9 @@ def make_lists(folder, text, split="train"):
 
 def sources(folder, masks="masks", **options):
     return build_folder.make_sources(
-        common.read_splits(str(folder / "lists")),
-        common.FileFinder(str(folder / "images")),
-        common.FileFinder(str(folder / masks)),
+        read_splits(str(folder / "lists")),
+        FileFinder(str(folder / "images")),
+        FileFinder(str(folder / masks)),
         options.pop("labels", None),
         **options,
     )
@@ -65,7 +81,7 @@ def test_class_files_of_another_structure_are_refused(tmp_path, text, message):
     path = tmp_path / "classes.txt"
     path.write_text(text)
     with pytest.raises(UserError, match=message) as error:
-        common.read_class_names(str(path), has_background=True)
+        read_class_names(str(path), has_background=True)
     assert str(path) in str(error.value)
 
 
@@ -114,17 +130,17 @@ def test_more_names_than_a_mask_can_hold():
 def test_a_class_without_a_pixel_is_a_warning_everywhere(tmp_path, capsys, mask, labels, cause):
     save(tmp_path / "a.png", picture(0, 8, 8))
     save(tmp_path / "m.png", mask)
-    source = common.Source("a", str(tmp_path / "a.png"), str(tmp_path / "m.png"), labels)
+    source = ImageSource("a", str(tmp_path / "a.png"), str(tmp_path / "m.png"), labels)
     out = str(tmp_path / "out")
     reports = writing.write_splits(
-        out, SPEC, {"train": [source]}, common.Encoder(SPEC), num_shards=1, num_workers=1
+        out, SPEC, {"train": [source]}, Encoder(SPEC), num_shards=1, num_workers=1
     )
-    common.finish(reports, SPEC, out, 0.0)
+    program.finish(reports, SPEC, out, 0.0)
     (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("warning: ")]
     assert "'dog'" in line and cause in line and "split train" in line
     assert problems_of(out) == {}
     results, _, _ = check.check(out)
-    assert line in check.describe(results, [], [], SPEC, max_listed=1)
+    assert line in describe(results, [], [], SPEC, max_listed=1)
 
 
 def test_every_class_shown_is_no_warning():
@@ -155,7 +171,7 @@ def test_records_of_classes_that_are_other_lines_or_ignored_are_warned_of():
 
 
 def read_image(path):
-    data, _, notes = common.read_image(str(path), max_megapixels=1)
+    data, _, notes = images.read_image(str(path), max_megapixels=1)
     return pixels(data), notes
 
 
@@ -221,7 +237,7 @@ IDS = np.array([[0, 1], [2, 255]])
 
 
 def read_mask(path):
-    return common.read_mask(str(path), max_megapixels=1)
+    return masks.read_mask(str(path), max_megapixels=1)
 
 
 @pytest.mark.parametrize(
@@ -376,7 +392,7 @@ def test_image_and_mask_side_by_side(pairs, extension):
             (pairs / "images" / f"{name}.jpg").unlink()
     (source, _) = sources(pairs, masks="images")["train"]
     with pytest.raises(UserError, match="is the image itself") as error:
-        common.Encoder(SPEC)(source)
+        Encoder(SPEC)(source)
     assert "a_mask.png" in str(error.value) and "--masks_dir" in str(error.value)
 
 
@@ -394,7 +410,7 @@ def test_decomposed_names_are_found(pairs):
     for listed in (composed, decomposed):
         make_lists(pairs, listed)
         (source,) = sources(pairs)["train"]
-        assert common.Encoder(SPEC)(source).row.id == listed
+        assert Encoder(SPEC)(source).row.id == listed
     (pairs / "labels.csv").write_text(f"{composed},cat\n")
     labels = build_folder.read_image_labels(str(pairs / "labels.csv"), SPEC)
     assert sources(pairs, labels=labels)["train"][0].image_labels == (1,)
@@ -402,7 +418,7 @@ def test_decomposed_names_are_found(pairs):
 
 def test_hidden_files_are_no_lists(pairs):
     (pairs / "lists" / "._train.txt").write_bytes(b"\0\xff")
-    assert list(common.read_splits(str(pairs / "lists"))) == ["train"]
+    assert list(read_splits(str(pairs / "lists"))) == ["train"]
 
 
 @pytest.mark.parametrize(
@@ -463,15 +479,15 @@ def coco_source(folder, path, ids="a\n", images=("a",), **options):
     make_lists(folder, ids)
     return build_coco.make_sources(
         str(folder / "images"),
-        common.read_splits(str(folder / "lists")),
-        build_coco.read_instances([path]),
+        read_splits(str(folder / "lists")),
+        read_instances([path]),
         **options,
     )["train"]
 
 
 def paint(source):
     spec = DatasetSpec("c", ("background", "cat", "dog"))
-    encoder = common.Encoder(spec, mask_reader=build_coco.MaskReader(255, False))
+    encoder = Encoder(spec, mask_reader=MaskReader(255, False))
     encoded = encoder(source)
     return encoded.pixels, encoded.notes
 
@@ -508,8 +524,8 @@ def test_compressed_run_lengths_are_unpacked_as_pycocotools_packs_them():
     for share in (0.0, 0.02, 0.5, 1.0):
         mask = np.asfortranarray(rng.random((120, 90)) < share, np.uint8)
         runs = coco_mask.encode(mask)
-        region = build_coco.Region("1", 1, {**runs, "counts": runs["counts"].decode()}, False)
-        inside = build_coco.decode_region(region, 120, 90, where="x")
+        region = Region("1", 1, {**runs, "counts": runs["counts"].decode()}, False)
+        inside = decode_region(region, 120, 90, where="x")
         np.testing.assert_array_equal(inside, mask.astype(bool))
 
 
@@ -616,7 +632,7 @@ def test_outlines_in_shares_of_the_image_are_told(tmp_path):
 def test_malformed_entries_name_the_place(tmp_path, changes, parts):
     path = coco_file(tmp_path, **changes)
     with pytest.raises(UserError) as error:
-        build_coco.read_instances([path])
+        read_instances([path])
     for part in (path, *parts):
         assert part in str(error.value)
 
@@ -634,7 +650,7 @@ def test_malformed_entries_name_the_place(tmp_path, changes, parts):
 def test_other_files_are_recognised(tmp_path, text, message):
     (tmp_path / "i.json").write_text(text)
     with pytest.raises(UserError, match=message) as error:
-        build_coco.read_instances([str(tmp_path / "i.json")])
+        read_instances([str(tmp_path / "i.json")])
     assert "accepted: COCO's instances json" in str(error.value)
 
 
@@ -644,10 +660,10 @@ def test_more_categories_than_a_mask_can_hold(tmp_path, number):
         tmp_path, categories=[{"id": k, "name": f"c{k}"} for k in range(1, number + 1)]
     )
     if number == 254:
-        assert build_coco.read_instances([path]).spec.num_classes == 255
+        assert read_instances([path]).spec.num_classes == 255
         return
     with pytest.raises(UserError, match="at most 254 categories"):
-        build_coco.read_instances([path])
+        read_instances([path])
 
 
 @pytest.mark.parametrize("image, annotation", [("7", 7), (7, "7"), (7.0, 7), ("x_1", "x_1")])
@@ -667,7 +683,7 @@ def test_text_ids_of_categories_keep_the_order_of_the_file(tmp_path):
         {"id": "12", "name": "x"},
     ]
     path = coco_file(tmp_path, categories=categories, annotations={"category_id": "z"})
-    instances = build_coco.read_instances([path])
+    instances = read_instances([path])
     assert instances.spec.class_names == ("background", "x", "cat", "dog")
     assert instances.images["a"].regions[0].class_id == 2
 
@@ -675,7 +691,7 @@ def test_text_ids_of_categories_keep_the_order_of_the_file(tmp_path):
 @pytest.mark.parametrize("crowd", [0, 1, True, "0", "1", 0.0, None])
 def test_crowd_flags_of_any_kind(tmp_path, crowd):
     path = coco_file(tmp_path, annotations={"iscrowd": crowd})
-    region = build_coco.read_instances([path]).images["a"].regions[0]
+    region = read_instances([path]).images["a"].regions[0]
     assert region.is_crowd == (crowd in (1, True, "1"))
 
 
@@ -691,10 +707,10 @@ def test_missing_sizes_are_those_of_the_turned_image(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     save(tmp_path / "images" / "a.jpg", picture(0), exif=exif)
-    encoder = common.Encoder(
+    encoder = Encoder(
         DatasetSpec("c", ("background", "cat", "dog")),
         exif_orientation="apply",
-        mask_reader=build_coco.MaskReader(255, False),
+        mask_reader=MaskReader(255, False),
     )
     row = encoder(source).row
     assert (row.height, row.width) == (10, 8)
@@ -711,7 +727,7 @@ def test_images_of_another_size_than_annotated(tmp_path, size):
 def test_annotations_of_removed_images_are_counted(tmp_path):
     one = {"id": 1, "image_id": 7, "category_id": 3, "segmentation": [SQUARE]}
     path = coco_file(tmp_path, annotations=[one, {**one, "image_id": 8}, {**one, "image_id": "x"}])
-    instances = build_coco.read_instances([path])
+    instances = read_instances([path])
     assert len(instances.images["a"].regions) == 1
     assert "2 annotations of images that the file does not list" in instances.notes[0]
 
@@ -719,7 +735,7 @@ def test_annotations_of_removed_images_are_counted(tmp_path):
 @pytest.mark.parametrize("name", ["_background_", "background", "Background"])
 def test_a_category_of_background_is_class_0(tmp_path, name):
     path = coco_file(tmp_path, categories=[{"id": 0, "name": name}, {"id": 3, "name": "cat"}])
-    instances = build_coco.read_instances([path])
+    instances = read_instances([path])
     assert instances.spec.class_names == ("background", "cat")
     assert instances.images["a"].regions[0].class_id == 1 and name in instances.notes[0]
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tfseg.models import gmmn
-from tfseg.models.layers import Settings
+from tfseg.models.layers.settings import Settings
 from tfseg.ops.adam import adam_update
 
 # One word and one noise value; two hidden units; one output.

@@ -13,8 +13,9 @@ from tests.torch_files import write_torch
 from tfseg.errors import UserError
 from tfseg.models import build_model
 from tfseg.settings.network import ModelConfig
-from tfseg.weights import checkpoint, initial
-from tfseg.weights.checkpoint import variable_name
+from tfseg.weights import initial
+from tfseg.weights.checkpoint.names import variable_name
+from tfseg.weights.checkpoint.store import Store
 from tfseg.weights.initial import load_initial_weights, load_pretrained
 
 FULL = {"atrous_rates": (6, 12, 18), "decoder_output_stride": (4,)}
@@ -163,7 +164,7 @@ def test_missing_and_damaged_checkpoints_are_errors(mobilenet, tmp_path):
 def test_own_checkpoint_is_read_by_network(tmp_path):
     one, two = _build("mobilenet_v2"), _build("mobilenet_v2", name="ema")
     step = tf.Variable(0, dtype=tf.int64, name="global_step")
-    store = checkpoint.Store(str(tmp_path), {"model": one, "ema": two}, {"global_step": step})
+    store = Store(str(tmp_path), {"model": one, "ema": two}, {"global_step": step})
     store.save(5)
     for name, source in (("model", one), ("ema", two), ("third", one)):
         fresh = build_model(

@@ -5,20 +5,18 @@ import pytest
 import tensorflow as tf
 
 from tfseg.errors import UserError
-from tfseg.models.layers import (
-    AtrousRate,
-    BatchNorm,
-    Conv2D,
-    DepthwiseConv2D,
-    Dropout,
-    Settings,
-    decayed_variables,
+from tfseg.models.layers.batch_norm import BatchNorm
+from tfseg.models.layers.convolutions import Conv2D, DepthwiseConv2D, decayed_variables
+from tfseg.models.layers.dropout import Dropout
+from tfseg.models.layers.initial_values import (
     he_normal_fan_out,
     he_truncated_normal,
     truncated_normal,
     uniform_fan_in,
     xavier_uniform,
 )
+from tfseg.models.layers.settings import Settings
+from tfseg.models.layers.strides import AtrousRate
 
 SEED = tf.constant([3, 4])
 

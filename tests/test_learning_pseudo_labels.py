@@ -19,7 +19,8 @@ from tfseg.methods.learning_pseudo_labels import LearningPseudoLabels
 from tfseg.monitors import Monitors, summarise
 from tfseg.settings.data import DataConfig
 from tfseg.settings.run import TrainConfig
-from tfseg.weights import checkpoint
+from tfseg.weights.checkpoint.store import Store
+from tfseg.weights.checkpoint.stored_networks import deployable_network, stored_variables
 
 NAME = "learning_pseudo_labels"
 NO_DROPOUT = {"aspp_dropout_rate": 0.0}
@@ -124,12 +125,12 @@ def test_running_counts_are_in_the_checkpoint(tmp_path):
     trainer = make_trainer(one_replica(), batch, NAME)
     trainer.train(2)
     networks = trainer.method.networks()
-    prefix = checkpoint.Store(str(tmp_path), networks, trainer.state()).save(2)
+    prefix = Store(str(tmp_path), networks, trainer.state()).save(2)
     other = make_trainer(one_replica(), batch, NAME)
-    checkpoint.Store(str(tmp_path), other.method.networks(), other.state()).restore()
+    Store(str(tmp_path), other.method.networks(), other.state()).restore()
     np.testing.assert_array_equal(other.method.counts, trainer.method.counts)
-    assert checkpoint.deployable_network(prefix) == "hybrid"
-    assert set(checkpoint.stored_variables(prefix)) == {"hybrid", "pseudo"}
+    assert deployable_network(prefix) == "hybrid"
+    assert set(stored_variables(prefix)) == {"hybrid", "pseudo"}
 
 
 def test_both_networks_start_differently():

@@ -1,26 +1,25 @@
 """The low-rank factorisation, cue and gate, and SLRNet's network on several backbones."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests.toy import ToyBackbone
 from tfseg.errors import UserError
-from tfseg.models import BACKBONES, LowRankNet, build_model
+from tfseg.models import BACKBONES, build_model
 from tfseg.models.heads.factorisation import (
     GlobalCueInjection,
     LowRank,
     StochasticGate,
     initial_bases,
 )
-from tfseg.models.heads.low_rank import with_background
-from tfseg.models.layers import Settings
+from tfseg.models.heads.low_rank import LowRankNet, with_background
+from tfseg.models.layers.settings import Settings
 from tfseg.ops.class_scores import class_scores
 from tfseg.ops.resize import resize_bilinear
 from tfseg.ops.two_views import second_view, to_first_view
 from tfseg.settings.network import ModelConfig
+from tfseg.settings.reading import changed
 
 RNG = np.random.default_rng(0)
 SMALL = ModelConfig(
@@ -38,7 +37,7 @@ def normal(*shape):
 
 
 def small_network(num_classes=4, **changes):
-    config = dataclasses.replace(SMALL, **changes)
+    config = changed(SMALL, **changes)
     return build_model(
         config, num_classes=num_classes, num_image_classes=num_classes - 1, crop_size=(33, 33)
     )

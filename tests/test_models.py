@@ -14,9 +14,10 @@ from tfseg.models import BACKBONES, build_model, decayed_variables
 from tfseg.models.backbones.mobilenet_v2 import divisible_channels
 from tfseg.models.backbones.resnet_torch import ResNetTorch
 from tfseg.models.heads.parts import scaled_size
-from tfseg.models.layers import Settings, max_pool
+from tfseg.models.layers.settings import Settings
+from tfseg.models.layers.strides import max_pool
 from tfseg.settings.network import ModelConfig
-from tfseg.weights.checkpoint import variable_name
+from tfseg.weights.checkpoint.names import variable_name
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "pseudoseg"
 SEED = tf.constant([3, 4])

@@ -15,14 +15,13 @@ import tensorflow as tf
 from tests.small_split import write_split
 from tests.test_methods import SMALL
 from tests.toy import ToyBackbone
-from tfseg.cli import TrainingData
+from tfseg.runs.training_data import TrainingData
 from tfseg.data.class_embeddings import ClassVectors
 from tfseg.data.class_splits import ClassSplit
 from tfseg.data.specs import DatasetSpec
-from tfseg.methods import METHODS
 from tfseg.models import BACKBONES, model_builder
 from tfseg.settings.data import DataConfig
-from tfseg.settings.methods import METHOD_CONFIGS, ZeroLabelConfig
+from tfseg.settings.methods import METHODS, ZeroLabelConfig
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.run import TrainConfig
 from tfseg.training.trainer import Trainer
@@ -132,9 +131,9 @@ class Run:
             base_learning_rate=0.05,
             initialize_last_layer=True,
         )
-        self.settings = METHOD_CONFIGS[regime.method](**regime.settings)
+        self.settings = METHODS[regime.method].settings(**regime.settings)
         self.strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
-        method_class = METHODS[regime.method]
+        method_class = METHODS[regime.method].load()
         model_config = ModelConfig(**SMALL, head=regime.head, batch_norm_momentum=0.9)
         model_config = method_class.network_config(model_config, self.settings)
         self.streams = method_class.streams(self.data_config(folder), self.config, self.settings)
@@ -202,5 +201,5 @@ def test_a_method_that_sees_all_masks_is_found_out(folders):
 
 
 def test_every_zero_label_method_is_tested():
-    methods = {name for name, cls in METHOD_CONFIGS.items() if issubclass(cls, ZeroLabelConfig)}
+    methods = {name for name, m in METHODS.items() if issubclass(m.settings, ZeroLabelConfig)}
     assert methods == {case.values[0].method for case in CASES}

@@ -11,15 +11,21 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.small_split import SPEC, make_images, png, write_split
-from tfseg import cli
-from tfseg.data import pipeline, records, sampling, specs, tfexample
+from tfseg.data import pipeline, sampling, specs, tfexample
+from tfseg.data.atomic_writing import ShardWriter
 from tfseg.data.evaluation_batches import UNPADDED, make_eval_dataset, padded_size
 from tfseg.data.framing import HEADER_BYTES, frame
+from tfseg.data.index_file import index_path
+from tfseg.data.shards import shard_name
 from tfseg.data.sources import make_sources
+from tfseg.data.split_index import load_index
 from tfseg.data.stream import Stream
 from tfseg.errors import UserError
 from tfseg.ops.resize import resize_pillow
+from tfseg.runs.training_data import TrainingData
+from tfseg.runs.training_directory import note_new_order
 from tfseg.settings.data import DataConfig
+from tfseg.settings.reading import make
 from tfseg.settings.run import TrainConfig
 
 MEAN = (127.5, 127.5, 127.5)
@@ -32,11 +38,11 @@ def write(folder, *, image_labels=None, images=None, labels=None):
     """Writes two shards of five records; returns their images and labels."""
     made = make_images(SIZES)
     images, labels = images or made[0], labels or made[1]
-    if os.path.exists(records.index_path(folder, "train")):
-        os.remove(records.index_path(folder, "train"))  # of what was written before
+    if os.path.exists(index_path(folder, "train")):
+        os.remove(index_path(folder, "train"))  # of what was written before
     for shard in range(2):
-        path = os.path.join(folder, records.shard_name("train", shard, 2))
-        with records.ShardWriter(path) as writer:
+        path = os.path.join(folder, shard_name("train", shard, 2))
+        with ShardWriter(path) as writer:
             for i in range(5 * shard, 5 * shard + 5):
                 label = labels[i]
                 writer.write(
@@ -60,8 +66,9 @@ def folder(tmp_path_factory):
 
 
 def settings(folder, **changes):
-    return DataConfig(
-        **{"dataset_dir": str(folder), "train_crop_size": (33, 33), "data_threads": 2, **changes}
+    return make(
+        DataConfig,
+        **{"dataset_dir": str(folder), "train_crop_size": (33, 33), "data_threads": 2, **changes},
     )
 
 
@@ -130,7 +137,7 @@ def test_streams_are_drawn_by_their_splits_where_these_differ():
 def test_the_images_of_a_step_are_named_where_two_streams_read_one_split(folder):
     streams = {"first": STREAM, "second": STREAM}
     config = settings(folder, augmentation="resized_crop")
-    data = cli.TrainingData(streams, SPEC, config, TrainConfig(seed=3), None)
+    data = TrainingData(streams, SPEC, config, TrainConfig(seed=3), None)
     batch = take(dataset_of(config, streams), 3)[2]
     named = (
         f"{name}: {', '.join(f'image_{i}' for i in stream['index'])}"
@@ -141,13 +148,13 @@ def test_the_images_of_a_step_are_named_where_two_streams_read_one_split(folder)
 
 def test_a_saved_run_says_that_a_stream_is_drawn_otherwise_from_now_on(capsys):
     shared = {"labelled": STREAM, "unlabelled": STREAM}
-    cli.note_new_order({"seed": 0}, shared)
+    note_new_order({"seed": 0}, shared)
     told = capsys.readouterr().out
     assert "'train'" in told and "'unlabelled'" in told and "numbers differ" in told
     # Nothing where this version has begun the run, or has told it already.
-    cli.note_new_order({"seed": 0, "drawn_by": pipeline.drawn_by(shared)}, shared)
+    note_new_order({"seed": 0, "drawn_by": pipeline.drawn_by(shared)}, shared)
     distinct = {"labelled": STREAM, "unlabelled": Stream("train_aug", 4)}
-    cli.note_new_order({"seed": 0}, distinct)
+    note_new_order({"seed": 0}, distinct)
     assert capsys.readouterr().out == ""
 
 
@@ -312,7 +319,7 @@ def listed_folder(tmp_path):
     named = [sorted(set(np.unique(label)) - {0, 255}) for label in labels]
     write(str(tmp_path), labels=labels, image_labels=named)
     few = [1, 4, 7]
-    with records.ShardWriter(str(tmp_path / records.shard_name("few", 0, 1))) as writer:
+    with ShardWriter(str(tmp_path / shard_name("few", 0, 1))) as writer:
         for i in few:
             writer.write(
                 tfexample.encode(
@@ -869,7 +876,7 @@ def test_a_split_that_cannot_serve_a_stream_is_refused(tmp_path, stream, message
 
 
 def index_of(folder):
-    return records.load_index(str(folder), "train", SPEC)
+    return load_index(str(folder), "train", SPEC)
 
 
 def overwrite(folder, i, change):
@@ -944,7 +951,7 @@ def test_an_id_beyond_the_classes_names_the_image(tmp_path):
 def replace_label(folder, encoded):
     """Makes a split of one record with that mask."""
     image = np.zeros((12, 16, 3), np.uint8)
-    with records.ShardWriter(os.path.join(folder, records.shard_name("train", 0, 1))) as writer:
+    with ShardWriter(os.path.join(folder, shard_name("train", 0, 1))) as writer:
         writer.write(
             tfexample.encode(image=png(image), label=encoded, filename="only", height=12, width=16)
         )

@@ -1,5 +1,7 @@
 """From logits to labels: sizes, scales, mirror images, independence of the batch."""
 
+import doctest
+
 import cv2
 import numpy as np
 import pytest
@@ -8,19 +10,29 @@ from PIL import Image
 
 from tests.small_split import STRIDE, ToyModel, make_images, numpy_prediction
 from tfseg.errors import UserError
-from tfseg.inference.merge import (
-    ClassFilter,
-    Views,
-    predict,
-    predict_probabilities,
-    predict_probabilities_with_image_logits,
-    predict_with_image_logits,
-)
+from tfseg.inference import predictor as predictor_module
+from tfseg.inference.decisions import Decision
+from tfseg.inference.merge import ONE_VIEW, ClassFilter, Views
+from tfseg.inference.one_by_one import batch_predictor, one_by_one
+from tfseg.inference.predictor import Prediction, Predictor
 from tfseg.models import build_model
 from tfseg.ops.resize import resize_bilinear
 from tfseg.settings.network import ModelConfig
 
 SIZE = (33, 41)
+EVERYTHING = Prediction._fields
+
+
+def predict(model, image, views=ONE_VIEW, *, present=None, **options):
+    return Predictor(model, views, **options)(image, present)
+
+
+def labels_of(model, image, views=ONE_VIEW, **options):
+    return predict(model, image, views, **options).labels
+
+
+def probs_of(model, image, views=ONE_VIEW, **options):
+    return predict(model, image, views, wanted=["probs"], **options).probs
 
 
 @pytest.fixture
@@ -31,7 +43,7 @@ def image():
 
 def test_labels_are_the_arg_max_of_upsampled_logits(image):
     model = ToyModel()
-    labels = predict(model, image)
+    labels = labels_of(model, image)
     assert labels.dtype == tf.int32
     for label, one in zip(labels, image):
         np.testing.assert_array_equal(label, numpy_prediction(model, one))
@@ -39,7 +51,7 @@ def test_labels_are_the_arg_max_of_upsampled_logits(image):
 
 def test_arg_max_first_repeats_the_coarse_labels(image):
     model = ToyModel()
-    labels = predict(model, image, prediction_with_upsampled_logits=False).numpy()
+    labels = labels_of(model, image, prediction_with_upsampled_logits=False).numpy()
     coarse = tf.argmax(model(image)["logits"], -1).numpy()
     # Align-corners: pixel y lies at y / 4 of the coarse grid; ties go up.
     y = np.floor(np.arange(SIZE[0]) / STRIDE + 0.5).astype(int)
@@ -50,7 +62,7 @@ def test_arg_max_first_repeats_the_coarse_labels(image):
 def test_one_plain_scale_is_the_softmax_of_the_logits(image):
     model = ToyModel()
     expected = tf.nn.softmax(resize_bilinear(model(image)["logits"], SIZE))
-    actual = predict_probabilities(model, image)
+    actual = probs_of(model, image)
     np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
@@ -66,9 +78,9 @@ def test_probabilities_are_averaged_over_scales_and_mirror_images(image):
                 part = resize_bilinear(part, (9, 11))  # the grid of the unscaled image
             total += tf.nn.softmax(resize_bilinear(part, SIZE)).numpy()
     views = Views((0.5, 1.25), flip=True)
-    actual = predict_probabilities(model, image, views)
+    actual = probs_of(model, image, views)
     np.testing.assert_allclose(actual, total / 4, atol=1e-6)
-    labels = predict(model, image, views)
+    labels = labels_of(model, image, views)
     np.testing.assert_array_equal(labels, total.argmax(-1))
 
 
@@ -84,8 +96,8 @@ def test_the_model_learns_the_scale_of_its_input(image):
 
 def test_a_mirrored_image_gives_mirrored_labels(image):
     views = Views((0.75, 1.0), flip=True)
-    labels = predict(ToyModel(), image, views).numpy()
-    mirrored = predict(ToyModel(), image[:, :, ::-1], views).numpy()
+    labels = labels_of(ToyModel(), image, views).numpy()
+    mirrored = labels_of(ToyModel(), image[:, :, ::-1], views).numpy()
     np.testing.assert_array_equal(mirrored, labels[:, :, ::-1])
 
 
@@ -93,19 +105,23 @@ def test_a_mirrored_image_gives_mirrored_labels(image):
 def test_image_logits_are_those_of_the_unscaled_image(image, scales):
     model = ToyModel(with_classifier=True)
     views = Views(scales)
-    labels, image_logits = predict_with_image_logits(model, image, views)
+    labels, _, image_logits = predict(model, image, views, wanted=["labels", "image_logits"])
     np.testing.assert_allclose(image_logits, model(image)["image_logits"], atol=1e-5)
-    np.testing.assert_array_equal(labels, predict(model, image, views))
+    np.testing.assert_array_equal(labels, labels_of(model, image, views))
 
 
 def test_rows_that_fill_the_batch_up_change_nothing(image):
-    model, weight = ToyModel(), tf.constant([1.0, 1.0, 0.0])
-    labels = predict(model, image, weight=weight)
-    assert labels.shape == (3, *SIZE)
-    np.testing.assert_array_equal(labels[:2], predict(model, image[:2]))
+    model, present = ToyModel(with_classifier=True), tf.constant(PRESENT)
+    predictor = Predictor(model, wanted=EVERYTHING, decision=(Decision(), Decision((0, 1))))
+    expected = predictor(image, present)
+    found = one_by_one(predictor, image, present, tf.constant([1.0, 1.0, 0.0]))
+    tf.nest.assert_same_structure(found, expected)
+    for one, other in zip(tf.nest.flatten(found), tf.nest.flatten(expected)):
+        assert one.shape == other.shape and one.dtype == other.dtype
+        np.testing.assert_array_equal(one[:2], other[:2])
     # A row of weight 0 amid others is predicted like them.
-    labels = predict(model, image, weight=tf.constant([0.0, 0.0, 1.0]))
-    np.testing.assert_array_equal(labels[2], predict(model, image[2:])[0])
+    labels = one_by_one(Predictor(model), image, None, tf.constant([0.0, 0.0, 1.0])).labels
+    np.testing.assert_array_equal(labels[2], labels_of(model, image[2:])[0])
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +133,7 @@ def network():
 
 def _run(network, views, *, reduce_retracing=False):
     return tf.function(
-        lambda x: predict_probabilities(network, x, views),
+        lambda x: probs_of(network, x, views),
         autograph=False,
         reduce_retracing=reduce_retracing,
     )
@@ -127,7 +143,8 @@ def test_results_on_a_cpu_do_not_depend_on_the_batch(network):
     if tf.config.list_logical_devices("GPU"):
         pytest.skip("on a GPU a batch is predicted at once")
     images = np.stack(make_images([(65, 65)] * 3)[0]).astype(np.float32)
-    run = _run(network, Views(flip=True))
+    predict_batch = batch_predictor(Predictor(network, Views(flip=True), wanted=["probs"]))
+    run = tf.function(lambda x: predict_batch(x, None, tf.ones(x.shape[0])).probs)
     together = run(images).numpy()
     for i in range(3):
         np.testing.assert_array_equal(run(images[i : i + 1])[0], together[i])
@@ -159,8 +176,8 @@ PRESENT = np.array([[1, 0, 0, 1], [1, 1, 0, 0], [0, 0, 1, 1]], np.float32)
 )
 def test_labels_are_among_the_classes_that_are_present(image, options):
     model = ToyModel()
-    free = predict(model, image, **options).numpy()
-    labels = predict(model, image, present=PRESENT, **options).numpy()
+    free = labels_of(model, image, **options).numpy()
+    labels = labels_of(model, image, present=PRESENT, **options).numpy()
     for one, unrestricted, present in zip(labels, free, PRESENT):
         assert set(np.unique(one)) <= set(np.flatnonzero(present))
         may_stay = present[unrestricted] > 0
@@ -168,13 +185,13 @@ def test_labels_are_among_the_classes_that_are_present(image, options):
         if not options or options.get("views", Views()).merge_scales == "logits":
             # (A mean of softmaxes among fewer classes may have another arg max.)
             np.testing.assert_array_equal(one[may_stay], unrestricted[may_stay])
-    everything = predict(model, image, present=np.ones_like(PRESENT), **options)
+    everything = labels_of(model, image, present=np.ones_like(PRESENT), **options)
     np.testing.assert_array_equal(everything, free)
 
 
 def test_a_restricted_label_is_the_best_of_the_present_ones(image):
     model = ToyModel()
-    labels = predict(model, image, present=PRESENT)
+    labels = labels_of(model, image, present=PRESENT)
     for label, one, present in zip(labels, image, PRESENT):
         expected = numpy_prediction(model, one, set(np.flatnonzero(present)))
         np.testing.assert_array_equal(label, expected)
@@ -186,7 +203,7 @@ def test_restricted_probabilities_are_a_softmax_among_the_present_classes(image,
     logits = resize_bilinear(model(image)["logits"], SIZE).numpy()
     exp = np.exp(logits) * PRESENT[:, None, None]
     views = Views(merge_scales=merge_scales)
-    probs = predict_probabilities(model, image, views, present=PRESENT).numpy()
+    probs = probs_of(model, image, views, present=PRESENT).numpy()
     np.testing.assert_allclose(probs, exp / exp.sum(-1, keepdims=True), atol=1e-6)
     assert (probs[np.broadcast_to(PRESENT[:, None, None] == 0, probs.shape)] == 0).all()
 
@@ -204,9 +221,9 @@ def test_merged_logits_are_the_mean_over_views_of_cubic_scaled_images(image):
             logits = resize_bilinear(logits, scaled.shape[1:3])
             total += resize_bilinear(logits, SIZE).numpy()
     views = Views((0.5, 1.25), flip=True, merge_scales="logits", scale_kernel="cubic")
-    probs = predict_probabilities(model, image, views)
+    probs = probs_of(model, image, views)
     np.testing.assert_allclose(probs, tf.nn.softmax(total / 4), atol=1e-5)
-    labels = predict(model, image, views)
+    labels = labels_of(model, image, views)
     np.testing.assert_array_equal(labels, total.argmax(-1))
 
 
@@ -214,8 +231,9 @@ def test_image_logits_come_with_probabilities_too(image):
     model = ToyModel(with_classifier=True)
     for scales in ((1.0,), (0.75,)):
         options = {"views": Views(scales), "present": PRESENT}
-        probs, logits = predict_probabilities_with_image_logits(model, image, **options)
-        np.testing.assert_array_equal(probs, predict_probabilities(model, image, **options))
+        labels, probs, logits = predict(model, image, wanted=EVERYTHING, **options)
+        np.testing.assert_array_equal(labels, labels_of(model, image, **options))
+        np.testing.assert_array_equal(probs, probs_of(model, image, **options))
         np.testing.assert_allclose(logits, model(image)["image_logits"], atol=1e-5)
 
 
@@ -243,21 +261,19 @@ def masks_by_hand(model, image, scales):
 def test_merged_masks_and_their_image_logits_are_means_over_pillow_scaled_views(image):
     model, scales = ToyModel(with_classifier=True), (1.0, 0.5, 1.5)
     views = Views(scales, flip=True, merge_scales="masks", scale_kernel="pillow")
-    probs, logits = predict_probabilities_with_image_logits(model, image, views)
-    labels, same_logits = predict_with_image_logits(model, image, views)
+    labels, probs, logits = predict(model, image, views, wanted=EVERYTHING)
     for i, one in enumerate(image):
         masks, image_logits = masks_by_hand(model, one, scales)
         # Pillow's rounding is matched to one grey level.
         np.testing.assert_allclose(probs[i], masks, atol=5e-3)
         np.testing.assert_allclose(logits[i], image_logits, atol=1e-3)
     np.testing.assert_array_equal(labels, np.argmax(probs, -1))
-    np.testing.assert_array_equal(same_logits, logits)
 
 
 def test_classes_are_filtered_by_the_scores_of_all_views(image):
     model = ToyModel(with_classifier=True)
     views = Views((1.0, 0.5), flip=True, merge_scales="masks")
-    masks, logits = predict_probabilities_with_image_logits(model, image, views)
+    _, masks, logits = predict(model, image, views, wanted=["probs", "image_logits"])
     scores = np.sort(tf.sigmoid(logits).numpy().ravel())
     cut = float(scores[len(scores) // 2] + scores[len(scores) // 2 - 1]) / 2
     kept = tf.sigmoid(logits).numpy() > cut
@@ -268,13 +284,13 @@ def test_classes_are_filtered_by_the_scores_of_all_views(image):
     expected[..., 2] **= 6
     class_filter = ClassFilter(score_cut=cut, background_power=3.0, suppressed_class=2)
     filtered = Views((1.0, 0.5), True, "masks", class_filter=class_filter)
-    probs = predict_probabilities(model, image, filtered)
+    probs = probs_of(model, image, filtered)
     np.testing.assert_allclose(probs, expected, rtol=1e-5, atol=1e-7)
-    labels, unfiltered = predict_with_image_logits(model, image, filtered)
+    labels, _, unfiltered = predict(model, image, filtered, wanted=["labels", "image_logits"])
     np.testing.assert_array_equal(labels, expected.argmax(-1))
     np.testing.assert_array_equal(unfiltered, logits)
     # Classes that are known to be present take the place of the scores.
-    probs = predict_probabilities(model, image, filtered, present=PRESENT)
+    probs = probs_of(model, image, filtered, present=PRESENT)
     assert ((probs.numpy() > 0).any((1, 2)) == PRESENT.astype(bool)).all()
 
 
@@ -282,7 +298,7 @@ def test_one_view_is_filtered_too(image):
     class_filter = ClassFilter(top_classes=1, background_power=50.0)
     views = Views(merge_scales="masks", class_filter=class_filter)
     model = ToyModel(with_classifier=True)
-    labels, logits = predict_with_image_logits(model, image, views)
+    labels, _, logits = predict(model, image, views, wanted=["labels", "image_logits"])
     for label, best in zip(labels.numpy(), np.argmax(logits, -1)):
         assert set(np.unique(label)) <= {0, 1 + best}
 
@@ -292,7 +308,7 @@ def test_filtering_by_scores_needs_a_network_that_gives_them(image):
     with pytest.raises(UserError, match="image-level scores"):
         predict(ToyModel(), image, views)
     with pytest.raises(UserError, match="image-level scores"):
-        predict_with_image_logits(ToyModel(), image)
+        predict(ToyModel(), image, wanted=["image_logits"])
 
 
 def test_settings_that_do_not_go_together_are_refused():
@@ -313,3 +329,86 @@ def test_a_graph_of_masks_for_any_size_agrees_with_one_for_the_size():
     np.testing.assert_allclose(any_size(image), _run(model, views)(image), atol=1e-6)
     any_size(image[:, :21])
     assert any_size.experimental_get_tracing_count() == 2
+
+
+# What leaves the library ------------------------------------------------------------------------
+
+
+def op_types(concrete):
+    """Types of all operations of a graph and of the functions that it calls."""
+    graph = concrete.graph.as_graph_def()
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    return {node.op for node in nodes}
+
+
+def exported(predictor, model, folder):
+    """Saves a predictor for any batch and size; returns what is loaded, and its operations."""
+    module = tf.Module()
+    module.held = model.variables
+    signature = [tf.TensorSpec([None, None, None, 3])]
+    module.predict = tf.function(predictor, input_signature=signature, autograph=False)
+    tf.saved_model.save(module, str(folder))
+    return tf.saved_model.load(str(folder)), op_types(module.predict.get_concrete_function())
+
+
+LOOPS = {"While", "StatelessWhile"}
+MASKS = Views((1.0, 0.75), True, "masks", "pillow", ClassFilter(score_cut=0.5, top_classes=2))
+EXPORTED = {
+    "one": {},
+    "coarse": {"prediction_with_upsampled_logits": False},
+    "probs": {"views": Views((0.75, 1.0), flip=True), "wanted": ["labels", "probs"]},
+    "logits": {"views": Views((0.75, 1.0), merge_scales="logits", scale_kernel="cubic")},
+    "masks": {"views": MASKS, "wanted": ["labels", "image_logits"]},
+    "decisions": {"decision": (Decision(), Decision((0, 1)))},
+}
+
+
+def assert_same_predictions(found, expected):
+    assert found._fields == expected._fields
+    for name in EVERYTHING:
+        one, other = getattr(found, name), getattr(expected, name)
+        assert (one is None) == (other is None)
+        if name == "labels":
+            tf.nest.map_structure(np.testing.assert_array_equal, one, other)
+        elif one is not None:
+            np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", EXPORTED.values(), ids=EXPORTED)
+def test_a_saved_predictor_answers_alike_for_any_batch_and_size(options, tmp_path):
+    model = ToyModel(with_classifier=True)
+    predictor = Predictor(model, **options)
+    loaded, operations = exported(predictor, model, tmp_path)
+    assert "ArgMax" in operations and not operations & LOOPS
+    for size in (SIZE, (20, 31)):
+        images = np.stack(make_images([size] * 3)[0]).astype(np.float32)
+        for batch in (images[:1], images):
+            assert_same_predictions(loaded.predict(batch), predictor(batch))
+
+
+def test_a_saved_network_answers_alike_for_any_batch_and_size(network, tmp_path):
+    predictor = Predictor(network, Views((1.0, 0.75), flip=True))
+    loaded, operations = exported(predictor, network, tmp_path)
+    assert "Conv2D" in operations and not operations & LOOPS
+    run = tf.function(predictor, autograph=False)
+    for size in ((65, 65), (49, 81)):
+        images = np.stack(make_images([size] * 3)[0]).astype(np.float32)
+        for batch in (images[:1], images):
+            assert_same_predictions(loaded.predict(batch), run(batch))
+
+
+def test_the_loop_over_images_is_outside_the_predictor(image):
+    predictor = Predictor(ToyModel())
+    run = tf.function(lambda x: one_by_one(predictor, x, None, tf.ones(3)), autograph=False)
+    assert op_types(run.get_concrete_function(image)) & LOOPS
+
+
+@pytest.mark.parametrize("wanted", [(), ("labels", "scores")])
+def test_what_no_network_says_is_refused(wanted):
+    with pytest.raises(UserError, match="labels, probs, image_logits"):
+        Predictor(ToyModel(), wanted=wanted)
+
+
+def test_the_example_of_the_docstring_runs():
+    result = doctest.testmod(predictor_module)
+    assert result.attempted > 3 and not result.failed

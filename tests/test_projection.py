@@ -10,7 +10,11 @@ from tests.test_methods import SMALL, SPEC, toy_backbone  # noqa: F401  (a fixtu
 from tfseg.errors import UserError
 from tfseg.models import build_model, model_builder
 from tfseg.settings.network import ModelConfig
-from tfseg.weights import checkpoint
+from tfseg.settings.reading import make
+from tfseg.weights.checkpoint import find
+from tfseg.weights.checkpoint.names import variable_name
+from tfseg.weights.checkpoint.store import Store
+from tfseg.weights.checkpoint.stored_networks import load_network
 from tfseg.weights.initial import load_initial_weights
 
 VECTORS = SPEC.vectors.values
@@ -19,7 +23,7 @@ IMAGE = tf.random.stateless_uniform([2, 33, 33, 3], [0, 1], 0.0, 255.0)
 
 def network(*, vectors=VECTORS, name="model", seed=0, **config):
     return build_model(
-        ModelConfig(**{**SMALL, "head": "projection", **config}),
+        make(ModelConfig, **{**SMALL, "head": "projection", **config}),
         num_classes=4,
         num_image_classes=3,
         crop_size=(33, 33),
@@ -54,8 +58,8 @@ def test_logits_are_features_times_vectors(config):
 
 def test_vectors_are_constants_of_the_network():
     model = network()
-    names = {checkpoint.variable_name(v) for v in model.variables}
-    trained = {checkpoint.variable_name(v) for v in model.trainable_variables}
+    names = {variable_name(v) for v in model.variables}
+    trained = {variable_name(v) for v in model.trainable_variables}
     assert "class_vectors" in names - trained
 
 
@@ -67,18 +71,18 @@ def test_the_published_network_has_the_published_size():
 
 def save(model, folder, name="model"):
     step = tf.Variable(3, dtype=tf.int64)
-    store = checkpoint.Store(str(folder), {name: model}, {"global_step": step})
+    store = Store(str(folder), {name: model}, {"global_step": step})
     return store.save(3)
 
 
 def test_a_checkpoint_brings_the_vectors(tmp_path):
     trained = network(seed=1)
     save(trained, tmp_path)
-    config = ModelConfig(**SMALL, head="projection", projection_dim=5)
+    config = make(ModelConfig, **SMALL, head="projection", projection_dim=5)
     without = dataclasses.replace(SPEC, vectors=None)
     model = model_builder(config, without, (33, 33))()
     assert not model.class_vectors.numpy().any()
-    checkpoint.load_network(model, checkpoint.newest(str(tmp_path)), None)
+    load_network(model, find.newest(str(tmp_path)), None)
     np.testing.assert_array_equal(model.class_vectors, VECTORS)
     np.testing.assert_array_equal(model(IMAGE)["logits"], trained(IMAGE)["logits"])
 

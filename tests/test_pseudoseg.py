@@ -18,15 +18,16 @@ from tests.test_methods import (  # noqa: F401  (the fixture is used by name)
 )
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
-from tfseg.methods import METHODS
 from tfseg.models import BACKBONES
 from tfseg.monitors import Monitors, summarise
 from tfseg.ops.resize import resize_nearest
+from tfseg.settings.methods import METHODS
 from tfseg.settings.run import TrainConfig
-from tfseg.weights import checkpoint
+from tfseg.weights.checkpoint import find, stored_networks
+from tfseg.weights.checkpoint.store import Store
 from tfseg.weights.initial import load_initial_weights
 
-PseudoSeg = METHODS["pseudoseg"]
+PseudoSeg = METHODS["pseudoseg"].load()
 NO_DROPOUT = {"aspp_dropout_rate": 0.0, "classifier_dropout_rate": 0.0}
 
 
@@ -282,12 +283,12 @@ def test_the_sgc_head_is_the_methods_and_stored_with_the_network(tmp_path):
     assert set(values(method.stored()["model"].variables)) == head | set(
         values(method.model.variables)
     )
-    checkpoint.Store(str(tmp_path), method.stored(), {}).save(0)
-    prefix = checkpoint.newest(str(tmp_path))
-    assert head < set(checkpoint.stored_variables(prefix)["model"])
+    Store(str(tmp_path), method.stored(), {}).save(0)
+    prefix = find.newest(str(tmp_path))
+    assert head < set(stored_networks.stored_variables(prefix)["model"])
     # Evaluation knows the network alone.
     other, _ = make_method(seed=1)
-    checkpoint.load_network(other.model, prefix)
+    stored_networks.load_network(other.model, prefix)
     before = values(other.attention.variables)
     for name, value in values(method.model.variables).items():
         np.testing.assert_array_equal(values(other.model.variables)[name], value)

@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import RECORD_SIZE
 from tests.programs import ROOT, environment, run
 from tests.runs import NETWORK, log_of
-from tfseg.weights import checkpoint
+from tfseg.weights.checkpoint import find
 
 pytestmark = pytest.mark.slow
 
@@ -114,7 +114,7 @@ def test_the_recipe_goes_on_where_it_was_stopped(records, tmp_path):
     wait_for(out / "stage1" / "train_log.jsonl", process, lines=3)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=100) == 128 + signal.SIGTERM, log.read_text()[-2000:]
-    stopped_at = checkpoint.step_of(checkpoint.newest(str(out / "stage1")))
+    stopped_at = find.step_of(find.newest(str(out / "stage1")))
     assert 3 <= stopped_at < 30
 
     process = begin(settings, log)
@@ -195,7 +195,7 @@ def killed_inside(*stages, settings, log, recipe):
         wait_for(out / stage / "train_log.jsonl", process, lines=20)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(timeout=100)
-        assert 0 < checkpoint.step_of(checkpoint.newest(str(out / stage))) < 60
+        assert 0 < find.step_of(find.newest(str(out / stage))) < 60
     process = begin(settings, log, recipe)
     assert process.wait(timeout=500) == 0, log.read_text()[-2000:]
     for stage in stages:

@@ -13,9 +13,15 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tfseg.data import framing, records, tfexample
-from tfseg.data.records import Damage, Found, RecordError, ShardWriter, read_record, scan
+from tfseg.data import framing, shard_scan, split_index, tfexample
+from tfseg.data.atomic_writing import ShardWriter
+from tfseg.data.framing import RecordError, read_record
+from tfseg.data.index_file import read_index, save_index
+from tfseg.data.record_reader import RecordReader
+from tfseg.data.shard_scan import Damage, Found, _headers_in, scan
+from tfseg.data.shards import splits_present
 from tfseg.data.specs import DatasetSpec
+from tfseg.data.split_index import load_index
 from tfseg.errors import UserError
 
 SPEC = DatasetSpec("toy", ("background", "cat", "dog"))
@@ -66,9 +72,8 @@ def flip(path, position):
 
 
 def test_importing_needs_no_tensorflow():
-    code = (
-        "import sys, tfseg.data.records, tfseg.data.writing; sys.exit('tensorflow' in sys.modules)"
-    )
+    modules = "tfseg.data.split_index, tfseg.data.record_reader, tfseg.data.writing"
+    code = f"import sys, {modules}; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -92,7 +97,7 @@ def test_vectorised_checksum_agrees_with_the_library():
     rng = np.random.default_rng(1)
     lengths = rng.integers(1, 1000, 200)
     block = b"".join(framing.frame(b"z" * n)[: framing.HEADER_BYTES] for n in lengths)
-    found = framing._headers_in(np.frombuffer(block, np.uint8), 10**6)
+    found = _headers_in(np.frombuffer(block, np.uint8), 10**6)
     assert set(range(0, len(block), framing.HEADER_BYTES)) <= set(found.tolist())
 
 
@@ -113,8 +118,8 @@ def test_writer_leaves_nothing_when_the_block_raises(tmp_path):
 def test_nothing_is_visible_before_the_end(tmp_path):
     with ShardWriter(str(tmp_path / "train-00000-of-00001.tfrecord")) as writer:
         writer.write(make_example("a"))
-        assert records.splits_present(str(tmp_path)) == []
-    assert records.splits_present(str(tmp_path)) == ["train"]
+        assert splits_present(str(tmp_path)) == []
+    assert splits_present(str(tmp_path)) == ["train"]
 
 
 # Damage -----------------------------------------------------------------------------------------
@@ -145,7 +150,7 @@ def test_truncated_shard(foreign, cut):
     assert len([i for i in items if isinstance(i, Found)]) == 4
     assert isinstance(items[-1], Damage) and "truncated" in items[-1].reason
     with pytest.raises(RecordError, match="truncated"):
-        records.load_index(str(foreign), "train", SPEC)
+        load_index(str(foreign), "train", SPEC)
 
 
 def test_absurd_length_allocates_nothing(tmp_path):
@@ -180,14 +185,14 @@ def test_headers_that_were_made_to_be_searched_for(tmp_path):
     """A broken header before each of many short records: every block is searched once."""
     record, broken = framing.frame(b"x"), bytes([1]) * 12
     (tmp_path / "s").write_bytes((record + broken) * 3_000)
-    blocks, search = [], framing._headers_in
+    blocks, search = [], _headers_in
 
     def counted(block, remaining):
         blocks.append(len(block))
         return search(block, remaining)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(framing, "_headers_in", counted)
+        patched.setattr(shard_scan, "_headers_in", counted)
         items = list(scan(str(tmp_path / "s")))
     assert sum(isinstance(i, Found) for i in items) == 3_000
     assert sum(i.skipped_bytes for i in items if isinstance(i, Damage)) == 12 * 3_000
@@ -205,7 +210,7 @@ def test_records_between_damage_of_any_length_are_found(tmp_path):
         content += framing.frame(data)
     (tmp_path / "s").write_bytes(content)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(framing, "_BLOCK_BYTES", 4096)
+        patched.setattr(shard_scan, "BLOCK_BYTES", 4096)
         items = list(scan(str(tmp_path / "s"), with_data=True))
     assert [i[1] for i in items if not isinstance(i, Damage)] == whole
 
@@ -219,7 +224,7 @@ def test_a_cut_image_is_one_bad_record(tmp_path, key, length):
     bad = example.SerializeToString()
     write_shard(tmp_path / "s-0-of-1", [make_example("a", label=True), bad, make_example("c")])
     reported = []
-    index = records.load_index(str(tmp_path), "s", SPEC, on_damage=reported.append)
+    index = load_index(str(tmp_path), "s", SPEC, on_damage=reported.append)
     assert index.ids.tolist() == ["a", "c"]
     assert [error.location.record for error in reported] == [1]
 
@@ -235,7 +240,7 @@ def test_a_header_of_billions_of_pixels_names_its_record(tmp_path, side):
         feature[name].int64_list.value[0] = side
     write_shard(tmp_path / "s-0-of-1", [make_example("a"), example.SerializeToString()])
     with pytest.raises(RecordError, match="record 1, byte"):
-        records.load_index(str(tmp_path), "s", SPEC)
+        load_index(str(tmp_path), "s", SPEC)
 
 
 def test_a_file_name_does_not_say_how_long_to_look(tmp_path):
@@ -243,7 +248,7 @@ def test_a_file_name_does_not_say_how_long_to_look(tmp_path):
         path = tmp_path / f"s-00001-of-{total}.tfrecord"
         write_shard(path, [make_example("a")])
         with pytest.raises(UserError, match="1 of [0-9]+ shards; missing: 0, 2, 3, 4, 5, 6, 7, 8"):
-            records.load_index(str(tmp_path), "s", SPEC)
+            load_index(str(tmp_path), "s", SPEC)
         os.remove(path)
 
 
@@ -251,7 +256,7 @@ def test_a_file_name_does_not_say_how_long_to_look(tmp_path):
 
 
 def test_foreign_records_are_scanned_once(foreign):
-    index = records.load_index(str(foreign), "train", SPEC)
+    index = load_index(str(foreign), "train", SPEC)
     assert index.size == 10
     assert index.ids.tolist() == [f"im{i}" for i in range(10)]
     assert index.shard.tolist() == [0] * 5 + [1] * 5
@@ -260,10 +265,10 @@ def test_foreign_records_are_scanned_once(foreign):
     assert index.has_mask[:5].tolist() == [True] * 4 + [False]
     assert set(index.height) == {4} and set(index.width) == {6}
     written = (foreign / "train.index.npz").read_bytes()
-    again = records.load_index(str(foreign), "train", SPEC)
+    again = load_index(str(foreign), "train", SPEC)
     assert (again.offset == index.offset).all() and again.shards == index.shards
     os.remove(foreign / "train.index.npz")
-    records.load_index(str(foreign), "train", SPEC)
+    load_index(str(foreign), "train", SPEC)
     assert (foreign / "train.index.npz").read_bytes() == written
 
 
@@ -271,8 +276,8 @@ def test_unwritable_folder_keeps_the_index_in_memory(foreign, monkeypatch):
     def refuse(path, index):
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(records, "save_index", refuse)
-    assert records.load_index(str(foreign), "train", SPEC).size == 10
+    monkeypatch.setattr(split_index, "save_index", refuse)
+    assert load_index(str(foreign), "train", SPEC).size == 10
     assert not (foreign / "train.index.npz").exists()
 
 
@@ -280,91 +285,91 @@ def test_damage_stops_with_file_record_and_offset(foreign):
     offsets = [f.offset for f in scan(str(shard(foreign)))]
     flip(shard(foreign), offsets[3] + 60)
     with pytest.raises(RecordError) as error:
-        records.load_index(str(foreign), "train", SPEC)
+        load_index(str(foreign), "train", SPEC)
     for part in (str(shard(foreign)), "record 3", f"byte {offsets[3]}"):
         assert part in str(error.value)
     reported = []
-    index = records.load_index(str(foreign), "train", SPEC, on_damage=reported.append)
+    index = load_index(str(foreign), "train", SPEC, on_damage=reported.append)
     assert index.size == 9 and len(reported) == 1
     assert not (foreign / "train.index.npz").exists()
 
 
 def test_index_survives_a_damaged_length(foreign):
     """With an index, damage costs one record, not the rest of the shard."""
-    index = records.load_index(str(foreign), "train", SPEC)
+    index = load_index(str(foreign), "train", SPEC)
     flip(shard(foreign), int(index.offset[1]) + 2)
-    with records.RecordReader(index, str(foreign)) as reader:
+    with RecordReader(index, str(foreign)) as reader:
         with pytest.raises(RecordError, match="record 1, byte"):
             reader.read(1)
         assert [reader.read(i).filename for i in (0, 2, 9)] == ["im0", "im2", "im9"]
     with pytest.raises(RecordError, match="record 4, byte"):
         flip(shard(foreign, 1), int(index.offset[9]) + 40)
-        records.RecordReader(index, str(foreign)).read(9)
+        RecordReader(index, str(foreign)).read(9)
 
 
 def test_truncation_after_indexing(foreign):
-    records.load_index(str(foreign), "train", SPEC)
+    load_index(str(foreign), "train", SPEC)
     shard(foreign, 1).write_bytes(shard(foreign, 1).read_bytes()[:-30])
     with pytest.raises(UserError, match="truncated"):
-        records.load_index(str(foreign), "train", SPEC)
+        load_index(str(foreign), "train", SPEC)
     reported = []
-    index = records.load_index(str(foreign), "train", SPEC, on_damage=reported.append)
+    index = load_index(str(foreign), "train", SPEC, on_damage=reported.append)
     assert len(reported) == 1 and index.size == 10
     with pytest.raises(RecordError, match="truncated"):
-        records.RecordReader(index, str(foreign)).read(9)
+        RecordReader(index, str(foreign)).read(9)
 
 
 def test_replaced_shard(foreign):
-    index = records.load_index(str(foreign), "train", SPEC)
+    index = load_index(str(foreign), "train", SPEC)
     write_shard(shard(foreign), [make_example("other")] * 9)
     with pytest.raises(UserError, match="not the one that was written"):
-        records.load_index(str(foreign), "train", SPEC)
+        load_index(str(foreign), "train", SPEC)
     write_shard(shard(foreign), [make_example(f"ab{i}") for i in range(5)])
     with pytest.raises(RecordError):
-        records.RecordReader(index, str(foreign)).read(0)
+        RecordReader(index, str(foreign)).read(0)
 
 
 def test_missing_split_names_those_present(foreign):
     with pytest.raises(UserError, match="accepted: train"):
-        records.load_index(str(foreign), "val", SPEC)
+        load_index(str(foreign), "val", SPEC)
     with pytest.raises(UserError, match="does not exist"):
-        records.load_index(str(foreign / "nowhere"), "val", SPEC)
+        load_index(str(foreign / "nowhere"), "val", SPEC)
     with pytest.raises(UserError, match="is a file"):
-        records.load_index(str(shard(foreign)), "val", SPEC)
+        load_index(str(shard(foreign)), "val", SPEC)
 
 
 def test_missing_and_mixed_shards(foreign):
     os.rename(shard(foreign, 1), foreign / "kept")
     with pytest.raises(UserError, match="missing: 1"):
-        records.load_index(str(foreign), "train", SPEC)
+        load_index(str(foreign), "train", SPEC)
     os.rename(foreign / "kept", foreign / "train-00001-of-00003.tfrecord")
     with pytest.raises(UserError, match="different sets"):
-        records.load_index(str(foreign), "train", SPEC)
+        load_index(str(foreign), "train", SPEC)
 
 
 def test_split_names_that_begin_alike(foreign):
     write_shard(foreign / "train_aug-00000-of-00001.tfrecord", [make_example("x")])
-    assert records.splits_present(str(foreign)) == ["train", "train_aug"]
-    assert records.load_index(str(foreign), "train", SPEC).size == 10
-    assert records.load_index(str(foreign), "train_aug", SPEC).size == 1
+    assert splits_present(str(foreign)) == ["train", "train_aug"]
+    assert load_index(str(foreign), "train", SPEC).size == 10
+    assert load_index(str(foreign), "train_aug", SPEC).size == 1
 
 
 def test_empty_split(tmp_path):
     write_shard(tmp_path / "train-00000-of-00001.tfrecord", [])
     with pytest.raises(UserError, match="holds no records"):
-        records.load_index(str(tmp_path), "train", SPEC)
+        load_index(str(tmp_path), "train", SPEC)
 
 
 def test_unreadable_index(foreign):
     (foreign / "train.index.npz").write_bytes(b"not an archive")
     with pytest.raises(UserError, match="delete it"):
-        records.load_index(str(foreign), "train", SPEC)
+        load_index(str(foreign), "train", SPEC)
 
 
 def test_index_of_other_classes(foreign):
-    records.load_index(str(foreign), "train", SPEC)
+    load_index(str(foreign), "train", SPEC)
     with pytest.raises(UserError, match="another number of classes"):
-        records.load_index(str(foreign), "train", DatasetSpec("t", ("background", "cat")))
+        load_index(str(foreign), "train", DatasetSpec("t", ("background", "cat")))
 
 
 def rewritten(folder, **changes):
@@ -385,15 +390,15 @@ def rows(index):
 
 
 def test_an_index_of_version_1_is_read(foreign):
-    index = records.load_index(str(foreign), "train", SPEC)
+    index = load_index(str(foreign), "train", SPEC)
     os.remove(foreign / "train.index.npz")
     arrays = {**rows(index), "ids": index.ids.astype(np.str_), "version": np.int32(1)}
     arrays |= {"shards": np.array(index.shards), "shard_bytes": index.shard_bytes}
     np.savez(foreign / "train.index.npz", **arrays)
-    old = records.load_index(str(foreign), "train", SPEC)
+    old = load_index(str(foreign), "train", SPEC)
     for name, array in rows(index).items():
         np.testing.assert_array_equal(getattr(old, name), array)
-    with records.RecordReader(old, str(foreign)) as reader:
+    with RecordReader(old, str(foreign)) as reader:
         assert [reader.read(i).filename for i in range(10)] == old.ids.tolist()
 
 
@@ -401,8 +406,8 @@ def test_ids_of_any_length_and_alphabet(tmp_path):
     """One long id costs its own bytes, not those bytes for every record."""
     ids = ["a", "ü/漢字", "x" * 4096, "b"]
     write_shard(tmp_path / "train-0-of-1", [make_example(i) for i in ids])
-    records.load_index(str(tmp_path), "train", SPEC)
-    index = records.read_index(str(tmp_path / "train.index.npz"), SPEC)
+    load_index(str(tmp_path), "train", SPEC)
+    index = read_index(str(tmp_path / "train.index.npz"), SPEC)
     assert index.ids.tolist() == ids and index.ids[index.ids == "b"].tolist() == ["b"]
     assert os.path.getsize(tmp_path / "train.index.npz") < 4096 + 4000
 
@@ -412,12 +417,12 @@ def test_ids_of_any_length_and_alphabet(tmp_path):
     [range(5), [*range(9)], [0] * 10, [*range(9), 0], [1, 0, *range(2, 10)], [*range(10), 9], [9]],
 )
 def test_an_index_without_every_record_once_is_refused(foreign, keep):
-    index = records.load_index(str(foreign), "train", SPEC)
+    index = load_index(str(foreign), "train", SPEC)
     cut = {name: array[list(keep)] for name, array in rows(index).items()}
     path = str(foreign / "train.index.npz")
-    records.save_index(path, dataclasses.replace(index, **cut))
+    save_index(path, dataclasses.replace(index, **cut))
     with pytest.raises(UserError, match="contradicts itself") as error:
-        records.load_index(str(foreign), "train", SPEC)
+        load_index(str(foreign), "train", SPEC)
     assert path in str(error.value) and "delete it" in str(error.value)
 
 
@@ -455,9 +460,9 @@ def test_an_index_without_every_record_once_is_refused(foreign, keep):
     ],
 )
 def test_an_index_that_contradicts_itself(foreign, changes):
-    records.load_index(str(foreign), "train", SPEC)
+    load_index(str(foreign), "train", SPEC)
     with pytest.raises(UserError, match="An index|shards are not those") as error:
-        records.load_index(rewritten(foreign, **changes), "train", SPEC)
+        load_index(rewritten(foreign, **changes), "train", SPEC)
     assert "train.index.npz" in str(error.value)
 
 
@@ -473,9 +478,9 @@ def test_an_index_that_contradicts_itself(foreign, changes):
     ],
 )
 def test_a_record_that_the_index_describes_wrongly(foreign, changes, key):
-    records.load_index(str(foreign), "train", SPEC)
-    index = records.load_index(rewritten(foreign, **changes), "train", SPEC)
-    with records.RecordReader(index, str(foreign)) as reader:
+    load_index(str(foreign), "train", SPEC)
+    index = load_index(rewritten(foreign, **changes), "train", SPEC)
+    with RecordReader(index, str(foreign)) as reader:
         with pytest.raises(RecordError, match=f"record 0, byte 0, key {key}"):
             reader.read(0)
 
@@ -497,35 +502,35 @@ def described(folder, *, count=10, per_shard=(5, 5)):
 )
 def test_another_count_than_that_of_dataset_json(foreign, said, with_index):
     if with_index:
-        records.load_index(str(foreign), "train", SPEC)
+        load_index(str(foreign), "train", SPEC)
     described(foreign, **said)
     with pytest.raises(UserError, match="number of records of .* is not the one of dataset.json"):
-        records.load_index(str(foreign), "train", SPEC)
+        load_index(str(foreign), "train", SPEC)
 
 
 def test_counts_are_not_needed_and_damage_explains_fewer(foreign):
     described(foreign, count=None, per_shard=(None, None))
     for _ in range(2):
-        assert records.load_index(str(foreign), "train", SPEC).size == 10
+        assert load_index(str(foreign), "train", SPEC).size == 10
     os.remove(foreign / "train.index.npz")
     described(foreign)
-    assert records.load_index(str(foreign), "train", SPEC).size == 10
+    assert load_index(str(foreign), "train", SPEC).size == 10
     os.remove(foreign / "train.index.npz")
     flip(shard(foreign), 60)
     reported = []
-    index = records.load_index(str(foreign), "train", SPEC, on_damage=reported.append)
+    index = load_index(str(foreign), "train", SPEC, on_damage=reported.append)
     assert index.size == 9 and len(reported) == 1
 
 
 def test_image_label_beyond_the_classes(tmp_path):
     write_shard(tmp_path / "train-00000-of-00001.tfrecord", [make_example("x", labels=[3])])
     with pytest.raises(RecordError, match="image/class/label"):
-        records.load_index(str(tmp_path), "train", SPEC)
+        load_index(str(tmp_path), "train", SPEC)
 
 
 def test_record_error_survives_pickling():
     import pickle
 
-    error = RecordError("What.", location=records.Location("f", 1, 2), key="k", received=3)
+    error = RecordError("What.", location=framing.Location("f", 1, 2), key="k", received=3)
     again = pickle.loads(pickle.dumps(error))
     assert str(again) == str(error) and again.location == error.location and again.key == "k"

@@ -8,11 +8,15 @@ import tensorflow as tf
 
 from tests.toy import ToyBackbone
 from tfseg.models import BACKBONES, build_model
-from tfseg.models.layers import BatchNorm, PooledStatistics, Settings
+from tfseg.models.layers.batch_norm import BatchNorm, PooledStatistics
+from tfseg.models.layers.settings import Settings
 from tfseg.runs import reestimation
 from tfseg.runs.record import write_record
 from tfseg.settings.network import ModelConfig
-from tfseg.weights import checkpoint
+from tfseg.weights.checkpoint import find
+from tfseg.weights.checkpoint.names import by_name, variable_name
+from tfseg.weights.checkpoint.store import Store
+from tfseg.weights.checkpoint.stored_networks import deployable_network, load_network
 
 RNG = np.random.default_rng(0)
 
@@ -40,7 +44,7 @@ def images(count, side=33):
 
 
 def values(model):
-    return {name: v.numpy() for name, v in checkpoint.by_name(model.variables).items()}
+    return {name: v.numpy() for name, v in by_name(model.variables).items()}
 
 
 def test_statistics_are_those_of_all_pixels_of_unequal_batches():
@@ -100,7 +104,7 @@ def test_what_is_written(tmp_path):
     logdir = tmp_path / "run"
     model, ema = network(), network()
     ema.variables[0].assign(ema.variables[0] + 1.0)
-    store = checkpoint.Store(str(logdir), {"model": model, "ema": ema}, {})
+    store = Store(str(logdir), {"model": model, "ema": ema}, {})
     logdir.mkdir()
     store.save(7)
     write_record(str(logdir), {"model": {"head": "low_rank"}})
@@ -112,11 +116,11 @@ def test_what_is_written(tmp_path):
     assert {p.name: p.read_bytes() for p in logdir.iterdir() if p.is_file()} == before
     record = json.loads((logdir / "reestimated" / "config.json").read_text())
     assert record == {"model": {"head": "low_rank"}, "reestimated_batch_norm": {"images": 2}}
-    assert checkpoint.newest(str(logdir / "reestimated")) == prefix
-    assert checkpoint.deployable_network(prefix) == "model"
+    assert find.newest(str(logdir / "reestimated")) == prefix
+    assert deployable_network(prefix) == "model"
     for name, source in (("model", model), ("ema", ema)):
         written = network()
-        assert checkpoint.load_network(written, prefix, name) == 7
+        assert load_network(written, prefix, name) == 7
         changed = {
             key
             for key, value in values(written).items()
@@ -124,9 +128,7 @@ def test_what_is_written(tmp_path):
         }
         learning = reestimation.learning_norms(source)
         assert changed and changed <= {
-            checkpoint.variable_name(v)
-            for n in learning
-            for v in (n.moving_mean, n.moving_variance)
+            variable_name(v) for n in learning for v in (n.moving_mean, n.moving_variance)
         }
 
 

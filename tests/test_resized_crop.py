@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tfseg.data.augment import resized_crop
-from tfseg.data.augment.resized_crop import Draws
+from tfseg.data.augment.resized_crop import ResizedCropDraws
 
 
 def picture(height, width, seed=0):
@@ -21,7 +21,7 @@ def draws_of(seed, size=(60, 80), **options):
 
 
 def whole(size, *, flip=False, colors=()):
-    return Draws((0, 0, *size), flip, colors)
+    return ResizedCropDraws((0, 0, *size), flip, colors)
 
 
 # Draws ------------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ def test_a_crop_knows_nothing_of_what_is_around_it():
     inside = np.zeros(image.shape[:2], bool)
     inside[5:17, 10:31] = True
     other[~inside] = 0
-    draws = Draws((5, 10, 12, 21), True, ())
+    draws = ResizedCropDraws((5, 10, 12, 21), True, ())
     views = resized_crop.apply(image, label, draws, crop_size=(24, 42))
     again = resized_crop.apply(other, label, draws, crop_size=(24, 42))
     np.testing.assert_array_equal(views["image"], again["image"])

@@ -11,7 +11,7 @@ from tfseg.errors import UserError
 from tfseg.settings.run import TrainConfig
 from tfseg.training.loop import run
 from tfseg.training.trainer import Trainer
-from tfseg.weights import checkpoint
+from tfseg.weights.checkpoint.store import Store
 
 ROUNDS, PERIOD = 3, 4
 STEPS = ROUNDS * PERIOD
@@ -145,9 +145,7 @@ def test_a_run_resumes_before_on_and_after_a_boundary(tmp_path, stop):
     whole = finish(*make(tmp_path / "whole"))
     first, _, start_at = make(tmp_path / "parts")
     start_at(0)
-    store = checkpoint.Store(
-        str(tmp_path / "parts"), first.method.networks(), first.state(), max_to_keep=1
-    )
+    store = Store(str(tmp_path / "parts"), first.method.networks(), first.state(), max_to_keep=1)
     if stop:
         first.train(stop)
     store.save(stop)
@@ -180,7 +178,7 @@ def test_rounds_keep_their_length_inside_a_round_too(tmp_path, stop):
     start_at(0)
     first.train(stop)
     networks, state = first.method.networks(), first.state()
-    checkpoint.Store(str(tmp_path), networks, state, max_to_keep=1).save(stop)
+    Store(str(tmp_path), networks, state, max_to_keep=1).save(stop)
     with pytest.raises(UserError, match=r"rounds of 5 steps(.|\n)*rounds of 4 steps"):
         finish(*make(tmp_path, training_number_of_steps=ROUNDS * (PERIOD + 1)))
 
@@ -188,7 +186,7 @@ def test_rounds_keep_their_length_inside_a_round_too(tmp_path, stop):
 def test_before_the_first_step_any_length_will_do(tmp_path):
     first, _, _ = make(tmp_path)
     networks = first.method.networks()
-    checkpoint.Store(str(tmp_path), networks, first.state(), max_to_keep=1).save(0)
+    Store(str(tmp_path), networks, first.state(), max_to_keep=1).save(0)
     longer = finish(*make(tmp_path, training_number_of_steps=ROUNDS * (PERIOD + 1)))
     assert longer.step == ROUNDS * (PERIOD + 1) and len(longer.method.begun) == ROUNDS
     assert int(longer.state()["round_steps"]) == PERIOD + 1

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfseg.models.layers import Settings, decayed_variables
+from tfseg.models.layers.convolutions import decayed_variables
+from tfseg.models.layers.settings import Settings
 from tfseg.models.self_attention import SelfAttentionCAM
 
 

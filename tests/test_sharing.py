@@ -13,8 +13,8 @@ import pytest
 
 from tests.programs import environment
 from tfseg import sharing
-from tfseg.cli import _sole_run
 from tfseg.errors import UserError
+from tfseg.runs.training_directory import sole_run
 
 
 def test_no_two_names_are_equal_and_a_worker_has_its_task_in_it(monkeypatch):
@@ -89,14 +89,14 @@ with sharing.locked({path!r}, note="process 7"):
 
 
 def test_a_second_run_in_one_training_directory_is_refused(tmp_path):
-    with _sole_run(str(tmp_path), True):
+    with sole_run(str(tmp_path), True):
         # Of the same cluster.
-        with _sole_run(str(tmp_path), False):
+        with sole_run(str(tmp_path), False):
             pass
         with pytest.raises(UserError, match=f"(?s)Another.*process {os.getpid()} on .*next step"):
-            with _sole_run(str(tmp_path), True):
+            with sole_run(str(tmp_path), True):
                 pass
-    with _sole_run(str(tmp_path), True):
+    with sole_run(str(tmp_path), True):
         pass
     assert os.listdir(tmp_path) == []
 
@@ -107,7 +107,7 @@ def test_on_a_disk_without_locks_the_run_says_so_and_goes_on(tmp_path, monkeypat
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    with _sole_run(str(tmp_path), True):
+    with sole_run(str(tmp_path), True):
         pass
     out = capsys.readouterr().out
     assert "without locks" in out and os.strerror(number) in out

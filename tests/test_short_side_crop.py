@@ -6,7 +6,7 @@ import pytest
 from tests.test_warped_crop import picture
 from tfseg.data import pixels
 from tfseg.data.augment import short_side_crop
-from tfseg.data.augment.short_side_crop import Draws
+from tfseg.data.augment.short_side_crop import ShortSideCropDraws
 
 COMMON = {"padding_color": (1.2, 2.6, 3.0), "ignore_label": 255}
 
@@ -67,7 +67,7 @@ def test_long_images_are_scaled_to_a_limit_of_pixels():
 
 def test_flip_comes_first_then_scale_and_crop():
     image, label = picture(20, 31)
-    draws = Draws(True, 40, (3, 5), None)
+    draws = ShortSideCropDraws(True, 40, (3, 5), None)
     views = apply(image, label, draws, (24, 24))
     mirrored = np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(label[:, ::-1])
     expected = (
@@ -81,7 +81,7 @@ def test_flip_comes_first_then_scale_and_crop():
 
 def test_what_is_smaller_than_the_crop_is_padded_below_and_on_the_right():
     image, label = picture(20, 30)
-    views = apply(image, label, Draws(False, 10, (0, 0), None), (12, 20))
+    views = apply(image, label, ShortSideCropDraws(False, 10, (0, 0), None), (12, 20))
     inside = np.zeros((12, 20), bool)
     inside[:10, :15] = True
     np.testing.assert_array_equal(views["valid"], inside)
@@ -92,7 +92,8 @@ def test_what_is_smaller_than_the_crop_is_padded_below_and_on_the_right():
 def test_blur_changes_the_image_alone_and_keeps_its_mean():
     image, label = picture(40, 40)
     sharp, blurred = (
-        apply(image, label, Draws(False, 40, (0, 0), blur), (40, 40)) for blur in (None, 0.9)
+        apply(image, label, ShortSideCropDraws(False, 40, (0, 0), blur), (40, 40))
+        for blur in (None, 0.9)
     )
     np.testing.assert_array_equal(sharp["image"], image)
     assert blurred["image"].std() < 0.7 * sharp["image"].std()

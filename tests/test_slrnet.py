@@ -16,13 +16,14 @@ from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 from tfseg.methods.slrnet import SLRNet
 from tfseg.models.heads.low_rank import HeadOutput
-from tfseg.models.layers import BatchNorm, fold_seed
+from tfseg.models.layers.batch_norm import BatchNorm
+from tfseg.models.layers.dropout import fold_seed
 from tfseg.monitors import Monitors, summarise
 from tfseg.settings.data import DataConfig
 from tfseg.settings.methods import SLRNetConfig
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.run import TrainConfig
-from tfseg.weights import checkpoint
+from tfseg.weights.checkpoint.names import by_name, variable_name
 
 SEED = tf.constant([1, 2])
 CLEAR = {"require_all_classes": False, "pretrain_steps": 0}
@@ -90,7 +91,7 @@ def test_the_regime_settles_the_network(supervision):
     config = SLRNet.network_config(ModelConfig(), SLRNetConfig(supervision=supervision))
     learned = supervision == "pixel_labels"
     assert config.head == "low_rank"
-    assert config.background_logit == ("learned" if learned else "constant")
+    assert config.head_settings.background_logit == ("learned" if learned else "constant")
 
 
 # Pseudo masks ------------------------------------------------------------------------------------
@@ -278,7 +279,7 @@ def test_panels_show_images_without_masks(supervision):
 
 def test_new_layers_without_normalisation_are_told(capsys):
     method = slrnet(model={"fine_tune_batch_norm": False})
-    names = set(checkpoint.by_name(method.model.variables))
+    names = set(by_name(method.model.variables))
     method.check_initial_weights(names)
     assert "--fine_tune_batch_norm=false" in capsys.readouterr().out
     # Nothing where they were trained before, or follow the data.
@@ -298,7 +299,7 @@ def test_parameter_groups_are_the_published_ones():
     assert [groups[name].weight_decay for name in sorted(groups)] == [5e-4, 0.0, 5e-4]
     assert all(group.nesterov for group in groups.values())
     leaves = {
-        name: {checkpoint.variable_name(v).rsplit("/", 1)[-1] for v in group.variables}
+        name: {variable_name(v).rsplit("/", 1)[-1] for v in group.variables}
         for name, group in groups.items()
     }
     assert leaves["new_biases"] == {"biases", "beta"}
@@ -308,7 +309,7 @@ def test_parameter_groups_are_the_published_ones():
 def test_the_published_layers_of_the_backbone_are_frozen():
     method = slrnet(model={"model_variant": "wide_resnet38", "output_stride": 8})
     backbone = method.model.backbone
-    trained = {checkpoint.variable_name(v) for v in backbone.trainable_variables}
+    trained = {variable_name(v) for v in backbone.trainable_variables}
     assert trained and all(name.endswith("weights") for name in trained)
     first = {name.split("/")[1] for name in trained}
     assert "b3" in first and not first & {"conv1a", "b2", "b2_1", "b2_2"}

@@ -8,6 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tfseg.data import tfexample
+from tfseg.data.encoded_image import image_size
 from tfseg.data.framing import Location, RecordError
 
 
@@ -141,7 +142,7 @@ def test_not_an_example():
     ],
 )
 def test_size_from_header(data, expected):
-    assert tfexample.image_size(data) == expected
+    assert image_size(data) == expected
 
 
 def test_size_of_random_bytes_is_refused_quickly():
@@ -150,7 +151,7 @@ def test_size_of_random_bytes_is_refused_quickly():
         for _ in range(200):
             data = prefix + rng.integers(0, 256, rng.integers(0, 60), dtype=np.uint8).tobytes()
             try:
-                name, height, width = tfexample.image_size(data)
+                name, height, width = image_size(data)
             except ValueError:
                 continue
             assert name in ("jpeg", "png") and height > 0 and width > 0
@@ -219,7 +220,7 @@ def test_size_of_a_jpeg_is_the_one_that_is_decoded(inserted):
         "tensorflow": lambda: tf.io.decode_jpeg(data).shape[:2],
         "pillow": lambda: Image.open(io.BytesIO(data)).convert("RGB").size[::-1],
     }
-    size = tfexample.image_size(data)
+    size = image_size(data)
     for decode in decoders.values():
         try:
             decoded = tuple(decode())
@@ -239,7 +240,7 @@ def test_a_jpeg_does_not_get_round_the_cap():
 def test_a_header_of_many_segments_takes_no_time(marker, content):
     data = JPEG[:2] + segment(marker, content) * 200_000 + JPEG[2:]
     with pytest.raises(ValueError, match="too many segments"):
-        tfexample.image_size(data)
+        image_size(data)
 
 
 def scan_of(jpeg):
@@ -252,13 +253,13 @@ def test_a_jpeg_of_many_scans_is_refused(progressive):
     jpeg = encoded(40, 40, format="JPEG", progressive=progressive)
     bomb = jpeg[:-2] + scan_of(jpeg) * 100 + jpeg[-2:]
     with pytest.raises(ValueError, match=r"1\d\d scans, and at most 20 are decoded"):
-        tfexample.image_size(bomb)
+        image_size(bomb)
     with pytest.raises(RecordError, match="scans"):
         tfexample.encode(image=bomb, filename="a", height=40, width=40)
     # Those of thumbnails and of what follows the picture are not decoded.
     thumbnails = segment(0xE1, scan_of(jpeg) * 30)
     for data in (jpeg, jpeg[:2] + thumbnails + jpeg[2:], jpeg + scan_of(jpeg) * 100):
-        assert tfexample.image_size(data) == ("jpeg", 40, 40)
+        assert image_size(data) == ("jpeg", 40, 40)
 
 
 @pytest.mark.parametrize("length", range(8, 33))
@@ -279,7 +280,7 @@ def test_a_second_header_of_a_png_is_refused():
     """Pillow takes the last one before the pixels."""
     png, big = encoded(), encoded(300, 300)
     data = png[:33] + big[8:33] + png[33:]
-    assert tfexample.image_size(data) == ("png", 4, 6)
+    assert image_size(data) == ("png", 4, 6)
     with pytest.raises(RecordError, match="second header"):
         tfexample.decode_pixels(data, location=None)
 

@@ -13,7 +13,7 @@ from tfseg.errors import UserError
 from tfseg.models import build_model
 from tfseg.settings.network import ModelConfig
 from tfseg.torch_weights import _describe, convert
-from tfseg.weights.checkpoint import by_name
+from tfseg.weights.checkpoint.names import by_name
 from tfseg.weights.initial import load_initial_weights, load_pretrained, load_torch, torch_prefix
 
 _UNITS = {"resnet50s": (3, 4, 6, 3), "resnet101s": (3, 4, 23, 3)}

@@ -15,7 +15,9 @@ from tfseg.training import memory
 from tfseg.training.interruption import Interruption
 from tfseg.training.loop import run
 from tfseg.training.trainer import NonFiniteLoss, Trainer
-from tfseg.weights import checkpoint
+from tfseg.weights.checkpoint import find
+from tfseg.weights.checkpoint.store import Store
+from tfseg.weights.checkpoint.stored_networks import stored_variables
 
 
 def make_trainer(
@@ -79,7 +81,7 @@ def test_loss_falls_and_log_and_checkpoint_are_written(tmp_path):
     log = log_of(tmp_path)
     assert [entry["step"] for entry in log] == list(range(2, 21, 2))
     assert log[-1]["segmentation"] < log[0]["segmentation"]
-    assert checkpoint.newest(str(tmp_path)).endswith("model.ckpt-20")
+    assert find.newest(str(tmp_path)).endswith("model.ckpt-20")
 
 
 def test_one_step_is_the_published_update(tmp_path):
@@ -106,7 +108,7 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path):
     train(whole, config, start_at)
     first = make_trainer(tmp_path / "parts", training_number_of_steps=9)
     first[2](0)
-    store = checkpoint.Store(str(tmp_path / "parts"), first[0].method.networks(), first[0].state())
+    store = Store(str(tmp_path / "parts"), first[0].method.networks(), first[0].state())
     first[0].train(5)
     store.save(5)
     second = make_trainer(tmp_path / "parts", training_number_of_steps=9)
@@ -127,7 +129,7 @@ def test_the_loss_scale_of_float16_resumes_exactly(tmp_path):
     first.train(3)
     initial = first.optimizers[0].initial_scale
     assert scales_of(first) == [(2 * initial, 1)] * 2
-    checkpoint.Store(str(tmp_path), first.method.networks(), first.state()).save(3)
+    Store(str(tmp_path), first.method.networks(), first.state()).save(3)
     second = make_trainer(tmp_path, precision="float16", training_number_of_steps=4)
     assert train(*second) == 0
     assert scales_of(second[0]) == [(2 * initial, 2)] * 2
@@ -146,7 +148,7 @@ def test_a_checkpoint_without_the_loss_scale_is_resumed_and_that_is_told(
         for name, variable in first[0].state().items()
         if name not in first[0].loss_scales()
     }
-    checkpoint.Store(str(tmp_path), first[0].method.networks(), state).save(3)
+    Store(str(tmp_path), first[0].method.networks(), state).save(3)
     second = make_trainer(tmp_path, precision="float16", training_number_of_steps=4)
     assert train(*second) == 0
     initial = second[0].optimizers[0].initial_scale
@@ -173,7 +175,7 @@ def test_sigterm_saves_within_the_step_and_says_how_to_go_on(tmp_path, capsys):
         step.get_concrete_function = step_function.get_concrete_function
         trainer.step_function = step
         assert train(trainer, config, start_at) == 128 + signal.SIGTERM
-    assert checkpoint.newest(str(tmp_path)).endswith("model.ckpt-3")
+    assert find.newest(str(tmp_path)).endswith("model.ckpt-3")
     assert "run the same command again" in capsys.readouterr().out
 
 
@@ -182,7 +184,7 @@ def test_a_non_finite_loss_stops_with_losses_step_and_images(tmp_path):
     trainer.method.poison_step = 3
     with pytest.raises(NonFiniteLoss, match=r"step 4, images images of step 3(.|\n)*nan"):
         train(trainer, config, start_at)
-    assert checkpoint.newest(str(tmp_path)).endswith("model.ckpt-2")
+    assert find.newest(str(tmp_path)).endswith("model.ckpt-2")
 
 
 def test_weights_that_are_not_finite_stop_the_run_even_if_its_losses_are(tmp_path):
@@ -195,7 +197,7 @@ def test_weights_that_are_not_finite_stop_the_run_even_if_its_losses_are(tmp_pat
     }
     with pytest.raises(NonFiniteLoss, match=r"weights are not finite(.|\n)*step 1, images"):
         train(trainer, config, start_at)
-    assert checkpoint.newest(str(tmp_path)) is None
+    assert find.newest(str(tmp_path)) is None
 
 
 def test_the_chief_removes_what_killed_runs_left_and_nothing_newer(tmp_path):
@@ -241,7 +243,7 @@ def test_two_replicas_take_the_mean_of_their_losses(tmp_path, two_replicas):
     assert train(*pieces) == 0
     trainer = pieces[0]
     assert log_of(tmp_path)[-1]["segmentation"] > 0
-    stored = checkpoint.stored_variables(checkpoint.newest(str(tmp_path)))
+    stored = stored_variables(find.newest(str(tmp_path)))
     assert set(stored) == {"model", "ema"}
     assert not np.allclose(trainer.ema.kernel.numpy(), trainer.method.model.kernel.numpy())
 
@@ -259,7 +261,7 @@ def test_ema_follows_the_weights(tmp_path):
 def test_checkpoints_come_at_the_asked_steps(tmp_path):
     pieces = make_trainer(tmp_path, training_number_of_steps=7, save_interval_steps=3, log_steps=5)
     train(*pieces)
-    steps = [checkpoint.step_of(p) for p in checkpoint.written(str(tmp_path))]
+    steps = [find.step_of(p) for p in find.written(str(tmp_path))]
     assert steps == [3, 6, 7]
 
 

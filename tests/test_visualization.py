@@ -28,7 +28,8 @@ from tfseg.data.prediction_files import output_names, raw_ids
 from tfseg.data.specs import DATASETS, DatasetSpec
 from tfseg.errors import UserError
 from tfseg.inference import draw as drawing
-from tfseg.inference.draw import _png, _write, colors_of, overlay
+from tfseg.inference.coloring import colors_of, overlay, panel
+from tfseg.inference.draw import _png, _write
 from tfseg.inference.pictures import original_labels
 from tfseg.ops import dense_crf
 from tfseg.settings.data import DataConfig
@@ -285,18 +286,18 @@ def test_an_overlay_leaves_background_clear():
 def test_a_panel_shows_image_truth_and_prediction():
     image = np.array([[[300.0, -5.0, 99.6]]], np.float32)
     heat = np.array([[0.5]], np.float32)
-    panel = drawing.panel([image, np.array([[255]]), np.array([[1]]), heat], SPEC)
-    assert panel.dtype == np.uint8
+    shown = panel([image, np.array([[255]]), np.array([[1]]), heat], SPEC)
+    assert shown.dtype == np.uint8
     expected = [[[255, 0, 100], [224, 224, 192], [128, 0, 0], [128, 128, 128]]]
-    np.testing.assert_array_equal(panel, expected)
+    np.testing.assert_array_equal(shown, expected)
 
 
 def test_a_panel_brings_pictures_to_one_size():
     image, ids = np.zeros((4, 2, 3), np.float32), np.array([[1], [255]])
-    panel = drawing.panel([image, ids], SPEC)
-    assert panel.shape == (4, 4, 3)
+    shown = panel([image, ids], SPEC)
+    assert shown.shape == (4, 4, 3)
     np.testing.assert_array_equal(
-        panel[:, 2:].reshape(4, 6)[:, :3], [[128, 0, 0]] * 2 + [[224, 224, 192]] * 2
+        shown[:, 2:].reshape(4, 6)[:, :3], [[128, 0, 0]] * 2 + [[224, 224, 192]] * 2
     )
 
 

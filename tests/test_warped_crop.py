@@ -6,7 +6,7 @@ from PIL import Image
 
 from tfseg.data import pixels
 from tfseg.data.augment import warped_crop
-from tfseg.data.augment.warped_crop import Draws
+from tfseg.data.augment.warped_crop import WarpedCropDraws
 
 COMMON = {"padding_color": (1.0, 2.5, 3.0), "ignore_label": 255}
 
@@ -85,7 +85,9 @@ def test_draws_lie_within_their_ranges():
 
 def test_an_image_of_another_shape_is_warped():
     image, label = picture(20, 45)
-    views = apply(image, label, Draws((30, 30), (4, 6), False), crop_size=(20, 21), size=(30, 30))
+    views = apply(
+        image, label, WarpedCropDraws((30, 30), (4, 6), False), crop_size=(20, 21), size=(30, 30)
+    )
     np.testing.assert_array_equal(views["image"], pixels.resize_image(image, (30, 30))[4:24, 6:27])
     np.testing.assert_array_equal(views["label"], pixels.resize_label(label, (30, 30))[4:24, 6:27])
     assert views["valid"].all()
@@ -93,7 +95,9 @@ def test_an_image_of_another_shape_is_warped():
 
 def test_scaling_follows_warping():
     image, label = picture(20, 45)
-    views = apply(image, label, Draws((45, 45), (0, 3), False), crop_size=(20, 20), size=(30, 30))
+    views = apply(
+        image, label, WarpedCropDraws((45, 45), (0, 3), False), crop_size=(20, 20), size=(30, 30)
+    )
     warped = pixels.resize_image(image, (30, 30)), pixels.resize_label(label, (30, 30))
     expected = pixels.resize_image(warped[0], (45, 45)), pixels.resize_label(warped[1], (45, 45))
     np.testing.assert_array_equal(views["image"], expected[0][:20, 3:23])
@@ -103,7 +107,9 @@ def test_scaling_follows_warping():
 def test_what_was_made_smaller_is_padded_on_all_sides():
     image, label = picture(13, 13)
     # From 13 to 8: two rows before, three after.
-    views = apply(image, label, Draws((8, 8), (0, 0), False), crop_size=(13, 13), size=(13, 13))
+    views = apply(
+        image, label, WarpedCropDraws((8, 8), (0, 0), False), crop_size=(13, 13), size=(13, 13)
+    )
     inside = np.zeros((13, 13), bool)
     inside[2:10, 2:10] = True
     np.testing.assert_array_equal(views["valid"], inside)
@@ -116,7 +122,7 @@ def test_what_was_made_smaller_is_padded_on_all_sides():
 def test_a_crop_is_mirrored_with_its_padding():
     image, label = picture(13, 13)
     one, other = (
-        apply(image, label, Draws((8, 8), (1, 0), flip), crop_size=(9, 7), size=(13, 13))
+        apply(image, label, WarpedCropDraws((8, 8), (1, 0), flip), crop_size=(9, 7), size=(13, 13))
         for flip in (False, True)
     )
     assert not one["valid"][:, :2].any() and one["valid"].any()

@@ -24,12 +24,13 @@ from tfseg.data import pixels
 from tfseg.data.augment import short_side_crop
 from tfseg.data.class_splits import ClassSplit
 from tfseg.errors import UserError
-from tfseg.inference.classes import evaluated_label
+from tfseg.inference.decisions import Decision
 from tfseg.inference.draw import draw
 from tfseg.inference.evaluate import Evaluator
-from tfseg.inference.merge import Decision, Views, predict, predict_decisions, predict_probabilities
+from tfseg.inference.merge import Views
+from tfseg.inference.predictor import Predictor
 from tfseg.inference.report import describe
-from tfseg.inference.zero_label import MODES, swept_values
+from tfseg.inference.zero_label import MODES, evaluated_label, swept_values
 from tfseg.ops.calibration import Calibration, calibrated
 from tfseg.settings.data import DataConfig
 from tfseg.settings.prediction import EvalConfig, VisConfig
@@ -123,56 +124,55 @@ VIEWS = (
 @pytest.mark.parametrize("views", VIEWS, ids=("one", "probs", "logits"))
 @pytest.mark.parametrize("space, bias", [("prob", 0.3), ("logit", 1.2)])
 def test_labels_are_those_of_calibrated_probabilities(views, space, bias):
-    model, present = ToyModel(), tf.constant([[0.0, 1, 1, 1]] * 2)
-    probs = predict_probabilities(model, IMAGE, views, present=present)
-    calibration = Calibration((1, 2), bias, space)
-    scores = calibrated(probs, calibration).numpy()[..., 1:]
-    with_bias = dataclasses.replace(views, calibration=calibration)
-    labels = predict(model, IMAGE, with_bias, present=present).numpy()
-    np.testing.assert_array_equal(labels, 1 + scores.argmax(-1))
-    assert (labels != predict(model, IMAGE, views, present=present).numpy()).any()
+    calibration, present = Calibration((1, 2), bias, space), tf.constant([[0.0, 1, 1, 1]] * 2)
+    decisions = Decision(), Decision(calibration=calibration)
+    found = Predictor(ToyModel(), views, wanted=["labels", "probs"], decision=decisions)(
+        IMAGE, present
+    )
+    scores = calibrated(found.probs[0], calibration).numpy()[..., 1:]
+    np.testing.assert_array_equal(found.labels[1], 1 + scores.argmax(-1))
+    assert (found.labels[1] != found.labels[0]).numpy().any()
 
 
 def test_a_class_that_may_not_be_there_does_not_win_by_the_bias():
     # With all probability in the seen classes minus 1, a zero would win.
-    views = Views(calibration=Calibration((1, 2, 3), 1.0))
-    labels = predict(ToyModel(), IMAGE, views, present=tf.constant([[0.0, 1, 1, 1]] * 2))
+    predictor = Predictor(ToyModel(), decision=Decision(calibration=Calibration((1, 2, 3), 1.0)))
+    labels = predictor(IMAGE, tf.constant([[0.0, 1, 1, 1]] * 2)).labels
     assert set(np.unique(labels)) <= {1, 2, 3}
 
 
 def test_coarse_labels_are_calibrated_too():
-    model, views = ToyModel(), Views(calibration=Calibration((0, 1), 0.4))
-    options = {"prediction_with_upsampled_logits": False}
-    labels = predict(model, IMAGE, views, **options).numpy()[:, ::4, ::4]
+    model, calibration = ToyModel(), Calibration((0, 1), 0.4)
+    predictor = Predictor(
+        model,
+        decision=Decision(calibration=calibration),
+        prediction_with_upsampled_logits=False,
+    )
     probs = tf.nn.softmax(model(IMAGE)["logits"])
-    expected = calibrated(probs, views.calibration).numpy().argmax(-1)
-    np.testing.assert_array_equal(labels, expected)
+    expected = calibrated(probs, calibration).numpy().argmax(-1)
+    np.testing.assert_array_equal(predictor(IMAGE).labels[:, ::4, ::4], expected)
 
 
 @pytest.mark.parametrize("views", VIEWS, ids=("one", "probs", "logits"))
 def test_several_decisions_cost_one_look(views):
     calibration = Calibration((0, 1), 0.3)
     decisions = Decision(), Decision(classes=(2, 3)), Decision(calibration=calibration)
-    present = tf.ones([1, 4])
-    model = ToyModel()
-    found = predict_decisions(model, IMAGE[:1], views, decisions=decisions, present=present)
+    model, present = ToyModel(), tf.ones([1, 4])
+    found = Predictor(model, views, decision=decisions)(IMAGE[:1], present).labels
     looks = len(model.seen_scales)
-    only = tf.constant([[0.0, 0, 1, 1]])
     alone = (
-        predict(model, IMAGE[:1], views, present=present),
-        predict(model, IMAGE[:1], views, present=only),
-        predict(
-            model, IMAGE[:1], dataclasses.replace(views, calibration=calibration), present=present
-        ),
+        Predictor(model, views)(IMAGE[:1], present),
+        Predictor(model, views)(IMAGE[:1], tf.constant([[0.0, 0, 1, 1]])),
+        Predictor(model, views, decision=decisions[2])(IMAGE[:1], present),
     )
     assert len(model.seen_scales) == 4 * looks
     for one, other in zip(found, alone):
-        np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(one, other.labels)
 
 
 def test_calibrated_probabilities_of_logits_sum_to_one():
-    views = Views(calibration=Calibration((0, 1), 0.8, "logit"))
-    probs = predict_probabilities(ToyModel(), IMAGE, views)
+    decision = Decision(calibration=Calibration((0, 1), 0.8, "logit"))
+    probs = Predictor(ToyModel(), wanted=["probs"], decision=decision)(IMAGE).probs
     np.testing.assert_allclose(tf.reduce_sum(probs, -1), 1.0, rtol=1e-5)
 
 

@@ -179,7 +179,7 @@ def test_held_out_classes_are_hidden_from_the_oracle_too():
 def test_which_features_are_generated(pixels):
     method = _method(synthetic_share=1.0, generated_pixels=pixels)
     scenes = method.scenes(_batch(), SEED)
-    mixed, _ = method.mixed_features(scenes, method.draws(scenes, SEED))
+    _, _, mixed = method.pixels.matched(scenes, method.draws(scenes, SEED))
     real, layout = scenes.features.numpy(), scenes.layout.numpy()
     for i, synthetic in enumerate(scenes.synthetic.numpy()):
         own = np.all(mixed[i] == real[i], -1)
@@ -199,7 +199,9 @@ def test_dropout_where_features_are_made_can_be_left_out():
         scenes = method.scenes(_batch(), SEED)
         draws = method.draws(scenes, SEED)
         kept = dataclasses.replace(draws, keep=tf.ones_like(draws.keep))
-        features = [method._made(method.generator.weights, scenes, d, 0) for d in (draws, kept)]
+        features = [
+            method.pixels.made(method.generator.weights, scenes, d, 0) for d in (draws, kept)
+        ]
         return np.array_equal(*features)
 
     assert made(sampling_dropout=False) and not made(sampling_dropout=True)
@@ -208,7 +210,7 @@ def test_dropout_where_features_are_made_can_be_left_out():
 def test_compared_pixels_are_of_the_class():
     method = _method()
     scenes = method.scenes(_batch(), SEED)
-    places, active = method._places(scenes, method.draws(scenes, SEED))
+    places, active = method.pixels.places(scenes, method.draws(scenes, SEED))
     for i, label in enumerate(scenes.label.numpy().reshape(4, -1)):
         for k, c in enumerate(SPEC.seen_unseen.seen):
             assert active[i, k].numpy() == (label == c).any()
@@ -268,7 +270,8 @@ def test_compiled_updates_are_those_of_the_graph():
 
         @tf.function(jit_compile=compiled, autograph=False)
         def update():
-            return method.mixed_features(scenes, draws)
+            losses, _, features = method.pixels.matched(scenes, draws)
+            return losses, features
 
         return [*update(), *method.generator.weights]
 

@@ -6,7 +6,8 @@ import tensorflow as tf
 from tfseg.data.stream import Stream
 from tfseg.methods.base import Method, ParamGroup
 from tfseg.models.backbones.base import CENTRED, Backbone
-from tfseg.models.layers import Conv2D, ConvBatchNorm
+from tfseg.models.layers.convolutions import Conv2D
+from tfseg.models.layers.units import ConvBatchNorm
 
 CLASSES = 3
 

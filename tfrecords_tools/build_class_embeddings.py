@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tfrecords_tools import common
+from tfrecords_tools import program
+from tfrecords_tools.text_files import read_text
 from tfseg import files
 from tfseg.data import class_embeddings, class_names
 from tfseg.data.specs import load_spec
@@ -170,7 +171,7 @@ def read_class_names(path: str) -> dict[str, str]:
       UserError: no names, one of them twice, or one without words.
     """
     wanted: dict[str, str] = {}
-    for line in common.read_text(path).splitlines():
+    for line in read_text(path).splitlines():
         name, colon, words = (part.strip() for part in line.partition(":"))
         if not name and not colon:
             continue
@@ -296,7 +297,7 @@ def build(
 
 
 def main(argv: list[str]) -> None:
-    common.require("vectors", "output")
+    program.require("vectors", "output")
     if (FLAGS.class_names is None) == (FLAGS.dataset_dir is None):
         raise UserError(
             "Give --class_names or --dataset_dir, and not both.",
@@ -323,4 +324,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    common.run(main)
+    program.run(main)

@@ -17,8 +17,10 @@ import time
 
 from absl import flags
 
-from tfrecords_tools import build_folder, common
-from tfrecords_tools.build_coco import CocoFinder
+from tfrecords_tools import build_folder, program
+from tfrecords_tools.coco.pairing import CocoFinder
+from tfrecords_tools.encoder import Encoder
+from tfrecords_tools.id_lists import read_splits
 from tfseg.data.specs import DATASETS
 from tfseg.errors import UserError
 
@@ -33,8 +35,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "splits_dir", None, "Folder of <split>.txt; without it each folder of masks is a split."
     )
-    common.define_output_flags(num_shards=16)
-    common.define_image_flags()
+    program.define_output_flags(num_shards=16)
+    program.define_image_flags()
 
 
 def splits_of_folders(masks_dir: str, wanted: list[str] | None = None) -> dict[str, list[str]]:
@@ -70,11 +72,11 @@ def splits_of_folders(masks_dir: str, wanted: list[str] | None = None) -> dict[s
 
 def main(argv: list[str]) -> None:
     started = time.monotonic()
-    common.require("images_dir", "masks_dir", "output_dir")
+    program.require("images_dir", "masks_dir", "output_dir")
     for flag in ("images_dir", "masks_dir"):
-        common.check_folder(FLAGS[flag].value, flag)
+        program.check_folder(FLAGS[flag].value, flag)
     if FLAGS.splits_dir:
-        splits = common.read_splits(FLAGS.splits_dir, FLAGS.splits)
+        splits = read_splits(FLAGS.splits_dir, FLAGS.splits)
     else:
         splits = splits_of_folders(FLAGS.masks_dir, FLAGS.splits)
     tasks = build_folder.make_sources(
@@ -85,10 +87,10 @@ def main(argv: list[str]) -> None:
         unlabelled_splits=FLAGS.unlabelled_splits,
         allow_missing_masks=FLAGS.allow_missing_masks,
     )
-    common.write(
+    program.write(
         SPEC,
         tasks,
-        common.Encoder(
+        Encoder(
             SPEC,
             max_megapixels=FLAGS.max_image_megapixels,
             exif_orientation=FLAGS.exif_orientation,
@@ -99,4 +101,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    common.run(main)
+    program.run(main)

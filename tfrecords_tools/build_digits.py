@@ -26,7 +26,9 @@ import numpy as np
 from absl import flags
 from PIL import Image, ImageDraw, ImageFilter
 
-from tfrecords_tools import common
+from tfrecords_tools import program
+from tfrecords_tools.encoder import make_record
+from tfrecords_tools.masks import classes_in
 from tfseg.data import class_embeddings, colormap, writing
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
@@ -92,7 +94,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("num_val", 128, "Scenes of split val.")
     flags.DEFINE_integer("num_digits", 10, "Digits that occur, from 0 on: 1 to 10.")
     flags.DEFINE_integer("seed", 0, "Seed of the scenes.")
-    common.define_output_flags(num_shards=2)
+    program.define_output_flags(num_shards=2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,12 +237,12 @@ class Composer:
         image, label = self.compose(scene)
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, "JPEG", quality=92)
-        return common.make_record(
+        return make_record(
             scene.id,
             buffer.getvalue(),
             label.shape,
             label,
-            image_labels=common.classes_in(label, spec),
+            image_labels=classes_in(label, spec),
             spec=spec,
         )
 
@@ -318,7 +320,7 @@ def build(
 
 def main(argv: list[str]) -> None:
     started = time.monotonic()
-    common.require("output_dir")
+    program.require("output_dir")
     reports = build(
         FLAGS.output_dir,
         image_size=FLAGS.image_size,
@@ -330,9 +332,9 @@ def main(argv: list[str]) -> None:
         num_shards=FLAGS.num_shards,
         num_workers=FLAGS.num_workers,
     )
-    common.finish(reports, make_spec(FLAGS.num_digits), FLAGS.output_dir, started)
+    program.finish(reports, make_spec(FLAGS.num_digits), FLAGS.output_dir, started)
 
 
 if __name__ == "__main__":
     define_flags()
-    common.run(main)
+    program.run(main)

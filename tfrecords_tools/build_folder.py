@@ -24,7 +24,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from absl import flags
 
-from tfrecords_tools import class_files, common
+from tfrecords_tools import class_files, file_finder, program
+from tfrecords_tools.class_files import read_class_names
+from tfrecords_tools.encoder import Encoder, ImageSource
+from tfrecords_tools.file_finder import FileFinder, composed, find_all
+from tfrecords_tools.id_lists import check_unlabelled, read_splits
+from tfrecords_tools.text_files import read_json, read_text
 from tfseg.data import colormap
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
@@ -53,8 +58,8 @@ def define_flags() -> None:
     flags.DEFINE_integer("ignore_label", 255, "Mask id (after --label_map) that counts nowhere.")
     flags.DEFINE_bool("has_background", True, "The first class is background.")
     flags.DEFINE_string("name", "folder", "Name of the data set in dataset.json.")
-    common.define_output_flags()
-    common.define_image_flags()
+    program.define_output_flags()
+    program.define_image_flags()
 
 
 def read_label_map(path: str, spec: DatasetSpec) -> dict[int, int]:
@@ -65,7 +70,7 @@ def read_label_map(path: str, spec: DatasetSpec) -> dict[int, int]:
     """
     accepted = '{"0": 0, "8": 1, "255": 255}'
     try:
-        content = common.read_json(path, {str: int}, what="--label_map", accepted=accepted)
+        content = read_json(path, {str: int}, what="--label_map", accepted=accepted)
         label_map = {int(key): value for key, value in content.items()}
         if len(label_map) != len(content):
             raise ValueError("an id stands there twice")
@@ -170,7 +175,7 @@ def read_image_labels(
       UserError: malformed, an id twice, or unknown names.
     """
     try:
-        rows = [row for row in csv.reader(common.read_text(path).splitlines()) if row]
+        rows = [row for row in csv.reader(read_text(path).splitlines()) if row]
     except csv.Error as error:
         raise UserError("A CSV cannot be read.", where=path, received=str(error)) from None
     if not rows:
@@ -192,7 +197,7 @@ def read_image_labels(
             )
         cell = row[name_column]
         names = _split_names(cell, class_id)
-        image_id = common.composed(row[id_column].strip())
+        image_id = composed(row[id_column].strip())
         if image_id in labels:
             raise UserError(
                 "The CSV holds an id twice.", where=f"{path}, line {number}", received=image_id
@@ -215,24 +220,24 @@ def read_image_labels(
 
 def make_sources(
     splits: Mapping[str, Sequence[str]],
-    images: common.FileFinder,
-    masks: common.FileFinder | None,
+    images: FileFinder,
+    masks: FileFinder | None,
     image_labels: ImageLabels | None,
     *,
     unlabelled_splits: Sequence[str] = (),
     allow_missing_masks: bool = False,
-) -> dict[str, list[common.Source]]:
+) -> dict[str, list[ImageSource]]:
     """Joins lists, images, masks and image-level labels.
 
     Raises:
       UserError: an image or a mask is missing, or the CSV has none of the ids.
     """
-    common.check_unlabelled(unlabelled_splits, splits)
-    tasks: dict[str, list[common.Source]] = {}
+    check_unlabelled(unlabelled_splits, splits)
+    tasks: dict[str, list[ImageSource]] = {}
     for split, ids in splits.items():
-        image_paths = common.find_all(ids, images, split=split, what="image")
+        image_paths = find_all(ids, images, split=split, what="image")
         unlabelled = split in unlabelled_splits or masks is None
-        mask_paths = common.mask_paths(
+        mask_paths = file_finder.mask_paths(
             split, ids, masks, unlabelled=unlabelled, allow_missing=allow_missing_masks
         )
         tasks[split] = []
@@ -240,11 +245,11 @@ def make_sources(
             notes = []
             if mask is None and not unlabelled:
                 notes.append("image without a mask (--allow_missing_masks)")
-            labels = None if image_labels is None else image_labels.ids.get(common.composed(i))
+            labels = None if image_labels is None else image_labels.ids.get(composed(i))
             if image_labels is not None and labels is None:
                 notes.append("image without a line in the CSV: its image-level labels are unknown")
             tasks[split].append(
-                common.Source(
+                ImageSource(
                     i,
                     image,
                     mask,
@@ -267,15 +272,15 @@ def make_sources(
 
 def main(argv: list[str]) -> None:
     started = time.monotonic()
-    common.require("images_dir", "splits_dir", "class_names", "output_dir")
-    common.check_folder(FLAGS.images_dir, "images_dir")
+    program.require("images_dir", "splits_dir", "class_names", "output_dir")
+    program.check_folder(FLAGS.images_dir, "images_dir")
     if FLAGS.masks_dir:
-        common.check_folder(FLAGS.masks_dir, "masks_dir")
+        program.check_folder(FLAGS.masks_dir, "masks_dir")
     if not 0 <= FLAGS.ignore_label <= 255:
         raise UserError("--ignore_label must lie within 0 and 255.", received=FLAGS.ignore_label)
     if FLAGS.image_labels_column and not FLAGS.image_labels:
         raise UserError("--image_labels_column needs --image_labels.")
-    names = common.read_class_names(FLAGS.class_names, has_background=FLAGS.has_background)
+    names = read_class_names(FLAGS.class_names, has_background=FLAGS.has_background)
     if len(names) < 2:
         raise UserError("--class_names needs 2 names or more.", where=FLAGS.class_names)
     class_files.check_ignore_label(names, FLAGS.ignore_label, where=FLAGS.class_names)
@@ -305,17 +310,17 @@ def main(argv: list[str]) -> None:
             listed = ", ".join(f"{n} ({k} x)" for n, k in sorted(image_labels.unknown.items()))
             print(f"ignored image-level names that are no class: {listed}", flush=True)
     tasks = make_sources(
-        common.read_splits(FLAGS.splits_dir, FLAGS.splits),
-        common.FileFinder(FLAGS.images_dir),
-        common.FileFinder(FLAGS.masks_dir) if FLAGS.masks_dir else None,
+        read_splits(FLAGS.splits_dir, FLAGS.splits),
+        FileFinder(FLAGS.images_dir),
+        FileFinder(FLAGS.masks_dir) if FLAGS.masks_dir else None,
         image_labels,
         unlabelled_splits=FLAGS.unlabelled_splits,
         allow_missing_masks=FLAGS.allow_missing_masks,
     )
-    common.write(
+    program.write(
         spec,
         tasks,
-        common.Encoder(
+        Encoder(
             spec,
             label_map=label_map,
             max_megapixels=FLAGS.max_image_megapixels,
@@ -327,4 +332,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    common.run(main)
+    program.run(main)

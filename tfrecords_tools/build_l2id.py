@@ -27,7 +27,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from absl import flags
 
-from tfrecords_tools import common
+from tfrecords_tools import file_finder, program
+from tfrecords_tools.class_files import read_class_names
+from tfrecords_tools.encoder import Encoder, ImageSource
+from tfrecords_tools.file_finder import FileFinder, find_all
+from tfrecords_tools.id_lists import check_unlabelled, read_splits
 from tfseg import files, unpickling
 from tfseg.data import colormap
 from tfseg.data.specs import DatasetSpec
@@ -76,8 +80,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "class_names", None, "Text file, one name a line, of the labels' columns in order."
     )
-    common.define_output_flags(num_shards=16)
-    common.define_image_flags()
+    program.define_output_flags(num_shards=16)
+    program.define_image_flags()
 
 
 # The file of labels ------------------------------------------------------------------------------
@@ -274,7 +278,7 @@ def make_spec(num_classes: int, names_file: str | None = None) -> DatasetSpec:
     """
     names = CLASS_NAMES
     if names_file is not None:
-        names = common.read_class_names(names_file, has_background=False)
+        names = read_class_names(names_file, has_background=False)
     if len(names) != num_classes or len({*names, "background"}) != num_classes + 1:
         raise UserError(
             "The class names do not fit the labels.",
@@ -294,23 +298,23 @@ def make_spec(num_classes: int, names_file: str | None = None) -> DatasetSpec:
 
 def make_sources(
     splits: Mapping[str, Sequence[str]],
-    images: common.FileFinder,
-    masks: common.FileFinder | None,
+    images: FileFinder,
+    masks: FileFinder | None,
     labels: Labels,
     *,
     unlabelled_splits: Sequence[str] = (),
     allow_missing_masks: bool = False,
-) -> dict[str, list[common.Source]]:
+) -> dict[str, list[ImageSource]]:
     """Joins lists, images, masks and image-level labels.
 
     Raises:
       UserError: an image or a mask is missing, or what tells its classes.
     """
-    common.check_unlabelled(unlabelled_splits, splits)
-    tasks: dict[str, list[common.Source]] = {}
+    check_unlabelled(unlabelled_splits, splits)
+    tasks: dict[str, list[ImageSource]] = {}
     for split, ids in splits.items():
-        image_paths = common.find_all(ids, images, split=split, what="image")
-        mask_paths = common.mask_paths(
+        image_paths = find_all(ids, images, split=split, what="image")
+        mask_paths = file_finder.mask_paths(
             split,
             ids,
             masks,
@@ -328,7 +332,7 @@ def make_sources(
                 fix="correct the list, or give --masks_dir for splits with masks",
             )
         tasks[split] = [
-            common.Source(i, image, mask, image_labels=labels.ids.get(i), notes=_notes(i, labels))
+            ImageSource(i, image, mask, image_labels=labels.ids.get(i), notes=_notes(i, labels))
             for i, image, mask in zip(ids, image_paths, mask_paths)
         ]
     return tasks
@@ -342,30 +346,30 @@ def _notes(i: str, labels: Labels) -> tuple[str, ...]:
 
 def main(argv: list[str]) -> None:
     started = time.monotonic()
-    common.require("l2id_dir", "output_dir")
+    program.require("l2id_dir", "output_dir")
     for part in ("", IMAGES_FOLDER):
-        common.check_folder(os.path.join(FLAGS.l2id_dir, part), "l2id_dir")
+        program.check_folder(os.path.join(FLAGS.l2id_dir, part), "l2id_dir")
     if FLAGS.masks_dir:
-        common.check_folder(FLAGS.masks_dir, "masks_dir")
+        program.check_folder(FLAGS.masks_dir, "masks_dir")
     if FLAGS.splits and not FLAGS.splits_dir:
         raise UserError("--splits needs --splits_dir.", where="--splits")
     labels = read_labels(os.path.join(FLAGS.l2id_dir, LABELS_FILE))
     spec = make_spec(labels.num_classes, FLAGS.class_names)
     splits = {"train": list(labels.ids)}
     if FLAGS.splits_dir:
-        splits = common.read_splits(FLAGS.splits_dir, FLAGS.splits)
+        splits = read_splits(FLAGS.splits_dir, FLAGS.splits)
     tasks = make_sources(
         splits,
-        common.FileFinder(os.path.join(FLAGS.l2id_dir, IMAGES_FOLDER)),
-        common.FileFinder(FLAGS.masks_dir) if FLAGS.masks_dir else None,
+        FileFinder(os.path.join(FLAGS.l2id_dir, IMAGES_FOLDER)),
+        FileFinder(FLAGS.masks_dir) if FLAGS.masks_dir else None,
         labels,
         unlabelled_splits=FLAGS.unlabelled_splits,
         allow_missing_masks=FLAGS.allow_missing_masks,
     )
-    common.write(
+    program.write(
         spec,
         tasks,
-        common.Encoder(
+        Encoder(
             spec,
             max_megapixels=FLAGS.max_image_megapixels,
             exif_orientation=FLAGS.exif_orientation,
@@ -376,4 +380,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    common.run(main)
+    program.run(main)

@@ -17,7 +17,12 @@ import time
 import numpy as np
 from absl import flags
 
-from tfrecords_tools import build_folder, common
+from tfrecords_tools import build_folder, program
+from tfrecords_tools.encoder import Encoder
+from tfrecords_tools.file_finder import FileFinder
+from tfrecords_tools.id_lists import read_splits
+from tfrecords_tools.masks import read_mat
+from tfrecords_tools.text_files import read_text
 from tfseg.data.specs import DATASETS
 from tfseg.errors import UserError
 
@@ -32,8 +37,8 @@ def define_flags() -> None:
     flags.DEFINE_string("annotations_dir", None, "Folder of <id>.mat.")
     flags.DEFINE_string("labels", None, "Text file 'number: name' of all classes in these.")
     flags.DEFINE_string("splits_dir", None, "Folder of <split>.txt, one id a line.")
-    common.define_output_flags()
-    common.define_image_flags()
+    program.define_output_flags()
+    program.define_image_flags()
 
 
 def read_labels(path: str) -> dict[str, int]:
@@ -43,7 +48,7 @@ def read_labels(path: str) -> dict[str, int]:
       UserError: a line is not 'number: name', or a class of the data set is missing.
     """
     numbers = {}
-    for i, line in enumerate(common.read_text(path).splitlines(), start=1):
+    for i, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.strip():
             continue
         number, colon, name = line.partition(":")
@@ -99,7 +104,7 @@ class MaskReader:
             self._table[numbers[name]] = class_id
 
     def __call__(self, path: str, size: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
-        label = common.read_mat(path, lambda content: content["LabelMap"], accepted="LabelMap")
+        label = read_mat(path, lambda content: content["LabelMap"], accepted="LabelMap")
         if label.ndim != 2 or label.min() < 0 or (label != np.floor(label)).any():
             raise UserError(
                 "A mask is not a map of class numbers.",
@@ -114,22 +119,22 @@ class MaskReader:
 
 def main(argv: list[str]) -> None:
     started = time.monotonic()
-    common.require("images_dir", "annotations_dir", "splits_dir", "output_dir")
+    program.require("images_dir", "annotations_dir", "splits_dir", "output_dir")
     for flag in ("images_dir", "annotations_dir"):
-        common.check_folder(FLAGS[flag].value, flag)
+        program.check_folder(FLAGS[flag].value, flag)
     numbers = read_labels(FLAGS.labels or find_labels(FLAGS.annotations_dir))
     tasks = build_folder.make_sources(
-        common.read_splits(FLAGS.splits_dir, FLAGS.splits),
-        common.FileFinder(FLAGS.images_dir),
-        common.FileFinder(FLAGS.annotations_dir, (".mat",)),
+        read_splits(FLAGS.splits_dir, FLAGS.splits),
+        FileFinder(FLAGS.images_dir),
+        FileFinder(FLAGS.annotations_dir, (".mat",)),
         None,
         unlabelled_splits=FLAGS.unlabelled_splits,
         allow_missing_masks=FLAGS.allow_missing_masks,
     )
-    common.write(
+    program.write(
         SPEC,
         tasks,
-        common.Encoder(
+        Encoder(
             SPEC,
             max_megapixels=FLAGS.max_image_megapixels,
             exif_orientation=FLAGS.exif_orientation,
@@ -141,4 +146,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    common.run(main)
+    program.run(main)

@@ -32,10 +32,16 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from tfrecords_tools import common
-from tfseg.data import prediction_files, records, tfexample, writing
+from tfrecords_tools import program
+from tfrecords_tools.encoder import make_record
+from tfrecords_tools.id_lists import read_ids
+from tfrecords_tools.masks import classes_in, map_ids, read_mask
+from tfseg.data import framing, prediction_files, tfexample, writing
+from tfseg.data.framing import Location
+from tfseg.data.index import Index
 from tfseg.data.parallel import parallel_map
-from tfseg.data.records import Location
+from tfseg.data.record_reader import RecordReader
+from tfseg.data.shards import splits_present
 from tfseg.data.specs import (
     DATASET_FILE,
     DatasetSpec,
@@ -43,6 +49,7 @@ from tfseg.data.specs import (
     read_dataset_json,
     split_entry,
 )
+from tfseg.data.split_index import load_index
 from tfseg.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -68,11 +75,11 @@ def define_flags() -> None:
     flags.DEFINE_float(
         "max_image_megapixels", 64.0, "Refuse pictures with more than this many megapixels."
     )
-    common.define_output_flags()
+    program.define_output_flags()
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class PseudoLabelSource:
     """Where one record of the new split comes from.
 
     Attributes:
@@ -95,7 +102,7 @@ class Source:
 
 def load_splits(
     dataset_dir: str, spec: DatasetSpec, labelled_split: str | None, *, without: str | None = None
-) -> tuple[dict[str, records.Index], list[str]]:
+) -> tuple[dict[str, Index], list[str]]:
     """Returns the indices of all splits, the labelled one first, and the names of unusable ones.
 
     Args:
@@ -109,12 +116,12 @@ def load_splits(
     """
     splits, unusable = {}, []
     if labelled_split is not None:
-        splits[labelled_split] = records.load_index(dataset_dir, labelled_split, spec)
-    for split in records.splits_present(dataset_dir):
+        splits[labelled_split] = load_index(dataset_dir, labelled_split, spec)
+    for split in splits_present(dataset_dir):
         if split in (labelled_split, without):
             continue
         try:
-            splits[split] = records.load_index(dataset_dir, split, spec)
+            splits[split] = load_index(dataset_dir, split, spec)
         except UserError:
             unusable.append(split)
     return splits, unusable
@@ -124,7 +131,7 @@ def _shown(ids: Sequence[str]) -> str:
     return ", ".join(ids[:_MAX_NAMED]) + (", ..." if len(ids) > _MAX_NAMED else "")
 
 
-def file_names(ids: Iterable[str], splits: Mapping[str, records.Index]) -> dict[str, set[str]]:
+def file_names(ids: Iterable[str], splits: Mapping[str, Index]) -> dict[str, set[str]]:
     """Returns the names under which vis.py may have written each image, without extension.
 
     There is more than one where splits that share an image name their pictures differently.
@@ -145,7 +152,7 @@ def file_names(ids: Iterable[str], splits: Mapping[str, records.Index]) -> dict[
 
 
 def find_pseudo_labels(
-    ids: Sequence[str], splits: Mapping[str, records.Index], folder: str
+    ids: Sequence[str], splits: Mapping[str, Index], folder: str
 ) -> dict[str, str]:
     """Returns the file of every id.
 
@@ -190,13 +197,13 @@ def find_pseudo_labels(
 
 def make_sources(
     ids: Sequence[str],
-    splits: Mapping[str, records.Index],
+    splits: Mapping[str, Index],
     *,
     dataset_dir: str,
     labelled_split: str | None,
     pseudo_labels_dir: str,
     unusable: Sequence[str] = (),
-) -> list[Source]:
+) -> list[PseudoLabelSource]:
     """Joins ids, records and pseudo labels.
 
     Args:
@@ -237,7 +244,7 @@ def make_sources(
             accepted="a split in which every image has a mask",
         )
     files = find_pseudo_labels([i for i in ids if i not in labelled], splits, pseudo_labels_dir)
-    readers = {split: records.RecordReader(index, dataset_dir) for split, index in splits.items()}
+    readers = {split: RecordReader(index, dataset_dir) for split, index in splits.items()}
     sources = []
     for i in ids:
         holders = [split for split in splits if i in rows[split]]
@@ -247,7 +254,7 @@ def make_sources(
         split = holders[0]
         index, row = splits[split], rows[split][i]
         sources.append(
-            Source(
+            PseudoLabelSource(
                 i,
                 readers[split].location(row),
                 int(index.length[row]),
@@ -279,7 +286,7 @@ def read_pseudo_label(
       UserError: undecodable, in colours, of another size, or with ids that are no class.
     """
     _check_mode(path)
-    raw, _ = common.read_mask(path, max_megapixels=max_megapixels)
+    raw, _ = read_mask(path, max_megapixels=max_megapixels)
     if raw.shape != size:
         raise UserError(
             "A pseudo label has another size than its image.",
@@ -309,7 +316,7 @@ def _check_mode(path: str) -> None:
         with Image.open(path) as image:
             mode = image.mode
     except OSError:
-        return  # `common.read_mask` says what is wrong.
+        return  # `read_mask` says what is wrong.
     if mode not in ("L", "P", "1") and not mode.startswith("I"):
         raise UserError(
             "A pseudo label has colours, not class ids.",
@@ -327,7 +334,7 @@ class Checker:
     spec: DatasetSpec
     max_megapixels: float
 
-    def __call__(self, source: Source) -> UserError | None:
+    def __call__(self, source: PseudoLabelSource) -> UserError | None:
         try:
             read_pseudo_label(
                 source.pseudo_label, source.size, self.spec, max_megapixels=self.max_megapixels
@@ -337,7 +344,9 @@ class Checker:
         return None
 
 
-def check_pseudo_labels(sources: Sequence[Source], checker: Checker, *, num_workers: int) -> None:
+def check_pseudo_labels(
+    sources: Sequence[PseudoLabelSource], checker: Checker, *, num_workers: int
+) -> None:
     """Reads every pseudo label once.
 
     Raises:
@@ -360,14 +369,14 @@ def check_pseudo_labels(sources: Sequence[Source], checker: Checker, *, num_work
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """Turns a `Source` into a record; sent to the worker processes."""
+    """Turns a `PseudoLabelSource` into a record; sent to the worker processes."""
 
     spec: DatasetSpec
     max_megapixels: float
 
-    def __call__(self, source: Source) -> writing.Encoded:
+    def __call__(self, source: PseudoLabelSource) -> writing.Encoded:
         place = source.location
-        data = records.read_record(place.path, place.offset, source.length)
+        data = framing.read_record(place.path, place.offset, source.length)
         example = tfexample.decode(data, place)
         is_pseudo, notes = example.is_pseudo, []
         if source.pseudo_label is None:
@@ -382,12 +391,12 @@ class Encoder:
             )
         labels = example.image_labels
         labels = None if labels is None else tuple(int(i) for i in labels)
-        if is_pseudo and labels is not None and set(common.classes_in(ids, self.spec)) - {*labels}:
+        if is_pseudo and labels is not None and set(classes_in(ids, self.spec)) - {*labels}:
             notes.append(
                 "pseudo label with classes that the image-level labels lack (vis.py "
                 "--use_image_labels leaves them out)"
             )
-        return common.make_record(
+        return make_record(
             source.id,
             example.image,
             (example.height, example.width),
@@ -398,7 +407,7 @@ class Encoder:
             is_pseudo=is_pseudo,
         )
 
-    def _true_mask(self, example: tfexample.Example, source: Source) -> np.ndarray:
+    def _true_mask(self, example: tfexample.Example, source: PseudoLabelSource) -> np.ndarray:
         tfexample.check_pixels(
             example.label,
             max_megapixels=self.max_megapixels,
@@ -409,7 +418,7 @@ class Encoder:
         ids = tfexample.decode_pixels(example.label, location=source.location, key=tfexample.LABEL)
         if ids.ndim != 2:
             raise UserError("A mask is not one channel of class ids.", where=where)
-        return common.map_ids(ids, None, self.spec, where=where)
+        return map_ids(ids, None, self.spec, where=where)
 
 
 # The program -------------------------------------------------------------------------------------
@@ -427,7 +436,7 @@ def check_output(
       UserError: it would replace one of them.
     """
     same = os.path.realpath(dataset_dir) == os.path.realpath(output_dir)
-    if not same or output_split not in records.splits_present(dataset_dir):
+    if not same or output_split not in splits_present(dataset_dir):
         return same
     content = read_dataset_json(dataset_dir)
     is_ours = False
@@ -446,10 +455,10 @@ def check_output(
     return same
 
 
-def _ids(splits: Mapping[str, records.Index]) -> list[str]:
+def _ids(splits: Mapping[str, Index]) -> list[str]:
     """Returns the ids of the new split, of --ids or of --ids_of_split."""
     if FLAGS.ids is not None:
-        ids = common.read_ids(FLAGS.ids)
+        ids = read_ids(FLAGS.ids)
         if not ids:
             raise UserError(
                 "The list of images is empty.",
@@ -471,7 +480,7 @@ def _ids(splits: Mapping[str, records.Index]) -> list[str]:
 
 def main(argv: list[str]) -> None:
     started = time.monotonic()
-    common.require("dataset_dir", "pseudo_labels_dir", "output_split", "output_dir")
+    program.require("dataset_dir", "pseudo_labels_dir", "output_split", "output_dir")
     if (FLAGS.ids is None) == (FLAGS.ids_of_split is None):
         raise UserError(
             "The images of the new split are given in one way.",
@@ -479,7 +488,7 @@ def main(argv: list[str]) -> None:
             received="neither" if FLAGS.ids is None else "both",
             accepted="one of the two flags",
         )
-    common.check_folder(FLAGS.pseudo_labels_dir, "pseudo_labels_dir")
+    program.check_folder(FLAGS.pseudo_labels_dir, "pseudo_labels_dir")
     spec = load_spec(FLAGS.dataset_dir, FLAGS.dataset)
     same_folder = check_output(
         FLAGS.dataset_dir, FLAGS.output_dir, FLAGS.output_split, FLAGS.labelled_split
@@ -510,7 +519,7 @@ def main(argv: list[str]) -> None:
                 "so not in the new split",
                 flush=True,
             )
-    common.write(
+    program.write(
         spec,
         {FLAGS.output_split: sources},
         Encoder(spec, FLAGS.max_image_megapixels),
@@ -520,4 +529,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    common.run(main)
+    program.run(main)

@@ -17,7 +17,11 @@ from xml.etree import ElementTree
 import numpy as np
 from absl import flags
 
-from tfrecords_tools import common
+from tfrecords_tools import program
+from tfrecords_tools.encoder import Encoder, ImageSource
+from tfrecords_tools.file_finder import FileFinder, find_all
+from tfrecords_tools.id_lists import check_unlabelled, read_splits
+from tfrecords_tools.masks import read_mask, read_mat, whole_ids
 from tfseg.data.specs import DATASETS
 from tfseg.errors import UserError
 
@@ -35,8 +39,8 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("sbd_dir", None, "SBD's folder `dataset`, with cls/<id>.mat.")
     flags.DEFINE_string("splits_dir", "data_splits/pascal_voc_seg", "Folder of <split>.txt.")
-    common.define_output_flags()
-    common.define_image_flags()
+    program.define_output_flags()
+    program.define_image_flags()
 
 
 def read_sbd_mask(path: str) -> np.ndarray:
@@ -45,12 +49,12 @@ def read_sbd_mask(path: str) -> np.ndarray:
     Raises:
       UserError: unreadable, or another structure.
     """
-    ids = common.read_mat(
+    ids = read_mat(
         path,
         lambda content: content["GTcls"]["Segmentation"][0, 0],
         accepted="GTcls.Segmentation",
     )
-    return common.whole_ids(ids, where=path)
+    return whole_ids(ids, where=path)
 
 
 class MaskReader:
@@ -62,7 +66,7 @@ class MaskReader:
     def __call__(self, path: str, size: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
         if path.endswith(".mat"):
             return read_sbd_mask(path), []
-        return common.read_mask(path, max_megapixels=self._max_megapixels)
+        return read_mask(path, max_megapixels=self._max_megapixels)
 
 
 def read_annotation(path: str) -> tuple[int, ...] | None:
@@ -97,7 +101,7 @@ def make_sources(
     sbd_dir: str | None = None,
     unlabelled_splits: Sequence[str] = (),
     allow_missing_masks: bool = False,
-) -> dict[str, list[common.Source]]:
+) -> dict[str, list[ImageSource]]:
     """Joins lists, images, masks and annotations.
 
     Raises:
@@ -105,16 +109,16 @@ def make_sources(
     """
     aug_masks_dir = aug_masks_dir or os.path.join(voc_dir, "SegmentationClassAug")
     finders = [
-        common.FileFinder(os.path.join(voc_dir, "SegmentationClass")),
-        common.FileFinder(aug_masks_dir),
+        FileFinder(os.path.join(voc_dir, "SegmentationClass")),
+        FileFinder(aug_masks_dir),
     ]
     if sbd_dir:
-        finders.append(common.FileFinder(os.path.join(sbd_dir, "cls"), (".mat",)))
-    images = common.FileFinder(os.path.join(voc_dir, "JPEGImages"))
+        finders.append(FileFinder(os.path.join(sbd_dir, "cls"), (".mat",)))
+    images = FileFinder(os.path.join(voc_dir, "JPEGImages"))
     annotations: dict[str, tuple[int, ...] | None] = {}
-    tasks: dict[str, list[common.Source]] = {}
+    tasks: dict[str, list[ImageSource]] = {}
     for split, ids in splits.items():
-        image_paths = common.find_all(ids, images, split=split, what="image")
+        image_paths = find_all(ids, images, split=split, what="image")
         unlabelled = split in unlabelled_splits
         masks = [None if unlabelled else _first(finders, i) for i in ids]
         missing = [] if unlabelled else [i for i, m in zip(ids, masks) if m is None]
@@ -133,27 +137,27 @@ def make_sources(
                 annotations[i] = read_annotation(path)
             notes = () if unlabelled or mask else ("image without a mask (--allow_missing_masks)",)
             tasks[split].append(
-                common.Source(i, image, mask, image_labels=annotations[i], notes=notes)
+                ImageSource(i, image, mask, image_labels=annotations[i], notes=notes)
             )
     return tasks
 
 
-def _first(finders: Sequence[common.FileFinder], i: str) -> str | None:
+def _first(finders: Sequence[FileFinder], i: str) -> str | None:
     return next((path for path in (finder.find(i) for finder in finders) if path), None)
 
 
 def main(argv: list[str]) -> None:
     started = time.monotonic()
-    common.require("voc_dir", "splits_dir", "output_dir")
+    program.require("voc_dir", "splits_dir", "output_dir")
     for part in ("", "JPEGImages"):
-        common.check_folder(os.path.join(FLAGS.voc_dir, part), "voc_dir")
+        program.check_folder(os.path.join(FLAGS.voc_dir, part), "voc_dir")
     for flag in ("aug_masks_dir", "sbd_dir"):
         if FLAGS[flag].value:
-            common.check_folder(FLAGS[flag].value, flag)
-    splits = common.read_splits(FLAGS.splits_dir, FLAGS.splits)
+            program.check_folder(FLAGS[flag].value, flag)
+    splits = read_splits(FLAGS.splits_dir, FLAGS.splits)
     if FLAGS.splits is None:
         splits.pop("test", None)
-    common.check_unlabelled(FLAGS.unlabelled_splits, splits)
+    check_unlabelled(FLAGS.unlabelled_splits, splits)
     tasks = make_sources(
         FLAGS.voc_dir,
         splits,
@@ -162,10 +166,10 @@ def main(argv: list[str]) -> None:
         unlabelled_splits=(*FLAGS.unlabelled_splits, "test"),
         allow_missing_masks=FLAGS.allow_missing_masks,
     )
-    common.write(
+    program.write(
         SPEC,
         tasks,
-        common.Encoder(
+        Encoder(
             SPEC,
             max_megapixels=FLAGS.max_image_megapixels,
             exif_orientation=FLAGS.exif_orientation,
@@ -177,4 +181,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    common.run(main)
+    program.run(main)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tfrecords_tools.text_files import read_text
 from tfseg.data.class_names import normalised
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
@@ -148,6 +149,15 @@ def parse(text: str, *, where: str, has_background: bool) -> tuple[str, ...]:
     if twice:
         raise UserError("A class name stands there twice.", where=where, received=", ".join(twice))
     return tuple(names)
+
+
+def read_class_names(path: str, *, has_background: bool) -> tuple[str, ...]:
+    """Reads a class file: one name a line, in the order of ids.
+
+    Raises:
+      UserError: as `parse`.
+    """
+    return parse(read_text(path), where=path, has_background=has_background)
 
 
 def check_ignore_label(names: Sequence[str], ignore_label: int, *, where: str) -> None:

@@ -2,22 +2,22 @@
 
 A map of the package, in the order in which a command meets it:
 
-* `config` holds every setting: frozen dataclasses, one field = one flag + its help.
-* `flags` turns those dataclasses into absl flags and back; `cli` composes the programs.
-* `data` reads TFRecords (`records`, `tfexample`), knows data sets and splits (`specs`), which
-  classes have pixel labels (`class_splits`) and words (`class_embeddings`), augments (`augment`,
-  `composition`, `resized_crop`, `warped_crop`, `short_side_crop`), orders records (`sampling`) and
-  makes batches (`pipeline`, which documents the batch vocabulary).
-* `models` turns images into logits: `backbones/`, `deeplab`, `heads`, `layers`.
+* `settings` holds every setting: frozen dataclasses, one field = one flag + its help; registries of
+  methods, heads and augmentations; `flags` makes absl flags of them, and `help` the help page.
+* `cli` is the programs, `api` the same as Python functions: `tfseg.fit`, `evaluate`, `draw`,
+  `load`, `predict`. Both call `runs`, which puts a run together from settings.
+* `data` reads TFRecords (`split_index`, `record_reader`), knows data sets and splits (`specs`),
+  which classes have pixel labels (`class_splits`) and words (`class_embeddings`), orders records
+  (`sampling`), augments (`augment/`, one file each) and makes batches (`pipeline`, which documents
+  the batch vocabulary).
+* `models` turns images into logits: `network`, `backbones/`, `heads/`, `layers/`.
 * `ops` are pure functions: losses, resizing, activation maps, pseudo labels.
-* `methods` turn batches into named scalar losses; a method is one file (ZS3Net's generators stand
-  beside it, in `matching` and `region_features`). Its own settings are in `method_config`;
-  `monitors` are what it measures beside its losses.
+* `methods` turn batches into named scalar losses; a method is one file (parts of ZS3Net stand in
+  `zs3net_parts/`). `monitors` are what it measures beside its losses.
 * `training` turns losses into updates: the loop, the optimisers, learning-rate schedules.
-* `checkpoint` saves and restores by variable name, TF1 model-zoo checkpoints included;
-  `initial_weights` tells what of a file fits a network; `torch_weights` converts PyTorch's files.
-* `predict`, `inference`, `metrics`, `evaluation`, `visualization` are what `eval.py` and `vis.py`
-  run.
+* `weights` are on disk: checkpoints by variable name (`checkpoint/`), initial weights, PyTorch's
+  files; `torch_weights` is the program that converts these.
+* `inference` gets from a trained network to predictions, metrics and pictures.
 * `sharing` has what processes need that share a folder: temporary names and locks.
 * `files` reads JSON and .npz, and `unpickling` pickles, whatever is in them.
 * `errors` has the one exception that a user ever sees.
@@ -63,3 +63,16 @@ def _select_keras_2() -> None:
 
 
 _select_keras_2()
+
+from tfseg.errors import UserError  # noqa: E402
+
+__all__ = ["UserError", "draw", "evaluate", "fit", "load", "predict"]
+
+
+def __getattr__(name: str) -> object:
+    """Imports the functions of `tfseg.api`, and with them TensorFlow, when one is asked for."""
+    if name in __all__:
+        from tfseg import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'tfseg' has no attribute '{name}'")

@@ -6,7 +6,7 @@ escape as tracebacks. Here a wrong flag is a `UserError` like any other.
 
 import difflib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from absl import flags
@@ -21,14 +21,24 @@ _CHECK = "--only_check_args"
 _INTERRUPTED_EXIT_CODE = 130
 
 
-def help_text() -> str:
-    """Returns the program's docstring and its flags with help and default, by module."""
+def help_text(argv: Sequence[str], page: Callable[[Sequence[str]], str] | None = None) -> str:
+    """Returns the program's docstring and its flags with help and default.
+
+    Args:
+      argv: the command line.
+      page: makes the text on the flags; None: absl's own text.
+    """
     parts = [(sys.modules["__main__"].__doc__ or "").strip()]
-    for module in sorted(flags.FLAGS.flags_by_module_dict()):
-        if module.split(".")[0] != "absl":
-            parts.append(flags.FLAGS.module_help(module).strip())
-    parts.append("--flagfile=PATH reads flags from a file, one a line.")
-    parts.append(f"{_CHECK} checks that all flags are known and well formed, and does nothing.")
+    if page is not None:
+        parts.append(page(argv))
+    else:
+        for module in sorted(flags.FLAGS.flags_by_module_dict()):
+            if module.split(".")[0] != "absl":
+                parts.append(flags.FLAGS.module_help(module).strip())
+    parts.append(
+        "--flagfile=PATH reads flags from a file, one a line.\n"
+        f"{_CHECK} checks that all flags are known and well formed, and does nothing."
+    )
     return "\n\n".join(part for part in parts if part)
 
 
@@ -62,12 +72,17 @@ def _parse(argv: list[str]) -> list[str]:
     return rest
 
 
-def run(main: Callable[[list[str]], Any], argv: list[str] | None = None) -> NoReturn:
+def run(
+    main: Callable[[list[str]], Any],
+    argv: list[str] | None = None,
+    help_page: Callable[[Sequence[str]], str] | None = None,
+) -> NoReturn:
     """Parses the command line, runs `main` and leaves the process.
 
     Args:
       main: takes the remaining command line (the program's name); returns an exit code or None.
       argv: the command line, `sys.argv` by default.
+      help_page: see `help_text`.
 
     Raises:
       SystemExit: always. 0 when all is well and for --help, 2 for mistakes of the user (with one
@@ -76,7 +91,7 @@ def run(main: Callable[[list[str]], Any], argv: list[str] | None = None) -> NoRe
     """
     argv = sys.argv if argv is None else argv
     if any(word in _HELP for word in argv[1:]):
-        print(help_text())
+        print(help_text(argv, help_page))
         sys.exit(0)
 
     def parse_and_run() -> Any:

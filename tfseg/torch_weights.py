@@ -129,7 +129,9 @@ def convert(weights: str, model_variant: str, output: str) -> str:
     """
     # `--help` and wrong flags are answered without TensorFlow.
     from tfseg.models import BACKBONES, build_model
-    from tfseg.weights import checkpoint, torch_file
+    from tfseg.weights import torch_file
+    from tfseg.weights.checkpoint import writing
+    from tfseg.weights.checkpoint.names import by_name
     from tfseg.weights.initial import load_torch
 
     check_choice(model_variant, BACKBONES, flag="model_variant", what="backbone")
@@ -137,8 +139,8 @@ def convert(weights: str, model_variant: str, output: str) -> str:
     config, head, num_classes, has_head = _describe(model_variant, arrays)
     model = build_model(config, num_classes=num_classes, num_image_classes=1, crop_size=(513, 513))
     coverage = load_torch(model, arrays, source=weights, with_head=has_head)
-    variables = checkpoint.by_name(model.variables)
-    checkpoint.export(output, {"model": {name: variables[name] for name in coverage.matched}})
+    variables = by_name(model.variables)
+    writing.export(output, {"model": {name: variables[name] for name in coverage.matched}})
     use = f"--tf_initial_checkpoint={output} --model_variant={model_variant}"
     if has_head:
         use += f" {_as_flags(head)} --initialize_last_layer"

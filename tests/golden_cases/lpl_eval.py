@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from tests.extras import NO_CRF
 from tfseg import metrics
-from tfseg.inference.merge import Views, predict, predict_probabilities
+from tfseg.inference.merge import Views
+from tfseg.inference.predictor import Predictor
 from tfseg.ops import dense_crf
 
 INPUTS = {
@@ -79,28 +80,26 @@ class RecordedModel:
         return {"logits": tf.constant(logits)}
 
 
-def _predicted(path, function, **options):
+def _predicted(path, *, present=None):
+    """Labels [H, W] and probabilities [H, W, C] of the recorded image."""
     arrays = _load(path)
     model = RecordedModel(arrays)
-    result = function(
-        model,
-        tf.constant(arrays["image_norm"].transpose(0, 2, 3, 1)),
-        Views(
-            scales=tuple(float(rate) for rate in arrays["rates"]),
-            flip=bool(arrays["flip"]),
-            merge_scales="logits",
-            scale_kernel="cubic",
-        ),
-        **options,
+    views = Views(
+        scales=tuple(float(rate) for rate in arrays["rates"]),
+        flip=bool(arrays["flip"]),
+        merge_scales="logits",
+        scale_kernel="cubic",
     )
+    predictor = Predictor(model, views, wanted=["labels", "probs"])
+    found = predictor(tf.constant(arrays["image_norm"].transpose(0, 2, 3, 1)), present)
     assert model.calls == sum(name.startswith("logits_") for name in arrays)
-    return result[0].numpy()
+    return found.labels[0].numpy(), found.probs[0].numpy()
 
 
 def _check_testtime(path, name):
     arrays = _load(path)
     expected, mean = arrays[name], arrays["mean_logits"].transpose(1, 2, 0)
-    probs = _predicted(path, predict_probabilities)
+    labels, probs = _predicted(path)
     if name == "mean_logits":
         # Logits matter up to a constant at each pixel.
         expected = tf.nn.log_softmax(mean.astype(np.float64)).numpy()
@@ -108,10 +107,10 @@ def _check_testtime(path, name):
         np.testing.assert_allclose(np.log(probs[seen]), expected[seen], atol=3e-5)
     elif name in ("pred_stage1_test", "pred_stage1_inference"):
         present = arrays["category"][:, :, 0, 0]
-        labels = _predicted(path, predict, present=tf.constant(present))
+        labels, _ = _predicted(path, present=tf.constant(present))
         assert_same_labels(np.where(present[0] > 0, mean, -1e30), labels, expected)
     elif name == "pred_stage2":
-        assert_same_labels(mean, _predicted(path, predict), expected)
+        assert_same_labels(mean, labels, expected)
     elif name == "pred_stage2_crf":
         image = arrays["image_uint8_chw"].transpose(1, 2, 0)
         refined = dense_crf.dense_crf(probs, image, **dense_crf.LEARNING_PSEUDO_LABELS)

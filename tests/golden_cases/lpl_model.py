@@ -13,7 +13,7 @@ import tensorflow as tf
 from tfseg.models.backbones.resnet import Bottleneck
 from tfseg.models.backbones.resnet_s import bottleneck_names
 from tfseg.models.heads.parts import ASPP, DecoderStage, Logits, head_settings
-from tfseg.models.layers import Settings
+from tfseg.models.layers.settings import Settings
 from tfseg.ops.resize import resize_bilinear
 from tfseg.settings.network import ModelConfig
 from tfseg.weights.torch_layout import Slot, aspp_slots, head_slots, slots

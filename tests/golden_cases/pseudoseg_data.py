@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from tfseg.data.augment import deeplab
 from tfseg.data.augment.base import padded_view
-from tfseg.data.augment.deeplab import Draws, resize_window, training_views
+from tfseg.data.augment.deeplab import DeepLabDraws, resize_window, training_views
 from tfseg.models.backbones import BACKBONES
-from tfseg.models.layers import Settings
+from tfseg.models.layers.settings import Settings
 from tfseg.ops import resize
 from tfseg.settings.network import ModelConfig
 
@@ -44,7 +44,7 @@ def _draws(arrays, n):
     def given(name):
         return tf.constant(arrays[f"case{n}_in_{name}"])
 
-    return Draws(
+    return DeepLabDraws(
         scale=given("scale"),
         crop_offset=given("crop_offset_yx"),
         flip=given("flip"),

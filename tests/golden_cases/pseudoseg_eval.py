@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from tests.golden_cases.pseudoseg_model import filled_model
-from tfseg.inference.merge import Views, predict_probabilities
+from tfseg.inference.merge import Views
+from tfseg.inference.predictor import Predictor
 
 INPUTS = ("image", "eval_scales")
 
@@ -34,12 +35,9 @@ def _mean_probability(path):
         crop_size=arrays["image"].shape[1:3],
     )
     scales = tuple(float(s) for s in arrays["eval_scales"])
-
-    @tf.function(autograph=False)
-    def run(image):
-        return predict_probabilities(model, image, Views(scales, flip=True))
-
-    return run(tf.constant(arrays["image"])).numpy()
+    predictor = Predictor(model, Views(scales, flip=True), wanted=["probs"])
+    run = tf.function(predictor, autograph=False)
+    return run(tf.constant(arrays["image"])).probs.numpy()
 
 
 def _check(path, name):

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tests.golden_cases.pseudoseg_model import _value, filled_model
 from tfseg.data.specs import DatasetSpec
 from tfseg.methods.pseudoseg import PseudoSeg
-from tfseg.models.layers import Settings
+from tfseg.models.layers.settings import Settings
 from tfseg.monitors import Monitors
 from tfseg.ops.cam import with_background
 from tfseg.ops.resize import resize_bilinear, resize_nearest
@@ -22,7 +22,7 @@ from tfseg.settings.methods import PseudoSegConfig
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.run import TrainConfig
 from tfseg.training.trainer import Trainer
-from tfseg.weights.checkpoint import variable_name
+from tfseg.weights.checkpoint.names import variable_name
 
 # Where the published code is faulty the cases are too.
 FAULTS = {"grad_cam_mean": "batch_and_rows", "pixel_normalization_statistics": "batch"}

@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from tests.golden_cases.lpl_eval import assert_same_labels
-from tfseg.inference.merge import ClassFilter, Views, predict, predict_probabilities
+from tfseg.inference.merge import ClassFilter, Views
+from tfseg.inference.predictor import Predictor
 from tfseg.models.backbones.base import STANDARDISED
 from tfseg.ops.class_aware import present_classes
 
@@ -60,7 +61,8 @@ def _image(arrays):
     return tf.constant(pixels[np.newaxis].astype(np.float32))
 
 
-def _predicted(path, function):
+def _predicted(path):
+    """Labels [H, W] and masks [H, W, C] of the recorded image."""
     arrays = _load(path)
     use_labels = bool(arrays["use_cls_label"])
     views = Views(
@@ -80,9 +82,9 @@ def _predicted(path, function):
     if use_labels:
         present = present_classes(tf.constant(arrays["label"][np.newaxis]), has_background=True)
     model = RecordedModel(arrays)
-    result = function(model, _image(arrays), views, present=present)
+    found = Predictor(model, views, wanted=["labels", "probs"])(_image(arrays), present)
     assert model.calls == 2 * len(arrays["scales"])
-    return result[0].numpy()
+    return found.labels[0].numpy(), found.probs[0].numpy()
 
 
 def _check(path, name):
@@ -90,10 +92,9 @@ def _check(path, name):
     expected = arrays[name]
     masks = arrays["out_masks"].transpose(1, 2, 0)
     if name == "out_masks":
-        actual = _predicted(path, predict_probabilities)
-        np.testing.assert_allclose(actual, masks, **_MASKS)
+        np.testing.assert_allclose(_predicted(path)[1], masks, **_MASKS)
     elif name == "out_argmax":
-        assert_same_labels(masks, _predicted(path, predict), expected)
+        assert_same_labels(masks, _predicted(path)[0], expected)
     elif name == "image_denorm":
         scale, offset = (
             np.array(x, np.float32)[:, None, None]

@@ -17,7 +17,7 @@ from tests.golden_cases.slrnet_model import assert_gradient, assert_near, channe
 from tfseg.data.specs import DatasetSpec
 from tfseg.methods.slrnet import Images, SLRNet
 from tfseg.models.heads.low_rank import Features, LowRankHead, LowRankNet
-from tfseg.models.layers import Settings
+from tfseg.models.layers.settings import Settings
 from tfseg.ops.resize import resize_bilinear
 from tfseg.settings.methods import SLRNetConfig
 from tfseg.settings.network import ModelConfig

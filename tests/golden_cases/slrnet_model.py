@@ -18,7 +18,7 @@ from tfseg.models.heads.factorisation import (
     initial_bases,
 )
 from tfseg.models.heads.parts import ASPP, head_settings
-from tfseg.models.layers import Settings
+from tfseg.models.layers.settings import Settings
 from tfseg.ops.two_views import largest_only, to_first_view
 from tfseg.settings.network import ModelConfig
 from tfseg.weights.torch_layout import slots

@@ -1,6 +1,6 @@
 """Golden cases `strict/transforms` and `zs3/transforms`: the published augmentations and lookup.
 
-`Draws` are made from the recorded random values. Labels of STRICT's training crops went through
+Draws are made from the recorded random values. Labels of STRICT's training crops went through
 the case's own class map, which is an input here (`strict/class_maps` compares such maps).
 """
 
@@ -48,7 +48,9 @@ def _strict_draws(arrays, case):
     size = _strict_size(arrays, case)
     top, left, _, _ = arrays[f"{case}_crop_ijhw"].tolist()
     scaled = tuple(round(side * float(arrays[f"{case}_scale"])) for side in size)
-    return warped_crop.Draws(scaled, (top, left), bool(arrays[f"{case}_flip_draw"] > _FLIP_ABOVE))
+    return warped_crop.WarpedCropDraws(
+        scaled, (top, left), bool(arrays[f"{case}_flip_draw"] > _FLIP_ABOVE)
+    )
 
 
 @functools.lru_cache
@@ -114,13 +116,15 @@ def _zs3_draws(arrays, case):
     assert kinds == ["random", *["randint"] * 3, "random", *["random"] * len(radius)]
     assert (blurs < 0.5) == bool(radius)
     blur = radius[0] if radius else None
-    return short_side_crop.Draws(flip < 0.5, int(side), (int(top), int(left)), blur)
+    return short_side_crop.ShortSideCropDraws(flip < 0.5, int(side), (int(top), int(left)), blur)
 
 
 def _zs3_views(arrays, case, *, with_blur=True):
     draws = _zs3_draws(arrays, case)
     if not with_blur:
-        draws = short_side_crop.Draws(draws.flip, draws.short_side, draws.position, None)
+        draws = short_side_crop.ShortSideCropDraws(
+            draws.flip, draws.short_side, draws.position, None
+        )
     side = int(arrays[f"{case}_crop_size"])
     return short_side_crop.apply(
         arrays[f"{case}_image"],

@@ -15,9 +15,10 @@ from tests.golden_cases.zs3_ops import graph_weights, linear_names, linear_weigh
 from tfseg.data.class_embeddings import ClassVectors
 from tfseg.data.class_splits import ClassSplit
 from tfseg.data.specs import DatasetSpec
-from tfseg.methods.zs3net import Draws, ZS3Net
+from tfseg.methods.zs3net import ZS3Net
+from tfseg.methods.zs3net_parts.draws import GeneratorDraws
 from tfseg.models.heads.parts import Logits, head_settings
-from tfseg.models.layers import Settings
+from tfseg.models.layers.settings import Settings
 from tfseg.ops.region_graph import region_graph
 from tfseg.ops.resize import resize_bilinear, resize_nearest
 from tfseg.settings.methods import ZS3NetConfig
@@ -68,7 +69,7 @@ class _Network(tf.keras.Model):
 class _Recorded(ZS3Net):
     """ZS3Net whose draws are given."""
 
-    given: Draws
+    given: GeneratorDraws
 
     def draws(self, scenes, seed):
         return self.given
@@ -134,7 +135,7 @@ class _Case:
         method.given = self._draws(method)
         return method
 
-    def _draws(self, method) -> Draws:
+    def _draws(self, method) -> GeneratorDraws:
         """Puts the recorded draws into maps: pixels of a class, or first pixels of regions."""
         arrays = self.arrays
         shape = self.label.shape
@@ -170,7 +171,7 @@ class _Case:
                 if count := (flat == c).sum():
                     pixel[i, k] = (arrays[next(indices)] + 0.5) / count
         assert next(noises, None) is None and next(indices, None) is None
-        return Draws(
+        return GeneratorDraws(
             noise=tf.constant(maps["noise"]),
             keep=tf.constant(maps["keep"] > 0),
             pixel=tf.constant(pixel),
@@ -184,7 +185,7 @@ class _Case:
         method = self.method
         scenes = method.scenes(self.batch, seed)
         draws = method.draws(scenes, seed)
-        losses, active, mixed = method.matched_features(scenes, draws)
+        losses, active, mixed = method.pixels.matched(scenes, draws)
         nodes = method.nodes(scenes, draws) if self.has_graph else None
         results = {"mixed_features": np.moveaxis(mixed.numpy(), -1, 1)}
         results |= self._discrepancies(losses.numpy(), active.numpy(), nodes)

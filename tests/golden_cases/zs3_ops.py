@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tests.golden_cases.lpl_model import channels_last, load
 from tfseg.models import gmmn
-from tfseg.models.layers import Settings
+from tfseg.models.layers.settings import Settings
 from tfseg.ops import losses as loss_ops
 from tfseg.ops.mmd import mmd
 from tfseg.ops.region_graph import region_graph

@@ -15,7 +15,7 @@ import numpy as np
 
 from tfseg import files
 from tfseg.data import class_names as name_rules
-from tfseg.data import framing
+from tfseg.data.atomic_writing import write_atomically
 from tfseg.errors import UserError
 from tfseg.files import ArrayForm
 
@@ -134,7 +134,7 @@ def save(path: str, names: Sequence[str], vectors: np.ndarray, **more: np.ndarra
     buffer = io.BytesIO()
     arrays = {NAMES: np.array(names, np.str_), VECTORS: np.asarray(vectors, np.float32), **more}
     np.savez(buffer, **arrays)
-    framing.write_atomically(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue())
 
 
 def _parts(text: str) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfseg.data import pixels, records
+from tfseg.data import pixels
 from tfseg.data.augment import short_side_crop
 from tfseg.data.augment.base import padded_view
 from tfseg.data.reading import (
@@ -19,8 +19,9 @@ from tfseg.data.reading import (
     size_in_range,
     table_lookup,
 )
-from tfseg.data.source import Source
+from tfseg.data.source import RecordSource
 from tfseg.data.specs import DatasetSpec
+from tfseg.data.split_index import load_index
 from tfseg.errors import UserError
 from tfseg.ops import resize
 from tfseg.settings.data import DataConfig
@@ -101,9 +102,9 @@ def make_eval_dataset(
             where="--eval_resize, --max_side, --min_resize_value",
             accepted="one of them",
         )
-    index = records.load_index(config.dataset_dir, split, spec)
+    index = load_index(config.dataset_dir, split, spec)
     strict = dataclasses.replace(config, skip_bad_records=False)
-    source = Source(split, index, spec, strict, labels="optional")
+    source = RecordSource(split, index, spec, strict, labels="optional")
     groups: dict[tuple[int, int], list[int]] = collections.defaultdict(list)
 
     def size_of(height: int, width: int) -> tuple[int, int]:
@@ -208,7 +209,7 @@ def _eval_batches(
 class EvalDataset:
     """One pass over a split; errors of its records are raised as the user's."""
 
-    def __init__(self, source: Source, batches: tf.data.Dataset):
+    def __init__(self, source: RecordSource, batches: tf.data.Dataset):
         self._source, self._batches = source, batches
 
     def __iter__(self):

@@ -51,7 +51,7 @@ from tfseg.data.reading import (
     seen_labels,
     size_in_range,
 )
-from tfseg.data.source import Source
+from tfseg.data.source import RecordSource
 from tfseg.data.stream import Stream
 from tfseg.errors import UserError
 from tfseg.settings.data import DataConfig
@@ -74,7 +74,7 @@ class Slice:
     replicas: int = 1
 
 
-def _training_example(source: Source, stream: Stream, config: DataConfig, settings: dict):
+def _training_example(source: RecordSource, stream: Stream, config: DataConfig, settings: dict):
     """Returns the function position -> example of one stream."""
     spec, order = source.spec, settings["order"]
     views = augment.make_views(
@@ -164,7 +164,7 @@ def drawn_by(streams: Mapping[str, Stream]) -> dict[str, str]:
 
 def make_train_dataset(
     streams: Mapping[str, Stream],
-    sources: Mapping[str, Source],
+    sources: Mapping[str, RecordSource],
     config: DataConfig,
     *,
     mean_pixel: Sequence[float],

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfseg.data import records, sampling, tfexample
+from tfseg.data import sampling, tfexample
+from tfseg.data.encoded_image import PNG_SIGNATURE
 from tfseg.data.framing import RecordError
+from tfseg.data.index import Index
+from tfseg.data.record_reader import RecordReader
 from tfseg.data.specs import DatasetSpec
 from tfseg.data.stream import NEEDING_MASKS
 from tfseg.errors import UserError
@@ -18,10 +21,10 @@ from tfseg.settings.data import DataConfig
 # Enough for what is decoded ahead of the step that meets a bad image.
 _RECENT_RECORDS = 4096
 # Byte 25 of a PNG file is its colour type.
-_PNG_SIGNATURE, _PNG_PALETTE = b"\x89PNG\r\n\x1a\n", 3
+_PNG_PALETTE = 3
 
 
-class Source:
+class RecordSource:
     """Reads the records of a split for TensorFlow, and keeps what went wrong.
 
     Errors that leave a `tf.numpy_function` reach TensorFlow as text; the original is in `errors`.
@@ -42,7 +45,7 @@ class Source:
     def __init__(
         self,
         split: str,
-        index: records.Index,
+        index: Index,
         spec: DatasetSpec,
         config: DataConfig,
         *,
@@ -57,7 +60,7 @@ class Source:
         self._labels, self._image_labels = labels, image_labels
         self._usable_masks = usable_masks
         self.epoch = epoch or sampling.uniform(index.size)
-        self._reader = records.RecordReader(index, dataset_dir or config.dataset_dir)
+        self._reader = RecordReader(index, dataset_dir or config.dataset_dir)
         self.errors: list[UserError] = []
         self.bad: dict[int, UserError] = {}
         self._lost = tuple(lost)
@@ -80,7 +83,7 @@ class Source:
             tfexample.check_pixels(
                 example.label, max_megapixels=limit, location=location, key=tfexample.LABEL
             )
-            if example.label[:8] == _PNG_SIGNATURE and example.label[25] == _PNG_PALETTE:
+            if example.label[:8] == PNG_SIGNATURE and example.label[25] == _PNG_PALETTE:
                 raise RecordError(
                     f"The mask of {example.filename} is a palette image: decoding would give grey "
                     "values, not class ids.",

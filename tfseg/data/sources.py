@@ -5,11 +5,13 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from tfseg.data import augment, records, sampling
+from tfseg.data import augment, sampling
 from tfseg.data.framing import RecordError
+from tfseg.data.index import Index
 from tfseg.data.reading import size_in_range
-from tfseg.data.source import Source
+from tfseg.data.source import RecordSource
 from tfseg.data.specs import DatasetSpec, load_spec
+from tfseg.data.split_index import load_index
 from tfseg.data.stream import NEEDING_MASKS, Stream
 from tfseg.errors import UserError
 from tfseg.settings.data import DataConfig
@@ -17,7 +19,7 @@ from tfseg.settings.data import DataConfig
 
 def _usable_masks(
     stream: Stream,
-    index: records.Index,
+    index: Index,
     streams: Mapping[str, Stream],
     spec: DatasetSpec,
     config: DataConfig,
@@ -27,7 +29,7 @@ def _usable_masks(
     Raises:
       UserError: images of `label_split` would be in no stream at all.
     """
-    listed = records.load_index(config.dataset_dir, stream.label_split, spec).ids
+    listed = load_index(config.dataset_dir, stream.label_split, spec).ids
     usable = _is_among(index.ids, listed) & index.has_mask
     missing = listed[~_is_among(listed, index.ids[usable])]
     if missing.size and all(other.split != stream.label_split for other in streams.values()):
@@ -49,7 +51,7 @@ def _is_among(ids: np.ndarray, wanted: Iterable[str]) -> np.ndarray:
 
 def make_sources(
     streams: Mapping[str, Stream], spec: DatasetSpec, config: DataConfig
-) -> dict[str, Source]:
+) -> dict[str, RecordSource]:
     """Opens the split of every stream.
 
     Raises:
@@ -64,7 +66,7 @@ def make_sources(
         lost: list[RecordError] = []
         if stream.dataset_dir is not None:
             _check_same_classes(stream.dataset_dir, spec, config)
-        index = records.load_index(
+        index = load_index(
             stream.dataset_dir or config.dataset_dir,
             stream.split,
             spec,
@@ -81,7 +83,7 @@ def make_sources(
     }
     dropped = _dropped_records(indexes, config)
     sources = {
-        name: Source(
+        name: RecordSource(
             stream.split,
             indexes[name],
             spec,
@@ -100,9 +102,7 @@ def make_sources(
     return sources
 
 
-def _dropped_records(
-    indexes: Mapping[str, records.Index], config: DataConfig
-) -> dict[str, np.ndarray]:
+def _dropped_records(indexes: Mapping[str, Index], config: DataConfig) -> dict[str, np.ndarray]:
     """Returns the numbers of the records of each stream that --drop_images leaves out.
 
     Raises:
@@ -154,7 +154,7 @@ def _epoch(name: str, streams, indexes, usable, dropped, spec: DatasetSpec) -> s
 
 
 def _class_weighted_epoch(
-    name: str, stream: Stream, index: records.Index, dropped: np.ndarray, spec: DatasetSpec
+    name: str, stream: Stream, index: Index, dropped: np.ndarray, spec: DatasetSpec
 ) -> sampling.Epoch:
     """Returns the epoch of draws that prefer rare classes.
 
@@ -183,7 +183,7 @@ def _class_weighted_epoch(
         ) from None
 
 
-def _check_masks(name: str, stream: Stream, index: records.Index) -> None:
+def _check_masks(name: str, stream: Stream, index: Index) -> None:
     """Insists on masks where the stream needs them.
 
     Raises:
@@ -205,9 +205,7 @@ def _check_masks(name: str, stream: Stream, index: records.Index) -> None:
         )
 
 
-def _check_image_level_labels(
-    name: str, stream: Stream, index: records.Index, config: DataConfig
-) -> None:
+def _check_image_level_labels(name: str, stream: Stream, index: Index, config: DataConfig) -> None:
     """Insists on image-level labels, and on a class in them where the stream wants one.
 
     Raises:
@@ -237,7 +235,7 @@ def _check_image_level_labels(
         )
 
 
-def _first_of(which: np.ndarray, index: records.Index, split: str) -> str:
+def _first_of(which: np.ndarray, index: Index, split: str) -> str:
     """Returns the beginning of a sentence about some records: 'Image x of split y has'."""
     first, count = index.ids[np.argmax(which)], int(which.sum())
     if count == index.size:
@@ -265,7 +263,7 @@ def _check_views(name: str, stream: Stream, config: DataConfig) -> None:
         )
 
 
-def _check_sides(source: Source, stream: Stream, config: DataConfig) -> None:
+def _check_sides(source: RecordSource, stream: Stream, config: DataConfig) -> None:
     """Refuses images that are too long for the augmentation.
 
     Raises:

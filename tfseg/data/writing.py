@@ -2,7 +2,7 @@
 
 All shards of a split are written under temporary names. Then, in this order: dataset.json forgets
 the split, its old files go, the new shards and the index get their names, dataset.json lists the
-split. `records.load_index` refuses splits that dataset.json does not list, so whatever moment a
+split. `split_index.load_index` refuses splits that dataset.json does not list, so whatever moment a
 run is interrupted at, a split is either the old one, the new one, or one clear message. Bytes
 depend on the input alone, so running again gives the same files. Several runs may write into one
 folder: they publish one after the other.
@@ -23,8 +23,11 @@ import numpy as np
 import tqdm
 
 from tfseg import sharing
-from tfseg.data import framing, records
+from tfseg.data.atomic_writing import ShardWriter, write_atomically
+from tfseg.data.index import Index, IndexBuilder, Row
+from tfseg.data.index_file import index_path, save_index
 from tfseg.data.parallel import parallel_map
+from tfseg.data.shards import files_of, shard_name
 from tfseg.data.specs import DATASET_FILE, DatasetSpec, read_dataset_json
 from tfseg.errors import UserError
 
@@ -46,7 +49,7 @@ class Encoded:
     """
 
     data: bytes
-    row: records.Row
+    row: Row
     pixels: np.ndarray | None = None
     notes: tuple[str, ...] = ()
     is_pseudo: bool = False
@@ -171,7 +174,7 @@ def _write_dataset_json(
         splits[split] = entry
     content = {**spec.to_json(), "splits": dict(sorted(splits.items()))}
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    framing.write_atomically(os.path.join(output_dir, DATASET_FILE), text.encode())
+    write_atomically(os.path.join(output_dir, DATASET_FILE), text.encode())
 
 
 def _write_split(
@@ -191,8 +194,8 @@ def _write_split(
         pixels=np.zeros(spec.num_classes + 1, np.int64),
         images_per_class=np.zeros(spec.num_image_classes, np.int64),
     )
-    builder = records.IndexBuilder(spec)
-    names = [records.shard_name(split, k, num_shards) for k in range(num_shards)]
+    builder = IndexBuilder(spec)
+    names = [shard_name(split, k, num_shards) for k in range(num_shards)]
     shards: list[dict[str, Any]] = []
     with contextlib.ExitStack() as undo:
         writers = []
@@ -203,7 +206,7 @@ def _write_split(
         )
         undo.callback(progress.close)
         for k, name in enumerate(names):
-            writer = framing.ShardWriter(os.path.join(output_dir, name))
+            writer = ShardWriter(os.path.join(output_dir, name))
             undo.callback(writer.discard)
             writers.append(writer)
             for _ in range(bounds[k], bounds[k + 1]):
@@ -239,18 +242,18 @@ def _publish(
     output_dir: str,
     spec: DatasetSpec,
     split: str,
-    writers: list[framing.ShardWriter],
-    index: records.Index,
+    writers: list[ShardWriter],
+    index: Index,
 ) -> None:
     """Puts finished shards and their index in the place of what was there."""
     _write_dataset_json(output_dir, spec, split, None)
     with contextlib.suppress(FileNotFoundError):
-        os.remove(records.index_path(output_dir, split))
-    for name in records.files_of(output_dir, split):
+        os.remove(index_path(output_dir, split))
+    for name in files_of(output_dir, split):
         os.remove(os.path.join(output_dir, name))
     for writer in writers:
         writer.publish()
-    records.save_index(records.index_path(output_dir, split), index)
+    save_index(index_path(output_dir, split), index)
 
 
 def _count(report: SplitReport, item: Encoded, spec: DatasetSpec) -> None:

@@ -1,18 +1,30 @@
-"""Which classes an image may be given, and by which it is measured."""
+"""Which classes an image may be given.
+
+With --use_image_labels they are those of its image-level labels, and background where the data set
+has one. The labels are those of the record (image/class/label); the published code of Learning
+Pseudo Labels takes them from the mask, where void counts as background, and so cannot be used on
+images without one. Where the data set has a split into seen and unseen classes, these alone may be
+predicted.
+
+Source: Learning Pseudo Labels specification 4.3; STRICT specification 1.6.
+"""
 
 import numpy as np
 import tensorflow as tf
 
-from tfseg.data import records, tfexample
+from tfseg.data import tfexample
 from tfseg.data.framing import RecordError
+from tfseg.data.index import Index
+from tfseg.data.record_reader import RecordReader
 from tfseg.data.specs import DatasetSpec
+from tfseg.inference.zero_label import classes_taking_part
 from tfseg.ops.class_aware import present_classes
 from tfseg.settings.prediction import PredictionConfig
 
 
 def classes_allowed(
     config: PredictionConfig,
-    index: records.Index,
+    index: Index,
     spec: DatasetSpec,
     *,
     dataset_dir: str,
@@ -32,33 +44,15 @@ def classes_allowed(
     """
     if config.use_image_labels:
         return classes_present(index, spec, dataset_dir=dataset_dir, split=split)
-    if spec.seen_unseen is None:
+    classes = classes_taking_part(spec)
+    if len(classes) == spec.num_classes:
         return None
     allowed = np.zeros((index.size, spec.num_classes), np.float32)
-    allowed[:, list(spec.seen_unseen.visible)] = 1.0
+    allowed[:, classes] = 1.0
     return allowed
 
 
-def evaluated_label(label: np.ndarray, spec: DatasetSpec) -> np.ndarray:
-    """Returns a mask as it is measured: classes that take no part in the split are ignored.
-
-    Args:
-      label: integers of any shape; ids that are no class stay, for the caller to refuse.
-      spec: the data set.
-
-    Returns:
-      Integers of the same shape.
-    """
-    if spec.seen_unseen is None:
-        return label
-    table = spec.seen_unseen.evaluation_table(spec.num_classes, spec.ignore_label)
-    is_class = (label >= 0) & (label < spec.num_classes)
-    return np.where(is_class, table[np.where(is_class, label, 0)], label)
-
-
-def classes_present(
-    index: records.Index, spec: DatasetSpec, *, dataset_dir: str, split: str
-) -> np.ndarray:
+def classes_present(index: Index, spec: DatasetSpec, *, dataset_dir: str, split: str) -> np.ndarray:
     """Returns which classes each image of a split may be given, by its image-level labels.
 
     Args:
@@ -87,7 +81,7 @@ def classes_present(
         first = int(numbers[0])
         raise RecordError(
             f"{numbers.size} of {index.size} images of split '{split}' {what}.",
-            location=records.RecordReader(index, dataset_dir).location(first),
+            location=RecordReader(index, dataset_dir).location(first),
             key=tfexample.IMAGE_LABELS,
             received=f"image {index.ids[first]}",
             accepted=accepted,

@@ -1,19 +1,11 @@
-"""What `eval.py` and `vis.py` share around the network: settings, classes allowed, the dense CRF.
+"""The dense CRF of `eval.py` and `vis.py`, at the size of the original images.
 
-With --use_image_labels the classes that an image may be given are those of its image-level labels,
-and background where the data set has one. The labels are those of the record (image/class/label);
-the published code of Learning Pseudo Labels takes them from the mask, where void counts as
-background, and so cannot be used on images without one.
+Probabilities leave the graph, are cut and resized to the size of the original image, and refined on
+its pixels by worker processes: the library holds Python's lock, so threads would take turns. Images
+come back in the order in which they were predicted. Classes that are not allowed stay so after the
+CRF, for SLRNet too, whose published code lets the CRF bring them back.
 
-With --dense_crf the probabilities leave the graph, are cut and resized to the size of the original
-image, and refined on its pixels by worker processes: the library holds Python's lock, so threads
-would take turns. Images come back in the order in which they were predicted. Classes that are not
-allowed stay so after the CRF, for SLRNet too, whose published code lets the CRF bring them back.
-
-Where the data set has a split into seen and unseen classes, only these may be predicted.
-
-Source: Learning Pseudo Labels specification 4.3, 4.4 and 6; SLRNet specification 6; STRICT
-specification 1.6.
+Source: Learning Pseudo Labels specification 4.4 and 6; SLRNet specification 6.
 """
 
 import functools
@@ -23,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from tfseg.data import records, tfexample
+from tfseg.data import tfexample
+from tfseg.data.index import Index
 from tfseg.data.parallel import parallel_map
+from tfseg.data.record_reader import RecordReader
 from tfseg.inference.pictures import decode_image, original_probabilities
 from tfseg.inference.settings import crf_settings
 from tfseg.ops import dense_crf
@@ -34,8 +28,8 @@ from tfseg.settings.prediction import PredictionConfig
 
 def refined_labels(
     batches: Iterable[tuple[Mapping[str, Any], np.ndarray]],
-    reader: records.RecordReader,
-    index: records.Index,
+    reader: RecordReader,
+    index: Index,
     config: PredictionConfig,
     data_config: DataConfig,
     *,
@@ -44,13 +38,13 @@ def refined_labels(
     """Yields the labels of every image after the dense CRF.
 
     Args:
-      batches: of `pipeline.make_eval_dataset`, each with its probabilities, float32 [N, H, W, C];
-        taken while earlier ones are being refined.
+      batches: of `evaluation_batches.make_eval_dataset`, each with its probabilities, float32
+        [N, H, W, C]; taken while earlier ones are being refined.
       reader: of the split.
       index: of the split.
       config: settings and number of processes of the CRF.
       data_config: limit of image sizes.
-      present: of `classes_present`, or None.
+      present: of `classes.classes_allowed`.
 
     Yields:
       (record number, int32 [height, width]) at the original size, rows of weight 0 left out.

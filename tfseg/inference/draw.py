@@ -27,7 +27,7 @@ import contextlib
 import dataclasses
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,18 +35,24 @@ import tensorflow as tf
 from PIL import Image
 
 from tfseg import metrics, sharing
-from tfseg.data import colormap, records, tfexample
-from tfseg.data.evaluation_batches import make_eval_dataset
+from tfseg.data import tfexample
+from tfseg.data.encoded_image import image_size
+from tfseg.data.evaluation_batches import EvalDataset, make_eval_dataset
+from tfseg.data.index import Index
 from tfseg.data.prediction_files import RAW_FOLDER, output_names, raw_ids
+from tfseg.data.record_reader import RecordReader
 from tfseg.data.specs import DatasetSpec
-from tfseg.errors import UserError, check_choice
-from tfseg.inference import gallery
-from tfseg.inference.classes import classes_allowed, evaluated_label
+from tfseg.data.split_index import load_index
+from tfseg.errors import UserError
+from tfseg.inference import gallery, zero_label
+from tfseg.inference.classes import classes_allowed
+from tfseg.inference.coloring import colors_of, overlay
 from tfseg.inference.crf import refined_labels
 from tfseg.inference.image_progress import ImageProgress
-from tfseg.inference.merge import predict, predict_probabilities
+from tfseg.inference.one_by_one import batch_predictor
 from tfseg.inference.pictures import decode_image, decode_label, original_labels
-from tfseg.inference.report import summarize
+from tfseg.inference.predictor import Predictor
+from tfseg.inference.scores import summarize
 from tfseg.inference.settings import check, class_filter_of, crf_settings, resize_of, views_of
 from tfseg.settings.data import DataConfig
 from tfseg.settings.prediction import VisConfig
@@ -57,75 +63,10 @@ _OVERLAYS = "overlays"
 _PREDICTIONS = "segmentation_results"
 GALLERY_FILE = "index.html"
 
-_OVERLAY_OPACITY = 0.55
 _OVERLAY_QUALITY = 90
 # Pictures are compressed while the next batch is predicted; zlib lets go of Python's lock.
 _WRITER_THREADS = 4
 _MAX_PENDING = 64
-
-
-def panel(pictures: Sequence[np.ndarray], spec: DatasetSpec) -> np.ndarray:
-    """Returns pictures of one image side by side, for TensorBoard.
-
-    Args:
-      pictures: each RGB 0..255 [H, W, 3]; class ids or ignore label, integer [h, w]; or float in
-        [0, 1] [h, w], shown in grey. All are brought to the size of the first.
-      spec: the data set, for its colours.
-
-    Returns:
-      uint8 [H, W times the number of pictures, 3].
-    """
-    colors = colors_of(spec)
-    height, width = pictures[0].shape[:2]
-    shown = []
-    for picture in map(np.asarray, pictures):
-        if picture.ndim == 3:
-            rgb = np.clip(np.rint(picture.astype(np.float32)), 0, 255).astype(np.uint8)
-        elif np.issubdtype(picture.dtype, np.integer):
-            rgb = colors[picture]
-        else:
-            grey = np.rint(np.clip(picture, 0.0, 1.0) * 255).astype(np.uint8)
-            rgb = np.repeat(grey[..., None], 3, axis=-1)
-        shown.append(Image.fromarray(rgb).resize((width, height), Image.Resampling.NEAREST))
-    return np.concatenate([np.asarray(image) for image in shown], axis=1)
-
-
-def colors_of(spec: DatasetSpec, colormap_type: str | None = None) -> np.ndarray:
-    """Returns the colour of every class id and of the ignore label, [at least 256, 3] uint8.
-
-    Args:
-      spec: the data set.
-      colormap_type: entry of `colormap.COLORMAPS`; None: the data set's own palette.
-
-    Raises:
-      UserError: there is no such colour map.
-    """
-    palette = spec.palette
-    if colormap_type is not None:
-        check_choice(colormap_type, colormap.COLORMAPS, flag="colormap_type", what="colour map")
-        palette = colormap.as_palette(colormap.COLORMAPS[colormap_type]())
-    return colormap.table(palette, max(256, spec.num_classes))
-
-
-def overlay(
-    image: np.ndarray, prediction: np.ndarray, spec: DatasetSpec, colors: np.ndarray
-) -> np.ndarray:
-    """Returns the image tinted by the prediction; background stays clear.
-
-    Args:
-      image: uint8 [H, W, 3].
-      prediction: class ids [H, W].
-      spec: the data set.
-      colors: of `colors_of`.
-
-    Returns:
-      uint8 [H, W, 3].
-    """
-    tint = np.full(prediction.shape, _OVERLAY_OPACITY, np.float32)
-    if spec.has_background:
-        tint[prediction == 0] = 0.0
-    tint = tint[..., np.newaxis]
-    return np.rint(image * (1 - tint) + colors[prediction] * tint).astype(np.uint8)
 
 
 def _png(array: np.ndarray) -> bytes:
@@ -153,14 +94,14 @@ class _Painter:
 
     def __init__(
         self,
-        index: records.Index,
+        index: Index,
         spec: DatasetSpec,
         data_config: DataConfig,
         config: VisConfig,
     ):
         self._index, self._spec, self._config = index, spec, config
         self._max_megapixels = data_config.max_image_megapixels
-        self.reader = records.RecordReader(index, data_config.dataset_dir)
+        self.reader = RecordReader(index, data_config.dataset_dir)
         self._names = output_names(index.ids)
         self._colors = colors_of(spec, config.colormap_type)
 
@@ -178,7 +119,7 @@ class _Painter:
         )
         name = self._names[i]
         image = decode_image(example.image, location)
-        extension = "jpg" if tfexample.image_size(example.image)[0] == "jpeg" else "png"
+        extension = "jpg" if image_size(example.image)[0] == "jpeg" else "png"
         label = None
         pictures = {"image": self._write(_IMAGES, name, extension, example.image)}
         if example.label is not None:
@@ -209,7 +150,7 @@ class _Painter:
         matrix, iou, class_iou = None, None, {}
         if label is not None:
             matrix = metrics.confusion_matrix(
-                evaluated_label(label, spec),
+                zero_label.evaluated_label(label, spec),
                 prediction,
                 spec.num_classes,
                 ignore_label=spec.ignore_label,
@@ -259,22 +200,21 @@ def draw(
     *,
     prefix: str,
     step: int,
-    prediction_with_upsampled_logits: bool = True,
 ) -> dict[str, Any] | None:
     """Draws the predictions of a whole split.
 
     Args:
-      model: network of `build_model` with its weights.
+      model: network of `build_model` with its weights. Its configuration says whether logits are
+        upsampled before the arg max.
       spec: the data set.
       data_config: `dataset_dir`, the resize settings.
       config: split, output directory, crop size, scales, CRF, colours.
       prefix: checkpoint of the weights, for the record.
       step: its training step.
-      prediction_with_upsampled_logits: see `predict.predict`.
 
     Returns:
-      'miou', 'class_iou', 'pixel_accuracy' as `evaluation.summarize`, over the images with masks
-      at their original size; None if there are none.
+      'miou', 'class_iou', 'pixel_accuracy' and the rest of `scores.summarize`, over the images with
+      masks at their original size; None if there are none.
 
     Raises:
       UserError: the split is not there, a record is damaged, a setting is wrong.
@@ -286,7 +226,7 @@ def draw(
             where="--vis_batch_size",
             received=config.vis_batch_size,
         )
-    index = records.load_index(data_config.dataset_dir, config.vis_split, spec)
+    index = load_index(data_config.dataset_dir, config.vis_split, spec)
     present = classes_allowed(
         config, index, spec, dataset_dir=data_config.dataset_dir, split=config.vis_split
     )
@@ -303,45 +243,58 @@ def draw(
         max_side=config.max_side,
         resize_to=resize_of(config),
     )
-    views = views_of(config, spec)
-
-    @tf.function(autograph=False, reduce_retracing=True)
-    def predict_batch(image, weight, present):
-        if config.dense_crf:
-            return predict_probabilities(model, image, views, weight=weight, present=present)
-        return predict(
-            model,
-            image,
-            views,
-            prediction_with_upsampled_logits=prediction_with_upsampled_logits,
-            weight=weight,
-            present=present,
+    predicted = _predicted(_predictor(model, config, spec), dataset, present)
+    if config.dense_crf:
+        found = refined_labels(
+            predicted, painter.reader, index, config, data_config, present=present
         )
-
-    def predicted():
-        for batch in dataset:
-            allowed = None if present is None else tf.gather(present, batch["index"])
-            yield batch, predict_batch(batch["image"], batch["weight"], allowed).numpy()
-
-    def predictions():
-        if config.dense_crf:
-            yield from refined_labels(
-                predicted(), painter.reader, index, config, data_config, present=present
-            )
-            return
-        for batch, labels in predicted():
-            valid, weight = batch["valid"].numpy() > 0, batch["weight"].numpy()
-            for row, i in enumerate(batch["index"].numpy()):
-                if weight[row]:
-                    size = int(index.height[i]), int(index.width[i])
-                    yield int(i), original_labels(labels[row], valid[row], *size)
-
+    else:
+        found = _at_original_size(predicted, index)
     try:
-        with contextlib.closing(predictions()) as found:
+        with contextlib.closing(found):
             drawn = _paint_all(painter, found, f"drawing {config.vis_split}", index.size)
     finally:
         painter.close()
     return _write_gallery(drawn, spec, config, prefix=prefix, step=step)
+
+
+def _predictor(model: Any, config: VisConfig, spec: DatasetSpec) -> Predictor:
+    """Returns what is drawn: labels, or the probabilities that the CRF refines."""
+    return Predictor(
+        model,
+        views_of(config, spec),
+        wanted=["probs" if config.dense_crf else "labels"],
+        decision=zero_label.decision_of(config, spec),
+        prediction_with_upsampled_logits=model.config.prediction_with_upsampled_logits,
+    )
+
+
+def _predicted(
+    predictor: Predictor, dataset: EvalDataset, present: np.ndarray | None
+) -> Iterator[tuple[Mapping[str, tf.Tensor], np.ndarray]]:
+    """Yields batches, each with its labels or probabilities."""
+    predict_batch = batch_predictor(predictor)
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def run(image, allowed, weight):
+        found = predict_batch(image, allowed, weight)
+        return found.labels if found.probs is None else found.probs
+
+    for batch in dataset:
+        allowed = None if present is None else tf.gather(present, batch["index"])
+        yield batch, run(batch["image"], allowed, batch["weight"]).numpy()
+
+
+def _at_original_size(
+    predicted: Iterable[tuple[Mapping[str, tf.Tensor], np.ndarray]], index: Index
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields record numbers and labels [height, width]; rows that fill a batch up are left out."""
+    for batch, labels in predicted:
+        valid, weight = batch["valid"].numpy() > 0, batch["weight"].numpy()
+        for row, i in enumerate(batch["index"].numpy()):
+            if weight[row]:
+                size = int(index.height[i]), int(index.width[i])
+                yield int(i), original_labels(labels[row], valid[row], *size)
 
 
 def _prepare(config: VisConfig) -> None:
@@ -389,25 +342,12 @@ def _write_gallery(
     drawn: Sequence[_Drawn], spec: DatasetSpec, config: VisConfig, *, prefix: str, step: int
 ) -> dict[str, Any] | None:
     matrices = [d.matrix for d in drawn if d.matrix is not None]
-    summary = summarize(sum(matrices), spec) if matrices else None
+    summary = None
+    if matrices:
+        classes = zero_label.classes_taking_part(spec)
+        summary = summarize(sum(matrices), spec, classes=classes)
     facts = {"checkpoint": prefix, "step": str(step), "images": str(len(drawn))}
-    if len(config.eval_scales) > 1 or config.add_flipped_images or config.eval_scales[0] != 1.0:
-        mirrored = ", mirrored too" if config.add_flipped_images else ""
-        facts["scales"] = ", ".join(f"{s:g}" for s in config.eval_scales) + mirrored
-        facts["merged"] = f"{config.merge_scales}, {config.scale_kernel} scaling"
-    if config.use_image_labels:
-        facts["classes"] = "those of the image-level labels"
-    if spec.seen_unseen is not None:
-        facts["class split"] = spec.seen_unseen.name
-        facts["unseen classes"] = ", ".join(spec.class_names[c] for c in spec.seen_unseen.unseen)
-    if config.seen_bias:
-        facts["seen bias"] = f"{config.seen_bias:g} ({config.seen_bias_space})"
-    class_filter = class_filter_of(config)
-    if class_filter:
-        facts["class filter"] = ", ".join(f"{k} {v}" for k, v in class_filter.items())
-    if config.dense_crf:
-        settings = crf_settings(config)
-        facts["dense CRF"] = ", ".join(f"{k} {v:g}" for k, v in settings.items())
+    facts |= _facts(config, spec)
     if summary is not None:
         for text, key in (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy")):
             facts[text] = "–" if summary[key] is None else f"{100 * summary[key]:.2f} %"
@@ -424,3 +364,22 @@ def _write_gallery(
     _write(path, text.encode())
     print(f"open in a browser: {path}", flush=True)
     return summary
+
+
+def _facts(config: VisConfig, spec: DatasetSpec) -> dict[str, str]:
+    """Returns how the predictions were made, as the page says it."""
+    facts = {}
+    if len(config.eval_scales) > 1 or config.add_flipped_images or config.eval_scales[0] != 1.0:
+        mirrored = ", mirrored too" if config.add_flipped_images else ""
+        facts["scales"] = ", ".join(f"{s:g}" for s in config.eval_scales) + mirrored
+        facts["merged"] = f"{config.merge_scales}, {config.scale_kernel} scaling"
+    if config.use_image_labels:
+        facts["classes"] = "those of the image-level labels"
+    facts |= zero_label.facts(config, spec)
+    class_filter = class_filter_of(config)
+    if class_filter:
+        facts["class filter"] = ", ".join(f"{k} {v}" for k, v in class_filter.items())
+    if config.dense_crf:
+        settings = crf_settings(config)
+        facts["dense CRF"] = ", ".join(f"{k} {v:g}" for k, v in settings.items())
+    return facts

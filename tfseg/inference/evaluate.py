@@ -3,11 +3,6 @@
 Each replica counts its pixels into an integer confusion matrix; the host adds them up as int64.
 With a dense CRF, which works outside the graph, the host counts itself. Every record of the split
 must have been counted exactly once, or there are no metrics.
-
-A run with seen and unseen classes is measured in several modes, each with a matrix of its own: the
-network sees every image once, and its answer is read several times.
-
-Source: STRICT specification 4.7 and 6; ZS3 specification 6.
 """
 
 import contextlib
@@ -18,28 +13,27 @@ import numpy as np
 import tensorflow as tf
 
 from tfseg import metrics
-from tfseg.data import records
 from tfseg.data.evaluation_batches import make_eval_dataset
+from tfseg.data.index import Index
+from tfseg.data.record_reader import RecordReader
 from tfseg.data.specs import DatasetSpec
+from tfseg.data.split_index import load_index
 from tfseg.errors import UserError
-from tfseg.inference.classes import classes_allowed, evaluated_label
+from tfseg.inference import zero_label
+from tfseg.inference.classes import classes_allowed
 from tfseg.inference.crf import refined_labels
 from tfseg.inference.image_progress import ImageProgress
-from tfseg.inference.merge import (
-    predict_decisions,
-    predict_probabilities,
-    predict_probabilities_with_image_logits,
-    predict_with_image_logits,
-)
+from tfseg.inference.one_by_one import batch_predictor
 from tfseg.inference.pictures import decode_label
-from tfseg.inference.report import or_none, summarize, write_metrics, write_summaries
+from tfseg.inference.predictor import Predictor
+from tfseg.inference.report import write_metrics, write_summaries
+from tfseg.inference.scores import or_none, summarize
 from tfseg.inference.settings import check, resize_of, settings_of, views_of
-from tfseg.inference.zero_label import MODES, Variant, variants_of
 from tfseg.settings.data import DataConfig
 from tfseg.settings.prediction import EvalConfig
 
 
-def require_masks(index: records.Index, split: str) -> None:
+def require_masks(index: Index, split: str) -> None:
     """Insists that every image of a split has a mask.
 
     Raises:
@@ -62,12 +56,12 @@ class Evaluator:
 
     Args:
       model: network of `build_model`, made under the strategy's scope; with a classifier if
-        `config.weakly`, or if classes are filtered by its scores.
+        `config.weakly`, or if classes are filtered by its scores. Its configuration says whether
+        logits are upsampled before the arg max.
       strategy: its replicas share every batch.
       spec: the data set.
       data_config: `dataset_dir`, the resize settings.
       config: split, batch size, crop size, scales, CRF, `weakly`, `eval_logdir`, modes.
-      prediction_with_upsampled_logits: see `predict.predict`.
       unseen_masks: settings of the training run by which masks of unseen classes acted, for the
         record, by name.
 
@@ -83,11 +77,10 @@ class Evaluator:
         data_config: DataConfig,
         config: EvalConfig,
         *,
-        prediction_with_upsampled_logits: bool = True,
         unseen_masks: Mapping[str, Any] | None = None,
     ):
         check(config, spec)
-        self._variants = variants_of(config, spec)
+        self._variants = zero_label.variants_of(config, spec)
         self._unseen_masks = dict(unseen_masks or {})
         if config.eval_batch_size < 1:
             raise UserError(
@@ -95,9 +88,9 @@ class Evaluator:
                 where="--eval_batch_size",
                 received=config.eval_batch_size,
             )
-        self._model, self._strategy, self._spec = model, strategy, spec
+        self._strategy, self._spec = strategy, spec
         self._config, self._data_config = config, data_config
-        self._index = records.load_index(data_config.dataset_dir, config.eval_split, spec)
+        self._index = load_index(data_config.dataset_dir, config.eval_split, spec)
         require_masks(self._index, config.eval_split)
         self._replicas = strategy.num_replicas_in_sync
         self._present = classes_allowed(
@@ -107,11 +100,19 @@ class Evaluator:
             dataset_dir=data_config.dataset_dir,
             split=config.eval_split,
         )
-        self._views = views_of(config, spec)
+        # One of each: modes may share a decision.
+        self._decisions = tuple(dict.fromkeys(variant.decision for variant in self._variants))
         # The CRF refines probabilities, at the size of the image.
-        self._options = {}
-        if not config.dense_crf:
-            self._options["prediction_with_upsampled_logits"] = prediction_with_upsampled_logits
+        wanted = ["probs" if config.dense_crf else "labels"]
+        wanted += ["image_logits"] if config.weakly else []
+        predictor = Predictor(
+            model,
+            views_of(config, spec),
+            wanted=wanted,
+            decision=self._decisions,
+            prediction_with_upsampled_logits=model.config.prediction_with_upsampled_logits,
+        )
+        self._predict = batch_predictor(predictor)
         # Every replica gets the same number of images; the surplus has weight 0 in the last batch.
         per_replica = -(-config.eval_batch_size // self._replicas)
         self._dataset = make_eval_dataset(
@@ -135,23 +136,15 @@ class Evaluator:
         return self._index.size
 
     def _replica_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        options = {"present": batch.get("present"), "weight": batch["weight"], **self._options}
-        arguments = self._model, batch["image"], self._views
+        found = self._predict(batch["image"], batch.get("present"), batch["weight"])
         result = {}
-        if self._config.dense_crf and self._config.weakly:
-            function = predict_probabilities_with_image_logits
-            result["probs"], result["image_logits"] = function(*arguments, **options)
-        elif self._config.dense_crf:
-            result["probs"] = predict_probabilities(*arguments, **options)
-        elif self._config.weakly:
-            function = predict_with_image_logits
-            labels, result["image_logits"] = function(*arguments, **options)
-            result |= self._counted(batch, [labels])
-        else:
-            decisions = list(dict.fromkeys(variant.decision for variant in self._variants))
-            found = predict_decisions(*arguments, decisions=decisions, **options)
-            labels = dict(zip(decisions, found))
+        if found.labels is not None:
+            labels = dict(zip(self._decisions, found.labels))
             result |= self._counted(batch, [labels[v.decision] for v in self._variants])
+        if found.probs is not None:
+            (result["probs"],) = found.probs
+        if found.image_logits is not None:
+            result["image_logits"] = found.image_logits
         return result
 
     def _counted(
@@ -170,7 +163,7 @@ class Evaluator:
             matrices.append(matrix)
         return {"matrix": tf.stack(matrices), "wrong_label": wrong_label}
 
-    def _measured(self, label: tf.Tensor, variant: Variant) -> tf.Tensor:
+    def _measured(self, label: tf.Tensor, variant: zero_label.Variant) -> tf.Tensor:
         """Returns the label map by which a variant is measured.
 
         What takes no part in the class split is ignored in it already.
@@ -261,7 +254,7 @@ class Evaluator:
     def _refined_counts(self, predicted: Iterator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields the confusion matrix of each image after the dense CRF, and its record."""
         probs = ((batch, np.concatenate(results["probs"])) for batch, results in predicted)
-        with records.RecordReader(self._index, self._data_config.dataset_dir) as reader:
+        with RecordReader(self._index, self._data_config.dataset_dir) as reader:
             for i, labels in refined_labels(
                 probs,
                 reader,
@@ -272,7 +265,7 @@ class Evaluator:
             ):
                 image_id = str(self._index.ids[i])
                 matrix = metrics.confusion_matrix(
-                    evaluated_label(
+                    zero_label.evaluated_label(
                         decode_label(reader.read(i).label, image_id, reader.location(i)),
                         self._spec,
                     ),
@@ -317,7 +310,12 @@ class Evaluator:
         """
         matrices, image_level = self.confusion_matrices()
         matrix = matrices[0]
-        result = summarize(matrix, self._spec, absent=self._config.absent_classes)
+        result = summarize(
+            matrix,
+            self._spec,
+            classes=zero_label.classes_taking_part(self._spec),
+            absent=self._config.absent_classes,
+        )
         if self._config.weakly:
             result["cls_overall"] = or_none(image_level.accuracy)
             result["cls_precision"] = image_level.precision
@@ -330,50 +328,16 @@ class Evaluator:
             "absent_classes": self._config.absent_classes,
             "prediction": settings_of(self._config),
         }
-        if self._spec.seen_unseen is not None:
-            result["zero_label"] = self._zero_label(matrices)
+        result |= zero_label.results(
+            self._variants,
+            matrices,
+            self._config,
+            self._spec,
+            unseen_masks=self._unseen_masks,
+        )
         write_metrics(self._config.eval_logdir, result)
         write_summaries(self._config.eval_logdir, result, self._spec)
         return result
-
-    def _zero_label(self, matrices: np.ndarray) -> dict[str, Any]:
-        """Returns what metrics.json says of seen and unseen classes."""
-        spec, split = self._spec, self._spec.seen_unseen
-
-        def names(ids: Sequence[int]) -> list[str]:
-            return [spec.class_names[c] for c in ids]
-
-        found: dict[str, Any] = {
-            "split": split.name,
-            "seen": names(split.seen),
-            "unseen": names(split.unseen),
-            "held_out": names(split.held_out),
-            "background": "takes no part" if split.background is None else "seen",
-            **self._unseen_masks,
-            "seen_bias": self._config.seen_bias,
-            "seen_bias_space": self._config.seen_bias_space,
-        }
-        swept = []
-        for variant, matrix in zip(self._variants, matrices):
-            scores = metrics.group_scores(
-                matrix, seen=split.seen, unseen=split.unseen, absent=self._config.absent_classes
-            )
-            scores = {
-                quantity: {group: or_none(value) for group, value in values.items()}
-                for quantity, values in scores.items()
-            }
-            if variant.name not in MODES:
-                swept.append({"seen_bias": variant.decision.calibration.bias, **scores})
-                continue
-            if variant.name == "zero_label":
-                # No pixel of a seen class counts.
-                scores = {quantity: {"unseen": x["unseen"]} for quantity, x in scores.items()}
-            class_iou = summarize(matrix, spec, absent=self._config.absent_classes)["class_iou"]
-            found[variant.name] = {**scores, "class_iou": class_iou}
-        if swept:
-            best = max(swept, key=lambda scores: scores["mean_iou"]["harmonic"])
-            found |= {"seen_bias_sweep": swept, "best_seen_bias": best["seen_bias"]}
-        return found
 
 
 def image_labels_of(label: np.ndarray, spec: DatasetSpec) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfseg.data import records, tfexample
+from tfseg.data import framing, tfexample
 from tfseg.errors import UserError
 from tfseg.ops.resize import resize_bilinear, resize_nearest_align_corners
 
@@ -48,7 +48,7 @@ def original_probabilities(
     return resize_bilinear(probs[np.newaxis], (height, width))[0].numpy()
 
 
-def decode_image(data: bytes, location: records.Location | None = None) -> np.ndarray:
+def decode_image(data: bytes, location: framing.Location | None = None) -> np.ndarray:
     """Returns an encoded image as uint8 RGB [H, W, 3].
 
     Raises:
@@ -58,7 +58,7 @@ def decode_image(data: bytes, location: records.Location | None = None) -> np.nd
 
 
 def decode_label(
-    data: bytes, image_id: str, location: records.Location | None = None
+    data: bytes, image_id: str, location: framing.Location | None = None
 ) -> np.ndarray:
     """Returns an encoded mask as int64 [H, W].
 

@@ -1,55 +1,18 @@
 """What an evaluation writes: metrics.json, TensorBoard and the lines on the terminal."""
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from tfseg import metrics
-from tfseg.data.framing import write_atomically
+from tfseg.data.atomic_writing import write_atomically
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
-from tfseg.inference.zero_label import describe_modes, scores_by_mode
+from tfseg.inference import zero_label
 
 METRICS_FILE = "metrics.json"
-
-
-def summarize(matrix: np.ndarray, spec: DatasetSpec, *, absent: str = "skip") -> dict[str, Any]:
-    """Returns IoU and errors by class, and 'miou' and 'pixel_accuracy'; None where undefined.
-
-    Args:
-      matrix: integers [C, C], rows = truth.
-      spec: the data set.
-      absent: see `metrics.mean_iou`. Classes that take no part in the data set's split are absent
-        in neither sense: they have no value.
-    """
-    ids = (
-        np.arange(spec.num_classes)
-        if spec.seen_unseen is None
-        else np.array(spec.seen_unseen.visible)
-    )
-    matrix = np.asarray(matrix)[np.ix_(ids, ids)]
-
-    def by_name(values: np.ndarray) -> dict[str, float | None]:
-        values = dict(zip(ids.tolist(), values))
-        return {name: or_none(values.get(c, math.nan)) for c, name in enumerate(spec.class_names)}
-
-    false_positives, false_negatives = metrics.class_errors(matrix)
-    return {
-        "miou": or_none(metrics.mean_iou(matrix, absent=absent)),
-        "class_iou": by_name(metrics.class_iou(matrix, absent=absent)),
-        "class_false_positives": by_name(false_positives),
-        "class_false_negatives": by_name(false_negatives),
-        "pixel_accuracy": or_none(metrics.pixel_accuracy(matrix)),
-    }
-
-
-def or_none(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
 
 
 def make_folder(path: str) -> None:
@@ -77,7 +40,7 @@ def write_summaries(folder: str, result: Mapping[str, Any], spec: DatasetSpec) -
         scalars[f"eval/miou_class_{class_id}"] = result["class_iou"][name]
     for key in ("cls_overall", "cls_precision", "cls_recall"):
         scalars[f"eval/{key}"] = result.get(key)
-    for mode, scores in scores_by_mode(result).items():
+    for mode, scores in zero_label.scores_by_mode(result).items():
         for group, value in scores["mean_iou"].items():
             scalars[f"eval/{mode}/miou_{group}"] = value
     writer = tf.summary.create_file_writer(folder)
@@ -102,6 +65,5 @@ def describe(result: Mapping[str, Any]) -> str:
     for key in ("cls_overall", "cls_precision", "cls_recall"):
         if key in result:
             lines.append(f"  {key:<{width}} {per_cent(result[key])}")
-    if "zero_label" in result:
-        lines += describe_modes(result, per_cent)
+    lines += zero_label.describe(result, per_cent)
     return "\n".join(lines)

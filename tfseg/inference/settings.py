@@ -5,9 +5,9 @@ from typing import Any
 
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError, check_choice
+from tfseg.inference import zero_label
 from tfseg.inference.merge import ClassFilter, Views
 from tfseg.ops import dense_crf
-from tfseg.ops.calibration import Calibration
 from tfseg.settings.prediction import PredictionConfig
 
 _CRF_PREFIX = "crf_"
@@ -49,7 +49,7 @@ def check(config: PredictionConfig, spec: DatasetSpec) -> None:
             where="--use_image_labels, --fp_cut, --topk_classes",
             fix="leave out --use_image_labels, or --fp_cut and --topk_classes",
         )
-    _check_class_split(config, spec)
+    zero_label.check(config, spec)
     if config.dense_crf:
         dense_crf.require()
         return
@@ -61,43 +61,6 @@ def check(config: PredictionConfig, spec: DatasetSpec) -> None:
                 received=getattr(config, field.name),
                 fix=f"add --dense_crf, or leave out --{field.name}",
             )
-
-
-def _check_class_split(config: PredictionConfig, spec: DatasetSpec) -> None:
-    if spec.seen_unseen is None:
-        if config.seen_bias:
-            raise UserError(
-                "Without a class split there are no seen classes to weaken.",
-                where="--seen_bias",
-                received=config.seen_bias,
-                fix="leave out --seen_bias, or evaluate a run that was trained with --class_split",
-            )
-        return
-    if config.seen_bias_space == "prob" and config.seen_bias > 1:
-        raise UserError(
-            "A bias of probabilities above 1 leaves no seen class.",
-            where="--seen_bias",
-            received=config.seen_bias,
-            accepted="0 to 1, or any number from 0 on with --seen_bias_space=logit",
-        )
-    if config.seen_bias_space == "prob" and config.seen_bias and config.dense_crf:
-        raise UserError(
-            "The dense CRF needs probabilities, which are none after a bias was subtracted.",
-            where="--seen_bias, --dense_crf",
-            accepted="--seen_bias_space=logit",
-            fix="sweep and set the bias in logit space, or leave out one of the two",
-        )
-    refused = {
-        "--use_image_labels": config.use_image_labels,
-        "--merge_scales=masks": config.merge_scales == "masks",
-    }
-    for flag in [flag for flag, is_set in refused.items() if is_set]:
-        raise UserError(
-            "A run with seen and unseen classes is not tested this way.",
-            where=flag,
-            received=f"class split {spec.seen_unseen.name}",
-            fix=f"leave out {flag}",
-        )
 
 
 def crf_settings(config: PredictionConfig) -> dict[str, Any]:
@@ -127,15 +90,7 @@ def views_of(config: PredictionConfig, spec: DatasetSpec) -> Views:
             background_power=config.bg_pow,
             suppressed_class=suppressed,
         ),
-        calibration=calibration_of(config, spec),
     )
-
-
-def calibration_of(config: PredictionConfig, spec: DatasetSpec) -> Calibration | None:
-    """Returns how seen classes are weakened; None: not at all."""
-    if spec.seen_unseen is None or not config.seen_bias:
-        return None
-    return Calibration(spec.seen_unseen.seen, config.seen_bias, config.seen_bias_space)
 
 
 def resize_of(config: PredictionConfig) -> tuple[str, int] | None:

@@ -17,44 +17,8 @@ from tfseg.inference.evaluate import Evaluator
 from tfseg.inference.report import METRICS_FILE, describe
 from tfseg.settings.data import DataConfig
 from tfseg.settings.prediction import EvalConfig
-from tfseg.weights import checkpoint
-
-
-def evaluate_checkpoint(
-    model: Any,
-    strategy: tf.distribute.Strategy,
-    spec: DatasetSpec,
-    data_config: DataConfig,
-    config: EvalConfig,
-    *,
-    prefix: str,
-    prediction_with_upsampled_logits: bool = True,
-    unseen_masks: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Loads one checkpoint into a network, measures it and writes the result.
-
-    Args:
-      model, strategy, spec, data_config, config, prediction_with_upsampled_logits, unseen_masks:
-        see `Evaluator`.
-      prefix: the checkpoint.
-
-    Returns:
-      See `Evaluator.evaluate`.
-
-    Raises:
-      UserError: see `Evaluator` and `checkpoint.load_network`.
-    """
-    evaluator = Evaluator(
-        model,
-        strategy,
-        spec,
-        data_config,
-        config,
-        prediction_with_upsampled_logits=prediction_with_upsampled_logits,
-        unseen_masks=unseen_masks,
-    )
-    step = checkpoint.load_network(model, prefix, config.network)
-    return evaluator.evaluate(step=step, prefix=prefix)
+from tfseg.weights.checkpoint import find
+from tfseg.weights.checkpoint.stored_networks import load_network
 
 
 def evaluate_repeatedly(
@@ -64,14 +28,13 @@ def evaluate_repeatedly(
     data_config: DataConfig,
     config: EvalConfig,
     *,
-    prediction_with_upsampled_logits: bool = True,
     unseen_masks: Mapping[str, Any] | None = None,
 ) -> dict[str, Any] | None:
     """Evaluates a prefix once, or the checkpoints of a directory as they appear.
 
     Args:
-      model, strategy, spec, data_config, config, prediction_with_upsampled_logits, unseen_masks:
-        see `Evaluator`; `checkpoint_dir`, `eval_interval_secs`, `max_number_of_evaluations` too.
+      model, strategy, spec, data_config, unseen_masks: see `Evaluator`.
+      config: likewise; and `checkpoint_dir`, `eval_interval_secs`, `max_number_of_evaluations`.
 
     Returns:
       The last result; None if there was none.
@@ -81,20 +44,12 @@ def evaluate_repeatedly(
       SystemExit: with code 143, on SIGTERM.
     """
     with exiting_on_sigterm():
-        evaluator = Evaluator(
-            model,
-            strategy,
-            spec,
-            data_config,
-            config,
-            prediction_with_upsampled_logits=prediction_with_upsampled_logits,
-            unseen_masks=unseen_masks,
-        )
+        evaluator = Evaluator(model, strategy, spec, data_config, config, unseen_masks=unseen_masks)
         result = None
         for prefix in watch_checkpoints(
             config.checkpoint_dir, config.eval_interval_secs, config.max_number_of_evaluations
         ):
-            step = checkpoint.load_network(model, prefix, config.network)
+            step = load_network(model, prefix, config.network)
             print(f"checkpoint: {prefix}", flush=True)
             result = evaluator.evaluate(step=step, prefix=prefix)
             print(describe(result), flush=True)
@@ -131,11 +86,11 @@ def watch_checkpoints(
             received=f"{interval_secs}, {max_evaluations}",
         )
     if not os.path.isdir(checkpoint_dir):
-        yield checkpoint.newest(checkpoint_dir)
+        yield find.newest(checkpoint_dir)
         return
     seen, has_said_so = set(), False
     while True:
-        prefix = checkpoint.newest(checkpoint_dir)
+        prefix = find.newest(checkpoint_dir)
         # Where the newest one is damaged the one before it comes back, which was seen.
         if prefix is not None and prefix not in seen:
             seen.add(prefix)
@@ -145,7 +100,7 @@ def watch_checkpoints(
                 return
             continue
         if not has_said_so:
-            partial = [] if seen else checkpoint.incomplete(checkpoint_dir)
+            partial = [] if seen else find.incomplete(checkpoint_dir)
             if partial:
                 print(
                     f"note: {', '.join(partial)}: index or data files are missing, so it cannot "

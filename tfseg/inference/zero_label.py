@@ -1,20 +1,26 @@
-"""How a run with seen and unseen classes is measured: modes, and biases that are swept.
+"""Runs with seen and unseen classes: all that predicting and measuring know of them.
 
-Source: STRICT specification 4.7 and 6; ZS3 specification 6.
+Seen and unseen classes alone may be answered, and pixels of others are measured as the class split
+says. Seen classes can be weakened by a bias. Such a run is measured in several modes, each with a
+matrix of its own: the network sees every image once, and its answer is read several times.
+
+Source: STRICT specification 1.6, 4.7 and 6; ZS3 specification 6.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from tfseg import metrics
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError, check_choice
-from tfseg.inference.merge import Decision
-from tfseg.inference.settings import calibration_of
+from tfseg.inference.decisions import ARG_MAX, Decision
+from tfseg.inference.scores import or_none, summarize
 from tfseg.ops.calibration import Calibration
-from tfseg.settings.prediction import EvalConfig
+from tfseg.settings.prediction import EvalConfig, PredictionConfig
 
 # How a run with seen and unseen classes is measured.
 MODES = ("generalised", "zero_label", "vanilla")
@@ -29,6 +35,97 @@ _UNSEEN_MASKS = {
 }
 
 
+# Classes and the bias ---------------------------------------------------------------------------
+
+
+def check(config: PredictionConfig, spec: DatasetSpec) -> None:
+    """Insists on settings that go with the class split, or with there being none.
+
+    Raises:
+      UserError: they do not.
+    """
+    if spec.seen_unseen is None:
+        if config.seen_bias:
+            raise UserError(
+                "Without a class split there are no seen classes to weaken.",
+                where="--seen_bias",
+                received=config.seen_bias,
+                fix="leave out --seen_bias, or evaluate a run that was trained with --class_split",
+            )
+        return
+    if config.seen_bias_space == "prob" and config.seen_bias > 1:
+        raise UserError(
+            "A bias of probabilities above 1 leaves no seen class.",
+            where="--seen_bias",
+            received=config.seen_bias,
+            accepted="0 to 1, or any number from 0 on with --seen_bias_space=logit",
+        )
+    if config.seen_bias_space == "prob" and config.seen_bias and config.dense_crf:
+        raise UserError(
+            "The dense CRF needs probabilities, which are none after a bias was subtracted.",
+            where="--seen_bias, --dense_crf",
+            accepted="--seen_bias_space=logit",
+            fix="sweep and set the bias in logit space, or leave out one of the two",
+        )
+    refused = {
+        "--use_image_labels": config.use_image_labels,
+        "--merge_scales=masks": config.merge_scales == "masks",
+    }
+    for flag in [flag for flag, is_set in refused.items() if is_set]:
+        raise UserError(
+            "A run with seen and unseen classes is not tested this way.",
+            where=flag,
+            received=f"class split {spec.seen_unseen.name}",
+            fix=f"leave out {flag}",
+        )
+
+
+def classes_taking_part(spec: DatasetSpec) -> np.ndarray:
+    """Returns the ids of the classes that may be answered and are measured, ascending."""
+    if spec.seen_unseen is None:
+        return np.arange(spec.num_classes)
+    return np.array(spec.seen_unseen.visible)
+
+
+def evaluated_label(label: np.ndarray, spec: DatasetSpec) -> np.ndarray:
+    """Returns a mask as it is measured: classes that take no part in the split are ignored.
+
+    Args:
+      label: integers of any shape; ids that are no class stay, for the caller to refuse.
+      spec: the data set.
+
+    Returns:
+      Integers of the same shape.
+    """
+    if spec.seen_unseen is None:
+        return label
+    table = spec.seen_unseen.evaluation_table(spec.num_classes, spec.ignore_label)
+    is_class = (label >= 0) & (label < spec.num_classes)
+    return np.where(is_class, table[np.where(is_class, label, 0)], label)
+
+
+def decision_of(config: PredictionConfig, spec: DatasetSpec) -> Decision:
+    """Returns how labels come from what a network says: with seen classes weakened, or as it is."""
+    if spec.seen_unseen is None or not config.seen_bias:
+        return ARG_MAX
+    seen = spec.seen_unseen.seen
+    return Decision(calibration=Calibration(seen, config.seen_bias, config.seen_bias_space))
+
+
+def facts(config: PredictionConfig, spec: DatasetSpec) -> dict[str, str]:
+    """Returns what a page of pictures says of seen and unseen classes."""
+    if spec.seen_unseen is None:
+        return {}
+    unseen = ", ".join(spec.class_names[c] for c in spec.seen_unseen.unseen)
+    found = {"class split": spec.seen_unseen.name, "unseen classes": unseen}
+    if config.seen_bias:
+        found["seen bias"] = f"{config.seen_bias:g} ({config.seen_bias_space})"
+    return found
+
+
+# Modes and swept biases -------------------------------------------------------------------------
+
+
 @dataclasses.dataclass(frozen=True)
 class Variant:
     """One way to read what the network says, and the pixels by which it is measured.
@@ -40,7 +137,7 @@ class Variant:
     """
 
     name: str
-    decision: Decision = Decision()
+    decision: Decision = ARG_MAX
     counted: tuple[int, ...] | None = None
 
 
@@ -78,10 +175,9 @@ def variants_of(config: EvalConfig, spec: DatasetSpec) -> tuple[Variant, ...]:
             accepted="--modes=generalised",
             fix="leave out --dense_crf, or the other flags",
         )
-    calibration = calibration_of(config, spec)
     unseen = Decision(classes=split.unseen)
     variants = {
-        "generalised": Variant("generalised", Decision(calibration=calibration)),
+        "generalised": Variant("generalised", decision_of(config, spec)),
         "zero_label": Variant("zero_label", unseen, counted=split.unseen),
         "vanilla": Variant("vanilla", unseen),
     }
@@ -136,13 +232,86 @@ def swept_values(text: str) -> list[float]:
     return [round(first + i * step, 10) for i in range(count)]
 
 
+# Results ----------------------------------------------------------------------------------------
+
+
+def results(
+    variants: Sequence[Variant],
+    matrices: np.ndarray,
+    config: EvalConfig,
+    spec: DatasetSpec,
+    *,
+    unseen_masks: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Returns what metrics.json says of seen and unseen classes, under 'zero_label'.
+
+    Args:
+      variants: of `variants_of`.
+      matrices: their confusion matrices, integers [variants, C, C].
+      config: the bias, and how absent classes count.
+      spec: the data set.
+      unseen_masks: settings of the training run by which masks of unseen classes acted, by name.
+
+    Returns:
+      One key, or none where there is no class split.
+    """
+    split = spec.seen_unseen
+    if split is None:
+        return {}
+
+    def names(ids: Sequence[int]) -> list[str]:
+        return [spec.class_names[c] for c in ids]
+
+    found: dict[str, Any] = {
+        "split": split.name,
+        "seen": names(split.seen),
+        "unseen": names(split.unseen),
+        "held_out": names(split.held_out),
+        "background": "takes no part" if split.background is None else "seen",
+        **unseen_masks,
+        "seen_bias": config.seen_bias,
+        "seen_bias_space": config.seen_bias_space,
+    }
+    swept = []
+    for variant, matrix in zip(variants, matrices):
+        scores = metrics.group_scores(
+            matrix, seen=split.seen, unseen=split.unseen, absent=config.absent_classes
+        )
+        scores = {
+            quantity: {group: or_none(value) for group, value in values.items()}
+            for quantity, values in scores.items()
+        }
+        if variant.name not in MODES:
+            swept.append({"seen_bias": variant.decision.calibration.bias, **scores})
+            continue
+        if variant.name == "zero_label":
+            # No pixel of a seen class counts.
+            scores = {quantity: {"unseen": x["unseen"]} for quantity, x in scores.items()}
+        summary = summarize(
+            matrix, spec, classes=classes_taking_part(spec), absent=config.absent_classes
+        )
+        found[variant.name] = {**scores, "class_iou": summary["class_iou"]}
+    if swept:
+        best = max(swept, key=lambda scores: scores["mean_iou"]["harmonic"])
+        found |= {"seen_bias_sweep": swept, "best_seen_bias": best["seen_bias"]}
+    return {"zero_label": found}
+
+
 def scores_by_mode(result: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the scores of each mode that was measured."""
     found = result.get("zero_label", {})
     return {mode: found[mode] for mode in MODES if mode in found}
 
 
-def describe_modes(result: Mapping[str, Any], per_cent: Callable) -> list[str]:
+def describe(result: Mapping[str, Any], per_cent: Callable[[float | None], str]) -> list[str]:
+    """Returns lines on the modes; none where there is no class split.
+
+    Args:
+      result: the content of metrics.json.
+      per_cent: writes a fraction.
+    """
+    if "zero_label" not in result:
+        return []
     found = result["zero_label"]
     bias = f", seen bias {found['seen_bias']:g}" if found["seen_bias"] else ""
     lines = [f"split {found['split']}{bias}, mIoU in per cent:"]

@@ -14,12 +14,12 @@ import tensorflow as tf
 
 from tfseg.data.specs import DatasetSpec
 from tfseg.data.stream import Stream
-from tfseg.errors import UserError, check_choice
+from tfseg.errors import check_choice
 from tfseg.models import decayed_variables
-from tfseg.models.layers import BatchNorm
+from tfseg.models.layers.batch_norm import BatchNorm
 from tfseg.monitors import Monitors
 from tfseg.settings.data import DataConfig
-from tfseg.settings.methods import NoSettings
+from tfseg.settings.methods import MethodSettings
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.run import TrainConfig
 
@@ -189,12 +189,10 @@ class Method(tf.Module):
       over_replicas: loss denominators are those of the global batch (`--sync_batch_norm`).
     """
 
-    # The method's own settings: a dataclass of `method_config`.
-    Config: type = NoSettings
+    # The method's own settings: a dataclass of `settings.methods`.
+    Config: type = MethodSettings
     # The values of --head with which it works.
     heads: tuple[str, ...] = ("deeplab",)
-    # Fields of `ModelConfig` that have another default with this method.
-    network_defaults: Mapping[str, Any] = {}
     # Equal parts of the run, at whose start the trainer calls `begin_round` and, but for the first,
     # sets momentum and learning rate back to what they were at the start. None: no such parts.
     rounds: int | None = None
@@ -237,25 +235,6 @@ class Method(tf.Module):
             name: Stored(network, self.auxiliary_heads() if network is self.model else ())
             for name, network in self.networks().items()
         }
-
-    def refuse_flags(self, *names: str) -> None:
-        """Insists that flags which the method would not heed were left alone.
-
-        Args:
-          names: fields of `TrainConfig`.
-
-        Raises:
-          UserError: one has another value than its default.
-        """
-        for name in names:
-            value = getattr(self.config, name)
-            if value != TrainConfig.__dataclass_fields__[name].default:
-                raise UserError(
-                    f"{self.config.method} does not use --{name}.",
-                    where=f"--{name}",
-                    received=value,
-                    fix="leave the flag out",
-                )
 
     @classmethod
     def network_config(cls, config: ModelConfig, settings: Any) -> ModelConfig:

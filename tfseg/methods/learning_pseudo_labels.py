@@ -24,7 +24,7 @@ import tensorflow as tf
 from tfseg.data.stream import Stream
 from tfseg.errors import UserError
 from tfseg.methods.base import Batch, Method, ParamGroup
-from tfseg.models.layers import fold_seed
+from tfseg.models.layers.dropout import fold_seed
 from tfseg.monitors import Monitors
 from tfseg.ops import class_aware, cross_training
 from tfseg.ops import losses as loss_ops
@@ -73,7 +73,6 @@ class LearningPseudoLabels(Method):
                 received=f"{self._replicas} replicas",
                 fix="leave it out, or use one replica",
             )
-        self.refuse_flags("label_weights", "top_k_percent_pixels", "upsample_logits")
 
     def networks(self):
         return {"hybrid": self.model, "pseudo": self.pseudo_net}

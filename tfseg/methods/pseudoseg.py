@@ -27,7 +27,7 @@ from tfseg.data.stream import Stream
 from tfseg.errors import UserError
 from tfseg.methods.base import Batch, Method
 from tfseg.models.backbones.base import EndPoints
-from tfseg.models.layers import fold_seed
+from tfseg.models.layers.dropout import fold_seed
 from tfseg.models.self_attention import SelfAttentionCAM
 from tfseg.monitors import Monitors
 from tfseg.ops import cam as cam_ops

@@ -37,6 +37,7 @@ from tfseg.ops.two_views import largest_only, to_first_view
 from tfseg.settings.data import DataConfig
 from tfseg.settings.methods import SLRNetConfig
 from tfseg.settings.network import ModelConfig
+from tfseg.settings.reading import changed
 from tfseg.settings.run import TrainConfig
 
 # Share of the auxiliary logits in the losses on pixels.
@@ -126,15 +127,6 @@ class SLRNet(Method):
                 received=self.config.gradient_accumulation_steps,
                 fix="use --sampling=stratified",
             )
-        self.refuse_flags(
-            "label_weights",
-            "top_k_percent_pixels",
-            "hard_example_mining_step",
-            "upsample_logits",
-            "parameter_groups",
-            "last_layer_gradient_multiplier",
-            "weakly",
-        )
 
     def check_initial_weights(self, random: Collection[str]) -> None:
         """Tells of new layers that nothing normalises; their losses soon cease to be finite.
@@ -159,7 +151,7 @@ class SLRNet(Method):
     def network_config(cls, config: ModelConfig, settings: SLRNetConfig) -> ModelConfig:
         """Returns the settings of the network that the regime needs."""
         learned = settings.supervision == "pixel_labels"
-        return dataclasses.replace(
+        return changed(
             config, head="low_rank", background_logit="learned" if learned else "constant"
         )
 

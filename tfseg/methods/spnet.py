@@ -28,7 +28,6 @@ class SPNet(Method):
 
     Config = SPNetConfig
     heads = ("projection", "deeplab")
-    network_defaults = {"head": "projection"}
 
     def __init__(self, **options):
         super().__init__(**options)

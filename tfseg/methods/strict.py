@@ -38,7 +38,7 @@ from tfseg.errors import UserError
 from tfseg.methods import teacher, zero_label
 from tfseg.methods.base import Batch
 from tfseg.methods.spnet import SPNet
-from tfseg.models.layers import fold_seed
+from tfseg.models.layers.dropout import fold_seed
 from tfseg.monitors import Monitors
 from tfseg.ops import agreement
 from tfseg.ops.calibration import Calibration, calibrated
@@ -55,7 +55,6 @@ class Strict(SPNet):
 
     Config = StrictConfig
     # Source: specification 1.4, 3.
-    network_defaults = {**SPNet.network_defaults, "fine_tune_batch_norm": False}
 
     def __init__(self, *, build_model, **options):
         super().__init__(build_model=build_model, **options)

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfseg.data.stream import Stream
 from tfseg.methods.base import Batch, Method
-from tfseg.models.layers import fold_seed
+from tfseg.models.layers.dropout import fold_seed
 from tfseg.monitors import Monitors
 from tfseg.ops import losses as loss_ops
 from tfseg.ops.resize import resize_bilinear

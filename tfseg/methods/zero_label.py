@@ -21,14 +21,6 @@ from tfseg.settings.data import DataConfig
 from tfseg.settings.run import TrainConfig
 
 STREAM = "train"
-_UNUSED_FLAGS = (
-    "label_weights",
-    "top_k_percent_pixels",
-    "hard_example_mining_step",
-    "parameter_groups",
-    "last_layer_gradient_multiplier",
-    "weakly",
-)
 
 
 def streams(data: DataConfig, train: TrainConfig) -> dict[str, Stream]:
@@ -39,10 +31,10 @@ def streams(data: DataConfig, train: TrainConfig) -> dict[str, Stream]:
 
 
 def check(method: Method) -> None:
-    """Insists on a class split, and that flags which have no effect were left alone.
+    """Insists on a class split.
 
     Raises:
-      UserError: there is none, or one of these flags was set.
+      UserError: there is none.
     """
     if method.spec.seen_unseen is None:
         raise UserError(
@@ -51,7 +43,6 @@ def check(method: Method) -> None:
             accepted="the name of a split, or a JSON file with lists 'seen' and 'unseen'",
             fix="add --class_split; README.md shows one",
         )
-    method.refuse_flags(*_UNUSED_FLAGS)
 
 
 def members(classes: Sequence[int], num_classes: int) -> tf.Tensor:

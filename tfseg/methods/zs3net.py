@@ -23,21 +23,23 @@ features; loss and rate do not change with the number of replicas.
 """
 
 import dataclasses
+import functools
 from collections.abc import Collection
 
-import numpy as np
 import tensorflow as tf
 
 from tfseg.data.stream import Stream
 from tfseg.errors import UserError
 from tfseg.methods import zero_label
 from tfseg.methods.base import Batch, Method, ParamGroup
+from tfseg.methods.zs3net_parts.draws import GeneratorDraws, draw_for_generators
+from tfseg.methods.zs3net_parts.flags import check_flags
 from tfseg.methods.zs3net_parts.matching import MatchingGenerator
+from tfseg.methods.zs3net_parts.pixels import PixelFeatures
 from tfseg.methods.zs3net_parts.regions import Nodes, RegionFeatures
-from tfseg.models import gmmn
-from tfseg.models.layers import fold_seed
+from tfseg.methods.zs3net_parts.scenes import Scenes, lay_out
+from tfseg.models.layers.dropout import fold_seed
 from tfseg.monitors import Monitors
-from tfseg.ops import adam, layouts
 from tfseg.ops import losses as loss_ops
 from tfseg.ops.class_vectors import pixel_vectors
 from tfseg.ops.resize import resize_nearest
@@ -48,47 +50,6 @@ from tfseg.settings.run import TrainConfig
 
 # Settings of the network's training mode.
 _UNUSED_NETWORK_FLAGS = ("fine_tune_batch_norm", "aspp_dropout_rate", "decoder_dropout_rates")
-_LAYOUTS = {"rename": layouts.rename, "balanced": layouts.balanced}
-# What chance decides; each draws for itself.
-_MADE, _LAYOUT, _NOISE, _KEEP, _PIXEL, _NODE_NOISE, _NODE_KEEP = range(7)
-
-
-@dataclasses.dataclass(frozen=True)
-class Scenes:
-    """The images of a step, as the classifier is to see them.
-
-    Attributes:
-      features: float32 [N, h, w, D], without gradient.
-      label: int32 [N, h, w], what is known of the image, at the size of its features.
-      layout: int32 [N, h, w], the same, or what takes its place.
-      target: int32 [N, H, W], the layout at the size of the image.
-      synthetic: bool [N], whether the layout holds unseen classes: features are generated.
-    """
-
-    features: tf.Tensor
-    label: tf.Tensor
-    layout: tf.Tensor
-    target: tf.Tensor
-    synthetic: tf.Tensor
-
-
-@dataclasses.dataclass(frozen=True)
-class Draws:
-    """What chance gives the generators in a step.
-
-    Attributes:
-      noise: float32 [N, h, w, Z].
-      keep: bool [N, h, w, hidden units], what dropout leaves; None without hidden units.
-      pixel: float32 [N, S, generator_samples] in [0, 1), for each of S seen classes: which of the
-        class's pixels are compared, as a share of their number.
-      node_noise, node_keep: as noise and keep, for regions, at their first pixels; or None.
-    """
-
-    noise: tf.Tensor
-    keep: tf.Tensor | None
-    pixel: tf.Tensor
-    node_noise: tf.Tensor | None = None
-    node_keep: tf.Tensor | None = None
 
 
 class ZS3Net(Method):
@@ -100,18 +61,36 @@ class ZS3Net(Method):
         super().__init__(**options)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         self.settings = self.complete_settings(self.settings, replicas)
-        self._check(replicas)
+        zero_label.check(self)
+        check_flags(
+            self.settings,
+            self.config,
+            self.spec,
+            replicas=replicas,
+            kernel_size=self._classifier_kernel.shape[0],
+        )
         split = self.spec.seen_unseen
         self._seen, self._unseen = tuple(sorted(split.seen)), tuple(sorted(split.unseen))
         self._foreground = tuple(c for c in self._seen if c != split.background)
         self._vectors = tf.constant(self.spec.vectors.values, tf.float32)
+        # Void has the word vector of class 0, as published.
+        words = functools.partial(pixel_vectors, self._vectors, ignore_label=self.spec.ignore_label)
         self.generator = self._make_generator("generator")
+        self.pixels = PixelFeatures(
+            self.generator,
+            words,
+            self.settings,
+            seen=self._seen,
+            unseen=self._unseen,
+            ignore_label=self.spec.ignore_label,
+            fixed_shapes=self.config.jit_compile,
+        )
         self.graph_generator = None
         if self.settings.graph_context:
             self.graph_generator = self._make_generator("graph_generator")
             self._regions = RegionFeatures(
                 self.graph_generator,
-                self._words,
+                words,
                 sampling_dropout=self.settings.sampling_dropout,
             )
         if self.settings.oracle_layout:
@@ -156,48 +135,6 @@ class ZS3Net(Method):
     @property
     def _classifier_kernel(self) -> tf.Variable:
         return self.model.logits_layer.convolutions[0].kernel
-
-    def _check(self, replicas: int) -> None:
-        zero_label.check(self)
-        if self.spec.vectors is None:
-            raise UserError(
-                "zs3net needs word vectors of the classes.",
-                where="--class_embeddings",
-                fix="add --class_embeddings=FILE.npz; tfrecords_tools/build_class_embeddings.py "
-                "makes such files",
-            )
-        if self.settings.generator_updates == "per_class" and replicas > 1:
-            raise UserError(
-                "Updates one after the other need all images in one place.",
-                where="--generator_updates=per_class",
-                received=f"{replicas} replicas",
-                accepted="--generator_updates=mean, or one replica",
-            )
-        if self.settings.graph_context:
-            self._check_graph()
-
-    def _check_graph(self) -> None:
-        if self.config.jit_compile:
-            raise UserError(
-                "Region graphs are made outside of compiled code.",
-                where="--jit_compile",
-                received="--graph_context",
-                fix="leave out one of the two",
-            )
-        if not self.settings.generator_hidden:
-            raise UserError(
-                "The generator of --graph_context has two layers.",
-                where="--generator_hidden",
-                received=0,
-                accepted="at least 1; published: 256",
-            )
-        if self._classifier_kernel.shape[0] != 1:
-            raise UserError(
-                "The features of regions can be classified by a 1x1 convolution alone.",
-                where="--logits_kernel_size",
-                received=self._classifier_kernel.shape[0],
-                accepted=1,
-            )
 
     def check_initial_weights(self, random: Collection[str]) -> None:
         """Insists on a trained network and a new classifier.
@@ -267,11 +204,12 @@ class ZS3Net(Method):
     ) -> dict[str, tf.Tensor]:
         scenes = self.scenes(batch, seed)
         draws = self.draws(scenes, seed)
-        features, generator_loss = self.mixed_features(scenes, draws)
+        discrepancies, active, features = self.pixels.matched(scenes, draws)
         label = scenes.target if self.config.upsample_logits else scenes.layout
         losses = {
-            "segmentation": self.classifier_loss(features, label) / self._batch_size,
-            "generator": generator_loss,
+            "segmentation": self.classifier_loss(tf.stop_gradient(features), label)
+            / self._batch_size,
+            "generator": _mean(discrepancies, active),
         }
         if self.graph_generator is not None:
             nodes = self.nodes(scenes, draws)
@@ -287,24 +225,17 @@ class ZS3Net(Method):
 
     def scenes(self, batch: Batch, seed: tf.Tensor) -> Scenes:
         """Returns features and layouts of a batch (specification 4.2, 4.3)."""
-        train, settings = batch["train"], self.settings
+        train = batch["train"]
         features = self._features(train["image"])
-        label = self._visible(train["label"]) if settings.oracle_layout else train["label"]
-        layout = label
-        if not settings.oracle_layout:
-            made = _LAYOUTS[settings.layout](
-                label, fold_seed(seed, _LAYOUT), unseen=self._unseen, foreground=self._foreground
-            )
-            draw = tf.random.stateless_uniform(
-                label.shape[:1], fold_seed(seed, _MADE), alg="philox"
-            )
-            layout = tf.where((draw < settings.synthetic_share)[:, None, None], made, label)
-        small, small_layout = (resize_nearest(x, _size(features)) for x in (label, layout))
-        synthetic = tf.reduce_any(self._is_unseen(small_layout), [1, 2])
-        if not settings.oracle_layout:
-            # A made layout that is gone at this size is taken back.
-            layout = tf.where(synthetic[:, None, None], layout, label)
-        return Scenes(features, small, small_layout, layout, synthetic)
+        label = self._visible(train["label"]) if self.settings.oracle_layout else train["label"]
+        return lay_out(
+            features,
+            label,
+            seed,
+            self.settings,
+            unseen=self._unseen,
+            foreground=self._foreground,
+        )
 
     def _features(self, image: tf.Tensor) -> tf.Tensor:
         ends = self.model.decode(self.model.encode(image, training=False), training=False)
@@ -317,180 +248,17 @@ class ZS3Net(Method):
         )
         return tf.gather(tf.constant(table, tf.int32), label)
 
-    def _is_unseen(self, label: tf.Tensor) -> tf.Tensor:
-        return zero_label.among(label, self._unseen)
-
-    def draws(self, scenes: Scenes, seed: tf.Tensor) -> Draws:
+    def draws(self, scenes: Scenes, seed: tf.Tensor) -> GeneratorDraws:
         """Draws noise, dropout and the pixels that are compared."""
-        images, height, width, _ = scenes.features.shape
-        settings = self.settings
-
-        def noise(use: int) -> tf.Tensor:
-            shape = [images, height, width, self._noise_dim]
-            draw = {"seed": fold_seed(seed, use), "alg": "philox"}
-            if settings.noise == "gaussian":
-                return tf.random.stateless_normal(shape, **draw)
-            return tf.random.stateless_uniform(shape, **draw)
-
-        def keep(use: int) -> tf.Tensor | None:
-            if not settings.generator_hidden:
-                return None
-            shape = [images, height, width, settings.generator_hidden]
-            draw = tf.random.stateless_uniform(shape, fold_seed(seed, use), alg="philox")
-            return draw >= gmmn.DROPOUT_RATE
-
-        pixel = tf.random.stateless_uniform(
-            [images, len(self._seen), settings.generator_samples],
-            fold_seed(seed, _PIXEL),
-            alg="philox",
-        )
-        graph = self.graph_generator is not None
-        return Draws(
-            noise=noise(_NOISE),
-            keep=keep(_KEEP),
-            pixel=pixel,
-            node_noise=noise(_NODE_NOISE) if graph else None,
-            node_keep=keep(_NODE_KEEP) if graph else None,
+        return draw_for_generators(
+            tuple(scenes.label.shape),
+            seed,
+            self.settings,
+            num_seen=len(self._seen),
+            noise_dim=self._noise_dim,
         )
 
-    # Features of pixels --------------------------------------------------------------------------
-
-    def mixed_features(self, scenes: Scenes, draws: Draws) -> tuple[tf.Tensor, tf.Tensor]:
-        """Trains the generator, where that is done inside the step, and returns what it makes.
-
-        Returns:
-          Features for the classifier, float32 [N, h, w, D], and the generator's mean loss, a
-          scalar, which has a gradient with `generator_updates='mean'`.
-
-        Source: specification 4.2, 4.3.
-        """
-        losses, active, features = self.matched_features(scenes, draws)
-        return tf.stop_gradient(features), _mean(losses, active)
-
-    def matched_features(
-        self, scenes: Scenes, draws: Draws
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns the loss of every image and seen class, whether there is one, and the features.
-
-        Returns:
-          (float32 [N, S], 0 where there is none; bool [N, S]; float32 [N, h, w, D]).
-        """
-        places, active = self._places(scenes, draws)
-        if not self.generator.sequential:
-            made = [
-                self._made(self.generator.weights, scenes, draws, i)
-                for i in range(scenes.label.shape[0])
-            ]
-            return self._all_at_once(scenes, draws, places, active), active, tf.stack(made)
-        state = self.generator.state()
-        losses, made = [], []
-        for i in range(scenes.label.shape[0]):
-            # What is made of an image does not know of its own updates.
-            made.append(self._made(state[0], scenes, draws, i))
-            state, of_image = self._one_by_one(state, scenes, draws, places, active[i], i)
-            losses.append(of_image)
-        self.generator.assign(state)
-        return tf.stack(losses), active, tf.stack(made)
-
-    def _places(self, scenes: Scenes, draws: Draws) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns which pixels are compared, int32 [N, S, samples], and where there are any."""
-        images = scenes.label.shape[0]
-        label = tf.reshape(scenes.label, [images, 1, -1])
-        number = tf.cumsum(tf.cast(label == tf.constant(self._seen)[:, None], tf.int32), axis=-1)
-        count = number[..., -1]
-        limit = tf.cast(count, tf.float32)[..., None]
-        chosen = tf.minimum(tf.cast(draws.pixel * limit, tf.int32), count[..., None] - 1) + 1
-        places = tf.minimum(tf.searchsorted(number, chosen), label.shape[-1] - 1)
-        real = ~tf.reduce_any(self._is_unseen(scenes.label), [1, 2])
-        return places, (count > 0) & real[:, None]
-
-    def _discrepancy(
-        self, weights: gmmn.Weights, scenes: Scenes, draws: Draws, places, pairs
-    ) -> tf.Tensor:
-        """Returns how far generated features are from real ones, float32 [P].
-
-        Args:
-          weights: of the generator.
-          scenes, draws: of the step.
-          places: of `_places`.
-          pairs: int [P, 2], images and numbers of seen classes.
-        """
-        place = tf.gather_nd(places, pairs)
-        image = tf.broadcast_to(tf.cast(pairs[:, :1], tf.int32), tf.shape(place))
-        index = tf.stack([image, place], -1)
-
-        def at(maps: tf.Tensor | None) -> tf.Tensor | None:
-            if maps is None:
-                return None
-            return tf.gather_nd(tf.reshape(maps, [maps.shape[0], -1, maps.shape[-1]]), index)
-
-        classes = tf.gather(tf.constant(self._seen), pairs[:, 1])
-        vectors = tf.gather(self._vectors, tf.broadcast_to(classes[:, None], tf.shape(place)))
-        generated = gmmn.generate(weights, vectors, at(draws.noise), at(draws.keep))
-        return self.generator.discrepancy(generated, at(scenes.features))
-
-    def _all_at_once(self, scenes: Scenes, draws: Draws, places, active) -> tf.Tensor:
-        """Returns the losses of all images and classes with the weights as they are."""
-        if self.config.jit_compile:  # Compiled code has to know how many there are.
-            pairs = tf.constant(list(np.ndindex(*active.shape)), tf.int64)
-        else:
-            pairs = tf.where(active)
-        losses = self._discrepancy(self.generator.weights, scenes, draws, places, pairs)
-        losses = tf.scatter_nd(tf.cast(pairs, tf.int32), losses, active.shape)
-        return tf.where(active, losses, 0.0)
-
-    def _one_by_one(
-        self, state: adam.State, scenes: Scenes, draws: Draws, places, active, image: int
-    ) -> tuple[adam.State, tf.Tensor]:
-        """Does an update for every seen class of an image, in the order of their ids.
-
-        Returns:
-          The state after them, and the losses, float32 [S].
-        """
-        count = len(self._seen)
-
-        def update(state: adam.State, k: tf.Tensor):
-            return self.generator.update(
-                state,
-                lambda weights: self._discrepancy(
-                    weights, scenes, draws, places, tf.stack([image, k])[None]
-                )[0],
-            )
-
-        def body(k, state, losses):
-            state, loss = tf.cond(
-                active[k], lambda: update(state, k), lambda: (state, tf.constant(0.0))
-            )
-            return k + 1, state, losses + loss * tf.one_hot(k, count)
-
-        _, state, losses = tf.while_loop(
-            lambda k, *_: k < count,
-            body,
-            (tf.constant(0), state, tf.zeros([count])),
-            maximum_iterations=count,
-        )
-        return state, losses
-
-    def _made(self, weights: gmmn.Weights, scenes: Scenes, draws: Draws, i: int) -> tf.Tensor:
-        """Returns the features of an image for the classifier, float32 [h, w, D]."""
-
-        def generated() -> tf.Tensor:
-            layout = scenes.layout[i]
-            keep = draws.keep if self.settings.sampling_dropout else None
-            fake = gmmn.generate(
-                weights, self._words(layout), draws.noise[i], None if keep is None else keep[i]
-            )
-            if self.settings.generated_pixels == "unseen":
-                return tf.where(self._is_unseen(layout)[..., None], fake, scenes.features[i])
-            return tf.where((layout == self.spec.ignore_label)[..., None], 0.0, fake)
-
-        return tf.cond(scenes.synthetic[i], generated, lambda: scenes.features[i])
-
-    def _words(self, label: tf.Tensor) -> tf.Tensor:
-        """Returns the word vectors of labels; void has that of class 0, as published."""
-        return pixel_vectors(self._vectors, label, ignore_label=self.spec.ignore_label)
-
-    def nodes(self, scenes: Scenes, draws: Draws) -> Nodes:
+    def nodes(self, scenes: Scenes, draws: GeneratorDraws) -> Nodes:
         """Returns the regions of all layouts; trains their generator as that of pixels."""
         return self._regions.nodes(
             scenes.layout,
@@ -576,7 +344,7 @@ class ZS3Net(Method):
             num_classes=self.spec.num_classes,
             weight=known,
         )
-        unseen = tf.cast(self._is_unseen(truth), tf.float32)
+        unseen = tf.cast(zero_label.among(truth, self._unseen), tf.float32)
         found = unseen * tf.cast(prediction == truth, tf.float32)
         monitors.share("unseen_recall", tf.reduce_sum(found), tf.reduce_sum(unseen))
         synthetic = tf.cast(scenes.synthetic, tf.float32)

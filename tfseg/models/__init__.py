@@ -7,19 +7,14 @@ import numpy as np
 
 from tfseg.data.specs import DatasetSpec
 from tfseg.models.backbones import BACKBONES
-from tfseg.models.heads.deeplab import DeepLab
-from tfseg.models.heads.low_rank import LowRankNet
-from tfseg.models.heads.projection import ProjectionNet
-from tfseg.models.layers import decayed_variables
+from tfseg.models.layers.convolutions import decayed_variables
 from tfseg.models.network import Network
+from tfseg.settings.heads import HEADS
 from tfseg.settings.network import ModelConfig
 
 __all__ = [
     "BACKBONES",
-    "DeepLab",
-    "LowRankNet",
     "Network",
-    "ProjectionNet",
     "build_model",
     "decayed_variables",
     "model_builder",
@@ -52,8 +47,8 @@ def build_model(
 
     Returns:
       `model(image, training=False, dropout_seed=None)` gives a dictionary with 'logits' (and
-      'image_logits' with a classifier, or where the head gives class scores); `DeepLab`,
-      `LowRankNet` and `ProjectionNet` describe it and their parts. Variables carry their TF1
+      'image_logits' with a classifier, or where the head gives class scores); the files of
+      `models.heads` describe it and its parts. Variables carry their TF1
       checkpoint names, the same for every `name`.
 
     Raises:
@@ -72,13 +67,8 @@ def build_model(
         "name": name,
         "seed": seed,
     }
-    if config.head == "low_rank":
-        # Its logits give image-level scores; there is no classifier to add.
-        return LowRankNet(config, **options)
-    options["with_classifier"] = with_classifier
-    if config.head == "projection":
-        return ProjectionNet(config, class_vectors=class_vectors, **options)
-    return DeepLab(config, **options)
+    head = HEADS[config.head].load()
+    return head(config, with_classifier=with_classifier, class_vectors=class_vectors, **options)
 
 
 def model_builder(

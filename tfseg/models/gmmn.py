@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tfseg.models.layers import Settings, constant, xavier_uniform
+from tfseg.models.layers.initial_values import constant, xavier_uniform
+from tfseg.models.layers.settings import Settings
 
 # Share of hidden units that dropout takes.
 DROPOUT_RATE = 0.5

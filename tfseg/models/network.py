@@ -7,7 +7,7 @@ import tensorflow as tf
 from tfseg.errors import UserError, check_choice
 from tfseg.models.backbones import BACKBONES
 from tfseg.models.backbones.base import EndPoints
-from tfseg.models.layers import Settings
+from tfseg.models.layers.settings import Settings
 from tfseg.settings.network import OUTPUT_STRIDES, ModelConfig
 
 

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tfseg.models.layers import BatchNorm, Conv2D, Layer, Settings, xavier_uniform
+from tfseg.models.layers.batch_norm import BatchNorm
+from tfseg.models.layers.convolutions import Conv2D
+from tfseg.models.layers.initial_values import xavier_uniform
+from tfseg.models.layers.settings import Layer, Settings
 from tfseg.ops.cam import attention_scores, with_background
 from tfseg.ops.resize import resize_bilinear, resize_nearest
 

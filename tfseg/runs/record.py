@@ -1,6 +1,5 @@
 """config.json: what a run was, so that eval and vis need not be told and a reader can repeat it."""
 
-import dataclasses
 import importlib.metadata
 import json
 import os
@@ -12,6 +11,8 @@ from typing import Any
 
 from tfseg import files
 from tfseg.errors import UserError
+from tfseg.settings.option import FREELY, NEVER
+from tfseg.settings.reading import flat, may_differ, names_of, options_of
 
 NAME = "config.json"
 
@@ -44,51 +45,9 @@ _FORM = {
 }
 _SECTIONS = ("model", "data", "train", "method", "dataset")
 
-# Model flags that change how a network is run, not what it is: they may differ after training.
-MAY_DIFFER = (
-    "freeze_backbone",
-    "fine_tune_batch_norm",
-    "sync_batch_norm",
-    "batch_norm_momentum",
-    "aspp_dropout_rate",
-    "decoder_dropout_rates",
-    "classifier_dropout_rate",
-    "mixed_precision",
-    "prediction_with_upsampled_logits",
-    "image_pooling_crop_size",
-    "output_stride",
-    "atrous_rates",
-    "image_pyramid",
-    "low_rank_gate",
-    "low_rank_iterations",
-    "low_rank_test_views",
-    "low_rank_view_scale",
-    "merge_method",
-)
-
-# Flags of training that any repetition of a command may change.
-_ANY_TIME = (
-    "training_number_of_steps",
-    "reestimate_batch_norm",
-    "train_logdir",
-    "dataset_dir",
-    "dataset_dir_cls",
-    "log_steps",
-    "save_interval_secs",
-    "save_interval_steps",
-    "save_summaries_secs",
-    "save_summaries_images",
-)
-
-# What a run is told of labels, and what its checkpoints hold.
-_FIXED = {
-    ("train", "method"),
-    ("train", "weakly"),
-    ("data", "drop_images"),
-    ("method", "supervision"),
-    ("method", "oracle_layout"),
-    ("method", "generator_updates"),
-}
+# Number of the file's form; files without one are of the form before it, in which the settings of
+# every head and augmentation stood in it.
+FORMAT = 2
 
 _PACKAGES = (
     "tensorflow",
@@ -130,31 +89,50 @@ def _git_revision() -> str | None:
     return revision.stdout.strip()
 
 
-def write(
-    folder: str, *, model: Any, data: Any, train: Any, method: Any, spec: Any, extra: dict
-) -> None:
+def write(folder: str, sections: Mapping[str, Any], spec: Any, extra: Mapping[str, Any]) -> None:
     """Writes `<folder>/config.json` atomically.
 
     Args:
       folder: the training directory.
-      model, data, train, method: the settings objects.
+      sections: settings by the name of their section: model, data, train, method.
       spec: the data set's classes (an object with `to_json`).
       extra: further facts: the number of replicas, as 'initial_run' what `told` says of the run
         from whose checkpoint this one started, and as 'drawn_by' how the streams were drawn.
     """
     record = {
+        "format": FORMAT,
         "command": sys.argv,
-        "seed": train.seed,
+        "seed": sections["train"].seed,
         "git_revision": _git_revision(),
         "versions": _versions(),
-        "model": dataclasses.asdict(model),
-        "data": dataclasses.asdict(data),
-        "train": dataclasses.asdict(train),
-        "method": dataclasses.asdict(method),
+        **{name: _values(name, section) for name, section in sections.items()},
         "dataset": spec.to_json(),
         **extra,
     }
     write_record(folder, record)
+
+
+def _values(name: str, section: Any) -> dict[str, Any]:
+    """Returns what of a section's settings stands under its name."""
+    values = flat(section)
+    if name == "train":
+        values = {field.name: values[field.name] for field in options_of(type(section))}
+    return values
+
+
+def settings_in(record: Mapping[str, Any], cls: type) -> dict[str, Any]:
+    """Returns the settings of one section class in a record, wherever they stand there.
+
+    Args:
+      record: content of a config.json.
+      cls: a settings class.
+    """
+    values = {
+        name: value
+        for section in reversed(_SECTIONS[:-1])
+        for name, value in record.get(section, {}).items()
+    }
+    return {name: values[name] for name in names_of(cls) if name in values}
 
 
 def write_record(folder: str, record: Mapping[str, Any]) -> None:
@@ -166,14 +144,12 @@ def write_record(folder: str, record: Mapping[str, Any]) -> None:
     os.replace(path + ".new", path)
 
 
-def check_continues(
-    folder: str, *, model: Any, data: Any, train: Any, method: Any, spec: Any
-) -> list[str]:
+def check_continues(folder: str, sections: Mapping[str, Any], spec: Any) -> list[str]:
     """Compares a run with the one whose checkpoints its training directory holds.
 
     Args:
       folder: the training directory; it has checkpoints.
-      model, data, train, method, spec: as for `write`.
+      sections, spec: as for `write`.
 
     Returns:
       Settings that differ and may, each as "--flag: before -> now".
@@ -186,16 +162,17 @@ def check_continues(
     if record is None:
         return []
     changed = []
-    sections = {"model": model, "data": data, "train": train, "method": method}
-    for section, settings in sections.items():
+    for name, section in sections.items():
+        may_change, saved = may_differ(section), settings_in(record, type(section))
         # As they look once written: tuples become lists.
-        now = json.loads(json.dumps(dataclasses.asdict(settings)))
-        for name, before in record.get(section, {}).items():
-            if name not in now or now[name] == before or name in _ANY_TIME:
+        now = json.loads(json.dumps(_values(name, section)))
+        for flag, value in now.items():
+            before = saved.get(flag, value)
+            if before == value or may_change[flag] == FREELY:
                 continue
-            if (section, name) in _FIXED or (section == "model" and name not in MAY_DIFFER):
-                raise _another_run(folder, f"--{name}={now[name]}", f"--{name}={before}")
-            changed.append(f"--{name}: {before} -> {now[name]}")
+            if may_change[flag] == NEVER:
+                raise _another_run(folder, f"--{flag}={value}", f"--{flag}={before}")
+            changed.append(f"--{flag}: {before} -> {value}")
     before, classes = record["dataset"]["class_names"], list(spec.class_names)
     if list(before) != classes:
         raise _another_run(folder, ", ".join(classes[:8]), ", ".join(before[:8]))

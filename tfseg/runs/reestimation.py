@@ -19,9 +19,18 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfseg.models.layers import BatchNorm, PooledStatistics
+from tfseg.models.layers.batch_norm import BatchNorm, PooledStatistics
 from tfseg.runs.record import read, write_record
-from tfseg.weights import checkpoint
+from tfseg.settings.run import TrainConfig
+from tfseg.training.interruption import Stopped
+from tfseg.weights.checkpoint import find, writing
+from tfseg.weights.checkpoint.names import variable_name
+from tfseg.weights.checkpoint.stored_networks import (
+    deployable_network,
+    load_network,
+    network_values,
+    stored_variables,
+)
 
 FOLDER = "reestimated"
 
@@ -71,7 +80,7 @@ def estimate(network: Any, batches: Iterable[tf.Tensor]) -> dict[str, np.ndarray
             result = norm.pooled.result()
             if result is not None:
                 for variable, value in zip((norm.moving_mean, norm.moving_variance), result):
-                    measured[checkpoint.variable_name(variable)] = value
+                    measured[variable_name(variable)] = value
     return measured
 
 
@@ -95,18 +104,57 @@ def write(
     Returns:
       The new prefix. It holds the deployable network, and 'ema' where the run has it.
     """
-    prefix = checkpoint.newest(logdir)
-    stored = checkpoint.stored_variables(prefix)
-    names = [checkpoint.deployable_network(prefix)]
+    prefix = find.newest(logdir)
+    stored = stored_variables(prefix)
+    names = [deployable_network(prefix)]
     names += [name for name in ("ema",) if name in stored and name not in names]
     networks = {}
     for name in names:
         network = build()
-        checkpoint.load_network(network, prefix, name)
+        load_network(network, prefix, name)
         looking = tqdm(batches(), total=num_batches, desc="batch norm", unit="batch", disable=None)
-        networks[name] = checkpoint.network_values(prefix, name) | estimate(network, looking)
+        networks[name] = network_values(prefix, name) | estimate(network, looking)
     target = os.path.join(logdir, FOLDER, os.path.basename(prefix))
-    checkpoint.export(target, networks)
+    writing.export(target, networks)
     record = {**(read(logdir) or {}), "reestimated_batch_norm": facts}
     write_record(os.path.join(logdir, FOLDER), record)
     return target
+
+
+def run(config: TrainConfig, build: Callable[..., Any], data: Any, interruption: Any) -> int:
+    """Writes a trained network with batch norm statistics measured anew.
+
+    Args:
+      config: of the run; it is complete.
+      build: see `write`.
+      data: the run's `TrainingData`.
+      interruption: stops the work early.
+
+    Returns:
+      An exit code.
+    """
+    stream, batch_size, batches = data.largest_stream(config.reestimate_batch_norm)
+    images = batch_size * batches
+    print(f"batch norm: measuring its statistics on {images} images of stream {stream}", flush=True)
+
+    def looked_at():
+        for batch in data.first_views(stream, batch_size, batches):
+            interruption.check()
+            yield batch
+
+    try:
+        prefix = write(
+            config.train_logdir,
+            build,
+            looked_at,
+            num_batches=batches,
+            facts={"images": images, "batch_size": batch_size, "stream": stream},
+        )
+    except Stopped as stopped:
+        print("batch norm: not written; run the same command again", flush=True)
+        return stopped.exit_code
+    print(
+        f"batch norm: {prefix}; evaluate it by --checkpoint_dir={os.path.dirname(prefix)}",
+        flush=True,
+    )
+    return 0

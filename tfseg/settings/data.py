@@ -1,45 +1,47 @@
 """Settings of the data."""
 
 import dataclasses
+from typing import Any, ClassVar
 
-from tfseg.settings.option import option
-
-# The augmentations by name, each with the module that makes it.
-AUGMENTATIONS = {
-    "deeplab": "tfseg.data.augment.deeplab",
-    "composition": "tfseg.data.augment.composition",
-    "resized_crop": "tfseg.data.augment.resized_crop",
-    "warped_crop": "tfseg.data.augment.warped_crop",
-    "short_side_crop": "tfseg.data.augment.short_side_crop",
-}
+from tfseg.settings.augmentations import AUGMENTATIONS
+from tfseg.settings.option import FREELY, NEVER, Section, option, owned
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Section):
     """Where the records are, how they are augmented, and what happens to damaged ones."""
 
+    GROUP: ClassVar[str] = "data"
+
     dataset_dir: str | None = option(
-        None, "Directory with <split>-*.tfrecord shards.", required=True
+        None, "Directory with <split>-*.tfrecord shards.", required=True, may_differ=FREELY
     )
     dataset_dir_cls: str | None = option(
         None,
         "Directory of --train_split_cls, where that is not --dataset_dir; its classes must be the "
         "same.",
+        training=True,
+        may_differ=FREELY,
     )
     dataset: str = option(
         "pascal_voc_seg",
         "Description of the classes for records that carry no dataset.json: pascal_voc_seg, "
         "coco, cityscapes, ade20k. Records with a dataset.json describe themselves.",
     )
-    train_split: str = option("train", "Split with pixel labels.")
-    train_split_cls: str = option("train_aug", "Second split: unlabelled or image-level labels.")
+    train_split: str = option("train", "Split with pixel labels.", training=True)
+    train_split_cls: str = option(
+        "train_aug", "Second split: unlabelled or image-level labels.", training=True
+    )
     image_label_source: str = option(
         "record",
         "Image-level labels: those of the record (image/class/label), or as published the classes "
         "found in the augmented crop of the mask.",
         choices=("record", "crop"),
+        training=True,
     )
-    train_crop_size: tuple[int, ...] = option((513, 513), "Crop height,width in pixels.")
+    train_crop_size: tuple[int, ...] = option(
+        (513, 513), "Crop height,width in pixels.", training=True
+    )
     min_resize_value: int | None = option(
         None, "Resize the shorter side to this many pixels before augmentation; None: off."
     )
@@ -55,32 +57,42 @@ class DataConfig:
         "Seen and unseen classes of a zero-label run: spnet_voc12, spnet_cocostuff, "
         "zs3_voc_{2,4,6,8,10}, zs3_context_{2,4,6,8,10}, or a JSON file with lists of names "
         "'seen', 'unseen', 'validation', and 'background', a name or null.",
+        group="seen and unseen classes",
     )
     seen_background: bool = option(
         False,
         "Background is a seen class, also with a --class_split in which it takes no part.",
+        needs="class_split",
+        group="seen and unseen classes",
     )
     exclude_validation_classes: bool = option(
         False,
         "For choosing settings: the split's validation classes are the unseen ones, and the true "
         "unseen ones take no part.",
+        needs="class_split",
+        group="seen and unseen classes",
     )
     class_embeddings: str | None = option(
         None,
         "Word vectors of the classes: FILE.npz[:ARRAY][+FILE.npz[:ARRAY]...] with arrays 'names' "
         "and 'vectors' (or ARRAY); several are put side by side.",
+        group="seen and unseen classes",
     )
     embedding_norm: str = option(
         "unit",
         "Normalisation of the word vectors, after they were put side by side: unit length, "
         "division by the longest, or none.",
         choices=("unit", "max_norm", "none"),
+        needs="class_embeddings",
+        group="seen and unseen classes",
     )
     drop_images: str | None = option(
         None,
         "File with ids of training images to leave out, one in a line; for example those that show "
         "unseen classes, as in ZS3Net's first step; tfrecords_tools/check.py --ids_with lists "
         "them. It tells where unseen classes are not.",
+        training=True,
+        may_differ=NEVER,
     )
     augmentation: str = option(
         "deeplab",
@@ -92,41 +104,15 @@ class DataConfig:
         "crop and flip; as published for STRICT); or short_side_crop (the shorter side scaled to a "
         "random length, crop, flip and blur; as published for ZS3Net).",
         choices=tuple(AUGMENTATIONS),
-    )
-    augmentation_size: int | None = option(
-        None,
-        "Pixels. With --augmentation=warped_crop the side to which images are warped (published: "
-        "513 for crops of 321; None: in this ratio to --train_crop_size); with short_side_crop "
-        "what the random scales multiply (None: the shorter side of --train_crop_size, as "
-        "published).",
-        limits=(1, None),
-    )
-    padding_color: str = option(
-        "mean",
-        "Colour of what --augmentation=warped_crop and short_side_crop pad: the backbone's mean, "
-        "as everywhere else, or black, as published.",
-        choices=("mean", "black"),
-    )
-    crop_area: tuple[float, ...] = option(
-        (0.9, 1.0),
-        "Smallest,largest share of an image's area in a crop of --augmentation=resized_crop.",
-    )
-    augmentation_ops: int = option(
-        2,
-        "Operations on an image with --augmentation=composition; 0: the crop only.",
-        limits=(0, None),
-    )
-    min_scale_factor: float = option(0.5, "Smallest random scale.")
-    max_scale_factor: float = option(2.0, "Largest random scale; STRICT: 1.5.")
-    scale_factor_step_size: float = option(
-        0.25,
-        "Distance between the random scales of --augmentation=deeplab; 0: continuous, as they "
-        "always are with the other augmentations.",
+        training=True,
+        group="augmentation",
     )
     flip_probability: float = option(
         0.5,
         "Probability of mirroring left and right; 0 where left and right matter; STRICT: 0.9.",
         limits=(0, 1),
+        training=True,
+        group="augmentation",
     )
     jitter_strength: float = option(
         1.0,
@@ -134,20 +120,28 @@ class DataConfig:
         "(brightness and contrast 0.5, saturation 0.5, hue 0.25) or of resized_crop (0.3, 0.3, 0.3 "
         "and 0.1).",
         limits=(0, 1),
+        training=True,
+        group="augmentation",
     )
     cutout_half_size: int = option(
         50,
         "Half the side, in pixels, of the square cut out of strong views; made for crops of 513, "
         "take less for smaller ones; 0: none.",
         limits=(0, None),
+        training=True,
+        group="augmentation",
     )
     skip_bad_records: bool = option(
         False,
         "Replace damaged records by the next good one, list them in "
         "<train_logdir>/bad_records.txt and go on; false: stop with a message.",
+        training=True,
     )
     max_bad_record_fraction: float = option(
-        0.01, "With --skip_bad_records: stop when more than this share of a split is damaged."
+        0.01,
+        "With --skip_bad_records: stop when more than this share of a split is damaged.",
+        training=True,
+        needs="skip_bad_records",
     )
     max_image_megapixels: float = option(
         64.0, "Refuse to decode images whose header declares more than this many megapixels."
@@ -155,3 +149,4 @@ class DataConfig:
     data_threads: int = option(
         0, "Parallel calls of the input pipeline; 0: as many as there are cores."
     )
+    augmentation_settings: Any = owned("augmentation", AUGMENTATIONS)

@@ -1,23 +1,27 @@
 """The settings that belong to one method: a frozen dataclass for each, one field = one flag.
 
-They stand here and not in the methods' files so that `--help` needs no TensorFlow. Their flags have
-no default of their own: a flag that is not given takes the chosen method's default, and one that
-the chosen method lacks is a usage error.
+They stand here and not in the methods' files so that `--help` needs no TensorFlow.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from tfseg.errors import UserError
-from tfseg.settings.option import option
+from tfseg.settings.option import NEVER, Choice, Section, option
 
 
 @dataclasses.dataclass(frozen=True)
-class NoSettings:
-    """A method that has no settings of its own."""
+class MethodSettings(Section):
+    """A method without settings of its own."""
+
+    GROUP: ClassVar[str] = "method"
+    # Defaults of other sections that are others with this method.
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
-class PseudoSegConfig:
+class PseudoSegConfig(MethodSettings):
     """PseudoSeg (specification 1.2, 5). Defaults are the published ones, but for mended faults."""
 
     use_attention: bool = option(
@@ -88,8 +92,14 @@ class PseudoSegConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class LearningPseudoLabelsConfig:
+class LearningPseudoLabelsConfig(MethodSettings):
     """Learning Pseudo Labels (specification 4 and 5). Defaults are the published ones."""
+
+    UNHEEDED: ClassVar[tuple[str, ...]] = (
+        "label_weights",
+        "top_k_percent_pixels",
+        "upsample_logits",
+    )
 
     cce_temperature: float = option(
         1.0, "Temperature of the class-aware softmax.", limits=(1e-3, None)
@@ -149,25 +159,10 @@ _SLRNET_REGIMES = {
         "labelled_oversampling": 7,
     },
 }
-# Flags that are heeded only where another has one of some values.
-_SLRNET_NEEDS = (
-    ("sampling", "supervision", ("pixel_and_image_labels", "pixel_labels")),
-    ("labelled_batch_size", "supervision", ("pixel_and_image_labels", "pixel_labels")),
-    ("labelled_batch_size", "sampling", ("stratified",)),
-    ("labelled_oversampling", "sampling", ("published",)),
-    ("image_sampling", "supervision", ("image_labels", "pixel_and_image_labels")),
-    ("image_sampling", "sampling", ("stratified",)),
-    ("draws_per_epoch", "image_sampling", ("class_weighted",)),
-    ("clutter_penalty", "image_sampling", ("class_weighted",)),
-    ("background_factor", "pseudo_mask_rule", ("classes",)),
-    ("positive_weights", "supervision", ("image_labels", "pixel_and_image_labels")),
-    ("auxiliary_class_weight", "supervision", ("image_labels", "pixel_and_image_labels")),
-    ("require_all_classes", "supervision", ("image_labels", "pixel_and_image_labels")),
-)
 
 
 @dataclasses.dataclass(frozen=True)
-class SLRNetConfig:
+class SLRNetConfig(MethodSettings):
     """SLRNet (specification 1, 2, 4). Defaults are the published ones for PASCAL VOC.
 
     What is None takes the value of the regime, `supervision`.
@@ -176,12 +171,26 @@ class SLRNetConfig:
       UserError: a setting would not be heeded, or two contradict each other.
     """
 
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {"head": "low_rank"}
+    UNHEEDED: ClassVar[tuple[str, ...]] = (
+        "background_logit",
+        "head",
+        "hard_example_mining_step",
+        "label_weights",
+        "last_layer_gradient_multiplier",
+        "parameter_groups",
+        "top_k_percent_pixels",
+        "upsample_logits",
+        "weakly",
+    )
+
     supervision: str = option(
         "image_labels",
         "image_labels: none of the images has a mask. pixel_and_image_labels: those of "
         "--train_split have masks, all have image-level labels. pixel_labels: masks there, nothing "
         "for the others.",
         choices=("image_labels", "pixel_and_image_labels", "pixel_labels"),
+        may_differ=NEVER,
     )
     sampling: str = option(
         "stratified",
@@ -190,34 +199,40 @@ class SLRNetConfig:
         "--train_batch_size images of --train_split_cls as they come, those with masks "
         "--labelled_oversampling times an epoch.",
         choices=("stratified", "published"),
+        needs="supervision=pixel_and_image_labels|pixel_labels",
     )
     labelled_batch_size: int | None = option(
         None,
         "Images with masks in a step, over all replicas; None: --train_batch_size.",
         limits=(1, None),
+        needs=("supervision=pixel_and_image_labels|pixel_labels", "sampling=stratified"),
     )
     labelled_oversampling: int | None = option(
         None,
         "With --sampling=published; None: as published, 3 with image-level labels, 7 without.",
         limits=(1, None),
+        needs="sampling=published",
     )
     image_sampling: str = option(
         "uniform",
         "Order of the images without masks: uniform, or class_weighted: drawn with replacement, "
         "those with rare classes more often, as published for COCO.",
         choices=("uniform", "class_weighted"),
+        needs=("supervision=image_labels|pixel_and_image_labels", "sampling=stratified"),
     )
     draws_per_epoch: int | None = option(
         None,
         "Images of an epoch with --image_sampling=class_weighted (published for COCO: 40000); "
         "None: those of the split.",
         limits=(1, None),
+        needs="image_sampling=class_weighted",
     )
     clutter_penalty: float = option(
         1.0,
         "With --image_sampling=class_weighted: exponent on the number of an image's classes, which "
         "divides its weight; below 1: no penalty.",
         limits=(0, None),
+        needs="image_sampling=class_weighted",
     )
     pretrain_steps: int = option(
         3966,
@@ -245,6 +260,7 @@ class SLRNetConfig:
         None,
         "Pseudo mask: that share for background; None: 0.7, without image-level labels 0.9.",
         limits=(0, 1),
+        needs="pseudo_mask_rule=classes",
     )
     pseudo_mask_rule: str = option(
         "classes",
@@ -256,14 +272,18 @@ class SLRNetConfig:
         True,
         "An image's segmentation loss counts only where its pseudo mask (or mask) holds background "
         "and every class of its image-level labels, as published.",
+        needs="supervision=image_labels|pixel_and_image_labels",
     )
     positive_weights: tuple[float, ...] | None = option(
         None,
         "Factors on the class loss of classes that are present: one, or one for each class; None: "
         "1. Published for COCO: 10 times the class weights.",
+        needs="supervision=image_labels|pixel_and_image_labels",
     )
     auxiliary_class_weight: float = option(
-        0.4, "Share of the auxiliary logits in the class loss; published for L2ID: 1."
+        0.4,
+        "Share of the auxiliary logits in the class loss; published for L2ID: 1.",
+        needs="supervision=image_labels|pixel_and_image_labels",
     )
     second_view_flip: bool = option(False, "Mirror the second view at random.")
     pamr_dilations: tuple[int, ...] = option(
@@ -275,17 +295,6 @@ class SLRNetConfig:
     )
 
     def __post_init__(self):
-        default = {field.name: field.default for field in dataclasses.fields(self)}
-        for name, other, values in _SLRNET_NEEDS:
-            value = getattr(self, name)
-            if value != default[name] and getattr(self, other) not in values:
-                raise UserError(
-                    f"--{name} would not be heeded.",
-                    where=f"--{name}={value}",
-                    received=f"--{other}={getattr(self, other)}",
-                    accepted=f"--{name} with --{other}={' or '.join(values)}",
-                    fix=f"leave out --{name}, or change --{other}",
-                )
         for name, value in _SLRNET_REGIMES.get(self.supervision, {}).items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
@@ -305,8 +314,17 @@ class SLRNetConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class ZeroLabelConfig:
+class ZeroLabelConfig(MethodSettings):
     """What the zero-label methods have in common."""
+
+    UNHEEDED: ClassVar[tuple[str, ...]] = (
+        "hard_example_mining_step",
+        "label_weights",
+        "last_layer_gradient_multiplier",
+        "parameter_groups",
+        "top_k_percent_pixels",
+        "weakly",
+    )
 
     new_layers_learning_rate_multiplier: float = option(
         10.0, "Factor on the learning rate of what is built on the backbone.", limits=(0, None)
@@ -316,6 +334,8 @@ class ZeroLabelConfig:
 @dataclasses.dataclass(frozen=True)
 class SPNetConfig(ZeroLabelConfig):
     """SPNet: training on the seen classes alone (STRICT specification 3, ZS3 specification 3)."""
+
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {"head": "projection"}
 
     training_rules: str = option(
         "spnet",
@@ -330,6 +350,8 @@ class SPNetConfig(ZeroLabelConfig):
 @dataclasses.dataclass(frozen=True)
 class StrictConfig(SPNetConfig):
     """STRICT and its relatives (STRICT specification 4 to 6, 8; ZS3 specification 5)."""
+
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {**SPNetConfig.DEFAULTS, "fine_tune_batch_norm": False}
 
     rounds: int = option(
         1,
@@ -357,7 +379,9 @@ class StrictConfig(SPNetConfig):
         "average of the network.",
         choices=("previous_round", "ema"),
     )
-    teacher_decay: float = option(0.999, "Decay of that average, per step.", limits=(0, 1))
+    teacher_decay: float = option(
+        0.999, "Decay of that average, per step.", limits=(0, 1), needs="teacher=ema"
+    )
     teacher_seen_bias: float = option(
         0.0,
         "With --generator_classes=all: taken from the teacher's probabilities of seen classes.",
@@ -418,16 +442,6 @@ class StrictConfig(SPNetConfig):
         limits=(0, None),
     )
 
-    def __post_init__(self):
-        decay = type(self).__dataclass_fields__["teacher_decay"].default
-        if self.teacher_decay != decay and self.teacher != "ema":
-            raise UserError(
-                "--teacher_decay would not be heeded.",
-                where=f"--teacher_decay={self.teacher_decay}",
-                received=f"--teacher={self.teacher}",
-                fix="leave out --teacher_decay, or add --teacher=ema",
-            )
-
 
 @dataclasses.dataclass(frozen=True)
 class ZS3NetConfig(ZeroLabelConfig):
@@ -437,15 +451,20 @@ class ZS3NetConfig(ZeroLabelConfig):
         False,
         "LEAK: take the layouts of unseen classes from their ground truth, as published. "
         "False: layouts are made from seen ones.",
+        may_differ=NEVER,
     )
     layout: str = option(
         "rename",
         "Without --oracle_layout: rename gives the pixels of one seen class of an image to an "
         "unseen one; balanced does so for half of its seen classes, rounded up.",
         choices=("rename", "balanced"),
+        needs="oracle_layout=false",
     )
     synthetic_share: float = option(
-        0.5, "Without --oracle_layout: share of images with a made layout.", limits=(0, 1)
+        0.5,
+        "Without --oracle_layout: share of images with a made layout.",
+        limits=(0, 1),
+        needs="oracle_layout=false",
     )
     generated_pixels: str = option(
         "all",
@@ -458,6 +477,7 @@ class ZS3NetConfig(ZeroLabelConfig):
         "per_class: an update for every class of every image, one after the other, as published; "
         "mean: one for their mean. None: per_class on one replica, else mean.",
         choices=("per_class", "mean"),
+        may_differ=NEVER,
     )
     generator_hidden: int = option(256, "Hidden units of the generator; 0: none.", limits=(0, None))
     noise_dim: int | None = option(
@@ -495,24 +515,13 @@ class ZS3NetConfig(ZeroLabelConfig):
         False, "Generate features along the graph of neighbouring regions (ZS3Net with context)."
     )
     graph_weight: float = option(
-        0.1, "Weight of the classifier's loss on such features.", limits=(0, None)
+        0.1,
+        "Weight of the classifier's loss on such features.",
+        limits=(0, None),
+        needs="graph_context",
     )
 
     def __post_init__(self):
-        default = {field.name: field.default for field in dataclasses.fields(self)}
-        for name, other, needed in (
-            ("layout", "oracle_layout", False),
-            ("synthetic_share", "oracle_layout", False),
-            ("graph_weight", "graph_context", True),
-        ):
-            value = getattr(self, name)
-            if value != default[name] and getattr(self, other) != needed:
-                raise UserError(
-                    f"--{name} would not be heeded.",
-                    where=f"--{name}={value}",
-                    received=f"--{other}={getattr(self, other)}",
-                    fix=f"leave out --{name}, or change --{other}",
-                )
         if not self.mmd_bandwidths or min(self.mmd_bandwidths) <= 0:
             raise UserError(
                 "--mmd_bandwidths are positive numbers.",
@@ -522,13 +531,14 @@ class ZS3NetConfig(ZeroLabelConfig):
             )
 
 
-# By name of the method, as in `tfseg.methods.METHODS`.
-METHOD_CONFIGS = {
-    "supervised": NoSettings,
-    "pseudoseg": PseudoSegConfig,
-    "learning_pseudo_labels": LearningPseudoLabelsConfig,
-    "slrnet": SLRNetConfig,
-    "spnet": SPNetConfig,
-    "strict": StrictConfig,
-    "zs3net": ZS3NetConfig,
+METHODS = {
+    "supervised": Choice(MethodSettings, "tfseg.methods.supervised:Supervised"),
+    "pseudoseg": Choice(PseudoSegConfig, "tfseg.methods.pseudoseg:PseudoSeg"),
+    "learning_pseudo_labels": Choice(
+        LearningPseudoLabelsConfig, "tfseg.methods.learning_pseudo_labels:LearningPseudoLabels"
+    ),
+    "slrnet": Choice(SLRNetConfig, "tfseg.methods.slrnet:SLRNet"),
+    "spnet": Choice(SPNetConfig, "tfseg.methods.spnet:SPNet"),
+    "strict": Choice(StrictConfig, "tfseg.methods.strict:Strict"),
+    "zs3net": Choice(ZS3NetConfig, "tfseg.methods.zs3net:ZS3Net"),
 }

@@ -1,40 +1,57 @@
 """Settings of a training run."""
 
 import dataclasses
+from typing import Any, ClassVar
 
-from tfseg.settings.network import _NAS
-from tfseg.settings.option import option
+from tfseg.settings.methods import METHODS
+from tfseg.settings.network import NAS
+from tfseg.settings.option import FREELY, NEVER, Section, option, owned
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Section):
     """The loop, the optimiser, the devices. Defaults are those of `train_wss.py`."""
 
-    method: str = option("pseudoseg", "Training method.")
+    GROUP: ClassVar[str] = "training"
+
+    method: str = option("pseudoseg", "Training method.", may_differ=NEVER)
     train_logdir: str | None = option(
-        None, "Directory for checkpoints, logs and config.json.", required=True
+        None, "Directory for checkpoints, logs and config.json.", required=True, may_differ=FREELY
     )
-    training_number_of_steps: int = option(30000, "Optimiser steps in all.")
+    training_number_of_steps: int = option(30000, "Optimiser steps in all.", may_differ=FREELY)
     train_batch_size: int = option(64, "Images per stream and step, over all replicas.")
     gradient_accumulation_steps: int = option(
-        1, "Split each replica's batch into this many parts, to save memory."
+        1, "Split each replica's batch into this many parts, to save memory.", limits=(1, None)
     )
     seed: int = option(0, "Seed of initial weights, data order, augmentation and dropout.")
     deterministic: bool = option(
-        False, "Deterministic kernels (tf.config op determinism); on CPU runs repeat without it."
+        False,
+        "Deterministic kernels (tf.config op determinism); on CPU runs repeat without it.",
+        group="precision and devices",
     )
 
     strategy: str = option(
         "auto",
         "Distribution: auto takes every GPU, else one CPU device.",
         choices=("auto", "one_device", "mirrored", "multi_worker", "tpu"),
+        group="precision and devices",
     )
     num_clones: int = option(
-        16, "Replicas; where fewer devices exist those are used and the global batch is kept."
+        16,
+        "Replicas; where fewer devices exist those are used and the global batch is kept.",
+        group="precision and devices",
     )
-    clone_on_cpu: bool = option(False, "Use CPU devices even where GPUs exist.")
-    tpu: str = option("", "TPU name or address for --strategy=tpu; empty: the local one.")
-    jit_compile: bool = option(False, "Compile the forward and backward pass with XLA.")
+    clone_on_cpu: bool = option(
+        False, "Use CPU devices even where GPUs exist.", group="precision and devices"
+    )
+    tpu: str = option(
+        "",
+        "TPU name or address for --strategy=tpu; empty: the local one.",
+        group="precision and devices",
+    )
+    jit_compile: bool = option(
+        False, "Compile the forward and backward pass with XLA.", group="precision and devices"
+    )
 
     optimizer: str = option(
         "momentum",
@@ -42,45 +59,64 @@ class TrainConfig:
         "rectified_adam, lookahead, swa.",
     )
     learning_policy: str = option(
-        "poly", "Learning-rate schedule.", choices=("poly", "step", "cosine")
+        "poly", "Learning-rate schedule.", choices=("poly", "step", "cosine"), group="optimiser"
     )
     base_learning_rate: float = option(0.007, "Learning rate at the start of the schedule.")
     decay_steps: float = option(
         0.0,
         "Length of the poly or cosine decay in steps; 0: all steps after the slow start and "
         "--constant_steps.",
+        group="optimiser",
     )
     learning_rate_update_steps: int = option(
         1,
         "The learning rate changes every so many steps; published for STRICT: 10.",
         limits=(1, None),
+        group="optimiser",
     )
     constant_steps: int = option(
-        0, "Steps at --base_learning_rate before the cosine decay begins.", limits=(0, None)
+        0,
+        "Steps at --base_learning_rate before the cosine decay begins.",
+        limits=(0, None),
+        group="optimiser",
     )
-    end_learning_rate: float = option(0.0, "Learning rate at the end of the poly decay.")
-    learning_rate_decay_factor: float = option(0.1, "Factor of the step policy.")
-    learning_rate_decay_step: int = option(2000, "Period of the step policy, in steps.")
-    learning_power: float = option(0.9, "Power of the poly decay.")
-    slow_start_step: int = option(0, "Steps at the constant slow-start rate.")
-    slow_start_learning_rate: float = option(1e-4, "Rate of the slow start.")
-    momentum: float = option(0.9, "Momentum (v := momentum v + g; w := w - rate v).")
-    adam_learning_rate: float = option(0.001, "Constant rate of --optimizer=adam.")
-    adam_epsilon: float = option(1e-8, "Epsilon of --optimizer=adam.")
+    end_learning_rate: float = option(
+        0.0, "Learning rate at the end of the poly decay.", group="optimiser"
+    )
+    learning_rate_decay_factor: float = option(0.1, "Factor of the step policy.", group="optimiser")
+    learning_rate_decay_step: int = option(
+        2000, "Period of the step policy, in steps.", group="optimiser"
+    )
+    learning_power: float = option(0.9, "Power of the poly decay.", group="optimiser")
+    slow_start_step: int = option(0, "Steps at the constant slow-start rate.", group="optimiser")
+    slow_start_learning_rate: float = option(1e-4, "Rate of the slow start.", group="optimiser")
+    momentum: float = option(
+        0.9, "Momentum (v := momentum v + g; w := w - rate v).", group="optimiser"
+    )
+    adam_learning_rate: float = option(
+        0.001, "Constant rate of --optimizer=adam.", group="optimiser"
+    )
+    adam_epsilon: float = option(1e-8, "Epsilon of --optimizer=adam.", group="optimiser")
     weight_decay: float = option(4e-5, "L2 factor on convolution kernels; 1e-4 for ResNets.")
     parameter_groups: str = option(
         "deeplab",
         "deeplab: kernels of plain and pointwise convolutions decay, biases learn twice as fast. "
         "plain: every variable decays and learns alike, as in most PyTorch code.",
         choices=("deeplab", "plain"),
+        group="optimiser",
     )
-    last_layer_gradient_multiplier: float = option(1.0, "Gradient multiplier of the last layers.")
+    last_layer_gradient_multiplier: float = option(
+        1.0, "Gradient multiplier of the last layers.", group="optimiser"
+    )
     ema_decay: float = option(
-        0.0, "Keep an exponential moving average of the weights (network 'ema'); 0: off."
+        0.0,
+        "Keep an exponential moving average of the weights (network 'ema'); 0: off.",
     )
 
     tf_initial_checkpoint: str | None = option(
-        None, "Checkpoint to initialise from: TF1 model zoo, or ours; a prefix or a directory."
+        None,
+        "Checkpoint to initialise from: TF1 model zoo, or ours; a prefix or a directory.",
+        group="initial weights",
     )
     pretrained_weights: str | None = option(
         None,
@@ -88,10 +124,19 @@ class TrainConfig:
         "resnet50s, resnet101s, resnet101, resnet101_msra, wide_resnet38 and efficientnet_lite0; "
         "or 'imagenet' for efficientnet_lite0, from an installed package (extra [pretrained]), or "
         "the path of its .npz file.",
+        group="initial weights",
     )
-    initialize_last_layer: bool = option(False, "Take the last layers from the checkpoint too.")
+    initialize_last_layer: bool = option(
+        False,
+        "Take the last layers from the checkpoint too.",
+        group="initial weights",
+        needs="tf_initial_checkpoint",
+    )
     last_layers_contain_logits_only: bool = option(
-        True, "The last layers are the logits only; false: ASPP and decoder too."
+        True,
+        "The last layers are the logits only; false: ASPP and decoder too.",
+        group="initial weights",
+        needs="tf_initial_checkpoint",
     )
 
     upsample_logits: bool = option(
@@ -104,14 +149,26 @@ class TrainConfig:
         0, "Steps over which the share of mined pixels falls from 1 to --top_k_percent_pixels."
     )
     top_k_percent_pixels: float = option(1.0, "Share of hardest pixels that make the loss; 1: all.")
-    weakly: bool = option(False, "The second split has image-level labels; use them.")
-
-    log_steps: int = option(10, "Steps between log lines and scalar summaries.")
-    save_interval_secs: int = option(1200, "Seconds between checkpoints.")
-    save_interval_steps: int = option(
-        0, "Steps between checkpoints, besides --save_interval_secs; 0: none."
+    weakly: bool = option(
+        False, "The second split has image-level labels; use them.", may_differ=NEVER
     )
-    max_to_keep: int = option(5, "Checkpoints kept.")
+
+    log_steps: int = option(
+        10,
+        "Steps between log lines and scalar summaries.",
+        may_differ=FREELY,
+        group="saving and logging",
+    )
+    save_interval_secs: int = option(
+        1200, "Seconds between checkpoints.", may_differ=FREELY, group="saving and logging"
+    )
+    save_interval_steps: int = option(
+        0,
+        "Steps between checkpoints, besides --save_interval_secs; 0: none.",
+        may_differ=FREELY,
+        group="saving and logging",
+    )
+    max_to_keep: int = option(5, "Checkpoints kept.", group="saving and logging")
     reestimate_batch_norm: int = option(
         0,
         "After the last step, or at once where the run is complete: measure the statistics of "
@@ -119,17 +176,26 @@ class TrainConfig:
         "the network to <train_logdir>/reestimated/, a --checkpoint_dir for eval.py and vis.py. "
         "The run's own files stay as they are. 0: no.",
         limits=(0, None),
+        may_differ=FREELY,
+        group="saving and logging",
     )
-    save_summaries_secs: int = option(180, "Seconds between image summaries.")
-    save_summaries_images: bool = option(True, "Write image panels to TensorBoard.")
+    save_summaries_secs: int = option(
+        180, "Seconds between image summaries.", may_differ=FREELY, group="saving and logging"
+    )
+    save_summaries_images: bool = option(
+        True, "Write image panels to TensorBoard.", may_differ=FREELY, group="saving and logging"
+    )
     profile_logdir: str | None = option(
-        None, "Write a TensorFlow profile of steps 10 to 20 there; None: off."
+        None,
+        "Write a TensorFlow profile of steps 10 to 20 there; None: off.",
+        group="precision and devices",
     )
 
-    drop_path_keep_prob: float = option(1.0, "Drop path of NAS networks.", unsupported=_NAS)
+    drop_path_keep_prob: float = option(1.0, "Drop path of NAS networks.", unsupported=NAS)
     num_replicas: int = option(1, "Parameter-server machinery.", dead=True)
     task: int = option(0, "Parameter-server machinery.", dead=True)
     num_ps_tasks: int = option(0, "Parameter-server machinery.", dead=True)
     master: str = option("", "Parameter-server machinery.", dead=True)
     startup_delay_steps: int = option(15, "Parameter-server machinery.", dead=True)
     quantize_delay_step: int = option(-1, "Dead in the published programs.", dead=True)
+    method_settings: Any = owned("method", METHODS)

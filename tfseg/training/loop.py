@@ -14,13 +14,13 @@ from tfseg.training import memory
 from tfseg.training.interruption import Interruption, Stopped
 from tfseg.training.progress import Progress
 from tfseg.training.trainer import DescribeBatch, Interval, NonFiniteLoss, Trainer
-from tfseg.weights import checkpoint
+from tfseg.weights.checkpoint.store import Store
 
 
 class _Saver:
     """Decides when to save: by the clock, by the step, and at the end."""
 
-    def __init__(self, store: checkpoint.Store, config: TrainConfig):
+    def __init__(self, store: Store, config: TrainConfig):
         self._store, self._config = store, config
         self._last_time = time.monotonic()
         self.last_step: int | None = None
@@ -44,6 +44,87 @@ def _steps_to_next_event(config: TrainConfig, step: int) -> int:
         periods.append(config.save_interval_steps)
     steps = [period - step % period for period in periods]
     return min([*steps, config.training_number_of_steps - step])
+
+
+def _open_store(trainer: Trainer, config: TrainConfig, is_chief: bool) -> Store:
+    """Makes the run's folder, tidies it up, and returns the store of its checkpoints."""
+    start = time.time()
+    networks = dict(trainer.method.stored())
+    if trainer.ema is not None:
+        networks["ema"] = trainer.ema
+    store = Store(
+        config.train_logdir,
+        networks,
+        trainer.state(),
+        config.max_to_keep,
+        is_chief,
+        may_lack=trainer.loss_scales(),
+    )
+    os.makedirs(config.train_logdir, exist_ok=True)
+    if is_chief:
+        sharing.remove_leftovers(config.train_logdir, before=start)
+    return store
+
+
+def _tell_start(trainer: Trainer, store: Store, restored: str | None) -> None:
+    """Says where a run goes on, and what its checkpoint did not hold."""
+    if restored:
+        print(f"resuming from {restored} (step {trainer.step})", flush=True)
+    if store.lacking:
+        initial = trainer.optimizers[0].initial_scale
+        print(
+            "note: the checkpoint does not hold the loss scale of float16: an earlier version "
+            f"wrote it, or it was trained in another precision. The scale starts at {initial:g} "
+            "and is saved from now on.",
+            flush=True,
+        )
+
+
+class _Reports:
+    """Tells what a run's intervals gave: as lines, in a log, and in TensorBoard.
+
+    Args:
+      trainer: at the step from which the run goes on.
+      config: of the run.
+      images_per_step: images of all streams in one step, for the rate.
+      is_chief: whether this worker writes files.
+    """
+
+    def __init__(self, trainer: Trainer, config: TrainConfig, images_per_step: int, is_chief: bool):
+        self._trainer = trainer
+        self._progress = Progress(
+            total_steps=config.training_number_of_steps,
+            start_step=trainer.step,
+            images_per_step=images_per_step,
+            log_path=os.path.join(config.train_logdir, "train_log.jsonl") if is_chief else None,
+        )
+        self._writer = _SummaryWriter(config.train_logdir if is_chief else None)
+
+    def write(self, interval: Interval) -> None:
+        """Tells an interval.
+
+        Raises:
+          NonFiniteLoss: the weights are not finite.
+        """
+        trainer = self._trainer
+        step, rate = trainer.step, trainer.current_learning_rate()
+        losses = {**interval.losses, "l2": trainer.regularization_loss()}
+        if not np.isfinite(losses["l2"]):
+            raise NonFiniteLoss(
+                "The weights are not finite; training stopped and the last checkpoint was kept.",
+                step=step,
+                where=f"step {step}",
+                received=f"sum of their squares, l2={losses['l2']}",
+                fix="lower --base_learning_rate; if this is the first report, look at the initial "
+                "weights",
+            )
+        images_per_second = self._progress.report(step, losses, rate, interval.figures)
+        interval = dataclasses.replace(interval, losses=losses)
+        self._writer.write(step, interval, rate, images_per_second)
+
+    def close(self) -> None:
+        """Ends the line of progress."""
+        self._progress.close()
 
 
 def run(
@@ -72,69 +153,24 @@ def run(
     Returns:
       Exit code: 0, or 128 + signal when a signal stopped the run after saving.
     """
-    start = time.time()
-    networks = dict(trainer.method.stored())
-    if trainer.ema is not None:
-        networks["ema"] = trainer.ema
-    store = checkpoint.Store(
-        config.train_logdir,
-        networks,
-        trainer.state(),
-        config.max_to_keep,
-        is_chief,
-        may_lack=trainer.loss_scales(),
-    )
-    os.makedirs(config.train_logdir, exist_ok=True)
-    if is_chief:
-        sharing.remove_leftovers(config.train_logdir, before=start)
+    store = _open_store(trainer, config, is_chief)
     restored = store.restore()
     first_step = trainer.step
     trainer.check_round()
     if restored and first_step >= config.training_number_of_steps:
         print(f"the run is complete: {restored}", flush=True)
         return 0
-    if restored:
-        print(f"resuming from {restored} (step {first_step})", flush=True)
-    if store.lacking:
-        initial = trainer.optimizers[0].initial_scale
-        print(
-            "note: the checkpoint does not hold the loss scale of float16: an earlier version "
-            f"wrote it, or it was trained in another precision. The scale starts at {initial:g} "
-            "and is saved from now on.",
-            flush=True,
-        )
+    _tell_start(trainer, store, restored)
     start_at(first_step)
     saver = _Saver(store, config)
     saver.last_step = first_step if restored else None
-    progress = Progress(
-        total_steps=config.training_number_of_steps,
-        start_step=first_step,
-        images_per_step=images_per_step,
-        log_path=os.path.join(config.train_logdir, "train_log.jsonl") if is_chief else None,
-    )
-    writer = _SummaryWriter(config.train_logdir if is_chief else None)
+    reports = _Reports(trainer, config, images_per_step, is_chief)
     last_panels = 0.0
     print(memory.describe(trainer.step_function, trainer.iterator, trainer.variables), flush=True)
-
-    def report(interval: Interval) -> None:
-        step, rate = trainer.step, trainer.current_learning_rate()
-        losses = {**interval.losses, "l2": trainer.regularization_loss()}
-        if not np.isfinite(losses["l2"]):
-            raise NonFiniteLoss(
-                "The weights are not finite; training stopped and the last checkpoint was kept.",
-                step=step,
-                where=f"step {step}",
-                received=f"sum of their squares, l2={losses['l2']}",
-                fix="lower --base_learning_rate; if this is the first report, look at the initial "
-                "weights",
-            )
-        images_per_second = progress.report(step, losses, rate, interval.figures)
-        writer.write(step, dataclasses.replace(interval, losses=losses), rate, images_per_second)
-
     try:
         with Profile(config.profile_logdir):
             while trainer.step < config.training_number_of_steps:
-                report(trainer.train(_steps_to_next_event(config, trainer.step)))
+                reports.write(trainer.train(_steps_to_next_event(config, trainer.step)))
                 due = time.monotonic() - last_panels > config.save_summaries_secs
                 if write_panels and trainer.agreement.any(due):
                     write_panels(trainer.step)
@@ -142,7 +178,7 @@ def run(
                 if trainer.agreement.any(saver.is_due(trainer.step)):
                     saver.save(trainer.step)
     except Stopped as stopped:
-        report(trainer.since_last_look())
+        reports.write(trainer.since_last_look())
         saver.save(trainer.step)
         print(f"saved at step {trainer.step}; run the same command again to go on", flush=True)
         return stopped.exit_code
@@ -155,7 +191,7 @@ def run(
             step=error.step,
         ) from None
     finally:
-        progress.close()
+        reports.close()
     saver.save(trainer.step)
     return 0
 

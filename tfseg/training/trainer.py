@@ -25,7 +25,7 @@ from tfseg.settings.run import TrainConfig
 from tfseg.training.agreement import Agreement
 from tfseg.training.interruption import Interruption
 from tfseg.training.optimizers import make_optimizer
-from tfseg.weights import checkpoint
+from tfseg.weights.checkpoint.names import variable_name
 
 DescribeBatch = Callable[[int], str]
 
@@ -166,12 +166,12 @@ class Trainer:
             state |= {"round": self.round, "round_steps": self.round_steps}
         for group, optimizer in zip(self.groups, self.optimizers):
             for i, variable in enumerate(_variables(optimizer)):
-                state[f"optimizer/{group.name}/{i}/{checkpoint.variable_name(variable)}"] = variable
+                state[f"optimizer/{group.name}/{i}/{variable_name(variable)}"] = variable
         state |= self.loss_scales()
         of_networks = {id(v) for part in self.method.stored().values() for v in part.variables}
         for i, variable in enumerate(self.method.variables):
             if id(variable) not in of_networks:
-                state[f"method/{i}/{checkpoint.variable_name(variable)}"] = variable
+                state[f"method/{i}/{variable_name(variable)}"] = variable
         return state
 
     def loss_scales(self) -> dict[str, tf.Variable]:

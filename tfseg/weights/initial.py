@@ -18,7 +18,10 @@ from tfseg import files
 from tfseg.errors import UserError
 from tfseg.methods.base import LAST_LAYER_SCOPES, LOGITS_SCOPE
 from tfseg.models.heads.projection import CLASS_VECTORS
-from tfseg.weights import checkpoint, torch_file, torch_layout
+from tfseg.weights import torch_file, torch_layout
+from tfseg.weights.checkpoint import find, reading
+from tfseg.weights.checkpoint.names import by_name, variable_name
+from tfseg.weights.checkpoint.stored_networks import deployable_network, stored_variables
 from tfseg.weights.torch_layout import Slot
 
 # What a TF1 checkpoint holds besides the model's variables.
@@ -107,10 +110,10 @@ def _listed(names: Iterable[str]) -> str:
 
 def _stored_keys(prefix: str, network: str) -> tuple[dict[str, str], int]:
     """Returns ({variable name: key in the file}, number of entries that are no variables)."""
-    own = checkpoint.stored_variables(prefix)
-    all_keys = checkpoint.open_reader(prefix).get_variable_to_shape_map()
+    own = stored_variables(prefix)
+    all_keys = reading.open_reader(prefix).get_variable_to_shape_map()
     if own:
-        name = network if network in own else checkpoint.deployable_network(prefix)
+        name = network if network in own else deployable_network(prefix)
         return own[name], len(all_keys) - len(own[name])
     names = {key: key for key in all_keys if not _NOT_MODEL.search(key)}
     return names, len(all_keys) - len(names)
@@ -187,21 +190,21 @@ def load_initial_weights(
 
     Source: PseudoSeg specification 4.7: the names that are left out.
     """
-    prefix = checkpoint.newest(path)
+    prefix = find.newest(path)
     if prefix is None:
         raise UserError(
             "There is no checkpoint in this directory.",
             where=path,
             fix="give a prefix such as <directory>/model.ckpt, without .index or .data",
         )
-    reader = checkpoint.open_reader(prefix)
+    reader = reading.open_reader(prefix)
     stored, not_model = _stored_keys(prefix, model.name)
     shapes = reader.get_variable_to_shape_map()
-    variables = checkpoint.by_name([v for part in (model, *heads) for v in part.variables])
+    variables = by_name([v for part in (model, *heads) for v in part.variables])
     # Word vectors are constants of the run, never taken; a last layer must have learned with them.
     vectors, key = variables.pop(CLASS_VECTORS, None), stored.pop(CLASS_VECTORS, None)
     if vectors is not None and key is not None and initialize_last_layer:
-        _check_vectors(vectors.numpy(), checkpoint.read_numbers(reader, key, prefix), prefix)
+        _check_vectors(vectors.numpy(), reading.read_numbers(reader, key, prefix), prefix)
     excluded_scopes: tuple[str, ...] = ()
     if not initialize_last_layer:
         last = (LOGITS_SCOPE,) if last_layers_contain_logits_only else LAST_LAYER_SCOPES
@@ -221,7 +224,7 @@ def load_initial_weights(
     if fatal:
         raise _shape_error(model, prefix, fatal, other)
     # Everything is read before anything is assigned: a damaged file changes nothing.
-    values = {name: checkpoint.read_numbers(reader, stored[name], prefix) for name in wanted}
+    values = {name: reading.read_numbers(reader, stored[name], prefix) for name in wanted}
     for name, value in values.items():
         variables[name].assign(value)
     return Coverage(
@@ -407,12 +410,12 @@ def load_torch(
     }
     for name, value in values.items():
         slots[name].variable.assign(value)
-    matched = {checkpoint.variable_name(slots[name].variable) for name in values}
+    matched = {variable_name(slots[name].variable) for name in values}
     known = model.variables if with_head else model.backbone.variables
     return Coverage(
         source=source,
         matched=tuple(sorted(matched)),
-        missing=tuple(n for n in checkpoint.by_name(known) if n not in matched),
+        missing=tuple(n for n in by_name(known) if n not in matched),
         unused=tuple(name for name in tensors if name not in values),
         not_model=len(arrays) - len(tensors),
     )
@@ -422,7 +425,7 @@ def _load_npz(model: Any, path: str) -> Coverage:
     """Gives an EfficientNet-Lite0 backbone the arrays of an .npz in Keras's names and layout."""
     arrays, scope = _from_npz(path), model.backbone.scope
     values = {}
-    for name, variable in sorted(checkpoint.by_name(model.backbone.variables).items()):
+    for name, variable in sorted(by_name(model.backbone.variables).items()):
         key = name.removeprefix(scope + "/")
         if key not in arrays:
             raise UserError(
@@ -432,7 +435,7 @@ def _load_npz(model: Any, path: str) -> Coverage:
                 accepted=f"shape {variable.shape.as_list()}",
             )
         values[name] = _fitted(key, Slot(variable), arrays[key], path)
-    variables = checkpoint.by_name(model.variables)
+    variables = by_name(model.variables)
     for name, value in values.items():
         variables[name].assign(value)
     return Coverage(
@@ -481,5 +484,5 @@ def load_pretrained(model: Any, source: str) -> Coverage:
         return _load_npz(model, path)
     coverage = load_torch(model, torch_file.read(path), source=path, with_head=False)
     backbone = set(coverage.matched)
-    missing = [n for n in checkpoint.by_name(model.variables) if n not in backbone]
+    missing = [n for n in by_name(model.variables) if n not in backbone]
     return dataclasses.replace(coverage, missing=tuple(missing))

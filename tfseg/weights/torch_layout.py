@@ -11,7 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfseg.models.backbones.base import Backbone, unit_names
-from tfseg.models.layers import BatchNorm, Conv2D, DepthwiseConv2D, Layer
+from tfseg.models.layers.batch_norm import BatchNorm
+from tfseg.models.layers.convolutions import Conv2D, DepthwiseConv2D
+from tfseg.models.layers.settings import Layer
 
 # [out, in, h, w] to [h, w, in, out], and a depthwise [channels, 1, h, w] to [h, w, channels, 1].
 _CONVOLUTION_AXES = (2, 3, 1, 0)

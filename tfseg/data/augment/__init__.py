@@ -5,19 +5,19 @@ A file has `make_views(config, context)`, described at `make_views` here. It may
 `max_side(config, light=...)`, the longest side in pixels that it takes.
 """
 
-import importlib
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import tensorflow as tf
 
 from tfseg.data.augment.base import Context
-from tfseg.settings.data import AUGMENTATIONS, DataConfig
+from tfseg.settings.augmentations import AUGMENTATIONS
+from tfseg.settings.data import DataConfig
 
 
 def _module(config: DataConfig) -> ModuleType:
     # On demand, because only some need OpenCV and its time to load.
-    return importlib.import_module(AUGMENTATIONS[config.augmentation])
+    return AUGMENTATIONS[config.augmentation].load()
 
 
 def strong_views(config: DataConfig) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ class Scene:
 
 
 @dataclasses.dataclass(frozen=True)
-class Draws:
+class CompositionDraws:
     """The random decisions for one example.
 
     Attributes:
@@ -118,7 +118,7 @@ def draw(
     ops: int,
     scale_range: tuple[float, float] = (0.5, 2.0),
     flip_probability: float = 0.5,
-) -> Draws:
+) -> CompositionDraws:
     """Makes the decisions of one example.
 
     Args:
@@ -133,7 +133,7 @@ def draw(
     photometric = int(rng.integers(0, ops, endpoint=True))
     names = [PHOTOMETRIC[i] for i in rng.integers(len(PHOTOMETRIC), size=photometric)]
     moves = [GEOMETRIC[i] for i in rng.integers(len(GEOMETRIC), size=ops - photometric)]
-    return Draws(
+    return CompositionDraws(
         photometric=tuple((name, _draw_photometric(rng, name)) for name in names),
         geometric=tuple(
             (name, _draw_geometric(rng, name, scale_range, flip_probability)) for name in moves
@@ -357,7 +357,7 @@ def crop(
 def compose(
     image: np.ndarray,
     label: np.ndarray | None,
-    draws: Draws,
+    draws: CompositionDraws,
     *,
     crop_size: Sequence[int],
     mean_pixel: Sequence[float],
@@ -404,15 +404,18 @@ def compose(
 
 def max_side(config: DataConfig, *, light: bool) -> int | None:
     """Returns the longest side in pixels that can be warped; None: any, for nothing is."""
-    return MAX_SIDE_PX if config.augmentation_ops and not light else None
+    return MAX_SIDE_PX if config.augmentation_settings.augmentation_ops and not light else None
 
 
 def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, tf.Tensor]]:
     """See `augment.make_views`."""
     use_one_thread_per_call()
-    scale_range = (config.min_scale_factor, config.max_scale_factor)
+    scale_range = (
+        config.augmentation_settings.min_scale_factor,
+        config.augmentation_settings.max_scale_factor,
+    )
     scale_factors(*scale_range, step=0)  # refuses wrong ones
-    ops = 0 if context.light else config.augmentation_ops
+    ops = 0 if context.light else config.augmentation_settings.augmentation_ops
 
     def made(rng, image, label):
         draws = draw(

@@ -29,7 +29,7 @@ from tfseg.settings.data import DataConfig
 # The views that can be had beside the weak one.
 STRONG_VIEWS = ("strong",)
 
-# Colour operations, by their number in `Draws.jitter_order`.
+# Colour operations, by their number in `DeepLabDraws.jitter_order`.
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 _BRIGHTNESS_DELTA, _CONTRAST_DELTA, _SATURATION_DELTA, _HUE_DELTA = 0.5, 0.5, 0.5, 0.25
 CUTOUT_HALF_SIZE_PX = 50
@@ -38,7 +38,7 @@ _NUM_UNIFORMS = 14
 
 
 @dataclasses.dataclass(frozen=True)
-class Draws:
+class DeepLabDraws:
     """The random decisions for one example; all scalars unless noted.
 
     Attributes:
@@ -88,7 +88,7 @@ def draw(
     scale_range: tuple[float, float] = (0.5, 2.0),
     flip_probability: float = 0.5,
     jitter_strength: float = 1.0,
-) -> Draws:
+) -> DeepLabDraws:
     """Makes the draws of one example.
 
     Args:
@@ -101,7 +101,7 @@ def draw(
       jitter_strength: factor on the ranges of the colour jitter, in [0, 1].
 
     Returns:
-      Draws; the crop lies within the scaled and padded image.
+      The draws; the crop lies within the scaled and padded image.
     """
     u = tf.random.stateless_uniform([_NUM_UNIFORMS], seed)
     if scales is None:
@@ -109,7 +109,7 @@ def draw(
     else:
         scale = tf.gather(scales, _uniform_integer(u[0], tf.constant(len(scales))))
     padded = tf.maximum(scaled_size(size, scale), tf.constant(crop_size, tf.int32))
-    return Draws(
+    return DeepLabDraws(
         scale=scale,
         crop_offset=_uniform_integer(u[1:3], padded - tf.constant(crop_size, tf.int32) + 1),
         flip=u[3] <= flip_probability,
@@ -300,7 +300,7 @@ def _clipped(planes: tf.Tensor) -> tf.Tensor:
     return tf.clip_by_value(planes, 0.0, 1.0)
 
 
-def _apply(operation: tf.Tensor, planes: tf.Tensor, draws: Draws) -> tf.Tensor:
+def _apply(operation: tf.Tensor, planes: tf.Tensor, draws: DeepLabDraws) -> tf.Tensor:
     branches = {
         BRIGHTNESS: lambda: _clipped(adjust_brightness(planes, draws.brightness)),
         CONTRAST: lambda: _clipped(adjust_contrast(planes, draws.contrast)),
@@ -312,13 +312,13 @@ def _apply(operation: tf.Tensor, planes: tf.Tensor, draws: Draws) -> tf.Tensor:
     return tf.ensure_shape(result, [3, None, None])
 
 
-def _apply_if(condition: tf.Tensor, operation: tf.Tensor, planes: tf.Tensor, draws: Draws):
+def _apply_if(condition: tf.Tensor, operation: tf.Tensor, planes: tf.Tensor, draws: DeepLabDraws):
     result = tf.cond(condition, lambda: _apply(operation, planes, draws), lambda: planes)
     return tf.ensure_shape(result, [3, None, None])
 
 
 def jitter_window(
-    image: tf.Tensor, draws: Draws, offset: tf.Tensor, window: tf.Tensor
+    image: tf.Tensor, draws: DeepLabDraws, offset: tf.Tensor, window: tf.Tensor
 ) -> tf.Tensor:
     """Jitters the colours of a scaled image and returns a window of the result.
 
@@ -380,7 +380,7 @@ def _flip(x: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
 def training_views(
     image: tf.Tensor,
     label: tf.Tensor | None,
-    draws: Draws,
+    draws: DeepLabDraws,
     *,
     crop_size: Sequence[int],
     mean_pixel: Sequence[float],
@@ -439,7 +439,9 @@ def training_views(
 def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, tf.Tensor]]:
     """See `augment.make_views`."""
     scales = scale_factors(
-        config.min_scale_factor, config.max_scale_factor, config.scale_factor_step_size
+        config.augmentation_settings.min_scale_factor,
+        config.augmentation_settings.max_scale_factor,
+        config.augmentation_settings.scale_factor_step_size,
     )
 
     def views(image, label, size, seed):
@@ -448,7 +450,10 @@ def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, 
             size,
             crop_size=config.train_crop_size,
             scales=scales,
-            scale_range=(config.min_scale_factor, config.max_scale_factor),
+            scale_range=(
+                config.augmentation_settings.min_scale_factor,
+                config.augmentation_settings.max_scale_factor,
+            ),
             flip_probability=config.flip_probability,
             jitter_strength=config.jitter_strength,
         )

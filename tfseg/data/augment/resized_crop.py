@@ -29,7 +29,7 @@ _ASPECT_RATIOS = (3 / 4, 4 / 3)
 
 
 @dataclasses.dataclass(frozen=True)
-class Draws:
+class ResizedCropDraws:
     """The random decisions for one example.
 
     Attributes:
@@ -75,7 +75,7 @@ def draw(
     area: Sequence[float] = (0.9, 1.0),
     flip_probability: float = 0.5,
     jitter_strength: float = 1.0,
-) -> Draws:
+) -> ResizedCropDraws:
     """Makes the decisions of one example.
 
     A crop has a random share of the area and a random shape; after ten that did not fit into the
@@ -95,7 +95,7 @@ def draw(
     deviations = rng.uniform(-jitter_strength, jitter_strength, len(COLORS)).tolist()
     parameters = [1.0 + _FACTOR * x for x in deviations[:3]] + [_HUE * deviations[3]]
     order = rng.permutation(len(COLORS))
-    return Draws(box, flip, tuple((COLORS[i], parameters[i]) for i in order))
+    return ResizedCropDraws(box, flip, tuple((COLORS[i], parameters[i]) for i in order))
 
 
 def turn_hue(image: np.ndarray, turn: float) -> np.ndarray:
@@ -138,7 +138,11 @@ def adjust_colors(image: np.ndarray, name: str, parameter: float) -> np.ndarray:
 
 
 def apply(
-    image: np.ndarray, label: np.ndarray | None, draws: Draws, *, crop_size: Sequence[int]
+    image: np.ndarray,
+    label: np.ndarray | None,
+    draws: ResizedCropDraws,
+    *,
+    crop_size: Sequence[int],
 ) -> dict[str, np.ndarray]:
     """Augments one example.
 
@@ -176,7 +180,7 @@ def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, 
     Raises:
       UserError: --crop_area is no range of shares.
     """
-    area = tuple(config.crop_area)
+    area = tuple(config.augmentation_settings.crop_area)
     if len(area) != 2 or not 0 < area[0] <= area[1] <= 1:
         raise UserError(
             "The random areas of the crop are wrong.",

@@ -22,7 +22,7 @@ _BLUR_PROBABILITY = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Draws:
+class ShortSideCropDraws:
     """The random decisions for one example.
 
     Attributes:
@@ -55,7 +55,7 @@ def draw(
     scale_range: Sequence[float] = (0.5, 2.0),
     flip_probability: float = 0.5,
     max_pixels: float = math.inf,
-) -> Draws:
+) -> ShortSideCropDraws:
     """Makes the decisions of one example.
 
     Args:
@@ -80,7 +80,7 @@ def draw(
         for side, crop in zip(scaled, crop_size)
     )
     blur = float(rng.random()) if rng.random() < _BLUR_PROBABILITY else None
-    return Draws(flip, side, (top, left), blur)
+    return ShortSideCropDraws(flip, side, (top, left), blur)
 
 
 def resize_short_side(
@@ -112,7 +112,7 @@ def blurred(image: np.ndarray, deviation: float | None) -> np.ndarray:
 def apply(
     image: np.ndarray,
     label: np.ndarray | None,
-    draws: Draws,
+    draws: ShortSideCropDraws,
     *,
     crop_size: Sequence[int],
     padding_color: Sequence[float],
@@ -155,11 +155,16 @@ def apply(
 
 def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, tf.Tensor]]:
     """See `augment.make_views`."""
-    scale_range = (config.min_scale_factor, config.max_scale_factor)
+    scale_range = (
+        config.augmentation_settings.min_scale_factor,
+        config.augmentation_settings.max_scale_factor,
+    )
     scale_factors(*scale_range, step=0)  # refuses wrong ones
     crop_size = tuple(config.train_crop_size)
     filling = {
-        "padding_color": padding_color(config.padding_color, context.mean_pixel),
+        "padding_color": padding_color(
+            config.augmentation_settings.padding_color, context.mean_pixel
+        ),
         "ignore_label": context.ignore_label,
     }
 
@@ -168,7 +173,7 @@ def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, 
             rng,
             image.shape[:2],
             crop_size=crop_size,
-            base_size=config.augmentation_size or min(crop_size),
+            base_size=config.augmentation_settings.augmentation_size or min(crop_size),
             scale_range=scale_range,
             flip_probability=config.flip_probability,
             max_pixels=config.max_image_megapixels * 1e6,

@@ -22,7 +22,7 @@ _PUBLISHED_SIZE, _PUBLISHED_CROP = 513, 321
 
 
 @dataclasses.dataclass(frozen=True)
-class Draws:
+class WarpedCropDraws:
     """The random decisions for one example.
 
     Attributes:
@@ -55,7 +55,7 @@ def draw(
     size: Sequence[int],
     scale_range: Sequence[float] = (0.5, 1.5),
     flip_probability: float = 0.5,
-) -> Draws:
+) -> WarpedCropDraws:
     """Makes the decisions of one example.
 
     Args:
@@ -73,7 +73,7 @@ def draw(
         int(rng.integers(max(side, least) - crop, endpoint=True))
         for side, least, crop in zip(scaled, size, crop_size)
     )
-    return Draws(scaled, position, bool(rng.random() < flip_probability))
+    return WarpedCropDraws(scaled, position, bool(rng.random() < flip_probability))
 
 
 def warp(
@@ -97,7 +97,7 @@ def warp(
 def apply(
     image: np.ndarray,
     label: np.ndarray | None,
-    draws: Draws,
+    draws: WarpedCropDraws,
     *,
     crop_size: Sequence[int],
     size: Sequence[int],
@@ -146,20 +146,25 @@ def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, 
     Raises:
       UserError: images would be warped to less than the crop.
     """
-    scale_range = (config.min_scale_factor, config.max_scale_factor)
+    scale_range = (
+        config.augmentation_settings.min_scale_factor,
+        config.augmentation_settings.max_scale_factor,
+    )
     scale_factors(*scale_range, step=0)  # refuses wrong ones
     crop_size = tuple(config.train_crop_size)
-    size = warped_size(crop_size, config.augmentation_size)
+    size = warped_size(crop_size, config.augmentation_settings.augmentation_size)
     if min(size) < max(crop_size):
         raise UserError(
             "Images must be warped to no less than the crop.",
             where="--augmentation_size",
-            received=config.augmentation_size,
+            received=config.augmentation_settings.augmentation_size,
             accepted=f"at least {max(crop_size)}, the longer side of --train_crop_size",
         )
     common = {"crop_size": crop_size, "size": size}
     filling = {
-        "padding_color": padding_color(config.padding_color, context.mean_pixel),
+        "padding_color": padding_color(
+            config.augmentation_settings.padding_color, context.mean_pixel
+        ),
         "ignore_label": context.ignore_label,
     }
 

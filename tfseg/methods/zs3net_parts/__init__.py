@@ -1,1 +1,1 @@
-"""Parts of ZS3Net that are no method: the generators' loss and their input."""
+"""Parts of ZS3Net that are no method: layouts, draws, generators, and the features they make."""

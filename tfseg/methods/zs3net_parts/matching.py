@@ -9,7 +9,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tfseg.models import gmmn
-from tfseg.models.layers import Settings
+from tfseg.models.layers.settings import Settings
 from tfseg.ops import adam
 from tfseg.ops.mmd import mmd
 from tfseg.settings.methods import ZS3NetConfig

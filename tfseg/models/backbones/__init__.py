@@ -11,7 +11,7 @@ from tfseg.models.backbones.resnet_s import ResNetS
 from tfseg.models.backbones.resnet_torch import ResNetTorch
 from tfseg.models.backbones.wide_resnet import WideResNet
 from tfseg.models.backbones.xception import Xception
-from tfseg.models.layers import Settings
+from tfseg.models.layers.settings import Settings
 from tfseg.settings.network import ModelConfig
 
 Maker = Callable[[Settings, ModelConfig], Backbone]

@@ -4,7 +4,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from tfseg.models.layers import Layer
+from tfseg.models.layers.settings import Layer
 
 EndPoints = dict[str, tf.Tensor]
 

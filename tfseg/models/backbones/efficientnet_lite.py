@@ -8,15 +8,11 @@ squeeze-and-excitation, ReLU6); ImageNet weights: `tfseg.initial_weights.load_pr
 import tensorflow as tf
 
 from tfseg.models.backbones.base import Backbone, EndPoints, Facts
-from tfseg.models.layers import (
-    AtrousRate,
-    Conv2D,
-    ConvBatchNorm,
-    DepthwiseConv2D,
-    Layer,
-    Settings,
-    he_truncated_normal,
-)
+from tfseg.models.layers.convolutions import Conv2D, DepthwiseConv2D
+from tfseg.models.layers.initial_values import he_truncated_normal
+from tfseg.models.layers.settings import Layer, Settings
+from tfseg.models.layers.strides import AtrousRate
+from tfseg.models.layers.units import ConvBatchNorm
 
 # (kernel, stride of the first block, expansion, channels, blocks), after the 32-channel stem.
 _STAGES = (

@@ -9,15 +9,11 @@ import dataclasses
 import tensorflow as tf
 
 from tfseg.models.backbones.base import CENTRED, Backbone, EndPoints
-from tfseg.models.layers import (
-    AtrousRate,
-    Conv2D,
-    ConvBatchNorm,
-    DepthwiseConv2D,
-    Layer,
-    Settings,
-    truncated_normal,
-)
+from tfseg.models.layers.convolutions import Conv2D, DepthwiseConv2D
+from tfseg.models.layers.initial_values import truncated_normal
+from tfseg.models.layers.settings import Layer, Settings
+from tfseg.models.layers.strides import AtrousRate
+from tfseg.models.layers.units import ConvBatchNorm
 
 # (expansion, channels, units, stride of the first unit), after the first convolution.
 _STAGES = (

@@ -10,14 +10,11 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from tfseg.models.backbones.base import CENTRED, Backbone, EndPoints, Facts
-from tfseg.models.layers import (
-    AtrousRate,
-    Conv2D,
-    ConvBatchNorm,
-    Layer,
-    Settings,
-    he_truncated_normal,
-)
+from tfseg.models.layers.convolutions import Conv2D
+from tfseg.models.layers.initial_values import he_truncated_normal
+from tfseg.models.layers.settings import Layer, Settings
+from tfseg.models.layers.strides import AtrousRate
+from tfseg.models.layers.units import ConvBatchNorm
 
 _MEAN = (123.15, 115.90, 103.06)
 MEAN_SUBTRACTED = Facts(mean_pixel=_MEAN, scale=(1.0, 1.0, 1.0), offset=_MEAN)

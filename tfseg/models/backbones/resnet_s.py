@@ -11,14 +11,11 @@ import tensorflow as tf
 
 from tfseg.models.backbones.base import STANDARDISED, Backbone, EndPoints, unit_names
 from tfseg.models.backbones.resnet import Bottleneck
-from tfseg.models.layers import (
-    AtrousRate,
-    Conv2D,
-    ConvBatchNorm,
-    Settings,
-    he_normal_fan_out,
-    max_pool,
-)
+from tfseg.models.layers.convolutions import Conv2D
+from tfseg.models.layers.initial_values import he_normal_fan_out
+from tfseg.models.layers.settings import Settings
+from tfseg.models.layers.strides import AtrousRate, max_pool
+from tfseg.models.layers.units import ConvBatchNorm
 
 _UNITS = {"resnet50s": (3, 4, 6, 3), "resnet101s": (3, 4, 23, 3)}
 _BOTTLENECKS = (64, 128, 256, 512)

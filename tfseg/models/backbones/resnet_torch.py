@@ -22,7 +22,11 @@ import tensorflow as tf
 from tfseg.models.backbones.base import STANDARDISED, Backbone, EndPoints, Facts, unit_names
 from tfseg.models.backbones.resnet import Bottleneck
 from tfseg.models.backbones.resnet_s import bottleneck_names
-from tfseg.models.layers import Conv2D, ConvBatchNorm, Settings, he_normal_fan_out, max_pool
+from tfseg.models.layers.convolutions import Conv2D
+from tfseg.models.layers.initial_values import he_normal_fan_out
+from tfseg.models.layers.settings import Settings
+from tfseg.models.layers.strides import max_pool
+from tfseg.models.layers.units import ConvBatchNorm
 
 _MEAN = (122.675, 116.669, 104.008)
 CAFFE = Facts(mean_pixel=_MEAN, scale=(1.0, 1.0, 1.0), offset=_MEAN)

@@ -9,15 +9,12 @@ original's module names, with slashes for dots.
 import tensorflow as tf
 
 from tfseg.models.backbones.base import STANDARDISED, Backbone, EndPoints
-from tfseg.models.layers import (
-    AtrousRate,
-    BatchNorm,
-    Conv2D,
-    Dropout,
-    Layer,
-    Settings,
-    he_normal_fan_out,
-)
+from tfseg.models.layers.batch_norm import BatchNorm
+from tfseg.models.layers.convolutions import Conv2D
+from tfseg.models.layers.dropout import Dropout
+from tfseg.models.layers.initial_values import he_normal_fan_out
+from tfseg.models.layers.settings import Layer, Settings
+from tfseg.models.layers.strides import AtrousRate
 
 # (first name, channels inside, channels, stride of the first block, blocks).
 _STAGES = (

@@ -10,15 +10,11 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from tfseg.models.backbones.base import CENTRED, Backbone, EndPoints
-from tfseg.models.layers import (
-    AtrousRate,
-    Conv2D,
-    ConvBatchNorm,
-    Layer,
-    SeparableConv,
-    Settings,
-    truncated_normal,
-)
+from tfseg.models.layers.convolutions import Conv2D
+from tfseg.models.layers.initial_values import truncated_normal
+from tfseg.models.layers.settings import Layer, Settings
+from tfseg.models.layers.strides import AtrousRate
+from tfseg.models.layers.units import ConvBatchNorm, SeparableConv
 
 FACTS = dataclasses.replace(CENTRED, classifier_dropout_rate=0.5)
 # Bound of what is added in residual sums where activations are bounded.

@@ -6,6 +6,7 @@ specification, section 4.
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfseg.models.backbones.base import EndPoints
@@ -17,7 +18,7 @@ from tfseg.models.heads.parts import (
     head_settings,
     scaled_size,
 )
-from tfseg.models.layers import Settings
+from tfseg.models.layers.settings import Settings
 from tfseg.models.network import Network
 from tfseg.ops.resize import resize_bilinear
 from tfseg.settings.network import ModelConfig
@@ -26,10 +27,18 @@ from tfseg.settings.network import ModelConfig
 class DeepLab(Network):
     """Semantic segmentation network. Use `tfseg.models.build_model`.
 
-    Args: as for `Network`, and `with_classifier`: add the image-level classifier.
+    Args: as for `Network`, and `with_classifier`: add the image-level classifier. It needs no word
+    vectors.
     """
 
-    def __init__(self, config: ModelConfig, *, with_classifier: bool, **options: Any):
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        with_classifier: bool = False,
+        class_vectors: np.ndarray | None = None,
+        **options: Any,
+    ):
         super().__init__(config, **options)
         settings = self.settings
         heads = head_settings(settings, config.head_initializer)

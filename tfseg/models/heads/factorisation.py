@@ -14,15 +14,12 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tfseg.models.layers import (
-    BatchNorm,
-    Conv2D,
-    ConvBatchNorm,
-    Layer,
-    Settings,
-    dropout_key,
-    uniform_fan_in,
-)
+from tfseg.models.layers.batch_norm import BatchNorm
+from tfseg.models.layers.convolutions import Conv2D
+from tfseg.models.layers.dropout import dropout_key
+from tfseg.models.layers.initial_values import uniform_fan_in
+from tfseg.models.layers.settings import Layer, Settings
+from tfseg.models.layers.units import ConvBatchNorm
 
 # Keeps divisions away from zero wherever the published code does.
 _EPSILON = 1e-6

@@ -11,6 +11,7 @@ Source: Pan et al., IJCV 2022; specification 3, 4.1, 4.2.
 import dataclasses
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfseg.errors import UserError
@@ -21,16 +22,10 @@ from tfseg.models.heads.factorisation import (
     initial_bases,
 )
 from tfseg.models.heads.parts import ASPP, LOW_LEVEL_FILTERS, DecoderStage, conv_unit, head_settings
-from tfseg.models.layers import (
-    Conv2D,
-    Dropout,
-    Layer,
-    Settings,
-    fold_seed,
-    he_normal,
-    he_normal_depthwise,
-    uniform_fan_in,
-)
+from tfseg.models.layers.convolutions import Conv2D
+from tfseg.models.layers.dropout import Dropout, fold_seed
+from tfseg.models.layers.initial_values import he_normal, he_normal_depthwise, uniform_fan_in
+from tfseg.models.layers.settings import Layer, Settings
 from tfseg.models.network import Network
 from tfseg.ops.class_scores import class_scores
 from tfseg.ops.two_views import second_view, to_first_view
@@ -165,8 +160,8 @@ class LowRankHead(Layer):
         num_classes: int,
     ):
         super().__init__("low_rank_head")
-        self._background = config.background_logit
-        filters = num_classes - (config.background_logit != "learned")
+        self._background = config.head_settings.background_logit
+        filters = num_classes - (config.head_settings.background_logit != "learned")
         separable = config.decoder_use_separable_conv
         self.auxiliary = Convolutions(
             settings,
@@ -180,25 +175,25 @@ class LowRankHead(Layer):
         self.low_rank = LowRank(
             settings,
             channels,
-            iterations=config.low_rank_iterations,
-            temperature=config.low_rank_temperature,
+            iterations=config.head_settings.low_rank_iterations,
+            temperature=config.head_settings.low_rank_temperature,
         )
         # The wide variant brings the shallow features to the width of the deep ones first.
         self.shallow_unit = None
-        if config.low_rank_wide:
+        if config.head_settings.low_rank_wide:
             self.shallow_unit = conv_unit(
                 settings, "decoder/feature_projection1", shallow_channels, channels
             )
             shallow_channels = channels
         self.global_cue = GlobalCueInjection(settings, shallow_channels, channels)
-        self.gate = StochasticGate(kind=config.low_rank_gate)
+        self.gate = StochasticGate(kind=config.head_settings.low_rank_gate)
         self.last = Convolutions(
             settings,
             "segmentation",
             "logits/semantic",
             channels,
             filters,
-            dropout_rates=_LAST_DROPOUT[config.low_rank_wide],
+            dropout_rates=_LAST_DROPOUT[config.head_settings.low_rank_wide],
             separable=separable,
         )
 
@@ -243,10 +238,17 @@ class LowRankNet(Network):
 
     Batch norm in the backbone always keeps its stored statistics.
 
-    Args: as for `Network`.
+    Args: as for `Network`. It gives class scores without a classifier, and needs no word vectors.
     """
 
-    def __init__(self, config: ModelConfig, **options: Any):
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        with_classifier: bool = False,
+        class_vectors: np.ndarray | None = None,
+        **options: Any,
+    ):
         super().__init__(config, fine_tune_backbone_norm=False, **options)
         _check(config)
         heads = head_settings(self.settings, config.head_initializer).replace(
@@ -256,7 +258,7 @@ class LowRankNet(Network):
             depthwise_init=he_normal_depthwise,
         )
         # Published: these six layers keep mean 0 and variance 1 for ever, and only scale and shift.
-        still = config.low_rank_freeze_aspp_statistics
+        still = config.head_settings.low_rank_freeze_aspp_statistics
         aspp = heads.replace(fine_tune_batch_norm=False) if still else heads
         self.aspp = ASPP(aspp, config, self.backbone.channels[self.backbone.last])
         self._low_level = self.low_level_name(config.decoder_output_stride[0])
@@ -268,7 +270,7 @@ class LowRankNet(Network):
             shallow_channels,
             suffix="",
             num_logits=None,
-            projection_filters=LOW_LEVEL_FILTERS * (2 if config.low_rank_wide else 1),
+            projection_filters=LOW_LEVEL_FILTERS * (2 if config.head_settings.low_rank_wide else 1),
             num_convolutions=1,
         )
         self.head = LowRankHead(
@@ -315,7 +317,7 @@ class LowRankNet(Network):
         Returns:
           Output for both views; the second stays in its own size, mirrored or not.
         """
-        scale = self.config.low_rank_view_scale
+        scale = self.config.head_settings.low_rank_view_scale
         small = second_view(tf.cast(image, tf.float32), scale=scale, flip=flip)
         views = tuple(
             self.features(view, training, fold_seed(dropout_seed, number), input_scale * relative)
@@ -332,8 +334,8 @@ class LowRankNet(Network):
         return class_scores(
             logits,
             tf.nn.softmax(logits),
-            power=self.config.class_score_power,
-            offset=self.config.class_score_offset,
+            power=self.config.head_settings.class_score_power,
+            offset=self.config.head_settings.class_score_offset,
         )
 
     def call(
@@ -357,7 +359,7 @@ class LowRankNet(Network):
           --low_rank_test_views=2 the softmax of the logits is the mean of both views' masks, and
           the scores are the mean of theirs.
         """
-        if self.config.low_rank_test_views == 1:
+        if self.config.head_settings.low_rank_test_views == 1:
             features = self.features(image, training, dropout_seed, input_scale)
             output = self.head((features,), training=training, dropout_seed=dropout_seed)
             logits = merged = output.logits[0]
@@ -369,7 +371,7 @@ class LowRankNet(Network):
             merged = tf.math.log(tf.maximum(self.mean_mask(output.logits), 1e-30))
             scores = output.logits
         result = {"logits": merged}
-        if self.config.background_logit != "learned":
+        if self.config.head_settings.background_logit != "learned":
             result["image_logits"] = tf.add_n([self.scores(x) for x in scores]) / len(scores)
         return result
 

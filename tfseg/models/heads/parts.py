@@ -12,17 +12,11 @@ import tensorflow as tf
 
 from tfseg.errors import UserError
 from tfseg.models.backbones.base import Backbone, EndPoints
-from tfseg.models.layers import (
-    Conv2D,
-    ConvBatchNorm,
-    Dropout,
-    Layer,
-    SeparableConv,
-    Settings,
-    truncated_normal,
-    uniform_fan_in,
-    xavier_uniform,
-)
+from tfseg.models.layers.convolutions import Conv2D
+from tfseg.models.layers.dropout import Dropout
+from tfseg.models.layers.initial_values import truncated_normal, uniform_fan_in, xavier_uniform
+from tfseg.models.layers.settings import Layer, Settings
+from tfseg.models.layers.units import ConvBatchNorm, SeparableConv
 from tfseg.ops.resize import resize_bilinear, separable_linear
 from tfseg.settings.network import ModelConfig
 

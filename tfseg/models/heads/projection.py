@@ -70,21 +70,21 @@ class ProjectionNet(DeepLab):
 def _width(config: ModelConfig, class_vectors: np.ndarray | None) -> int:
     """Returns D."""
     if class_vectors is None:
-        if config.projection_dim is None:
+        if config.head_settings.projection_dim is None:
             raise UserError(
                 "--head=projection needs word vectors of the classes.",
                 where="--class_embeddings",
                 fix="add --class_embeddings=FILE.npz (tfrecords_tools/build_class_embeddings.py "
                 "makes such files), or --head=deeplab, which learns nothing of unseen classes",
             )
-        return config.projection_dim
+        return config.head_settings.projection_dim
     width = class_vectors.shape[1]
-    if config.projection_dim not in (None, width):
+    if config.head_settings.projection_dim not in (None, width):
         raise UserError(
             "The word vectors are of another width than the head.",
             where="--class_embeddings",
             received=f"{width} numbers for each class",
-            accepted=f"{config.projection_dim}, of --projection_dim",
+            accepted=f"{config.head_settings.projection_dim}, of --projection_dim",
             fix="give the vectors that the network was trained with, or leave out --projection_dim",
         )
     return width

@@ -1,0 +1,1 @@
+"""Parts of the converter of COCO: its json, its outlines, its files."""

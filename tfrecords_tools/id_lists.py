@@ -1,0 +1,84 @@
+"""Lists of ids: `<split>.txt` of a folder, one id a line."""
+
+import collections
+import ntpath
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tfrecords_tools.program import check_folder
+from tfrecords_tools.text_files import read_text
+from tfseg.errors import UserError
+
+
+def read_ids(path: str) -> list[str]:
+    """Reads a list of ids, one a line; blank lines do not count.
+
+    Raises:
+      UserError: an id stands there twice, or points out of the folder.
+    """
+    ids = [line.strip() for line in read_text(path).splitlines()]
+    ids = [i for i in ids if i]
+    twice = [i for i, n in collections.Counter(ids).items() if n > 1]
+    if twice:
+        raise UserError(
+            "A list holds an id more than once.",
+            where=path,
+            received=f"{len(twice)} such ids: {', '.join(twice[:5])}",
+            fix="remove the repetitions",
+        )
+    for i in ids:
+        if os.path.isabs(i) or ntpath.splitdrive(i)[0] or ".." in re.split(r"[/\\]", i):
+            raise UserError("An id must be a name below the image folder.", where=path, received=i)
+    return ids
+
+
+def read_splits(splits_dir: str, wanted: Sequence[str] | None = None) -> dict[str, list[str]]:
+    """Reads `<split>.txt` of a folder.
+
+    Args:
+      splits_dir: folder of lists.
+      wanted: names of the splits, in the order in which to convert; None: all, sorted.
+
+    Raises:
+      UserError: no lists, a wanted one is missing (names those present), or a bad or empty list.
+    """
+    check_folder(splits_dir, "splits_dir")
+    names = [n for n in os.listdir(splits_dir) if n.endswith(".txt") and not n.startswith(".")]
+    present = sorted(n[: -len(".txt")] for n in names)
+    if not present:
+        raise UserError("The folder holds no <split>.txt.", where=splits_dir)
+    missing = [name for name in wanted or [] if name not in present]
+    if missing:
+        raise UserError(
+            "There is no such list.",
+            where=splits_dir,
+            received=", ".join(missing),
+            accepted=", ".join(present),
+        )
+    splits = {}
+    for name in dict.fromkeys(wanted or present):
+        splits[name] = read_ids(os.path.join(splits_dir, f"{name}.txt"))
+        if not splits[name]:
+            raise UserError(
+                f"The list of split '{name}' is empty.",
+                where=os.path.join(splits_dir, f"{name}.txt"),
+            )
+    return splits
+
+
+def check_unlabelled(unlabelled: Sequence[str], splits: Mapping[str, Any]) -> None:
+    """Insists that --unlabelled_splits names splits that are converted.
+
+    Raises:
+      UserError: it does not.
+    """
+    wrong = [name for name in unlabelled if name not in splits]
+    if wrong:
+        raise UserError(
+            "--unlabelled_splits names splits that are not converted.",
+            where="--unlabelled_splits",
+            received=", ".join(wrong),
+            accepted=", ".join(splits),
+        )

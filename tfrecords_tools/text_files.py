@@ -1,0 +1,39 @@
+"""Reading a user's text and JSON files."""
+
+from typing import Any
+
+from tfseg import files
+from tfseg.errors import UserError
+
+
+def read_text(path: str) -> str:
+    """Reads a UTF-8 file, with or without a byte-order mark.
+
+    Raises:
+      UserError: there is no such file, or it is not UTF-8.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise UserError("No such file.", where=path) from None
+    except IsADirectoryError:
+        raise UserError("A file is needed here, not a folder.", where=path) from None
+    except UnicodeDecodeError as error:
+        raise UserError("A text file is not UTF-8.", where=path, received=str(error)) from None
+
+
+def read_json(
+    path: str, form: Any, *, what: str, accepted: str | None = None, check_texts: bool = True
+) -> Any:
+    """Reads a user's JSON file of any length; see `tfseg.files.read_json`.
+
+    Raises:
+      UserError: there is no such file, or it is not as `form` says.
+    """
+    try:
+        return files.read_json(
+            path, form, what=what, accepted=accepted, max_bytes=None, check_texts=check_texts
+        )
+    except FileNotFoundError:
+        raise UserError("No such file.", where=path) from None

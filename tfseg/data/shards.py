@@ -1,0 +1,91 @@
+"""The shards of a split: files `<split>-00000-of-00004.tfrecord` and so on of one folder."""
+
+import itertools
+import os
+import re
+
+from tfseg.errors import UserError
+
+_SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d+)-of-(?P<total>\d+)(\.\w+)?")
+# Shards of other people's converters.
+_LOOSE_SHARD = re.compile(r"(?P<split>.+)-\d+\.(tfrecords?|records?)")
+
+
+def shard_name(split: str, number: int, total: int) -> str:
+    """Returns the file name of a shard."""
+    return f"{split}-{number:05d}-of-{total:05d}.tfrecord"
+
+
+def _files_by_split(dataset_dir: str) -> dict[str, list[str]]:
+    try:
+        names = sorted(os.listdir(dataset_dir))
+    except FileNotFoundError:
+        raise UserError(
+            "The folder of records does not exist.",
+            where=dataset_dir,
+            fix="make it with one of tfrecords_tools/build_*.py",
+        ) from None
+    except NotADirectoryError:
+        raise UserError("The folder of records is a file.", where=dataset_dir) from None
+    files: dict[str, list[str]] = {}
+    for name in names:
+        if name.startswith("."):
+            continue
+        match = _SHARD.fullmatch(name) or _LOOSE_SHARD.fullmatch(name)
+        if match:
+            files.setdefault(match["split"], []).append(name)
+    return files
+
+
+def splits_present(dataset_dir: str) -> list[str]:
+    """Returns the names of the splits in a folder, sorted.
+
+    Raises:
+      UserError: there is no such folder.
+    """
+    return sorted(_files_by_split(dataset_dir))
+
+
+def files_of(dataset_dir: str, split: str) -> list[str]:
+    """Returns the names of all files that are shards of a split, complete or not."""
+    return _files_by_split(dataset_dir).get(split, [])
+
+
+def shards_of(dataset_dir: str, split: str) -> list[str]:
+    """Returns the shard file names of a split in order.
+
+    Raises:
+      UserError: no such split (names those present), or its set of shards is not complete.
+    """
+    files = _files_by_split(dataset_dir)
+    if split not in files:
+        raise UserError(
+            f"There is no split '{split}'.",
+            where=dataset_dir,
+            received=split,
+            accepted=", ".join(sorted(files)) or "(the folder holds no splits at all)",
+            fix="choose one of these, or make the split with tfrecords_tools",
+        )
+    matches = [_SHARD.fullmatch(name) for name in files[split]]
+    totals = sorted({m["total"] for m in matches if m})
+    if len(totals) > 1 or (totals and not all(matches)):
+        raise UserError(
+            f"The shards of split '{split}' belong to different sets.",
+            where=dataset_dir,
+            received=", ".join(files[split][:8]),
+            fix="remove the set that is not wanted, or make the split again",
+        )
+    if totals:
+        there, total = {int(m["number"]) for m in matches}, int(totals[0])
+        # A few only: the total is what a file name says.
+        absent = (number for number in range(total) if number not in there)
+        missing = list(itertools.islice(absent, 8))
+        if missing or len(there) != len(matches) or len(there) != total:
+            raise UserError(
+                f"Split '{split}' is not complete.",
+                where=dataset_dir,
+                received=f"{len(there)} of {total} shards"
+                + (f"; missing: {', '.join(map(str, missing))}" if missing else ""),
+                fix="copy the missing files, or make the split again",
+            )
+    return files[split]

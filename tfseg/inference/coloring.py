@@ -1,0 +1,76 @@
+"""Class ids in colour: palettes, overlays, panels. Arrays in, arrays out."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from tfseg.data import colormap
+from tfseg.data.specs import DatasetSpec
+from tfseg.errors import check_choice
+
+_OVERLAY_OPACITY = 0.55
+
+
+def colors_of(spec: DatasetSpec, colormap_type: str | None = None) -> np.ndarray:
+    """Returns the colour of every class id and of the ignore label, [at least 256, 3] uint8.
+
+    Args:
+      spec: the data set.
+      colormap_type: entry of `colormap.COLORMAPS`; None: the data set's own palette.
+
+    Raises:
+      UserError: there is no such colour map.
+    """
+    palette = spec.palette
+    if colormap_type is not None:
+        check_choice(colormap_type, colormap.COLORMAPS, flag="colormap_type", what="colour map")
+        palette = colormap.as_palette(colormap.COLORMAPS[colormap_type]())
+    return colormap.table(palette, max(256, spec.num_classes))
+
+
+def overlay(
+    image: np.ndarray, prediction: np.ndarray, spec: DatasetSpec, colors: np.ndarray
+) -> np.ndarray:
+    """Returns the image tinted by the prediction; background stays clear.
+
+    Args:
+      image: uint8 [H, W, 3].
+      prediction: class ids [H, W].
+      spec: the data set.
+      colors: of `colors_of`.
+
+    Returns:
+      uint8 [H, W, 3].
+    """
+    tint = np.full(prediction.shape, _OVERLAY_OPACITY, np.float32)
+    if spec.has_background:
+        tint[prediction == 0] = 0.0
+    tint = tint[..., np.newaxis]
+    return np.rint(image * (1 - tint) + colors[prediction] * tint).astype(np.uint8)
+
+
+def panel(pictures: Sequence[np.ndarray], spec: DatasetSpec) -> np.ndarray:
+    """Returns pictures of one image side by side, for TensorBoard.
+
+    Args:
+      pictures: each RGB 0..255 [H, W, 3]; class ids or ignore label, integer [h, w]; or float in
+        [0, 1] [h, w], shown in grey. All are brought to the size of the first.
+      spec: the data set, for its colours.
+
+    Returns:
+      uint8 [H, W times the number of pictures, 3].
+    """
+    colors = colors_of(spec)
+    height, width = pictures[0].shape[:2]
+    shown = []
+    for picture in map(np.asarray, pictures):
+        if picture.ndim == 3:
+            rgb = np.clip(np.rint(picture.astype(np.float32)), 0, 255).astype(np.uint8)
+        elif np.issubdtype(picture.dtype, np.integer):
+            rgb = colors[picture]
+        else:
+            grey = np.rint(np.clip(picture, 0.0, 1.0) * 255).astype(np.uint8)
+            rgb = np.repeat(grey[..., None], 3, axis=-1)
+        shown.append(Image.fromarray(rgb).resize((width, height), Image.Resampling.NEAREST))
+    return np.concatenate([np.asarray(image) for image in shown], axis=1)

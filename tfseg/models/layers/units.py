@@ -1,0 +1,77 @@
+"""A convolution with its batch norm and activation: what backbones and heads are made of."""
+
+import tensorflow as tf
+
+from tfseg.models.layers.batch_norm import BatchNorm
+from tfseg.models.layers.convolutions import Conv2D, DepthwiseConv2D
+from tfseg.models.layers.settings import Activation, Layer, Settings
+
+
+class ConvBatchNorm(Layer):
+    """A convolution (or a depthwise one), batch norm, and an activation where asked.
+
+    Args:
+      convolution: `Conv2D` or `DepthwiseConv2D`, without bias.
+      settings: of the batch norm.
+      activation: applied last; None: nothing.
+      norm_name: scope of the batch norm; None: `<convolution's name>/BatchNorm`.
+    """
+
+    def __init__(
+        self,
+        convolution: Conv2D | DepthwiseConv2D,
+        settings: Settings,
+        *,
+        activation: Activation | None = None,
+        norm_name: str | None = None,
+    ):
+        super().__init__(convolution.name + "_unit")
+        self.out_channels = convolution.out_channels
+        self.convolution = convolution
+        self.norm = BatchNorm(
+            settings, norm_name or f"{convolution.name}/BatchNorm", self.out_channels
+        )
+        self._activation = activation
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Maps [N, h, w, C] to [N, h', w', out_channels]."""
+        x = self.norm(self.convolution(x), training=training)
+        return x if self._activation is None else self._activation(x)
+
+
+class SeparableConv(Layer):
+    """Depthwise convolution and pointwise convolution, each with batch norm.
+
+    Args:
+      settings: of all parts.
+      name: scopes are `<name>_depthwise` and `<name>_pointwise`.
+      in_channels: channels of the input.
+      filters: channels of the output.
+      stride: of the depthwise convolution.
+      rate: of the depthwise convolution.
+      activation: applied after both batch norms; None: after neither.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        name: str,
+        in_channels: int,
+        filters: int,
+        *,
+        stride: int = 1,
+        rate: int = 1,
+        activation: Activation | None = None,
+    ):
+        super().__init__(name)
+        self.out_channels = filters
+        depthwise = DepthwiseConv2D(
+            settings, f"{name}_depthwise", in_channels, stride=stride, rate=rate
+        )
+        pointwise = Conv2D(settings, f"{name}_pointwise", in_channels, filters)
+        self.depthwise = ConvBatchNorm(depthwise, settings, activation=activation)
+        self.pointwise = ConvBatchNorm(pointwise, settings, activation=activation)
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Maps [N, h, w, in_channels] to [N, h', w', filters]."""
+        return self.pointwise(self.depthwise(x, training=training), training=training)

@@ -1,0 +1,140 @@
+"""From a checkpoint to its network."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tfseg.data.evaluation_batches import UNPADDED
+from tfseg.errors import UserError
+from tfseg.models import model_builder
+from tfseg.runs import classes
+from tfseg.runs import record as run_record
+from tfseg.settings.data import DataConfig
+from tfseg.settings.network import ModelConfig
+from tfseg.settings.reading import check_heeded, check_saved, flat, read
+from tfseg.weights.checkpoint import find, reading
+
+
+def network_of(
+    data: DataConfig,
+    given: Mapping[str, Any],
+    checkpoint_dir: str,
+    crop_flag: str,
+    crop_size: Sequence[int] | None,
+    config: Any,
+    *,
+    with_classifier: bool = False,
+) -> tuple[Any, Any]:
+    """Builds the network that a checkpoint needs.
+
+    Args:
+      data: where the records are, whose classes must be those of the run.
+      given: what the user set, by name.
+      checkpoint_dir: training directory or checkpoint prefix.
+      crop_flag, crop_size: the size to which images are padded, and the flag that gives it.
+      config: the other settings that were given, for messages.
+      with_classifier: the image-level classifier is needed.
+
+    Returns:
+      (network, description of the data).
+
+    Raises:
+      UserError: a flag contradicts the training run, or it had other classes than the data.
+    """
+    record = run_record.read(checkpoint_dir, of_run=True)
+    where = run_record.path_of(checkpoint_dir)
+    saved = None if record is None else run_record.settings_in(record, ModelConfig)
+    network = read(ModelConfig, given, saved=saved, where=where)
+    if record is not None:
+        check_saved(DataConfig, record["data"], where=where)
+        _check_widths(network, checkpoint_dir, where)
+    told = {} if record is None else run_record.settings_in(record, DataConfig)
+    told = {name: told[name] for name in classes.RUN_FLAGS if name in told}
+    check_heeded(given, [network, read(DataConfig, given, defaults=told), config])
+    is_unpadded = tuple(crop_size or ()) == UNPADDED
+    if not is_unpadded:
+        check_sides(crop_flag, crop_size)
+    spec = classes.spec_of(data, given, record)
+    model = model_builder(network, spec, tuple(crop_size))(with_classifier=with_classifier)
+    if not is_unpadded:
+        check_crop_size(crop_flag, crop_size, model)
+    return model, spec
+
+
+def check_sides(name: str, crop_size: Sequence[int] | None) -> None:
+    """Insists on two positive sides.
+
+    Raises:
+      UserError: something else.
+    """
+    if crop_size is None or len(crop_size) != 2 or min(crop_size) < 1:
+        raise UserError(
+            f"--{name} needs two positive sides.",
+            where=f"--{name}",
+            received=crop_size,
+            accepted="height,width, for example 513,513",
+        )
+
+
+def check_crop_size(name: str, crop_size: Sequence[int], network: Any) -> None:
+    """Insists on a crop size that the network takes.
+
+    Args:
+      name: of the flag.
+      crop_size: height and width in pixels, at least 1.
+      network: with `valid_size`.
+
+    Raises:
+      UserError: another size.
+    """
+    accepted = network.valid_size(*crop_size)
+    if tuple(crop_size) != accepted:
+        larger = network.valid_size(*(side + 1 for side in accepted))
+        raise UserError(
+            f"The network does not take crops of this --{name}.",
+            where=f"--{name}",
+            received=",".join(map(str, crop_size)),
+            accepted=f"for example {accepted[0]},{accepted[1]} or {larger[0]},{larger[1]}",
+        )
+
+
+# Wider layers than these would take long to make before their shapes were found to be others.
+_UNSUSPICIOUS_WIDTH = 4096
+
+
+# Channels of MobileNetV2's last block.
+_MOBILENET_WIDTH = 320
+
+
+def _check_widths(config: ModelConfig, checkpoint_dir: str, where: str) -> None:
+    """Compares the widths of a network that config.json asks for with its checkpoint.
+
+    Raises:
+      UserError: one is larger than anything in the checkpoint.
+    """
+    prefix = find.newest(checkpoint_dir)
+    if prefix is None:
+        return
+    shapes = reading.open_reader(prefix).get_variable_to_shape_map().values()
+    widest = max((max(shape, default=1) for shape in shapes), default=1)
+    kernel = max((shape[0] for shape in shapes if len(shape) == 4), default=1)
+    widths = {
+        "aspp_convs_filters": config.aspp_convs_filters,
+        "decoder_filters": config.decoder_filters,
+        "divisible_by": config.divisible_by or 1,
+        "depth_multiplier": config.depth_multiplier * _MOBILENET_WIDTH,
+    }
+    values = flat(config)
+    if values.get("projection_dim") is not None:
+        widths["projection_dim"] = values["projection_dim"]
+    allowed = dict.fromkeys(widths, max(widest, _UNSUSPICIOUS_WIDTH))
+    widths["logits_kernel_size"], allowed["logits_kernel_size"] = config.logits_kernel_size, kernel
+    for name, width in widths.items():
+        if width > allowed[name]:
+            raise UserError(
+                f"{run_record.NAME} asks for a larger network than the checkpoint holds.",
+                where=f"{where}, model.{name}",
+                received=values[name],
+                accepted=f"the value of the run; the widest variable of {prefix} has {widest}, "
+                f"the largest kernel {kernel}",
+                fix="restore the file; or delete it and give the model flags on the command line",
+            )

@@ -1,0 +1,154 @@
+"""A trained run that predicts."""
+
+import dataclasses
+import os
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfseg.data.class_splits import ClassSplit
+from tfseg.data.framing import Location
+from tfseg.data.specs import DatasetSpec
+from tfseg.errors import UserError
+from tfseg.inference.decisions import ARG_MAX, Decision
+from tfseg.inference.pictures import decode_image
+from tfseg.inference.predictor import Predictor
+from tfseg.inference.zero_label import classes_taking_part
+from tfseg.models import model_builder
+from tfseg.runs import record as run_record
+from tfseg.settings.data import DataConfig
+from tfseg.settings.network import ModelConfig
+from tfseg.settings.reading import read
+from tfseg.weights.checkpoint import find
+from tfseg.weights.checkpoint.stored_networks import load_network
+
+
+class Run:
+    """A trained network with what its run knows of it.
+
+    Attributes:
+      network: its weights are loaded.
+      spec: the data set's classes; `spec.class_names[id]` names a value of a mask.
+      prefix: the checkpoint.
+      step: its training step.
+      record: content of the run's config.json.
+    """
+
+    def __init__(
+        self, network: Any, spec: DatasetSpec, prefix: str, step: int, record: dict[str, Any]
+    ):
+        self.network, self.spec, self.prefix, self.step = network, spec, prefix, step
+        self.record = record
+        classes = tuple(classes_taking_part(spec).tolist())
+        decision = ARG_MAX if len(classes) == spec.num_classes else Decision(classes)
+        self._labels, self._probs = (
+            tf.function(
+                Predictor(network, wanted=(wanted,), decision=decision),
+                autograph=False,
+                reduce_retracing=True,
+            )
+            for wanted in ("labels", "probs")
+        )
+
+    def predict(self, image: str | os.PathLike | np.ndarray) -> np.ndarray:
+        """Returns the class of every pixel of an image.
+
+        Args:
+          image: path of an image file, or uint8 RGB [H, W, 3].
+
+        Returns:
+          int32 [H, W], class ids.
+
+        Raises:
+          UserError: the file is not there or is no image, or the array has another form.
+
+        Example:
+          >>> run = tfseg.load("run")
+          >>> mask = run.predict("photo.jpg")
+          >>> [run.spec.class_names[c] for c in np.unique(mask)]
+          ['background', 'dog']
+        """
+        pixels = _pixels(image)
+        labels = self._labels(self._padded(pixels)).labels[0].numpy()
+        return labels[: pixels.shape[0], : pixels.shape[1]]
+
+    def predict_probabilities(self, image: str | os.PathLike | np.ndarray) -> np.ndarray:
+        """Returns the probability of every class at every pixel of an image.
+
+        Args:
+          image: see `predict`.
+
+        Returns:
+          float32 [H, W, C], sums to 1 over the classes.
+
+        Raises:
+          UserError: see `predict`.
+        """
+        pixels = _pixels(image)
+        probs = self._probs(self._padded(pixels)).probs[0].numpy()
+        return probs[: pixels.shape[0], : pixels.shape[1]]
+
+    def _padded(self, pixels: np.ndarray) -> tf.Tensor:
+        """Returns a batch of one image, padded with the mean pixel to what the network takes."""
+        height, width = self.network.valid_size(*pixels.shape[:2])
+        padded = np.empty([1, height, width, 3], np.float32)
+        padded[:] = self.network.mean_pixel
+        padded[0, : pixels.shape[0], : pixels.shape[1]] = pixels
+        return tf.constant(padded)
+
+
+def _pixels(image: str | os.PathLike | np.ndarray) -> np.ndarray:
+    """Returns an image as uint8 RGB [H, W, 3]."""
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise UserError(
+                "The array is no image.",
+                where="image",
+                received=f"{image.dtype} {list(image.shape)}",
+                accepted="uint8 [height, width, 3], RGB",
+            )
+        return image
+    path = os.fspath(image)
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise UserError("The image cannot be read.", where=path, received=error.strerror) from None
+    return decode_image(data, Location(path))
+
+
+def load_run(checkpoint_dir: str, network: str | None = None) -> Run:
+    """Loads a trained run.
+
+    Args:
+      checkpoint_dir: training directory, or checkpoint prefix.
+      network: which network of the checkpoint, such as 'ema'; None: the deployable one.
+
+    Raises:
+      UserError: there is no checkpoint or no config.json, or they cannot be read.
+    """
+    prefix = find.newest(checkpoint_dir)
+    if prefix is None:
+        raise UserError(
+            "The directory holds no checkpoint.",
+            where=checkpoint_dir,
+            fix="train first, or give the directory of a training run",
+        )
+    record = run_record.read(prefix, of_run=True)
+    where = run_record.path_of(prefix)
+    if record is None:
+        raise UserError(
+            f"The checkpoint has no {run_record.NAME}, which says what its network is.",
+            where=where,
+            fix="give a directory that one of the training programs has written",
+        )
+    config = read(ModelConfig, {}, saved=run_record.settings_in(record, ModelConfig), where=where)
+    crop_size = run_record.settings_in(record, DataConfig)["train_crop_size"]
+    dataset = record["dataset"]
+    spec = DatasetSpec.from_json(dataset, where=where)
+    if dataset.get("split") is not None:
+        spec = dataclasses.replace(spec, seen_unseen=ClassSplit.from_json(dataset["split"]))
+    model = model_builder(config, spec, tuple(crop_size))()
+    step = load_network(model, prefix, network)
+    return Run(model, spec, prefix, step, record)

@@ -1,0 +1,145 @@
+"""A run's streams: positioned, described, and able to say what went wrong in them."""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from tfseg.data import pipeline, sampling
+from tfseg.data.sources import make_sources
+from tfseg.inference.coloring import panel
+
+
+class TrainingData:
+    """A run's streams: positioned, described, and able to say what went wrong in them."""
+
+    # Colour of the padding; the network says which, once it is built.
+    mean_pixel: tuple[float, float, float] = (127.5, 127.5, 127.5)
+
+    def __init__(self, streams, spec, data_config, config, strategy):
+
+        self._streams, self._data, self._config = streams, data_config, config
+        self._strategy = strategy
+        self._sources = make_sources(streams, spec, data_config)
+        self.drawn_by = pipeline.drawn_by(streams)
+
+    def describe(self) -> str:
+        """Returns one line on the data that was found."""
+        parts = []
+        for name, source in self._sources.items():
+            index, used = source.index, len(set(source.epoch.pool.tolist()))
+            left_out = f", {index.size - used} of them left out" if used < index.size else ""
+            parts.append(
+                f"{name}: split {source.split}, {index.size} images, "
+                f"{int(index.has_mask.sum())} with masks{left_out}"
+            )
+        return "data: " + "; ".join(parts)
+
+    def _dataset(self, start_step: int, part: Any) -> Any:
+
+        return pipeline.make_train_dataset(
+            self._streams,
+            self._sources,
+            self._data,
+            mean_pixel=self.mean_pixel,
+            seed=self._config.seed,
+            start_step=start_step,
+            part=part,
+        )
+
+    def iterator(self, start_step: int) -> Any:
+        """Returns the distributed iterator of batches from a step on."""
+
+        def of_worker(context):
+            part = pipeline.Slice(
+                pipeline=context.input_pipeline_id,
+                num_pipelines=context.num_input_pipelines,
+                replicas=context.num_replicas_in_sync // context.num_input_pipelines,
+            )
+            return self._dataset(start_step, part)
+
+        return iter(self._strategy.distribute_datasets_from_function(of_worker))
+
+    def largest_stream(self, num_images: int) -> tuple[str, int, int]:
+        """Chooses the images on which batch norm is measured anew.
+
+        Args:
+          num_images: how many are asked for.
+
+        Returns:
+          The stream with most images (the first of these); the size of a batch, which is that of a
+          replica's whole step, so that its memory suffices; and the number of batches, at least as
+          many as give `num_images`.
+        """
+        sizes = {name: len(set(s.epoch.pool.tolist())) for name, s in self._sources.items()}
+        together = sum(stream.batch_size for stream in self._streams.values())
+        batch_size = max(1, together // self._strategy.num_replicas_in_sync)
+        return max(sizes, key=sizes.__getitem__), batch_size, -(-num_images // batch_size)
+
+    def first_views(self, name: str, batch_size: int, batches: int) -> Iterator[Any]:
+        """Yields batches of a stream's first views, float32 RGB 0..255 [B, H, W, 3]."""
+
+        stream = dataclasses.replace(self._streams[name], batch_size=batch_size)
+        dataset = pipeline.make_train_dataset(
+            {name: stream},
+            {name: self._sources[name]},
+            self._data,
+            mean_pixel=self.mean_pixel,
+            seed=self._config.seed,
+        )
+        for batch in dataset.take(batches):
+            yield batch[name]["image"]
+
+    def describe_batch(self, step: int) -> str:
+        """Names the images of a step's global batch, by stream."""
+
+        parts = []
+        for name, source in self._sources.items():
+            numbers = sampling.step_records(
+                self.drawn_by[name],
+                self._streams[name].batch_size,
+                source.epoch,
+                seed=self._config.seed,
+                step=step,
+            )
+            parts.append(f"{name}: {', '.join(source.index.ids[numbers])}")
+        return "; ".join(parts)
+
+    def panel_writer(self, method: Any, spec: Any, is_chief: bool, max_images: int = 4) -> Any:
+        """Returns a function that makes image panels of always the same batch at a step.
+
+        All workers make them, for they read variables together; the chief writes them.
+        """
+
+        batch = next(iter(self._dataset(0, pipeline.Slice())))
+        batch = tf.nest.map_structure(lambda x: x[:max_images], batch)
+        predict = tf.function(method.panels)
+        logdir = self._config.train_logdir
+        writer = tf.summary.create_file_writer(logdir) if is_chief else None
+
+        def write(step: int) -> None:
+            panels = {name: value.numpy() for name, value in predict(batch).items()}
+            if not panels or writer is None:
+                return
+            rows = [panel(row, spec) for row in zip(*panels.values())]
+            with writer.as_default(step=step):
+                tf.summary.image(", ".join(panels), rows, max_outputs=max_images)
+            writer.flush()
+
+        return write
+
+    def explain(self) -> None:
+        """Raises the user's error behind a failed pipeline, if there is one."""
+        for source in self._sources.values():
+            source.explain()
+
+    def write_bad_records(self) -> None:
+        """Lists the records that --skip_bad_records replaced."""
+        lines = [line for source in self._sources.values() for line in source.bad_records()]
+        if lines:
+            path = os.path.join(self._config.train_logdir, "bad_records.txt")
+            with open(path, "w") as file:
+                file.write("\n".join(lines) + "\n")
+            print(f"{len(lines)} damaged records were replaced by others: {path}", flush=True)

@@ -1,0 +1,87 @@
+"""The augmentations of training images, each with its own settings."""
+
+import dataclasses
+from typing import ClassVar
+
+from tfseg.settings.option import Choice, Section, option
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentationSettings(Section):
+    """An augmentation without settings of its own."""
+
+    GROUP: ClassVar[str] = "augmentation"
+
+
+@dataclasses.dataclass(frozen=True)
+class ScalingSettings(AugmentationSettings):
+    """Augmentations that scale images at random."""
+
+    min_scale_factor: float = option(0.5, "Smallest random scale.", training=True)
+    max_scale_factor: float = option(2.0, "Largest random scale; STRICT: 1.5.", training=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class DeepLabSettings(ScalingSettings):
+    """Random scale, crop and flip, as DeepLab has them."""
+
+    scale_factor_step_size: float = option(
+        0.25,
+        "Distance between the random scales of --augmentation=deeplab; 0: continuous, as they "
+        "always are with the other augmentations.",
+        training=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class CompositionSettings(ScalingSettings):
+    """Random operations, as published for Learning Pseudo Labels."""
+
+    augmentation_ops: int = option(
+        2,
+        "Operations on an image with --augmentation=composition; 0: the crop only.",
+        limits=(0, None),
+        training=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ResizedCropSettings(AugmentationSettings):
+    """A crop of random area, as published for SLRNet."""
+
+    crop_area: tuple[float, ...] = option(
+        (0.9, 1.0),
+        "Smallest,largest share of an image's area in a crop of --augmentation=resized_crop.",
+        training=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class PaddedCropSettings(ScalingSettings):
+    """Crops of images brought to one size, as published for STRICT and ZS3Net."""
+
+    augmentation_size: int | None = option(
+        None,
+        "Pixels. With --augmentation=warped_crop the side to which images are warped (published: "
+        "513 for crops of 321; None: in this ratio to --train_crop_size); with short_side_crop "
+        "what the random scales multiply (None: the shorter side of --train_crop_size, as "
+        "published).",
+        limits=(1, None),
+        training=True,
+    )
+    padding_color: str = option(
+        "mean",
+        "Colour of what --augmentation=warped_crop and short_side_crop pad: the backbone's mean, "
+        "as everywhere else, or black, as published.",
+        choices=("mean", "black"),
+        training=True,
+    )
+
+
+AUGMENTATIONS = {
+    "deeplab": Choice(DeepLabSettings, "tfseg.data.augment.deeplab"),
+    "composition": Choice(CompositionSettings, "tfseg.data.augment.composition"),
+    "resized_crop": Choice(ResizedCropSettings, "tfseg.data.augment.resized_crop"),
+    "warped_crop": Choice(PaddedCropSettings, "tfseg.data.augment.warped_crop"),
+    "short_side_crop": Choice(PaddedCropSettings, "tfseg.data.augment.short_side_crop"),
+}

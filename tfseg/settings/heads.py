@@ -1,0 +1,101 @@
+"""The heads that can stand on a backbone, each with its own settings."""
+
+import dataclasses
+from typing import ClassVar
+
+from tfseg.settings.option import NEVER, TOLD, Choice, Section, option
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadSettings(Section):
+    """A head without settings of its own."""
+
+    GROUP: ClassVar[str] = "network"
+    MAY_DIFFER: ClassVar[str] = NEVER
+
+
+@dataclasses.dataclass(frozen=True)
+class ProjectionSettings(HeadSettings):
+    """The head of SPNet."""
+
+    projection_dim: int | None = option(
+        None,
+        "Width of the projection head; None: that of --class_embeddings.",
+        limits=(1, None),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LowRankSettings(HeadSettings):
+    """The head of SLRNet."""
+
+    background_logit: str = option(
+        "constant",
+        "Background's logit in the low_rank head: the constant 1, or learned, which needs masks.",
+        choices=("constant", "learned"),
+    )
+    low_rank_view_scale: float = option(
+        0.5,
+        "Size of SLRNet's second view relative to the first.",
+        limits=(0.05, 1),
+        may_differ=TOLD,
+    )
+    low_rank_iterations: int = option(
+        1,
+        "Iterations of the low-rank factorisation; may be more in evaluation.",
+        limits=(1, 1000),
+        may_differ=TOLD,
+    )
+    low_rank_temperature: float = option(
+        1.0,
+        "Temperature of the factorisation's softmax.",
+        limits=(1e-3, None),
+        group="network in detail",
+    )
+    low_rank_test_views: int = option(
+        1,
+        "Views that evaluation factorises together: 1, or 2 (image and reduced copy, as in "
+        "training).",
+        limits=(1, 2),
+        may_differ=TOLD,
+    )
+    low_rank_wide: bool = option(
+        False,
+        "SLRNet's variant for many classes: wider projections; set --decoder_filters and "
+        "--aspp_convs_filters to 512 with it.",
+        group="network in detail",
+    )
+    low_rank_gate: str = option(
+        "published",
+        "What SLRNet's gate gives in training where it keeps a deep feature: published, "
+        "(deep - 0.3 shallow) / 0.7, so that the gate's mean is deep; or mixture, deep itself, so "
+        "that its mean is the mixture that evaluation takes.",
+        choices=("published", "mixture"),
+        may_differ=TOLD,
+        training=True,
+    )
+    low_rank_freeze_aspp_statistics: bool = option(
+        True,
+        "Batch norm in SLRNet's ASPP keeps mean 0 and variance 1, as published; false: it "
+        "normalises.",
+        group="network in detail",
+    )
+    class_score_power: float = option(
+        3.0,
+        "Exponent of the penalty on small masks in SLRNet's class scores.",
+        limits=(0, None),
+        group="network in detail",
+    )
+    class_score_offset: float = option(
+        0.01,
+        "What that penalty adds to a mask's mean before the logarithm.",
+        limits=(1e-6, None),
+        group="network in detail",
+    )
+
+
+HEADS = {
+    "deeplab": Choice(HeadSettings, "tfseg.models.heads.deeplab:DeepLab"),
+    "low_rank": Choice(LowRankSettings, "tfseg.models.heads.low_rank:LowRankNet"),
+    "projection": Choice(ProjectionSettings, "tfseg.models.heads.projection:ProjectionNet"),
+}
