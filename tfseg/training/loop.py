@@ -49,7 +49,7 @@ def _steps_to_next_event(config: TrainConfig, step: int) -> int:
 def _open_store(trainer: Trainer, config: TrainConfig, is_chief: bool) -> Store:
     """Makes the run's folder, tidies it up, and returns the store of its checkpoints."""
     start = time.time()
-    networks = dict(trainer.method.networks())
+    networks = dict(trainer.method.stored())
     if trainer.ema is not None:
         networks["ema"] = trainer.ema
     store = Store(
