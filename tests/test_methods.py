@@ -338,11 +338,11 @@ def everything_of(trainer):
 
 
 def test_a_run_that_is_restored_elsewhere_is_the_same(regime, trainer, tmp_path):
-    store = Store(str(tmp_path), trainer.method.networks(), trainer.state(), 1, True)
+    store = Store(str(tmp_path), trainer.method.stored(), trainer.state(), 1, True)
     trainer.train(1)
     store.save(2)
     other = make_trainer(one_replica(), batch_of(regime), **regime, seed=5)
-    Store(str(tmp_path), other.method.networks(), other.state(), 1, True).restore()
+    Store(str(tmp_path), other.method.stored(), other.state(), 1, True).restore()
     expected, restored = everything_of(trainer), everything_of(other)
     assert restored.keys() == expected.keys()
     for name, variable in restored.items():
@@ -368,11 +368,11 @@ def test_saving_and_restoring_changes_no_step(regime, tmp_path):
     batch = batch_of(regime)
     trainer = make_trainer(one_replica(), batch, **regime)
     trainer.train(2)
-    store = Store(str(tmp_path), trainer.method.networks(), trainer.state(), 1, True)
+    store = Store(str(tmp_path), trainer.method.stored(), trainer.state(), 1, True)
     store.save(2)
     trainer.train(1)
     other = make_trainer(one_replica(), batch, **regime, seed=0)
-    Store(str(tmp_path), other.method.networks(), other.state(), 1, True).restore()
+    Store(str(tmp_path), other.method.stored(), other.state(), 1, True).restore()
     other.train(1)
     expected = everything_of(trainer)
     for name, variable in everything_of(other).items():

@@ -23,6 +23,9 @@ from tfseg.monitors import Monitors, summarise
 from tfseg.ops.resize import resize_nearest
 from tfseg.settings.methods import METHODS
 from tfseg.settings.run import TrainConfig
+from tfseg.weights.checkpoint import find, stored_networks
+from tfseg.weights.checkpoint.store import Store
+from tfseg.weights.initial import load_initial_weights
 
 PseudoSeg = METHODS["pseudoseg"].load()
 NO_DROPOUT = {"aspp_dropout_rate": 0.0, "classifier_dropout_rate": 0.0}
@@ -260,13 +263,49 @@ def test_unlabelled_images_without_masks_have_no_accuracy_but_a_coverage():
 
 def test_panels_show_every_stage_and_change_nothing():
     method, _ = make_method(settings={"pixel_normalization_statistics": "batch"})
-    before = values(method.model.variables)
+    before = values(method.variables)
     panels = method.panels(batch_for())
     assert list(panels) == ["image", "cam", "sgc", "decoder", "fused", "truth"]
-    for name, value in values(method.model.variables).items():
+    for name, value in values(method.variables).items():
         np.testing.assert_array_equal(value, before[name])
     method, _ = make_method(settings={"use_attention": False})
     assert list(method.panels(batch_for())) == ["image", "decoder", "fused", "truth"]
+
+
+# The SGC head -----------------------------------------------------------------------------------
+
+
+def test_the_sgc_head_is_the_methods_and_stored_with_the_network(tmp_path):
+    method, _ = make_method()
+    head = set(values(method.attention.variables))
+    assert {name.split("/")[0] for name in head} == {"hyper_column", "pixel_normalization"}
+    assert not head & set(values(method.model.variables))
+    assert set(values(method.stored()["model"].variables)) == head | set(
+        values(method.model.variables)
+    )
+    Store(str(tmp_path), method.stored(), {}).save(0)
+    prefix = find.newest(str(tmp_path))
+    assert head < set(stored_networks.stored_variables(prefix)["model"])
+    # Evaluation knows the network alone.
+    other, _ = make_method(seed=1)
+    stored_networks.load_network(other.model, prefix)
+    before = values(other.attention.variables)
+    for name, value in values(method.model.variables).items():
+        np.testing.assert_array_equal(values(other.model.variables)[name], value)
+    assert any(np.any(before[name] != x) for name, x in values(method.attention.variables).items())
+    # A new run that starts from this one takes the head too.
+    coverage = load_initial_weights(
+        other.model,
+        str(tmp_path),
+        heads=other.auxiliary_heads(),
+        initialize_last_layer=True,
+        last_layers_contain_logits_only=True,
+    )
+    assert head <= set(coverage.matched) and not coverage.unused
+    for name, value in values(method.attention.variables).items():
+        np.testing.assert_array_equal(values(other.attention.variables)[name], value)
+    without, _ = make_method(settings={"use_attention": False})
+    assert list(without.auxiliary_heads()) == []
 
 
 # Distribution and precision ---------------------------------------------------------------------
@@ -300,8 +339,11 @@ def _assert_equal_steps(two_replicas, tolerance, names=None, **options):
     [
         {},
         {"weakly": True},
-        {"settings": {"pixel_normalization_statistics": "batch", "separate_passes": True}},
-        {"top_k_percent_pixels": 0.5},
+        pytest.param(
+            {"settings": {"pixel_normalization_statistics": "batch", "separate_passes": True}},
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param({"top_k_percent_pixels": 0.5}, marks=pytest.mark.nightly),
     ],
     ids=str,
 )
@@ -309,7 +351,7 @@ def test_two_replicas_equal_one_with_synchronised_statistics(two_replicas, optio
     _assert_equal_steps(two_replicas, 1e-5, **options)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_replicas_equal_one_with_xception_65(two_replicas):
     model = {"model_variant": "xception_65", "aspp_convs_filters": 256, "decoder_filters": 256}
     heads = ("logits/", "xception_65/logits", "pixel_normalization", "hyper_column")

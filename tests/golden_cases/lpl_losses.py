@@ -26,7 +26,7 @@ LOSSES = {
 COUNTS = ("iou_t", "iou_p", "iou_tp")
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=4)
 def _load(path):
     with np.load(path) as arrays:
         return dict(arrays)
@@ -106,7 +106,7 @@ class _Given(tf.keras.Model):
         return {"logits": self.given}
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=4)
 def _steps(path):
     """Runs the method over the given predictions; returns what each step gave, by array name."""
     arrays = _load(path)

@@ -30,7 +30,7 @@ FAULTS = {"grad_cam_mean": "batch_and_rows", "pixel_normalization_statistics": "
 TOLERANCE = 3e-5
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=4)
 def _load(path):
     with np.load(path) as arrays:
         return dict(arrays)
@@ -79,7 +79,6 @@ class GivenNetwork(tf.Module):
             convolution=types.SimpleNamespace(kernel=self.variables_of_case["cls_weights"]),
             dropout_multiplier=lambda ends, seed: ends["multiplier"],
         )
-        self.attention = None
 
     def encode(self, image, training=False):
         values = self.variables_of_case
@@ -153,7 +152,7 @@ def batch_of(arrays, *, with_image_label: bool) -> dict:
     return {"labelled": stream("seg"), "unlabelled": unlabelled}
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=4)
 def _fusion(path, separate_passes: bool) -> dict[str, np.ndarray | None]:
     """Runs the method on a case; returns every output by the case's name, None for no gradient."""
     arrays = _load(path)
@@ -167,7 +166,7 @@ def _fusion(path, separate_passes: bool) -> dict[str, np.ndarray | None]:
     )
     weights = {}
     if method.settings.use_attention:
-        layer = method.model.attention
+        layer = method.attention
         weights = {"key_weights": layer.key.kernel, "query_weights": layer.query.kernel}
         weights["pixel_normalization_weights"] = layer.projection.kernel
         if layer.norm is None:
@@ -271,7 +270,7 @@ def _step(path) -> dict[str, np.ndarray]:
         config=config,
         settings=PseudoSegConfig(**FAULTS, separate_passes=True),
     )
-    for variable in method.model.attention.variables:
+    for variable in method.attention.variables:
         variable.assign(_value(variable_name(variable), tuple(variable.shape)))
     trainer = Trainer(
         method=method, strategy=tf.distribute.get_strategy(), config=config, iterator=None

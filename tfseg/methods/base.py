@@ -27,6 +27,24 @@ Batch = Mapping[str, Mapping[str, tf.Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
+class Stored:
+    """What a checkpoint holds under the name of a network.
+
+    Attributes:
+      network: of a method.
+      heads: its auxiliary heads; all their variables have names of their own.
+    """
+
+    network: Any
+    heads: Sequence[tf.Module] = ()
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """The network's variables, and those of the heads."""
+        return [v for part in (self.network, *self.heads) for v in part.variables]
+
+
+@dataclasses.dataclass(frozen=True)
 class ParamGroup:
     """Variables that are updated alike.
 
@@ -203,6 +221,21 @@ class Method(tf.Module):
         """Returns every network by its name in the checkpoint; the first is the deployable one."""
         return {"model": self.model}
 
+    def auxiliary_heads(self) -> Sequence[tf.Module]:
+        """Returns what is trained beside the deployable network and is no part of it.
+
+        Checkpoints hold its variables among the network's, by their names; evaluation does not ask
+        for them. The default has none.
+        """
+        return ()
+
+    def stored(self) -> dict[str, Stored]:
+        """Returns what checkpoints hold of every network, by its name."""
+        return {
+            name: Stored(network, self.auxiliary_heads() if network is self.model else ())
+            for name, network in self.networks().items()
+        }
+
     @classmethod
     def network_config(cls, config: ModelConfig, settings: Any) -> ModelConfig:
         """Returns the network's settings, completed by what the method settles itself.
@@ -248,8 +281,11 @@ class Method(tf.Module):
 
     def param_groups(self) -> list[ParamGroup]:
         """Returns the groups for the optimiser; every trainable variable is in exactly one."""
+        parts = (self.model, *self.auxiliary_heads())
         return default_param_groups(
-            self.model.trainable_variables, decayed_variables(self.model), self.config
+            [v for part in parts for v in part.trainable_variables],
+            [v for part in parts for v in decayed_variables(part)],
+            self.config,
         )
 
     def after_step(self, step: tf.Tensor) -> None:

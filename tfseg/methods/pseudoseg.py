@@ -76,8 +76,16 @@ class PseudoSeg(Method):
 
     Config = PseudoSegConfig
 
+    def __init__(self, **options):
+        super().__init__(**options)
+        # The SGC head: the method's, not the network's, for only training needs it.
+        self.attention = None
+        if self.settings.use_attention:
+            self._layers = self._attention_layers(self.model)
+            self.attention = self._make_attention()
+
     def build(self, build_model):
-        """Makes the network, with classifier and SGC head as needed."""
+        """Makes the network, with a classifier as needed."""
         self._check()
         settings = self.settings
         model = build_model(with_classifier=settings.use_attention or self.config.weakly)
@@ -88,17 +96,21 @@ class PseudoSeg(Method):
                 "1.0, or any with --separate_passes",
                 "Shared passes see images at one scale.",
             )
-        if settings.use_attention:
-            self._layers = self._attention_layers(model)
-            model.attention = SelfAttentionCAM(
-                model.settings,
-                in_channels=sum(model.backbone.channels[name] for name in self._layers),
-                num_classes=self.spec.num_classes,
-                has_background=self.spec.has_background,
-                attention_dim=settings.attention_dim,
-                version=2 if settings.att_v2 else 1,
-            )
         return model
+
+    def _make_attention(self) -> SelfAttentionCAM:
+        channels = self.model.backbone.channels
+        return SelfAttentionCAM(
+            self.model.settings,
+            in_channels=sum(channels[name] for name in self._layers),
+            num_classes=self.spec.num_classes,
+            has_background=self.spec.has_background,
+            attention_dim=self.settings.attention_dim,
+            version=2 if self.settings.att_v2 else 1,
+        )
+
+    def auxiliary_heads(self) -> list[tf.Module]:
+        return [] if self.attention is None else [self.attention]
 
     def _check(self) -> None:
         settings = self.settings
@@ -307,7 +319,7 @@ class PseudoSeg(Method):
         self, maps, ends, valid, *, training: bool, step: tf.Tensor | None = None
     ) -> dict[str, tf.Tensor]:
         hypercolumn = [tf.stop_gradient(ends[name]) for name in self._layers]
-        return self.model.attention(maps, hypercolumn, valid, training=training, step=step)
+        return self.attention(maps, hypercolumn, valid, training=training, step=step)
 
     # The pseudo label ----------------------------------------------------------------------------
 

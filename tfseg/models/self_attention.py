@@ -1,7 +1,7 @@
 """Self-attention Grad-CAM (SGC): class activation maps spread over look-alike cells.
 
-A head beside the decoder, for training only. It is not part of the deployed network; its variables
-have the published names (`hyper_column/...`, `pixel_normalization/...`).
+A head beside the decoder, for training only. It belongs to the method, not to the deployed network;
+its variables have the published names (`hyper_column/...`, `pixel_normalization/...`).
 
 Source: Zou et al., "PseudoSeg", ICLR 2021, section 3.2; specification 5.4.
 """
@@ -28,7 +28,7 @@ class SelfAttentionCAM(Layer):
     Y = P cam, background 1 - max Y and Z = Y Wz + b.
 
     Args:
-      settings: of the network that it belongs to.
+      settings: of the network whose features it takes.
       in_channels: channels of the hypercolumn, all layers together.
       num_classes: classes of the logits.
       has_background: class 0 is background, made here; else every class has a map.

@@ -1,5 +1,6 @@
 """What a fresh run starts from."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from tfseg.methods import teacher
@@ -20,16 +21,17 @@ def initialise_networks(method: Any, config: TrainConfig) -> None:
             "from random values",
             flush=True,
         )
-    for network in method.networks().values():
+    for part in method.stored().values():
+        network = part.network
         # A teacher that is not trained becomes a copy of the network before the first step.
         if network.trainable_variables:
-            random = _initialise(network, config)
+            random = _initialise(network, config, part.heads)
             if network is method.model:
                 method.check_initial_weights(random)
 
 
-def _initialise(model, config: TrainConfig) -> set[str]:
-    """Gives a fresh network its initial weights and says what matched.
+def _initialise(model, config: TrainConfig, heads: Sequence[Any]) -> set[str]:
+    """Gives a fresh network and its auxiliary heads their initial weights; says what matched.
 
     Returns:
       Names of the variables that keep their random values.
@@ -43,6 +45,7 @@ def _initialise(model, config: TrainConfig) -> set[str]:
         coverage = load_initial_weights(
             model,
             config.tf_initial_checkpoint,
+            heads=heads,
             initialize_last_layer=config.initialize_last_layer,
             last_layers_contain_logits_only=config.last_layers_contain_logits_only,
         )

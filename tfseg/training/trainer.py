@@ -168,8 +168,9 @@ class Trainer:
             for i, variable in enumerate(_variables(optimizer)):
                 state[f"optimizer/{group.name}/{i}/{variable_name(variable)}"] = variable
         state |= self.loss_scales()
+        of_networks = {id(v) for part in self.method.stored().values() for v in part.variables}
         for i, variable in enumerate(self.method.variables):
-            if not any(variable is v for n in self.method.networks().values() for v in n.variables):
+            if id(variable) not in of_networks:
                 state[f"method/{i}/{variable_name(variable)}"] = variable
         return state
 

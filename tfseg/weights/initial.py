@@ -9,7 +9,7 @@ import dataclasses
 import importlib.metadata
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -164,7 +164,12 @@ def _shape_error(
 
 
 def load_initial_weights(
-    model: Any, path: str, *, initialize_last_layer: bool, last_layers_contain_logits_only: bool
+    model: Any,
+    path: str,
+    *,
+    heads: Sequence[Any] = (),
+    initialize_last_layer: bool,
+    last_layers_contain_logits_only: bool,
 ) -> Coverage:
     """Initialises a network from a checkpoint, by variable name.
 
@@ -172,6 +177,7 @@ def load_initial_weights(
       model: of `tfseg.models.build_model`.
       path: a checkpoint prefix, or a directory (its newest checkpoint); TF1's name-based format
         (V2) as in the model zoo, or one of ours, of which the network of the same name is taken.
+      heads: auxiliary heads of the network, which take their values along with it.
       initialize_last_layer: take the last layers too.
       last_layers_contain_logits_only: the last layers are the logits; False: ASPP and decoder too.
 
@@ -194,7 +200,7 @@ def load_initial_weights(
     reader = reading.open_reader(prefix)
     stored, not_model = _stored_keys(prefix, model.name)
     shapes = reader.get_variable_to_shape_map()
-    variables = by_name(model.variables)
+    variables = by_name([v for part in (model, *heads) for v in part.variables])
     # Word vectors are constants of the run, never taken; a last layer must have learned with them.
     vectors, key = variables.pop(CLASS_VECTORS, None), stored.pop(CLASS_VECTORS, None)
     if vectors is not None and key is not None and initialize_last_layer:
