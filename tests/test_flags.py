@@ -158,6 +158,7 @@ def test_an_owned_section_has_the_settings_of_what_is_chosen():
     assert flat(picture)["side"] == 5 and "radius" not in flat(picture)
     assert changed(picture, color="blue").own == Square(side=5)
     assert changed(picture, shape="round").own == Round()
+    assert dataclasses.replace(picture, shape="round").own == Round()
     assert set(names_of(Picture)) >= {"shape", "radius", "side"}
     assert read(Picture, {}, saved={"shape": "square", "side": 7}).own.side == 7
 

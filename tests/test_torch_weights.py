@@ -12,9 +12,9 @@ from tests.torch_files import op_global, op_text, op_tuple, write_torch
 from tfseg.errors import UserError
 from tfseg.models import build_model
 from tfseg.settings.network import ModelConfig
-from tfseg.torch_weights import _describe, convert
 from tfseg.weights.checkpoint.names import by_name
 from tfseg.weights.initial import load_initial_weights, load_pretrained, load_torch, torch_prefix
+from tfseg.weights.torch_convert import _describe, convert
 
 _UNITS = {"resnet50s": (3, 4, 6, 3), "resnet101s": (3, 4, 23, 3)}
 _NORM = ("weight", "bias", "running_mean", "running_var")

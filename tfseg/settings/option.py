@@ -100,7 +100,10 @@ def is_owned(field: dataclasses.Field) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """What settings classes have in common; an owned field that is None takes the defaults."""
+    """What settings classes have in common.
+
+    An owned field that holds nothing, or the settings of another choice, takes the defaults.
+    """
 
     # Heading of the help page.
     GROUP: ClassVar[str] = "other"
@@ -111,7 +114,9 @@ class Section:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            if is_owned(field) and getattr(self, field.name) is None:
-                choice = field.metadata["registry"].get(getattr(self, field.metadata["chooser"]))
-                if choice is not None:
-                    object.__setattr__(self, field.name, choice.settings())
+            if not is_owned(field):
+                continue
+            choice = field.metadata["registry"].get(getattr(self, field.metadata["chooser"]))
+            # `dataclasses.replace` passes those of what was chosen before.
+            if choice is not None and type(getattr(self, field.name)) is not choice.settings:
+                object.__setattr__(self, field.name, choice.settings())
