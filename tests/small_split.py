@@ -11,6 +11,7 @@ from tfseg.data import tfexample
 from tfseg.data.atomic_writing import ShardWriter
 from tfseg.data.shards import shard_name
 from tfseg.data.specs import DatasetSpec
+from tfseg.settings.network import ModelConfig
 
 SPEC = DatasetSpec("toy", ("background", "cat", "dog", "cow"))
 # Smaller than, equal to, and larger than the crop of 33 x 33, in one direction or both.
@@ -59,6 +60,7 @@ def write_split(folder, images, labels, *, split="val", ids=None, image_labels=N
 class ToyModel(tf.keras.Model):
     """Every fourth pixel times a matrix: the logits; and their mean over the image, on request."""
 
+    config = ModelConfig()
     mean_pixel = (127.5, 127.5, 127.5)
 
     def __init__(self, num_classes=4, seed=0, *, with_classifier=False):
