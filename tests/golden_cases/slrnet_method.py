@@ -4,7 +4,6 @@ The network is ours, but for its backbone, which gives the features of the file,
 heads, single 1x1 convolutions there. It runs as in evaluation: no dropout, the gate's mean.
 """
 
-import dataclasses
 import functools
 import pathlib
 import re
@@ -21,6 +20,7 @@ from tfseg.models.layers.settings import Settings
 from tfseg.ops.resize import resize_bilinear
 from tfseg.settings.methods import SLRNetConfig
 from tfseg.settings.network import ModelConfig
+from tfseg.settings.reading import changed
 from tfseg.settings.run import TrainConfig
 
 IGNORE = 255
@@ -131,7 +131,7 @@ class _Case:
         self.images = self._images(num_classes)
 
     def _network(self, **changes) -> _Network:
-        config = dataclasses.replace(self.config, **changes)
+        config = changed(self.config, **changes)
         parameters = parameters_of(self._path)
         return _Network(self.arrays, parameters, config, self.arrays["labels"].shape[1] + 1)
 
