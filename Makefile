@@ -7,6 +7,9 @@ VENV_ADDONS := .venv-addons
 PYTHON_ADDONS ?= $(shell for p in $(PYTHON) python3.11 python3.10; do \
   $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 11))' 2>/dev/null \
   && echo $$p && break; done)
+# What can differ between TensorFlow's versions, or uses tensorflow-addons; empty: all fast tests.
+ADDONS_TESTS := $(addprefix tests/test_,$(addsuffix .py,augment checkpoint environment golden \
+  initial_weights layers optimizers resize trainer))
 PIP_FLAGS := --quiet --disable-pip-version-check
 
 .PHONY: demo test test-addons fuzz lint clean
@@ -56,7 +59,7 @@ test-addons:
 	@echo "make test-addons needs Python 3.10 or 3.11 (tensorflow-addons has no wheel for newer ones); none was found, so these tests did not run."
 else
 test-addons: $(VENV_ADDONS)/.installed $(VENV_ADDONS)/.crf
-	TFSEG_EXPECT_TENSORFLOW=2.15 $(VENV_ADDONS)/bin/python -m pytest -n 2 --dist loadfile --durations=15 -m "not slow"
+	TFSEG_EXPECT_TENSORFLOW=2.15 $(VENV_ADDONS)/bin/python -m pytest -n 2 --dist loadfile --durations=15 -m "not slow" $(ADDONS_TESTS)
 endif
 
 clean:
