@@ -17,6 +17,7 @@ import numpy as np
 from tfseg import files
 from tfseg.errors import UserError
 from tfseg.methods.base import LAST_LAYER_SCOPES, LOGITS_SCOPE
+from tfseg.models.backbones import BACKBONES
 from tfseg.models.heads.projection import CLASS_VECTORS
 from tfseg.weights import torch_file, torch_layout
 from tfseg.weights.checkpoint import find, reading
@@ -29,21 +30,8 @@ _NOT_MODEL = re.compile(
     r"(^|/)(global_step|beta[12]_power|save_counter|_CHECKPOINTABLE_OBJECT_GRAPH|Momentum"
     r"|Adam|Adam_1|RMSProp|RMSProp_1|Adagrad|ExponentialMovingAverage)$"
 )
-# First names of the variables of each backbone, to say what a checkpoint is of.
-_SCOPES = {
-    "xception_41": "xception_41",
-    "xception_65": "xception_65",
-    "xception_71": "xception_71",
-    "resnet_v1_50": "resnet_v1_50",
-    "resnet_v1_101": "resnet_v1_101",
-    "MobilenetV2": "mobilenet_v2",
-    "resnet50s": "resnet50s",
-    "resnet101s": "resnet101s",
-    "resnet101": "resnet101",
-    "resnet101_msra": "resnet101_msra",
-    "wide_resnet38": "wide_resnet38",
-    "efficientnet_lite0": "efficientnet_lite0",
-}
+# First names of variables that are not their backbone's name.
+_SCOPES = {"MobilenetV2": "mobilenet_v2"}
 # By backbone with a PyTorch original, tensors that tell it from those that come after it here.
 _TORCH_PROBES = {
     "resnet101s": ("conv1.0.weight", "layer3.6.conv1.weight"),
@@ -126,8 +114,9 @@ def _excluded(name: str, scopes: tuple[str, ...]) -> bool:
 def _looks_like(names: Iterable[str]) -> str | None:
     """Names the backbone whose variables these are, if it is one of ours."""
     names = set(names)
-    for scope, variant in _SCOPES.items():
-        if any(name.startswith(scope + "/") for name in names):
+    for scope in sorted({name.split("/")[0] for name in names if "/" in name}):
+        variant = _SCOPES.get(scope, scope)
+        if variant in BACKBONES:
             beta = scope.startswith("resnet_v1") and f"{scope}/conv1_1/weights" in names
             return variant + "_beta" if beta else variant
     return None
