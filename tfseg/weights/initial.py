@@ -1,4 +1,4 @@
-"""Initial weights: model-zoo and own checkpoints by variable name, packages, PyTorch files.
+"""Initial weights: checkpoints by variable name, packages, PyTorch files.
 
 What was taken and what was not is always told: a name that silently fails to match costs a run.
 
@@ -9,7 +9,7 @@ import dataclasses
 import importlib.metadata
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from tfseg.weights import torch_file, torch_layout
 from tfseg.weights.checkpoint import find, reading
 from tfseg.weights.checkpoint.names import by_name, variable_name
 from tfseg.weights.checkpoint.stored_networks import deployable_network, stored_variables
+from tfseg.weights.object_paths import keys_by_name
+from tfseg.weights.prefix import outer_prefix
 from tfseg.weights.torch_layout import Slot
 
 # What a TF1 checkpoint holds besides the model's variables.
@@ -96,14 +98,16 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _stored_keys(prefix: str, network: str) -> tuple[dict[str, str], int]:
+def _stored_keys(prefix: str, model: Any) -> tuple[dict[str, str], int]:
     """Returns ({variable name: key in the file}, number of entries that are no variables)."""
     own = stored_variables(prefix)
     all_keys = reading.open_reader(prefix).get_variable_to_shape_map()
     if own:
-        name = network if network in own else deployable_network(prefix)
+        name = model.name if model.name in own else deployable_network(prefix)
         return own[name], len(all_keys) - len(own[name])
-    names = {key: key for key in all_keys if not _NOT_MODEL.search(key)}
+    backbone = model.backbone
+    names = keys_by_name(all_keys, scope=backbone.scope, wanted=by_name(backbone.variables))
+    names = names or {key: key for key in all_keys if not _NOT_MODEL.search(key)}
     return names, len(all_keys) - len(names)
 
 
@@ -160,7 +164,8 @@ def load_initial_weights(
     Args:
       model: of `tfseg.models.build_model`.
       path: a checkpoint prefix, or a directory (its newest checkpoint); TF1's name-based format
-        (V2) as in the model zoo, or one of ours, of which the network of the same name is taken.
+        (V2) as in the model zoo; Model Garden's, of objects, for its backbones; or one of ours, of
+        which the network of the same name is taken.
       initialize_last_layer: take the last layers too.
       last_layers_contain_logits_only: the last layers are the logits; False: ASPP and decoder too.
 
@@ -181,7 +186,7 @@ def load_initial_weights(
             fix="give a prefix such as <directory>/model.ckpt, without .index or .data",
         )
     reader = reading.open_reader(prefix)
-    stored, not_model = _stored_keys(prefix, model.name)
+    stored, not_model = _stored_keys(prefix, model)
     shapes = reader.get_variable_to_shape_map()
     variables = by_name(model.variables)
     # Word vectors are constants of the run, never taken; a last layer must have learned with them.
@@ -280,21 +285,6 @@ def _from_npz(path: str) -> dict[str, np.ndarray]:
         raise UserError("No such file.", where=path) from None
 
 
-def torch_prefix(names: Collection[str], wanted: Collection[str]) -> str:
-    """Returns what stands before the names of a network's tensors in a state dictionary.
-
-    Wrappers and larger networks put `module.`, `backbone.` or both before them.
-
-    Args:
-      names: of the file's tensors.
-      wanted: the network's own; its first is looked for.
-    """
-    first = next(iter(wanted), "")
-    found = {n.removesuffix(first) for n in names if n == first or n.endswith("." + first)}
-    ranks = {prefix: sum(prefix + name in names for name in wanted) for prefix in found}
-    return max(sorted(ranks, key=len), key=ranks.__getitem__, default="")
-
-
 def _torch_variant(names: Iterable[str]) -> str | None:
     """Names the backbone whose tensors these are, if it is one of ours."""
     names = list(names)
@@ -370,7 +360,7 @@ def load_torch(
             accepted=", ".join(_TORCH_PROBES),
             fix="--tf_initial_checkpoint=<prefix> initialises the other backbones",
         )
-    prefix = torch_prefix(tensors, backbone)
+    prefix = outer_prefix(tensors, backbone, joint=".")
     parts = {name.split(".")[0] for name in backbone}
     slots = {prefix + name: slot for name, slot in backbone.items()}
     for name in slots:

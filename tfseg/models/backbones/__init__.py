@@ -10,6 +10,7 @@ from tfseg.errors import UserError
 from tfseg.models.backbones.base import Backbone
 from tfseg.models.backbones.efficientnet_lite import EfficientNetLite
 from tfseg.models.backbones.mobilenet_v2 import MobileNetV2
+from tfseg.models.backbones.model_garden import ModelGarden
 from tfseg.models.backbones.resnet import ResNet
 from tfseg.models.backbones.resnet_s import ResNetS
 from tfseg.models.backbones.resnet_torch import ResNetTorch
@@ -94,6 +95,30 @@ def _wide_resnet(variant: str) -> Maker:
     )
 
 
+def _mobilenet_v3(variant: str) -> Maker:
+    return _heeding("depth_multiplier", "divisible_by")(
+        lambda settings, config: ModelGarden(
+            settings,
+            variant,
+            output_stride=config.output_stride,
+            filter_size_scale=config.depth_multiplier,
+            divisible_by=config.divisible_by or 8,
+        )
+    )
+
+
+def _model_garden_resnet(variant: str) -> Maker:
+    return _heeding("multi_grid")(
+        lambda settings, config: ModelGarden(
+            settings,
+            variant,
+            output_stride=config.output_stride,
+            multigrid=_multi_grid(config),
+            activation="relu6" if config.use_bounded_activation else "relu",
+        )
+    )
+
+
 def _multi_grid(config: ModelConfig) -> Sequence[int] | None:
     if config.multi_grid is not None and (
         len(config.multi_grid) != 3 or min(config.multi_grid) < 1
@@ -122,5 +147,10 @@ BACKBONES: dict[str, Maker] = {
     "resnet101_msra": _resnet("resnet101_msra", ResNetTorch),
     "wide_resnet38": _wide_resnet("wide_resnet38"),
     "mobilenet_v2": _mobilenet_v2,
+    "mobilenet_v3_large": _mobilenet_v3("mobilenet_v3_large"),
+    "mobilenet_v3_small": _mobilenet_v3("mobilenet_v3_small"),
+    "dilated_resnet50": _model_garden_resnet("dilated_resnet50"),
+    "dilated_resnet101": _model_garden_resnet("dilated_resnet101"),
+    "resnet_rs50": _model_garden_resnet("resnet_rs50"),
     "efficientnet_lite0": _efficientnet_lite("efficientnet_lite0"),
 }
