@@ -13,7 +13,8 @@ from tfseg.errors import UserError
 from tfseg.models import build_model
 from tfseg.settings.network import ModelConfig
 from tfseg.weights.checkpoint.names import by_name
-from tfseg.weights.initial import load_initial_weights, load_pretrained, load_torch, torch_prefix
+from tfseg.weights.initial import load_initial_weights, load_pretrained, load_torch
+from tfseg.weights.prefix import outer_prefix
 from tfseg.weights.torch_convert import _describe, convert
 
 _UNITS = {"resnet50s": (3, 4, 6, 3), "resnet101s": (3, 4, 23, 3)}
@@ -417,7 +418,7 @@ def _load(variant, arrays):
 @pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "module.backbone.", "encoder.net."])
 def test_prefix_is_found(prefix):
     names = {prefix + name for name in _resnet_shapes("resnet50s")} | {"aspp.conv1.0.weight"}
-    assert torch_prefix(names, _resnet_shapes("resnet50s")) == prefix
+    assert outer_prefix(names, _resnet_shapes("resnet50s"), joint=".") == prefix
 
 
 def test_second_copies_are_ignored():

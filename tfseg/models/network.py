@@ -139,28 +139,6 @@ def _check(config: ModelConfig) -> None:
             fix="repeated flags accumulate, also over a flagfile and the command line: give the "
             "rates in one place only",
         )
-    mobile_only = {"depth_multiplier": 1.0, "divisible_by": None}
-    for name, default in mobile_only.items():
-        value = getattr(config, name)
-        if value != default and config.model_variant != "mobilenet_v2":
-            raise UserError(
-                f"--{name} is for mobilenet_v2 only.",
-                where=f"--{name}",
-                received=value,
-                accepted=default,
-                fix="leave the flag out, or choose --model_variant=mobilenet_v2",
-            )
-    if config.multi_grid is not None and config.model_variant in (
-        "wide_resnet38",
-        "mobilenet_v2",
-        "efficientnet_lite0",
-    ):
-        raise UserError(
-            f"{config.model_variant} has no multi-grid block.",
-            where="--multi_grid",
-            received=config.multi_grid,
-            fix="leave the flag out",
-        )
     if any(scale <= 0 for scale in config.image_pyramid or ()):
         raise UserError(
             "Scales are positive.", where="--image_pyramid", received=config.image_pyramid

@@ -81,13 +81,13 @@ class ModelConfig(Section):
     aspp_convs_filters: int = option(256, "Channels of each ASPP branch.", limits=(1, None))
     aspp_with_squeeze_and_excitation: bool = option(
         False,
-        "Squeeze-and-excitation in the ASPP (MobileNetV3).",
-        unsupported="it belongs to the MobileNetV3 variants, which tfseg does not have",
+        "Squeeze-and-excitation in the ASPP.",
+        unsupported="it belongs to the light head of MobileNetV3, which tfseg does not have",
     )
     image_se_uses_qsigmoid: bool = option(
         False,
         "Quantised sigmoid in that squeeze-and-excitation.",
-        unsupported="it belongs to the MobileNetV3 variants, which tfseg does not have",
+        unsupported="it belongs to the light head of MobileNetV3, which tfseg does not have",
     )
     decoder_use_separable_conv: bool = option(
         True, "Separable 3x3 convolutions in the decoder.", group="network in detail"
@@ -135,11 +135,11 @@ class ModelConfig(Section):
         group="network in detail",
     )
     depth_multiplier: float = option(
-        1.0, "Channel multiplier (MobileNet only).", limits=(0.01, None)
+        1.0, "Channel multiplier (MobileNets only).", limits=(0.01, None)
     )
     divisible_by: int | None = option(
         None,
-        "Round channel counts to multiples of this (MobileNet only); None: 8.",
+        "Round channel counts to multiples of this (MobileNets only); None: 8.",
         limits=(1, None),
         group="network in detail",
     )

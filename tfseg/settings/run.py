@@ -115,7 +115,8 @@ class TrainConfig(Section):
 
     tf_initial_checkpoint: str | None = option(
         None,
-        "Checkpoint to initialise from: TF1 model zoo, or ours; a prefix or a directory.",
+        "Checkpoint to initialise from: TF1 model zoo, Model Garden's for the backbones taken from "
+        "there, or ours; a prefix or a directory.",
         group="initial weights",
     )
     pretrained_weights: str | None = option(

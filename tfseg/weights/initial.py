@@ -1,4 +1,4 @@
-"""Initial weights: model-zoo and own checkpoints by variable name, packages, PyTorch files.
+"""Initial weights: checkpoints by variable name, packages, PyTorch files.
 
 What was taken and what was not is always told: a name that silently fails to match costs a run.
 
@@ -9,7 +9,7 @@ import dataclasses
 import importlib.metadata
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,14 @@ import numpy as np
 from tfseg import files
 from tfseg.errors import UserError
 from tfseg.methods.base import LAST_LAYER_SCOPES, LOGITS_SCOPE
+from tfseg.models.backbones import BACKBONES
 from tfseg.models.heads.projection import CLASS_VECTORS
 from tfseg.weights import torch_file, torch_layout
 from tfseg.weights.checkpoint import find, reading
 from tfseg.weights.checkpoint.names import by_name, variable_name
 from tfseg.weights.checkpoint.stored_networks import deployable_network, stored_variables
+from tfseg.weights.object_paths import keys_by_name
+from tfseg.weights.prefix import outer_prefix
 from tfseg.weights.torch_layout import Slot
 
 # What a TF1 checkpoint holds besides the model's variables.
@@ -29,21 +32,8 @@ _NOT_MODEL = re.compile(
     r"(^|/)(global_step|beta[12]_power|save_counter|_CHECKPOINTABLE_OBJECT_GRAPH|Momentum"
     r"|Adam|Adam_1|RMSProp|RMSProp_1|Adagrad|ExponentialMovingAverage)$"
 )
-# First names of the variables of each backbone, to say what a checkpoint is of.
-_SCOPES = {
-    "xception_41": "xception_41",
-    "xception_65": "xception_65",
-    "xception_71": "xception_71",
-    "resnet_v1_50": "resnet_v1_50",
-    "resnet_v1_101": "resnet_v1_101",
-    "MobilenetV2": "mobilenet_v2",
-    "resnet50s": "resnet50s",
-    "resnet101s": "resnet101s",
-    "resnet101": "resnet101",
-    "resnet101_msra": "resnet101_msra",
-    "wide_resnet38": "wide_resnet38",
-    "efficientnet_lite0": "efficientnet_lite0",
-}
+# First names of variables that are not their backbone's name.
+_SCOPES = {"MobilenetV2": "mobilenet_v2"}
 # By backbone with a PyTorch original, tensors that tell it from those that come after it here.
 _TORCH_PROBES = {
     "resnet101s": ("conv1.0.weight", "layer3.6.conv1.weight"),
@@ -108,14 +98,16 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _stored_keys(prefix: str, network: str) -> tuple[dict[str, str], int]:
+def _stored_keys(prefix: str, model: Any) -> tuple[dict[str, str], int]:
     """Returns ({variable name: key in the file}, number of entries that are no variables)."""
     own = stored_variables(prefix)
     all_keys = reading.open_reader(prefix).get_variable_to_shape_map()
     if own:
-        name = network if network in own else deployable_network(prefix)
+        name = model.name if model.name in own else deployable_network(prefix)
         return own[name], len(all_keys) - len(own[name])
-    names = {key: key for key in all_keys if not _NOT_MODEL.search(key)}
+    backbone = model.backbone
+    names = keys_by_name(all_keys, scope=backbone.scope, wanted=by_name(backbone.variables))
+    names = names or {key: key for key in all_keys if not _NOT_MODEL.search(key)}
     return names, len(all_keys) - len(names)
 
 
@@ -126,8 +118,9 @@ def _excluded(name: str, scopes: tuple[str, ...]) -> bool:
 def _looks_like(names: Iterable[str]) -> str | None:
     """Names the backbone whose variables these are, if it is one of ours."""
     names = set(names)
-    for scope, variant in _SCOPES.items():
-        if any(name.startswith(scope + "/") for name in names):
+    for scope in sorted({name.split("/")[0] for name in names if "/" in name}):
+        variant = _SCOPES.get(scope, scope)
+        if variant in BACKBONES:
             beta = scope.startswith("resnet_v1") and f"{scope}/conv1_1/weights" in names
             return variant + "_beta" if beta else variant
     return None
@@ -176,7 +169,8 @@ def load_initial_weights(
     Args:
       model: of `tfseg.models.build_model`.
       path: a checkpoint prefix, or a directory (its newest checkpoint); TF1's name-based format
-        (V2) as in the model zoo, or one of ours, of which the network of the same name is taken.
+        (V2) as in the model zoo; Model Garden's, of objects, for its backbones; or one of ours, of
+        which the network of the same name is taken.
       heads: auxiliary heads of the network, which take their values along with it.
       initialize_last_layer: take the last layers too.
       last_layers_contain_logits_only: the last layers are the logits; False: ASPP and decoder too.
@@ -198,7 +192,7 @@ def load_initial_weights(
             fix="give a prefix such as <directory>/model.ckpt, without .index or .data",
         )
     reader = reading.open_reader(prefix)
-    stored, not_model = _stored_keys(prefix, model.name)
+    stored, not_model = _stored_keys(prefix, model)
     shapes = reader.get_variable_to_shape_map()
     variables = by_name([v for part in (model, *heads) for v in part.variables])
     # Word vectors are constants of the run, never taken; a last layer must have learned with them.
@@ -297,21 +291,6 @@ def _from_npz(path: str) -> dict[str, np.ndarray]:
         raise UserError("No such file.", where=path) from None
 
 
-def torch_prefix(names: Collection[str], wanted: Collection[str]) -> str:
-    """Returns what stands before the names of a network's tensors in a state dictionary.
-
-    Wrappers and larger networks put `module.`, `backbone.` or both before them.
-
-    Args:
-      names: of the file's tensors.
-      wanted: the network's own; its first is looked for.
-    """
-    first = next(iter(wanted), "")
-    found = {n.removesuffix(first) for n in names if n == first or n.endswith("." + first)}
-    ranks = {prefix: sum(prefix + name in names for name in wanted) for prefix in found}
-    return max(sorted(ranks, key=len), key=ranks.__getitem__, default="")
-
-
 def _torch_variant(names: Iterable[str]) -> str | None:
     """Names the backbone whose tensors these are, if it is one of ours."""
     names = list(names)
@@ -387,7 +366,7 @@ def load_torch(
             accepted=", ".join(_TORCH_PROBES),
             fix="--tf_initial_checkpoint=<prefix> initialises the other backbones",
         )
-    prefix = torch_prefix(tensors, backbone)
+    prefix = outer_prefix(tensors, backbone, joint=".")
     parts = {name.split(".")[0] for name in backbone}
     slots = {prefix + name: slot for name, slot in backbone.items()}
     for name in slots:

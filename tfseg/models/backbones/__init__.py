@@ -1,4 +1,8 @@
-"""Backbones by the name that --model_variant takes."""
+"""Backbones by the name that --model_variant takes.
+
+What is known of a backbone stands here and in its file: its name, how it is made, and which of the
+settings that not every backbone has it heeds.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -6,6 +10,7 @@ from tfseg.errors import UserError
 from tfseg.models.backbones.base import Backbone
 from tfseg.models.backbones.efficientnet_lite import EfficientNetLite
 from tfseg.models.backbones.mobilenet_v2 import MobileNetV2
+from tfseg.models.backbones.model_garden import ModelGarden
 from tfseg.models.backbones.resnet import ResNet
 from tfseg.models.backbones.resnet_s import ResNetS
 from tfseg.models.backbones.resnet_torch import ResNetTorch
@@ -16,27 +21,57 @@ from tfseg.settings.network import ModelConfig
 
 Maker = Callable[[Settings, ModelConfig], Backbone]
 
+# Settings that some backbones heed, and the values that ask for nothing.
+_SPECIAL = {"multi_grid": None, "depth_multiplier": 1.0, "divisible_by": None}
+
+
+def _heeding(*names: str) -> Callable[[Maker], Maker]:
+    """Makes a backbone refuse the settings of `_SPECIAL` that are not among `names`."""
+
+    def wrap(make: Maker) -> Maker:
+        def checked(settings: Settings, config: ModelConfig) -> Backbone:
+            for name, default in _SPECIAL.items():
+                value = getattr(config, name)
+                if value != default and name not in names:
+                    raise UserError(
+                        f"--{name} means nothing to {config.model_variant}.",
+                        where=f"--{name}",
+                        received=value,
+                        accepted=default,
+                        fix="leave the flag out, or choose a --model_variant that heeds it",
+                    )
+            return make(settings, config)
+
+        return checked
+
+    return wrap
+
 
 def _xception(variant: str) -> Maker:
-    return lambda settings, config: Xception(
-        settings,
-        variant,
-        output_stride=config.output_stride,
-        multi_grid=_multi_grid(config),
-        bounded=config.use_bounded_activation,
+    return _heeding("multi_grid")(
+        lambda settings, config: Xception(
+            settings,
+            variant,
+            output_stride=config.output_stride,
+            multi_grid=_multi_grid(config),
+            bounded=config.use_bounded_activation,
+        )
     )
 
 
 def _resnet(variant: str, make: Callable[..., Backbone] = ResNet) -> Maker:
-    return lambda settings, config: make(
-        settings,
-        variant,
-        output_stride=config.output_stride,
-        multi_grid=_multi_grid(config),
-        bounded=config.use_bounded_activation,
+    return _heeding("multi_grid")(
+        lambda settings, config: make(
+            settings,
+            variant,
+            output_stride=config.output_stride,
+            multi_grid=_multi_grid(config),
+            bounded=config.use_bounded_activation,
+        )
     )
 
 
+@_heeding("depth_multiplier", "divisible_by")
 def _mobilenet_v2(settings: Settings, config: ModelConfig) -> Backbone:
     return MobileNetV2(
         settings,
@@ -47,14 +82,40 @@ def _mobilenet_v2(settings: Settings, config: ModelConfig) -> Backbone:
 
 
 def _efficientnet_lite(variant: str) -> Maker:
-    return lambda settings, config: EfficientNetLite(
-        settings, variant, output_stride=config.output_stride
+    return _heeding()(
+        lambda settings, config: EfficientNetLite(
+            settings, variant, output_stride=config.output_stride
+        )
     )
 
 
 def _wide_resnet(variant: str) -> Maker:
-    return lambda settings, config: WideResNet(
-        settings, variant, output_stride=config.output_stride
+    return _heeding()(
+        lambda settings, config: WideResNet(settings, variant, output_stride=config.output_stride)
+    )
+
+
+def _mobilenet_v3(variant: str) -> Maker:
+    return _heeding("depth_multiplier", "divisible_by")(
+        lambda settings, config: ModelGarden(
+            settings,
+            variant,
+            output_stride=config.output_stride,
+            filter_size_scale=config.depth_multiplier,
+            divisible_by=config.divisible_by or 8,
+        )
+    )
+
+
+def _model_garden_resnet(variant: str) -> Maker:
+    return _heeding("multi_grid")(
+        lambda settings, config: ModelGarden(
+            settings,
+            variant,
+            output_stride=config.output_stride,
+            multigrid=_multi_grid(config),
+            activation="relu6" if config.use_bounded_activation else "relu",
+        )
     )
 
 
@@ -86,5 +147,10 @@ BACKBONES: dict[str, Maker] = {
     "resnet101_msra": _resnet("resnet101_msra", ResNetTorch),
     "wide_resnet38": _wide_resnet("wide_resnet38"),
     "mobilenet_v2": _mobilenet_v2,
+    "mobilenet_v3_large": _mobilenet_v3("mobilenet_v3_large"),
+    "mobilenet_v3_small": _mobilenet_v3("mobilenet_v3_small"),
+    "dilated_resnet50": _model_garden_resnet("dilated_resnet50"),
+    "dilated_resnet101": _model_garden_resnet("dilated_resnet101"),
+    "resnet_rs50": _model_garden_resnet("resnet_rs50"),
     "efficientnet_lite0": _efficientnet_lite("efficientnet_lite0"),
 }
