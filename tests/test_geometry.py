@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tests.small_split import SPEC, make_images, write_split
 from tests.toy import ToyBackbone
-from tfseg.cli import check_crop_size
+from tfseg.runs.load import check_crop_size
 from tfseg.data.evaluation_batches import UNPADDED, padded_size
 from tfseg.errors import UserError
 from tfseg.inference.evaluate import Evaluator
