@@ -7,9 +7,13 @@ VENV_ADDONS := .venv-addons
 PYTHON_ADDONS ?= $(shell for p in $(PYTHON) python3.11 python3.10; do \
   $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 11))' 2>/dev/null \
   && echo $$p && break; done)
+PYTEST_FLAGS := -n 2 --dist loadfile --durations=15
+# What can differ between TensorFlow's versions, or uses tensorflow-addons; empty: all tests.
+ADDONS_TESTS := $(addprefix tests/test_,$(addsuffix .py,api augment checkpoint environment golden \
+  initial_weights layers optimizers resize trainer))
 PIP_FLAGS := --quiet --disable-pip-version-check
 
-.PHONY: demo test test-addons fuzz lint clean
+.PHONY: demo test test-all test-addons fuzz lint clean
 
 $(VENV)/.installed: pyproject.toml
 	@echo "== installing into $(VENV) (a few minutes the first time) =="
@@ -43,7 +47,12 @@ lint: $(VENV)/.installed
 	$(BIN)/lint-imports
 
 test: $(VENV)/.installed $(VENV)/.crf lint
-	TFSEG_EXPECT_TENSORFLOW=2.20 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15
+	TFSEG_EXPECT_TENSORFLOW=2.20 $(BIN)/python -m pytest $(PYTEST_FLAGS) -m "not nightly"
+
+# Everything, on both stacks: before a release, or by night.
+test-all: $(VENV)/.installed $(VENV)/.crf lint
+	TFSEG_EXPECT_TENSORFLOW=2.20 $(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(MAKE) test-addons ADDONS_TESTS=
 
 # A longer search than the one of `make test`: FUZZ="--examples 1000000 --targets image record".
 FUZZ := --examples 50000
@@ -56,7 +65,7 @@ test-addons:
 	@echo "make test-addons needs Python 3.10 or 3.11 (tensorflow-addons has no wheel for newer ones); none was found, so these tests did not run."
 else
 test-addons: $(VENV_ADDONS)/.installed $(VENV_ADDONS)/.crf
-	TFSEG_EXPECT_TENSORFLOW=2.15 $(VENV_ADDONS)/bin/python -m pytest -n 2 --dist loadfile --durations=15 -m "not slow"
+	TFSEG_EXPECT_TENSORFLOW=2.15 $(VENV_ADDONS)/bin/python -m pytest $(PYTEST_FLAGS) -m "not nightly" $(ADDONS_TESTS)
 endif
 
 clean:

@@ -1,5 +1,6 @@
 """One TensorFlow process with two CPU devices, so that strategies can be tested anywhere."""
 
+import gc
 import os
 import sys
 
@@ -17,6 +18,30 @@ RECORD_SIZE = 33
 def pytest_configure(config):
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Gives each worker whole files, but test_golden by its files and test_methods by its regimes.
+
+    Tests of one such part share what was built for the first of them.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file, _, name = nodeid.partition("::")
+            if "[" not in name or not file.endswith(("test_golden.py", "test_methods.py")):
+                return file
+            return f"{file}::{name.partition('[')[2].partition(':')[0]}"
+
+    return Scheduling(config, log)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _clean_up():
+    """Frees a file's graphs, which hold each other in circles and add up to gigabytes."""
+    yield
+    gc.collect()
 
 
 def pytest_sessionfinish(session, exitstatus):

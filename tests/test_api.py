@@ -79,7 +79,7 @@ def test_a_mask_is_that_of_the_network_on_the_padded_image(run):
 @pytest.mark.parametrize(
     "call, words",
     [
-        (lambda r: tfseg.load("/nowhere"), "no checkpoint"),
+        (lambda r: tfseg.load("/nowhere"), "no such checkpoint"),
         (lambda r: r.predict("/nowhere/photo.jpg"), "(?s)cannot be read.*/nowhere/photo.jpg"),
         (lambda r: r.predict(np.zeros((3, 3), np.uint8)), r"uint8 \[3, 3\]"),
         (lambda r: tfseg.fit(dataset_dir="x", train_logdir="y", crop_area=(0.5, 1)), "--crop_area"),

@@ -21,8 +21,6 @@ from tfseg.data.specs import load_spec
 from tfseg.data.split_index import load_index
 from tfseg.weights.checkpoint import find
 
-pytestmark = pytest.mark.slow
-
 SIZE = RECORD_SIZE
 
 

@@ -20,8 +20,6 @@ from tests.small_split import make_images, write_split
 from tfseg.weights.checkpoint import find
 from tfseg.weights.checkpoint.stored_networks import deployable_network, stored_variables
 
-pytestmark = pytest.mark.slow
-
 METHOD = "--method=learning_pseudo_labels"
 
 
@@ -50,6 +48,7 @@ def test_a_run_keeps_losses_monitors_and_both_networks(trained):
     assert len(counts) == 1 and counts[0].shape[0] == 3 and counts[0][0].sum() > 1000
 
 
+@pytest.mark.nightly
 def test_an_interrupted_run_reaches_the_same_weights_and_counts(records, trained, tmp_path):
     logdir = tmp_path / "run"
     process = start(*long_run(records, logdir), log=tmp_path / "log")

@@ -12,8 +12,6 @@ from tests.programs import assert_user_error, run, start
 from tests.runs import arguments, assert_same_weights, end_with, evaluate, log_of, losses
 from tests.small_split import make_images, write_split
 
-pytestmark = pytest.mark.slow
-
 METHOD = (
     "--method=slrnet",
     "--learning_policy=cosine",
@@ -47,6 +45,7 @@ def test_a_run_keeps_losses_and_monitors(trained):
     assert config["model"]["head"] == "low_rank" and config["method"]["pretrain_steps"] == 1
 
 
+@pytest.mark.nightly
 def test_an_interrupted_run_reaches_the_same_weights(records, trained, tmp_path):
     logdir = tmp_path / "run"
     process = start(*long_run(records, logdir), log=tmp_path / "log")

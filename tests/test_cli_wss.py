@@ -24,8 +24,6 @@ from tfseg.errors import UserError
 from tfseg.runs.training_directory import sole_run
 from tfseg.weights.checkpoint import find
 
-pytestmark = pytest.mark.slow
-
 # Regimes ----------------------------------------------------------------------------------------
 
 

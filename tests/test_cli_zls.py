@@ -112,7 +112,6 @@ def trained(records, tmp_path_factory):
     return folder, result.stdout
 
 
-@pytest.mark.slow
 def test_config_json_keeps_the_split_and_what_the_vectors_are(trained):
     folder, output = trained
     config = json.loads((folder / "run" / "config.json").read_text())
@@ -125,7 +124,6 @@ def test_config_json_keeps_the_split_and_what_the_vectors_are(trained):
     assert "8 seen classes; unseen: 7, 8, 9; background: is a seen class" in output
 
 
-@pytest.mark.slow
 def test_evaluation_needs_neither_the_files_nor_the_flags(records, trained, tmp_path):
     folder, _ = trained
     metrics = evaluate(folder / "run", records, tmp_path)
@@ -135,7 +133,6 @@ def test_evaluation_needs_neither_the_files_nor_the_flags(records, trained, tmp_
     assert same["confusion_matrix"] == metrics["confusion_matrix"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "change, words",
     [
@@ -160,7 +157,6 @@ def test_another_split_is_another_run(records, trained, tmp_path, change, words)
     assert_user_error(run(*command, split, check=False), "contradicts the run", *words)
 
 
-@pytest.mark.slow
 def test_other_vectors_are_another_run(records, trained):
     folder, _ = trained
     split = f"--class_split={folder / 'gone.json'}"
@@ -170,7 +166,6 @@ def test_other_vectors_are_another_run(records, trained):
     assert_user_error(result, "another run", "--class_embeddings", "SHA-256")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "extra, words",
     [
@@ -185,21 +180,18 @@ def test_what_the_network_or_the_data_cannot_do(records, tmp_path, extra, words)
     assert_user_error(run(*command, check=False), *words)
 
 
-@pytest.mark.slow
 def test_vectors_that_the_head_does_not_need(records, tmp_path):
     extra = projecting(records, "--head=deeplab", split_file(tmp_path))
     result = run(*arguments(records, tmp_path, *extra), check=False)
     assert_user_error(result, "--class_embeddings would not be heeded", "--head=projection")
 
 
-@pytest.mark.slow
 def test_vectors_of_another_width_than_the_head(records, tmp_path):
     extra = projecting(records, "--projection_dim=12", split_file(tmp_path))
     result = run(*arguments(records, tmp_path, *extra), check=False)
     assert_user_error(result, "13 numbers", "12")
 
 
-@pytest.mark.slow
 def test_left_out_images_are_counted_and_noted(records, tmp_path):
     (tmp_path / "drop.txt").write_text("train_00000\ntrain_00003\n")
     extra = (split_file(tmp_path), "--head=deeplab", f"--drop_images={tmp_path / 'drop.txt'}")
@@ -207,7 +199,6 @@ def test_left_out_images_are_counted_and_noted(records, tmp_path):
     assert "2 of them left out" in output and "note: --drop_images" in output
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "method, words",
     [("strict", "--initialize_last_layer"), ("zs3net", "--last_layers_contain_logits_only")],

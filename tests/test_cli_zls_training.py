@@ -16,8 +16,6 @@ from tests.runs import NETWORK, assert_same_weights, end_with, evaluate, log_of,
 from tests.small_split import numpy_confusion
 from tfseg.data.tfexample import LABEL
 
-pytestmark = pytest.mark.slow
-
 DIGITS = [str(i) for i in range(10)]
 SPLIT = {"seen": DIGITS[:7], "unseen": DIGITS[7:], "validation": ["6"], "background": "background"}
 # As class ids; background is 0.

@@ -10,7 +10,8 @@ from tfseg.runs.load import check_crop_size
 from tfseg.data.evaluation_batches import UNPADDED, padded_size
 from tfseg.errors import UserError
 from tfseg.inference.evaluate import Evaluator
-from tfseg.inference.merge import Views, predict_probabilities
+from tfseg.inference.merge import Views
+from tfseg.inference.predictor import Predictor
 from tfseg.models import BACKBONES, Network, build_model
 from tfseg.ops.resize import resize_bilinear
 from tfseg.settings.data import DataConfig
@@ -98,7 +99,7 @@ def test_coarser_views_are_merged_at_the_networks_own_stride(network):
     logits = network(resize_bilinear(tf.constant(image), (14, 14)))["logits"]
     # 26 pixels between the corners are three whole cells.
     merged = resize_bilinear(resize_bilinear(logits, (4, 4)), (27, 27))
-    found = predict_probabilities(network, image, Views((0.5,)))
+    found = Predictor(network, Views((0.5,)), wanted=("probs",))(image).probs
     np.testing.assert_allclose(found, tf.nn.softmax(merged), atol=1e-6)
 
 

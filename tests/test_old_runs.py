@@ -11,7 +11,6 @@ from tests import runs
 from tests.programs import run
 from tfseg.weights.checkpoint import find
 
-pytestmark = pytest.mark.slow
 
 FOLDER = pathlib.Path(__file__).parent / "fixtures" / "runs_34dfcb6"
 EXPECTED = json.loads((FOLDER / "expected.json").read_text())

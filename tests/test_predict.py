@@ -1,5 +1,6 @@
 """From logits to labels: sizes, scales, mirror images, independence of the batch."""
 
+import dataclasses
 import doctest
 
 import cv2
@@ -57,6 +58,16 @@ def test_arg_max_first_repeats_the_coarse_labels(image):
     y = np.floor(np.arange(SIZE[0]) / STRIDE + 0.5).astype(int)
     x = np.floor(np.arange(SIZE[1]) / STRIDE + 0.5).astype(int)
     np.testing.assert_array_equal(labels, coarse[:, y][:, :, x])
+
+
+def test_the_settings_of_the_network_say_which_comes_first(image):
+    model = ToyModel()
+    coarse = labels_of(model, image, prediction_with_upsampled_logits=False)
+    model.config = dataclasses.replace(model.config, prediction_with_upsampled_logits=False)
+    np.testing.assert_array_equal(labels_of(model, image), coarse)
+    fine = labels_of(model, image, prediction_with_upsampled_logits=True)
+    np.testing.assert_array_equal(labels_of(ToyModel(), image), fine)
+    assert (fine != coarse).numpy().any()
 
 
 def test_one_plain_scale_is_the_softmax_of_the_logits(image):

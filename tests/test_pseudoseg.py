@@ -339,8 +339,11 @@ def _assert_equal_steps(two_replicas, tolerance, names=None, **options):
     [
         {},
         {"weakly": True},
-        {"settings": {"pixel_normalization_statistics": "batch", "separate_passes": True}},
-        {"top_k_percent_pixels": 0.5},
+        pytest.param(
+            {"settings": {"pixel_normalization_statistics": "batch", "separate_passes": True}},
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param({"top_k_percent_pixels": 0.5}, marks=pytest.mark.nightly),
     ],
     ids=str,
 )
@@ -348,7 +351,7 @@ def test_two_replicas_equal_one_with_synchronised_statistics(two_replicas, optio
     _assert_equal_steps(two_replicas, 1e-5, **options)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_replicas_equal_one_with_xception_65(two_replicas):
     model = {"model_variant": "xception_65", "aspp_convs_filters": 256, "decoder_filters": 256}
     heads = ("logits/", "xception_65/logits", "pixel_normalization", "hyper_column")

@@ -15,8 +15,6 @@ from tests.programs import ROOT, environment, run
 from tests.runs import NETWORK, log_of
 from tfseg.weights.checkpoint import find
 
-pytestmark = pytest.mark.slow
-
 # Light programs, so that they start fast; enough steps to be stopped inside.
 SHARED = (
     *(flag for flag in NETWORK if "batch_size" not in flag),
@@ -155,6 +153,7 @@ def test_the_recipe_goes_on_where_it_was_stopped(records, tmp_path):
     assert changed.returncode == 2 and "content of STAGE2_FLAGS" in changed.stderr
 
 
+@pytest.mark.nightly
 def test_slrnet_goes_the_whole_way_without_a_mask(records, tmp_path):
     settings = settings_of(records, tmp_path, SLRNET)
     out, log = tmp_path / "out", tmp_path / "log"
@@ -241,6 +240,7 @@ def test_strict_takes_the_bias_from_validation_classes(records, tmp_path):
         assert process.wait(timeout=60) == 2 and words in log.read_text(), log.read_text()
 
 
+@pytest.mark.nightly
 def test_zs3_goes_on_to_zs5(records, tmp_path):
     settings = environment_of(
         records,

@@ -82,7 +82,6 @@ def finish(trainer, config, start_at):
     code = run(
         trainer=trainer,
         config=config,
-        interruption=None,
         images_per_step=4,
         describe_batch=str,
         start_at=start_at,

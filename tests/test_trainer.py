@@ -58,7 +58,6 @@ def train(trainer, config, start_at, **options):
     return run(
         trainer=trainer,
         config=config,
-        interruption=None,
         images_per_step=4,
         describe_batch=lambda step: f"images of step {step}",
         start_at=start_at,

@@ -34,7 +34,7 @@ WARPED = ("rot_image", "shear_image", "rot_seg", "shear_seg")
 OLD_OPENCV = int(cv2.__version__.split(".")[0]) < 5
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=4)
 def _load(path):
     with np.load(path) as arrays:
         return dict(arrays)

@@ -26,7 +26,7 @@ INPUTS = {
 _TIE = 1e-5
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=4)
 def _load(path):
     with np.load(path) as arrays:
         return dict(arrays)

@@ -15,6 +15,8 @@ from tfseg.settings.run import TrainConfig
 from tfseg.training.optimizers import Scaled, learning_rate
 
 IGNORE = 255
+# Of the published class-aware softmax.
+EPSILON = 1e-5
 LOSSES = {
     "loss_seg_hybrid": "hybrid_segmentation",
     "loss_seg_pseudo": "pseudo_segmentation",
@@ -24,7 +26,7 @@ LOSSES = {
 COUNTS = ("iou_t", "iou_p", "iou_tp")
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=4)
 def _load(path):
     with np.load(path) as arrays:
         return dict(arrays)
@@ -54,11 +56,21 @@ def _check_cce(path, name):
         np.testing.assert_allclose(actual, arrays[name], rtol=1e-5)
         return
     if name in ("softmax", "logsoftmax"):
-        function = {
-            "softmax": class_aware.restricted_softmax,
-            "logsoftmax": class_aware.class_aware_log_probs,
-        }[name]
-        actual = function(logits, present, temperature=temperature)
+        # The loss of a pixel is minus the log probability of its label, log(q + eps).
+        of_classes = [
+            class_aware.class_aware_cross_entropy(
+                logits,
+                tf.fill(label.shape, c),
+                present,
+                ignore_label=IGNORE,
+                temperature=temperature,
+            )[0]
+            for c in range(logits.shape[-1])
+        ]
+        actual = -tf.stack(of_classes, -1)
+        if name == "softmax":
+            # Published as q g.
+            actual = (tf.exp(actual) - EPSILON) * present[:, None, None, :]
         np.testing.assert_allclose(actual, _nhwc(arrays[name]), rtol=1e-5, atol=2e-5)
         return
     with tf.GradientTape() as tape:
@@ -94,7 +106,7 @@ class _Given(tf.keras.Model):
         return {"logits": self.given}
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=4)
 def _steps(path):
     """Runs the method over the given predictions; returns what each step gave, by array name."""
     arrays = _load(path)

@@ -24,7 +24,7 @@ TOLERANCE = 1.3e-5
 _PARAMETER = "param_"
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=4)
 def load(path: str) -> dict[str, np.ndarray]:
     """Returns the arrays of a case."""
     with np.load(path) as arrays:

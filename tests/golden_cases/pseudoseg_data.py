@@ -21,7 +21,7 @@ INPUT = re.compile(r"^(case\d+_in_.*|colour_in|resize_in|resize_nn_in|aa_in|netw
 GREY_TOLERANCE = 0.012
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=4)
 def _load(path):
     with np.load(path) as arrays:
         return dict(arrays)
@@ -31,7 +31,7 @@ def _quantities(path):
     return [name for name in _load(path) if not INPUT.match(name)]
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=4)
 def _backbone(variant):
     return BACKBONES[variant](Settings(), ModelConfig())
 
@@ -57,7 +57,7 @@ def _draws(arrays, n):
     )
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=4)
 def _views(path, n, strong):
     arrays = _load(path)
     return training_views(
@@ -71,7 +71,7 @@ def _views(path, n, strong):
     )
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=4)
 def _evaluation(path, n):
     arrays = _load(path)
     image = arrays[f"case{n}_in_image"]

@@ -14,7 +14,7 @@ from tfseg.inference.predictor import Predictor
 INPUTS = ("image", "eval_scales")
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=4)
 def _load(path):
     with np.load(path) as arrays:
         return dict(arrays)
@@ -24,7 +24,7 @@ def _quantities(path):
     return [name for name in _load(path) if name not in INPUTS]
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=4)
 def _mean_probability(path):
     arrays = _load(path)
     match = re.match(r"multi_scale_flip_(.+)_\d+x\d+_seed\d+$", pathlib.Path(path).stem)

@@ -17,7 +17,7 @@ IGNORE = 255
 INPUTS = re.compile(r"^(lr_steps|ce_in_.*|bce_in_.*|miou_in_.*)$")
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=4)
 def _load(path):
     with np.load(path) as arrays:
         return dict(arrays)

@@ -30,7 +30,7 @@ FAULTS = {"grad_cam_mean": "batch_and_rows", "pixel_normalization_statistics": "
 TOLERANCE = 3e-5
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=4)
 def _load(path):
     with np.load(path) as arrays:
         return dict(arrays)
@@ -152,7 +152,7 @@ def batch_of(arrays, *, with_image_label: bool) -> dict:
     return {"labelled": stream("seg"), "unlabelled": unlabelled}
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=4)
 def _fusion(path, separate_passes: bool) -> dict[str, np.ndarray | None]:
     """Runs the method on a case; returns every output by the case's name, None for no gradient."""
     arrays = _load(path)

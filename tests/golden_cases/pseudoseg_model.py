@@ -84,7 +84,7 @@ def filled_model(
     return model
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=4)
 def _load(path):
     with np.load(path) as arrays:
         return dict(arrays)

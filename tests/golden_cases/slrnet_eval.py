@@ -21,7 +21,7 @@ _MASKS = {"rtol": 1e-6, "atol": 5.5e-7}
 INPUTS = ("scales", "size", "fp_cut", "bg_pow", "use_cls_label", "topk", "label", "image_scale1")
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=4)
 def _load(path):
     with np.load(path) as arrays:
         return dict(arrays)

@@ -216,7 +216,7 @@ class _Case:
         return result["image_logits"], channels_first(self.at_full_size(masks))
 
 
-_case = functools.lru_cache(_Case)
+_case = functools.lru_cache(maxsize=2)(_Case)
 
 
 def _check(path: str, quantity: str) -> None:

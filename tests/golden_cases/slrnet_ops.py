@@ -190,7 +190,7 @@ def _check_crf(path, name):
 
 
 CHECKS = {
-    family: functools.partial(_check, functools.lru_cache(compute))
+    family: functools.partial(_check, functools.lru_cache(maxsize=2)(compute))
     for family, compute in (
         ("affine", _affine),
         ("pamr", _pamr),

@@ -120,7 +120,7 @@ def _number(name: str) -> int:
     return int(re.search(r"_(\d+)(_|$)", name)[1])
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=4)
 def _consistency(path: str) -> dict[str, np.ndarray]:
     arrays = load(path)
     spec, teacher = _spec(arrays), _Teacher(arrays)
@@ -268,7 +268,7 @@ class _Steps:
         }
 
 
-_steps = functools.lru_cache(_Steps)
+_steps = functools.lru_cache(maxsize=2)(_Steps)
 
 
 def _check_step(path: str, quantity: str) -> None:

@@ -89,7 +89,7 @@ def projection_net(parameters, class_vectors: np.ndarray, *, name: str = "model"
         )
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=4)
 def _projection(path: str) -> dict[str, np.ndarray]:
     arrays = load(path)
     parameters = {

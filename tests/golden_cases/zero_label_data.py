@@ -15,7 +15,7 @@ from tfseg.ops.class_vectors import pixel_vectors
 _BLACK, _IGNORE = (0, 0, 0), 255
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=4)
 def _load(path):
     with np.load(path) as arrays:
         return dict(arrays)
@@ -53,7 +53,7 @@ def _strict_draws(arrays, case):
     )
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=4)
 def _strict_views(path, case):
     arrays = _load(path)
     return warped_crop.apply(

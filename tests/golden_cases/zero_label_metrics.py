@@ -13,7 +13,7 @@ from tfseg import metrics
 _TOLERANCE = {"rtol": 1e-9, "atol": 1e-12}
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=4)
 def _load(path):
     with np.load(path) as arrays:
         return dict(arrays)

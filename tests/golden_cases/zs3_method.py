@@ -274,7 +274,7 @@ class _Case:
         return results
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=4)
 def _results(path: str) -> dict:
     return _Case(path).results()
 

@@ -290,7 +290,7 @@ _GENERATOR, _GRAPH = map(functools.lru_cache, (_gmmn_generator, _graph_construct
 
 
 def _checked(compute, family):
-    return functools.partial(_check, functools.lru_cache(compute), family)
+    return functools.partial(_check, functools.lru_cache(maxsize=2)(compute), family)
 
 
 CHECKS = {

@@ -204,8 +204,7 @@ def draw(
     """Draws the predictions of a whole split.
 
     Args:
-      model: network of `build_model` with its weights. Its configuration says whether logits are
-        upsampled before the arg max.
+      model: network of `build_model` with its weights.
       spec: the data set.
       data_config: `dataset_dir`, the resize settings.
       config: split, output directory, crop size, scales, CRF, colours.
@@ -265,7 +264,6 @@ def _predictor(model: Any, config: VisConfig, spec: DatasetSpec) -> Predictor:
         views_of(config, spec),
         wanted=["probs" if config.dense_crf else "labels"],
         decision=zero_label.decision_of(config, spec),
-        prediction_with_upsampled_logits=model.config.prediction_with_upsampled_logits,
     )
 
 

@@ -56,8 +56,7 @@ class Evaluator:
 
     Args:
       model: network of `build_model`, made under the strategy's scope; with a classifier if
-        `config.weakly`, or if classes are filtered by its scores. Its configuration says whether
-        logits are upsampled before the arg max.
+        `config.weakly`, or if classes are filtered by its scores.
       strategy: its replicas share every batch.
       spec: the data set.
       data_config: `dataset_dir`, the resize settings.
@@ -110,7 +109,6 @@ class Evaluator:
             views_of(config, spec),
             wanted=wanted,
             decision=self._decisions,
-            prediction_with_upsampled_logits=model.config.prediction_with_upsampled_logits,
         )
         self._predict = batch_predictor(predictor)
         # Every replica gets the same number of images; the surplus has weight 0 in the last batch.

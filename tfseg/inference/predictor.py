@@ -44,7 +44,8 @@ class Predictor:
       decision: how labels and probabilities come from what was merged; a tuple of decisions gives
         one of each for each of them, and the network still sees every view once.
       prediction_with_upsampled_logits: upsample the logits and take the arg max; False: the
-        reverse. With several views, merged masks or probabilities it is always the former.
+        reverse; None: as the network's settings say. With several views, merged masks or
+        probabilities it is always the former.
 
     Raises:
       UserError: something else is wanted, or nothing.
@@ -74,7 +75,7 @@ class Predictor:
         *,
         wanted: Collection[str] = ("labels",),
         decision: Decision | tuple[Decision, ...] = ARG_MAX,
-        prediction_with_upsampled_logits: bool = True,
+        prediction_with_upsampled_logits: bool | None = None,
     ):
         if not wanted or set(wanted) - set(Prediction._fields):
             raise UserError(
@@ -85,9 +86,12 @@ class Predictor:
             )
         self._model, self._views, self._decision = model, views, decision
         self._wanted = frozenset(wanted)
-        self._upsampled = (
-            prediction_with_upsampled_logits or views.are_merged or "probs" in self._wanted
-        )
+        if views.are_merged or "probs" in self._wanted:
+            self._upsampled = True
+        elif prediction_with_upsampled_logits is None:
+            self._upsampled = model.config.prediction_with_upsampled_logits
+        else:
+            self._upsampled = prediction_with_upsampled_logits
 
     @property
     def dtypes(self) -> Prediction:

@@ -1,4 +1,4 @@
-"""Softmax and cross entropy among the classes that an image is known to hold: pure functions.
+"""Cross entropy among the classes that an image is known to hold: pure functions.
 
 Where image-level labels say which classes are present, a pixel need only be told apart among
 these: the softmax runs over present classes, and absent ones get no gradient.
@@ -48,44 +48,6 @@ def mask_absent_logits(logits: tf.Tensor, present: tf.Tensor) -> tf.Tensor:
     """
     kept = present[:, None, None, :] > 0.0
     return tf.where(kept, tf.cast(logits, tf.float32), _ABSENT)
-
-
-def class_aware_log_probs(
-    logits: tf.Tensor, present: tf.Tensor, *, temperature: float = 1.0
-) -> tf.Tensor:
-    """Computes log(q + eps) for every class, absent ones included.
-
-    Args:
-      logits: float [N, H, W, C].
-      present: float32 [N, C], 1 where the class may occur.
-      temperature: T, above 0.
-
-    Returns:
-      float32 [N, H, W, C]. An absent class has the value that its logit would give beside the
-      present ones; it may exceed 0.
-
-    Source: specification 4.1.
-    """
-    scaled = tf.cast(logits, tf.float32) / temperature
-    return _with_epsilon(scaled - _log_sum(scaled, present))
-
-
-def restricted_softmax(
-    logits: tf.Tensor, present: tf.Tensor, *, temperature: float = 1.0
-) -> tf.Tensor:
-    """Computes p = q g, the softmax among present classes.
-
-    Args:
-      logits, present, temperature: as for `class_aware_log_probs`.
-
-    Returns:
-      float32 [N, H, W, C]; 0 for absent classes. Sums to 1 but for eps, which matters where every
-      present logit is below -8.
-
-    Source: specification 4.1.
-    """
-    scaled = tf.cast(logits, tf.float32) / temperature
-    return tf.exp(mask_absent_logits(scaled - _log_sum(scaled, present), present))
 
 
 def class_aware_cross_entropy(

@@ -207,7 +207,6 @@ def _loop(plan: _Plan, method: Any, ema: Any, interruption: Any, is_chief: bool)
         code = run(
             trainer=trainer,
             config=config,
-            interruption=interruption,
             images_per_step=sum(stream.batch_size for stream in plan.streams.values()),
             describe_batch=data.describe_batch,
             write_panels=panels,

@@ -151,7 +151,7 @@ def _as_saved(cls: type, field: dataclasses.Field, given: Mapping[str, Any], bef
 
 def _check_kind(field: dataclasses.Field, annotation: Any, value: Any) -> None:
     """Insists on a value that the setting can have; flags are checked by absl already."""
-    if not _fits(field, annotation, value):
+    if not _fits(field, annotation, value, max_length=None):
         scalar, is_tuple = element_type(annotation)
         lower, upper = field.metadata["limits"]
         bounds = [f"at least {lower}"] * (lower is not None) + [f"at most {upper}"] * (
@@ -212,7 +212,9 @@ def check_saved(cls: type, saved: Mapping[str, Any], *, where: str) -> None:
             )
 
 
-def _fits(field: dataclasses.Field, annotation: Any, value: Any) -> bool:
+def _fits(
+    field: dataclasses.Field, annotation: Any, value: Any, max_length: int | None = _MAX_LENGTH
+) -> bool:
     """Whether a value, tuples as lists or tuples, is one that the setting can have."""
     scalar, is_tuple = element_type(annotation)
     if value is None and type(None) in typing.get_args(annotation):
@@ -221,9 +223,9 @@ def _fits(field: dataclasses.Field, annotation: Any, value: Any) -> bool:
         return False
     values = value if is_tuple else [value]
     largest = _MAX_IN_LIST if is_tuple else _MAX_NUMBER
-    return len(values) <= _MAX_LENGTH and all(
-        _is_setting(v, scalar, largest, field.metadata) for v in values
-    )
+    if max_length is not None and len(values) > max_length:
+        return False
+    return all(_is_setting(v, scalar, largest, field.metadata) for v in values)
 
 
 def _is_setting(value: Any, scalar: type, largest: int, meta: Mapping[str, Any]) -> bool:

@@ -130,13 +130,11 @@ class TrainConfig(Section):
         False,
         "Take the last layers from the checkpoint too.",
         group="initial weights",
-        needs="tf_initial_checkpoint",
     )
     last_layers_contain_logits_only: bool = option(
         True,
         "The last layers are the logits only; false: ASPP and decoder too.",
         group="initial weights",
-        needs="tf_initial_checkpoint",
     )
 
     upsample_logits: bool = option(

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfseg import sharing
 from tfseg.settings.run import TrainConfig
 from tfseg.training import memory
-from tfseg.training.interruption import Interruption, Stopped
+from tfseg.training.interruption import Stopped
 from tfseg.training.progress import Progress
 from tfseg.training.trainer import DescribeBatch, Interval, NonFiniteLoss, Trainer
 from tfseg.weights.checkpoint.store import Store
@@ -131,7 +131,6 @@ def run(
     *,
     trainer: Trainer,
     config: TrainConfig,
-    interruption: Interruption,
     images_per_step: int,
     describe_batch: DescribeBatch,
     write_panels: Callable[[int], None] | None = None,
@@ -143,7 +142,6 @@ def run(
     Args:
       trainer: one step and its state.
       config: the run's settings.
-      interruption: entered by the caller around everything.
       images_per_step: images of all streams in one step, for the rate.
       describe_batch: names the images of a step's global batch, for error messages.
       write_panels: writes image summaries at a step.
