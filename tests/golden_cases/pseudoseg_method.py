@@ -302,7 +302,7 @@ def _step(path) -> dict[str, np.ndarray]:
         "logits_strong": seen["logits_strong"],
         "logits_seg": seen["logits_seg"],
     }
-    result |= {f"after_step_{variable_name(v)}": v for v in method.model.variables}
+    result |= {f"after_step_{variable_name(v)}": v for v in method.stored()["model"].variables}
     # After the first step the momentum is the gradient, with weight decay and multipliers.
     for group, optimizer in zip(trainer.groups, trainer.optimizers):
         for variable, slot in zip(group.variables, optimizer._slots):
