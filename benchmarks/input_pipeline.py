@@ -38,7 +38,7 @@ MEAN_PIXEL = (127.5, 127.5, 127.5)
 # in each step, Learning Pseudo Labels the next two, SLRNet, STRICT and ZS3Net one each.
 KINDS = (
     ("weak", "deeplab", {}),
-    ("weak + strong", "deeplab", {"views": ("weak", "strong"), "labels": "optional"}),
+    ("weak + strong", "deeplab", {"strong_views": 1, "labels": "optional"}),
     ("composition", "composition", {}),
     ("light", "composition", {"augment": "light", "labels": "optional"}),
     ("resized crop", "resized_crop", {}),

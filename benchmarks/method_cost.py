@@ -24,6 +24,7 @@ from turns import median_times
 from tfseg.data.class_embeddings import ClassVectors
 from tfseg.data.class_splits import ClassSplit
 from tfseg.data.specs import DATASETS, DatasetSpec
+from tfseg.data.stream import strong_keys
 from tfseg.models import BACKBONES, model_builder
 from tfseg.settings.data import DataConfig
 from tfseg.settings.methods import METHODS
@@ -143,8 +144,7 @@ def _batch(method, config: TrainConfig, settings, crop: int) -> dict[str, dict[s
         part["has_label"] = tf.ones(size[:1], tf.bool)
         if stream.labels == "seen":
             part["candidate"] = tf.equal(label, spec.seen_unseen.background)
-        if "strong" in stream.views:
-            part["image_strong"] = image
+        part |= dict.fromkeys(strong_keys(stream.strong_views), image)
         if stream.image_labels != "none":
             part["image_label"] = tf.ones([size[0], spec.num_image_classes])
         batch[name] = part

@@ -15,6 +15,7 @@ from tfseg.data.augment.deeplab import (
     adjust_hue,
     adjust_saturation,
     draw,
+    draw_strong,
     jitter_window,
     resize_label_window,
     resize_to_range_size,
@@ -51,10 +52,25 @@ def draws(**changes):
     return DeepLabDraws(**{name: tf.constant(value) for name, value in values.items()})
 
 
-def views(image, label, d, crop=(33, 41), strong=False):
+def views(image, label, d, crop=(33, 41), strong=()):
     return training_views(
         image, label, d, crop_size=crop, mean_pixel=MEAN, ignore_label=IGNORE, strong=strong
     )
+
+
+def test_further_strong_views_share_the_geometry_alone():
+    seed, options = tf.constant([3, 4]), {"crop_size": (33, 41)}
+    first = draw(seed, tf.constant([40, 50]), scales=SCALES, **options)
+    second, third, again = (draw_strong(first, seed, i, **options) for i in (2, 3, 2))
+    fields = {"brightness", "contrast", "saturation", "hue", "cutout_center"}
+    for name in DeepLabDraws.__dataclass_fields__:
+        values = [getattr(d, name).numpy() for d in (first, second, third, again)]
+        np.testing.assert_array_equal(values[1], values[3])
+        if name in fields:
+            assert len({str(value) for value in values}) == 3, name
+        elif name != "jitter_order":
+            np.testing.assert_array_equal(values[0], values[1])
+            np.testing.assert_array_equal(values[0], values[2])
 
 
 # Draws ------------------------------------------------------------------------------------------
@@ -180,9 +196,10 @@ def test_identity_draws_pad_and_crop_only():
 def test_all_views_are_flipped_together():
     image, label = picture(40, 50)
     d = {"scale": 1.5, "crop_offset": [5, 9], "hue": 0.2, "cutout_center": [10, 60]}
-    plain = views(image, label, draws(**d), strong=True)
-    flipped = views(image, label, draws(**d, flip=True), strong=True)
-    for name in ("image", "image_strong", "label", "valid"):
+    strong = [draws(**d), draws(**{**d, "hue": -0.1, "cutout_center": [0, 20]})]
+    plain = views(image, label, draws(**d), strong=strong)
+    flipped = views(image, label, draws(**d, flip=True), strong=strong)
+    for name in ("image", "image_strong", "image_strong_2", "label", "valid"):
         np.testing.assert_array_equal(flipped[name], plain[name].numpy()[:, ::-1])
 
 
@@ -192,7 +209,7 @@ def test_the_cut_out_hides_a_square_from_all_but_the_weak_view():
     center = (30, 80)  # rows -20..79, of which 0..79 exist; columns 30..129
     d = draws(crop_offset=[0, 0], cutout_center=list(center))
     weak = views(image, label, d, crop)
-    strong = views(image, label, d, crop, strong=True)
+    strong = views(image, label, d, crop, strong=[d])
     np.testing.assert_array_equal(strong["image"], weak["image"])
     hole = np.zeros(crop, bool)
     hole[0:80, 30:130] = True
@@ -209,7 +226,7 @@ def test_labels_take_only_values_of_the_input(size):
     image, label = picture(*size)
     for i in range(30):
         d = draw(tf.constant([i, 1]), tf.constant(size), crop_size=(33, 41), scales=SCALES)
-        out = views(image, label, d, strong=bool(i % 2))
+        out = views(image, label, d, strong=[d] * (i % 2))
         assert out["image"].shape == (33, 41, 3)
         assert set(np.unique(out["label"])) <= {*np.unique(label), IGNORE}
         # Outside the image and in the hole there is no label.
@@ -222,7 +239,7 @@ def test_eager_and_inside_tf_data_agree():
 
     def make(seed):
         d = draw(seed, tf.shape(label), crop_size=(33, 41), scales=SCALES)
-        return views(image, label, d, strong=True)
+        return views(image, label, d, strong=[d])
 
     seeds = tf.constant([[i, 5] for i in range(12)])
     for seed, inside in zip(seeds, tf.data.Dataset.from_tensor_slices(seeds).map(make)):
@@ -232,7 +249,7 @@ def test_eager_and_inside_tf_data_agree():
 
 def test_a_stream_without_labels_has_no_label():
     image, _ = picture(40, 50)
-    assert set(views(image, None, draws(), strong=True)) == {"image", "image_strong", "valid"}
+    assert set(views(image, None, draws(), strong=[draws()])) == {"image", "image_strong", "valid"}
 
 
 # Colours ----------------------------------------------------------------------------------------
@@ -336,9 +353,9 @@ def test_without_cut_out_only_colours_differ():
     draws = draw(tf.constant([1, 2]), tf.constant([33, 33]), crop_size=(33, 33), scales=SCALES)
     options = {"crop_size": (33, 33), "mean_pixel": (0.0, 0.0, 0.0), "ignore_label": 255}
     label = tf.ones([33, 33], tf.int32)
-    whole = training_views(image, label, draws, strong=True, cutout_half_size=0, **options)
+    whole = training_views(image, label, draws, strong=[draws], cutout_half_size=0, **options)
     plain = training_views(image, label, draws, **options)
     np.testing.assert_array_equal(whole["valid"], plain["valid"])
     np.testing.assert_array_equal(whole["label"], plain["label"])
-    holed = training_views(image, label, draws, strong=True, cutout_half_size=5, **options)
+    holed = training_views(image, label, draws, strong=[draws], cutout_half_size=5, **options)
     assert float(tf.reduce_sum(whole["valid"] - holed["valid"])) >= 25

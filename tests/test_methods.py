@@ -10,7 +10,7 @@ from tests.toy import ToyBackbone
 from tfseg.data.class_embeddings import ClassVectors
 from tfseg.data.class_splits import UNLABELLED, ClassSplit
 from tfseg.data.specs import DatasetSpec
-from tfseg.data.stream import Stream
+from tfseg.data.stream import Stream, strong_keys
 from tfseg.models import BACKBONES, model_builder
 from tfseg.monitors import Monitors, summarise
 from tfseg.settings.data import DataConfig
@@ -168,8 +168,7 @@ def random_stream(stream: Stream, batch_size: int, spec=SPEC, seed=0, crop=CROP)
     valid[0, 20:] = 0.0
     batch = {"image": image(), "valid": valid, "index": np.arange(batch_size)}
     batch["has_label"] = np.ones(batch_size, bool)
-    if "strong" in stream.views:
-        batch["image_strong"] = image()
+    batch |= {key: image() for key in strong_keys(stream.strong_views)}
     if stream.labels in ("hidden", "listed"):
         batch["hidden_label"] = label
     if stream.labels == "listed":
@@ -436,5 +435,5 @@ def test_the_hidden_stream_names_its_directory():
     )
     assert streams["unlabelled"].dataset_dir == "b" and streams["labelled"].dataset_dir is None
     assert dataclasses.replace(streams["unlabelled"], dataset_dir=None) == Stream(
-        split="train_aug", batch_size=64, views=("weak", "strong"), labels="hidden"
+        split="train_aug", batch_size=64, strong_views=1, labels="hidden"
     )

@@ -177,7 +177,7 @@ def test_augmentation_differs_between_epochs(folder):
 
 @pytest.mark.parametrize("start", [1, 7])
 def test_resuming_gives_the_following_batches(folder, start):
-    streams = {"a": STREAM, "b": Stream("train", 2, views=("weak", "strong"))}
+    streams = {"a": STREAM, "b": Stream("train", 2, strong_views=1)}
     whole = take(dataset_of(settings(folder), streams), start + 3)
     resumed = take(dataset_of(settings(folder), streams, start_step=start), 3)
     assert_same(whole[start:], resumed)
@@ -217,15 +217,36 @@ def test_a_distributed_iterator_gives_each_replica_its_slice(folder, two_replica
         np.testing.assert_array_equal(np.concatenate(parts), expected["s"]["index"])
 
 
+def test_strong_views_repeat_and_the_first_is_that_of_one_alone(folder):
+    config = settings(folder, cutout_half_size=4)
+    one, two, three, again = (
+        take(dataset_of(config, {"s": Stream("train", 4, strong_views=count)}), 3)
+        for count in (1, 2, 3, 2)
+    )
+    assert_same(two, again)
+    for first, second, third in zip(*([e["s"] for e in x] for x in (one, two, three))):
+        assert set(second) - set(first) == {"image_strong_2"}
+        assert set(third) - set(second) == {"image_strong_3"}
+        for name in ("image", "image_strong", "index"):
+            np.testing.assert_array_equal(second[name], first[name])
+        np.testing.assert_array_equal(third["image_strong_2"], second["image_strong_2"])
+        # Every view has its own hole, and what any of them lacks is not valid.
+        assert (second["valid"] <= first["valid"]).all()
+        assert (third["label"][third["valid"] == 0] == 255).all()
+        images = [third[name] for name in ("image_strong", "image_strong_2", "image_strong_3")]
+        for i, image in enumerate(images):
+            shown = third["valid"] == 1
+            for other in images[i + 1 :]:
+                assert np.abs(image - other)[shown].mean() > 1.0
+
+
 # Content ----------------------------------------------------------------------------------------
 
 
 def test_batches_have_the_vocabulary(folder):
     streams = {
         "labelled": STREAM,
-        "second": Stream(
-            "train", 2, views=("weak", "strong"), labels="optional", image_labels="record"
-        ),
+        "second": Stream("train", 2, strong_views=1, labels="optional", image_labels="record"),
         "images": Stream("train", 2, labels="none"),
     }
     spec = dataset_of(settings(folder), streams).element_spec
@@ -281,7 +302,7 @@ def test_image_labels_come_from_the_record_or_from_the_crop(folder):
     for source in ("record", "crop"):
         # Those of the record are no truth about these masks, which a method may not use then.
         labels = "hidden" if source == "record" else "optional"
-        stream = Stream("train", 4, views=("weak", "strong"), labels=labels, image_labels=source)
+        stream = Stream("train", 4, strong_views=1, labels=labels, image_labels=source)
         for batch in take(dataset_of(settings(folder), {"s": stream}), 3):
             batch = batch["s"]
             for row in range(4):
@@ -674,7 +695,7 @@ def test_opencv_starts_no_threads_beside_those_of_the_pipeline(folder):
 
 
 def test_composition_makes_no_strong_view(folder):
-    streams = {"both": Stream("train", 4, views=("weak", "strong"))}
+    streams = {"both": Stream("train", 4, strong_views=1)}
     with pytest.raises(UserError, match="stream 'both'.*\n.*--augmentation"):
         dataset_of(composed(folder), streams)
 
@@ -751,7 +772,7 @@ def test_resizing_comes_before_the_resized_crop(tmp_path):
 
 
 def test_a_resized_crop_is_one_view(folder):
-    streams = {"both": Stream("train", 4, views=("weak", "strong"))}
+    streams = {"both": Stream("train", 4, strong_views=1)}
     with pytest.raises(UserError, match="--augmentation=resized_crop makes one view"):
         dataset_of(resized_crop(folder), streams)
 
@@ -826,8 +847,7 @@ def test_scaled_crops_refuse_scales_out_of_order(folder, name):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"views": ("strong",)},
-        {"views": ("weak", "blurred")},
+        {"strong_views": -1},
         {"labels": "sometimes"},
         {"image_labels": "web"},
         {"augment": "weak"},

@@ -104,7 +104,7 @@ def test_masks_without_unseen_classes_give_the_same_batches(folder, tmp_path, ba
 def test_batches_have_the_vocabulary(folder):
     split = SPLITS["background seen"]
     config = settings(folder)
-    streams = {"s": dataclasses.replace(SEEN, views=("weak", "strong"))}
+    streams = {"s": dataclasses.replace(SEEN, strong_views=1)}
     sources = make_sources(streams, spec_of(split), config)
     spec = dataset_of(config, streams, sources=sources).element_spec["s"]
     assert set(spec) == {

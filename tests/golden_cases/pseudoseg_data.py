@@ -60,14 +60,15 @@ def _draws(arrays, n):
 @functools.lru_cache(maxsize=4)
 def _views(path, n, strong):
     arrays = _load(path)
+    draws = _draws(arrays, n)
     return training_views(
         tf.constant(arrays[f"case{n}_in_image"]),
         tf.constant(arrays[f"case{n}_in_label"][..., 0]),
-        _draws(arrays, n),
+        draws,
         crop_size=arrays[f"case{n}_in_crop_size"].tolist(),
         mean_pixel=_mean_pixel(str(arrays[f"case{n}_in_model_variant"])),
         ignore_label=IGNORE,
-        strong=strong,
+        strong=[draws] if strong else [],
     )
 
 

@@ -11,12 +11,13 @@ The batch vocabulary, `batch[stream][key]`:
 
 | key | shape, dtype | meaning |
 |---|---|---|
-| `image`, `image_strong` | [B, H, W, 3] float32, RGB 0-255 | one crop, its weak and strong view |
+| `image` | [B, H, W, 3] float32, RGB 0-255 | a crop, its weak view |
+| `image_strong`, `image_strong_2`, ... | as `image` | as many strong views of it as are asked for |
 | `label` | [B, H, W] int32 | class id or ignore label; absent where the stream has labels='none' |
 | `image_label` | [B, K] float32 | multi-hot over the K image-level classes |
 | `hidden_label` | [B, H, W] int32 | every mask, for monitors (labels='hidden', 'listed', 'seen') |
 | `candidate` | [B, H, W] bool | may get a pseudo label of an unseen class (labels='seen') |
-| `valid` | [B, H, W] float32 | 1 = image, 0 = padding, cut out, or brought in by a warp |
+| `valid` | [B, H, W] float32 | 1 = image; 0 = padding, a hole of a strong view, or of a warp |
 | `has_label` | [B] bool | whether the record has a mask (labels='listed': one that may be used) |
 | `index` | [B] int64 | record number in the split |
 
@@ -79,7 +80,7 @@ def _training_example(source: RecordSource, stream: Stream, config: DataConfig, 
     spec, order = source.spec, settings["order"]
     views = augment.make_views(
         config,
-        strong=stream.views[1:],
+        strong_views=stream.strong_views,
         light=stream.augment == "light",
         mean_pixel=settings["mean_pixel"],
         ignore_label=spec.ignore_label,

@@ -251,7 +251,7 @@ def _check_views(name: str, stream: Stream, config: DataConfig) -> None:
     Raises:
       UserError: the stream wants others.
     """
-    if set(stream.views[1:]) - set(augment.strong_views(config)):
+    if stream.strong_views and not augment.makes_strong_views(config):
         raise UserError(
             f"The method needs a weak and a strong view of the images of stream '{name}'; "
             f"--augmentation={config.augmentation} makes one view.",

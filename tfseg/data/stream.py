@@ -5,13 +5,17 @@ from typing import Any
 
 from tfseg.errors import UserError
 
-VIEWS = ("weak", "strong")
 LABELS = ("required", "optional", "hidden", "listed", "seen", "none")
 # With these a record without a mask is an error.
 NEEDING_MASKS = ("required", "seen")
 IMAGE_LABELS = ("none", "record", "crop")
 AUGMENT = ("full", "light")
 SAMPLING = ("uniform", "class_weighted")
+
+
+def strong_keys(count: int) -> tuple[str, ...]:
+    """Returns the batch's keys of some strong views: 'image_strong', 'image_strong_2', ..."""
+    return ("image_strong", *(f"image_strong_{i}" for i in range(2, count + 1)))[:count]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +25,7 @@ class Stream:
     Attributes:
       split: name of the split.
       batch_size: examples in a step, over all replicas.
-      views: ('weak',) or ('weak', 'strong').
+      strong_views: how many strong views there are of each crop, besides the weak one.
       labels: 'required' (a record without a mask is an error), 'optional' (the ignore label stands
         in), 'hidden' (as optional, and delivered as `hidden_label`), 'listed' (as hidden, and
         those of images that `label_split` holds too as `label`), 'seen' (as required, without what
@@ -52,7 +56,7 @@ class Stream:
 
     split: str
     batch_size: int
-    views: tuple[str, ...] = ("weak",)
+    strong_views: int = 0
     labels: str = "required"
     image_labels: str = "none"
     dataset_dir: str | None = None
@@ -66,8 +70,8 @@ class Stream:
     require_foreground: bool = False
 
     def __post_init__(self):
-        if tuple(self.views) not in (VIEWS[:1], VIEWS):
-            self._reject("views", self.views, f"{VIEWS[:1]} or {VIEWS}")
+        if self.strong_views < 0:
+            self._reject("strong_views", self.strong_views, "0 or more")
         if self.labels not in LABELS:
             self._reject("labels", self.labels, ", ".join(LABELS))
         if self.image_labels not in IMAGE_LABELS:

@@ -172,7 +172,7 @@ class PseudoSeg(Method):
             "unlabelled": Stream(
                 split=data.train_split_cls,
                 batch_size=train.train_batch_size,
-                views=("weak", "strong"),
+                strong_views=1,
                 labels="hidden",
                 image_labels=data.image_label_source if train.weakly else "none",
                 dataset_dir=data.dataset_dir_cls,

@@ -98,7 +98,7 @@ class _Plan:
                 devices.check_batch(
                     stream.batch_size, train, self.replicas, flag="labelled_batch_size"
                 )
-        if any("strong" in stream.views for stream in self.streams.values()):
+        if any(stream.strong_views for stream in self.streams.values()):
             _note_large_cut_out(settings.data)
         _note_unused_splits(self.streams, settings)
         self.data = TrainingData(self.streams, spec, settings.data, train, self.strategy)

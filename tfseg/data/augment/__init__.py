@@ -1,7 +1,7 @@
 """The augmentations of training images, one file each.
 
 A file has `make_views(config, context)`, described at `make_views` here. It may have
-`STRONG_VIEWS`, the names of the views that it can make beside the weak one, and
+`MAKES_STRONG_VIEWS = True`, where it can make any number of them beside the weak one, and
 `max_side(config, light=...)`, the longest side in pixels that it takes.
 """
 
@@ -20,9 +20,9 @@ def _module(config: DataConfig) -> ModuleType:
     return AUGMENTATIONS[config.augmentation].load()
 
 
-def strong_views(config: DataConfig) -> tuple[str, ...]:
-    """Returns the names of the views that --augmentation can make beside the weak one."""
-    return getattr(_module(config), "STRONG_VIEWS", ())
+def makes_strong_views(config: DataConfig) -> bool:
+    """Returns whether --augmentation can make strong views beside the weak one."""
+    return getattr(_module(config), "MAKES_STRONG_VIEWS", False)
 
 
 def max_side(config: DataConfig, *, light: bool) -> int | None:
@@ -34,7 +34,7 @@ def max_side(config: DataConfig, *, light: bool) -> int | None:
 def make_views(
     config: DataConfig,
     *,
-    strong: Sequence[str],
+    strong_views: int,
     light: bool,
     mean_pixel: Sequence[float],
     ignore_label: int,
@@ -44,15 +44,16 @@ def make_views(
 
     Args:
       config: the augmentation and its settings.
-      strong, light, mean_pixel, ignore_label, keeping_errors: see `base.Context`.
+      strong_views, light, mean_pixel, ignore_label, keeping_errors: see `base.Context`.
 
     Returns:
       A function of image uint8 or float32 [H, W, 3], label uint8 [H, W] or None, size int32 [2],
       and seed int64 [2]. It gives 'image' float32 RGB 0..255 [h, w, 3], 'valid' float32 [h, w],
-      'label' int32 [h, w] where there is one, and 'image_strong' as `image` where it is wanted.
+      'label' int32 [h, w] where there is one, and the strong views that are wanted as 'image', by
+      `stream.strong_keys`.
 
     Raises:
       UserError: settings cannot be meant.
     """
-    context = Context(tuple(strong), light, tuple(mean_pixel), ignore_label, keeping_errors)
+    context = Context(strong_views, light, tuple(mean_pixel), ignore_label, keeping_errors)
     return _module(config).make_views(config, context)

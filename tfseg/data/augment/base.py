@@ -125,14 +125,14 @@ class Context:
     """What an augmentation is told besides its settings.
 
     Attributes:
-      strong: names of the views that are wanted beside the weak one.
+      strong_views: how many are wanted beside the weak one.
       light: the crop alone, where the augmentation knows the difference.
       mean_pixel: RGB 0..255, fills padding.
       ignore_label: class id of pixels that do not count.
       keeping_errors: wraps a function for `tf.numpy_function` so that its user errors are kept.
     """
 
-    strong: tuple[str, ...]
+    strong_views: int
     light: bool
     mean_pixel: tuple[float, ...]
     ignore_label: int

@@ -24,17 +24,19 @@ from tfseg.data.augment.base import (
     rows_of_one_color,
     scale_factors,
 )
+from tfseg.data.stream import strong_keys
 from tfseg.settings.data import DataConfig
 
-# The views that can be had beside the weak one.
-STRONG_VIEWS = ("strong",)
+MAKES_STRONG_VIEWS = True
 
 # Colour operations, by their number in `DeepLabDraws.jitter_order`.
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 _BRIGHTNESS_DELTA, _CONTRAST_DELTA, _SATURATION_DELTA, _HUE_DELTA = 0.5, 0.5, 0.5, 0.25
 CUTOUT_HALF_SIZE_PX = 50
-# scale, crop y and x, flip, brightness, contrast, saturation, hue, 4 for the order, cutout y and x.
-_NUM_UNIFORMS = 14
+# Scale, crop y and x, flip.
+_NUM_GEOMETRY = 4
+# Brightness, contrast, saturation, hue, 4 for the order, cutout y and x.
+_NUM_STRONG = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +105,7 @@ def draw(
     Returns:
       The draws; the crop lies within the scaled and padded image.
     """
-    u = tf.random.stateless_uniform([_NUM_UNIFORMS], seed)
+    u = tf.random.stateless_uniform([_NUM_GEOMETRY + _NUM_STRONG], seed)
     if scales is None:
         scale = scale_range[0] + u[0] * (scale_range[1] - scale_range[0])
     else:
@@ -113,13 +115,43 @@ def draw(
         scale=scale,
         crop_offset=_uniform_integer(u[1:3], padded - tf.constant(crop_size, tf.int32) + 1),
         flip=u[3] <= flip_probability,
-        brightness=(2.0 * u[4] - 1.0) * (jitter_strength * _BRIGHTNESS_DELTA),
-        contrast=1.0 + (2.0 * u[5] - 1.0) * (jitter_strength * _CONTRAST_DELTA),
-        saturation=1.0 + (2.0 * u[6] - 1.0) * (jitter_strength * _SATURATION_DELTA),
-        hue=(2.0 * u[7] - 1.0) * (jitter_strength * _HUE_DELTA),
-        jitter_order=tf.argsort(u[8:12]),
-        cutout_center=_uniform_integer(u[12:14], tf.constant(crop_size, tf.int32)),
+        **_strong_draws(u[_NUM_GEOMETRY:], crop_size, jitter_strength),
     )
+
+
+def _strong_draws(
+    u: tf.Tensor, crop_size: Sequence[int], jitter_strength: float
+) -> dict[str, tf.Tensor]:
+    """Returns the fields of `DeepLabDraws` that make a view strong, of uniforms of [0, 1)."""
+    return {
+        "brightness": (2.0 * u[0] - 1.0) * (jitter_strength * _BRIGHTNESS_DELTA),
+        "contrast": 1.0 + (2.0 * u[1] - 1.0) * (jitter_strength * _CONTRAST_DELTA),
+        "saturation": 1.0 + (2.0 * u[2] - 1.0) * (jitter_strength * _SATURATION_DELTA),
+        "hue": (2.0 * u[3] - 1.0) * (jitter_strength * _HUE_DELTA),
+        "jitter_order": tf.argsort(u[4:8]),
+        "cutout_center": _uniform_integer(u[8:10], tf.constant(crop_size, tf.int32)),
+    }
+
+
+def draw_strong(
+    draws: DeepLabDraws,
+    seed: tf.Tensor,
+    number: int,
+    *,
+    crop_size: Sequence[int],
+    jitter_strength: float = 1.0,
+) -> DeepLabDraws:
+    """Makes the draws of a further strong view: the same geometry, other colours, another hole.
+
+    Args:
+      draws: of `draw`, the first strong view's.
+      seed: int [2], that of `draw`.
+      number: of the view, from 2 on.
+      crop_size, jitter_strength: as for `draw`.
+    """
+    own = tf.random.experimental.stateless_fold_in(seed, number)
+    u = tf.random.stateless_uniform([_NUM_STRONG], own)
+    return dataclasses.replace(draws, **_strong_draws(u, crop_size, jitter_strength))
 
 
 def resize_window(
@@ -385,7 +417,7 @@ def training_views(
     crop_size: Sequence[int],
     mean_pixel: Sequence[float],
     ignore_label: int,
-    strong: bool = False,
+    strong: Sequence[DeepLabDraws] = (),
     cutout_half_size: int = CUTOUT_HALF_SIZE_PX,
 ) -> dict[str, tf.Tensor]:
     """Scales, jitters, crops, cuts out and flips one example.
@@ -397,13 +429,14 @@ def training_views(
       crop_size: height and width of the crop.
       mean_pixel: fills padding and the hole.
       ignore_label: fills the label there.
-      strong: also make the strong view: same geometry, jittered colours, a square cut out. The
-        hole is ignored in label and valid mask; the weak image keeps its pixels.
+      strong: draws of each strong view, of which the colours and the hole are taken: same geometry,
+        jittered colours, a square cut out. The holes of all are ignored in label and valid mask;
+        the weak image keeps its pixels.
       cutout_half_size: half the side of that square, pixels; 0: none.
 
     Returns:
-      'image' (and 'image_strong') float32 [h, w, 3] in 0..255, 'valid' float32 [h, w] with 1 where
-      there is an image, and 'label' int32 [h, w].
+      'image', and strong views by `strong_keys`, float32 [h, w, 3] in 0..255; 'valid' float32
+      [h, w] with 1 where there is an image; and 'label' int32 [h, w].
 
     Source: PseudoSeg specification, section 3, steps 2-8.
     """
@@ -416,8 +449,6 @@ def training_views(
     if strong:
         whole = resize_window(image, scaled, tf.zeros([2], tf.int32), scaled)
         weak = tf.slice(whole, [offset[0], offset[1], 0], [window[0], window[1], 3])
-        jittered = jitter_window(whole, draws, offset, window)
-        views["image_strong"] = pad_image(jittered, crop_size, mean_pixel)
     else:
         weak = resize_window(image, scaled, offset, window)
     views["image"] = pad_image(weak, crop_size, mean_pixel)
@@ -425,10 +456,11 @@ def training_views(
     if label is not None:
         resized = resize_label_window(label, scaled, offset, window)
         views["label"] = pad_label(tf.cast(resized, tf.int32), crop_size, ignore_label)
-    if strong:
-        corners = [draws.cutout_center + half for half in (-cutout_half_size, cutout_half_size)]
+    for key, own in zip(strong_keys(len(strong)), strong):
+        jittered = pad_image(jitter_window(whole, own, offset, window), crop_size, mean_pixel)
+        corners = [own.cutout_center + half for half in (-cutout_half_size, cutout_half_size)]
         hole = rectangle(crop_size, *corners)
-        views["image_strong"] = cut_out(views["image_strong"], *corners, mean_pixel)
+        views[key] = cut_out(jittered, *corners, mean_pixel)
         valid &= ~hole
         if label is not None:
             views["label"] = tf.where(hole, ignore_label, views["label"])
@@ -457,6 +489,16 @@ def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, 
             flip_probability=config.flip_probability,
             jitter_strength=config.jitter_strength,
         )
+        further = [
+            draw_strong(
+                draws,
+                seed,
+                number,
+                crop_size=config.train_crop_size,
+                jitter_strength=config.jitter_strength,
+            )
+            for number in range(2, context.strong_views + 1)
+        ]
         return training_views(
             image,
             label,
@@ -464,7 +506,7 @@ def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, 
             crop_size=config.train_crop_size,
             mean_pixel=context.mean_pixel,
             ignore_label=context.ignore_label,
-            strong=bool(context.strong),
+            strong=[draws, *further][: context.strong_views],
             cutout_half_size=config.cutout_half_size,
         )
 
