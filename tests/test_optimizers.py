@@ -117,12 +117,106 @@ def test_lr_multiplier_scales_the_schedule():
 
 
 def test_unknown_optimizer_names_the_known():
-    with pytest.raises(UserError, match="momentum, adam"):
+    with pytest.raises(UserError, match="momentum, adam, lamb, lars"):
         make_optimizer(dataclasses.replace(TrainConfig(), optimizer="sgdd"))
 
 
+def published_lamb(weights, gradients, rates):
+    """Adam's direction with the length of the weights, in NumPy."""
+    m, v = np.zeros_like(weights), np.zeros_like(weights)
+    for t, (gradient, rate) in enumerate(zip(gradients, rates), start=1):
+        m = 0.9 * m + 0.1 * gradient
+        v = 0.999 * v + 0.001 * gradient**2
+        update = m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-6)
+        weights = weights - rate * np.linalg.norm(weights) / np.linalg.norm(update) * update
+    return weights
+
+
+def published_lars(weights, gradients, rates, momentum):
+    """Momentum of gradients with a thousandth of the length of the weights, in NumPy."""
+    velocity = np.zeros_like(weights)
+    for gradient, rate in zip(gradients, rates):
+        ratio = 0.001 * np.linalg.norm(weights) / np.linalg.norm(gradient)
+        velocity = momentum * velocity + rate * ratio * gradient
+        weights = weights - velocity
+    return weights
+
+
+LAYERWISE = ("lamb", "lars")
+
+
+@pytest.mark.parametrize("name", LAYERWISE)
+def test_layerwise_optimizers_are_the_published_ones(name):
+    config = TrainConfig(optimizer=name, training_number_of_steps=4, momentum=0.8)
+    config = dataclasses.replace(config, base_learning_rate=2.0, learning_power=1.0)
+    rng = np.random.default_rng(0)
+    start, gradients = rng.normal(size=[3, 2]), rng.normal(size=[3, 3, 2])
+    kernel = tf.Variable(start, dtype=tf.float32, name="conv1/weights")
+    optimizer = make_optimizer(config, lr_multiplier=0.5)
+    for gradient in gradients:
+        optimizer.apply_gradients([(tf.constant(gradient, tf.float32), kernel)])
+    rates = [1.0, 0.75, 0.5]
+    expected = (
+        published_lamb(start, gradients, rates)
+        if name == "lamb"
+        else published_lars(start, gradients, rates, 0.8)
+    )
+    np.testing.assert_allclose(kernel, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["aspp0/BatchNorm/gamma", "stem/bn/beta", "logits/biases", "bias"])
+def test_lars_gives_biases_and_batch_norm_the_plain_rate(name):
+    config = TrainConfig(optimizer="lars", training_number_of_steps=10, base_learning_rate=0.5)
+    variable = tf.Variable([0.0, 4.0], name=name)
+    make_optimizer(config).apply_gradients([(tf.constant([1.0, 1.0]), variable)])
+    np.testing.assert_allclose(variable, [-0.5, 3.5])
+
+
+@pytest.mark.parametrize("name", LAYERWISE)
+def test_layerwise_optimizers_sum_the_gradients_of_two_replicas(two_replicas, name):
+    config = TrainConfig(optimizer=name, training_number_of_steps=10, base_learning_rate=0.1)
+    with two_replicas.scope():
+        variable = tf.Variable([1.0, 2.0], name="weights")
+        optimizer = make_optimizer(config)
+        optimizer._create_all_weights([variable])
+
+    @tf.function(autograph=False)
+    def step():
+        def replica():
+            number = tf.distribute.get_replica_context().replica_id_in_sync_group
+            gradient = tf.where(tf.equal(number, 0), [1.0, 0.0], [2.0, 1.0])
+            optimizer.apply_gradients([(gradient, variable)])
+
+        two_replicas.run(replica)
+
+    step()
+    gradients, rates = [np.array([3.0, 1.0])], [0.1]
+    expected = (
+        published_lamb(np.array([1.0, 2.0]), gradients, rates)
+        if name == "lamb"
+        else published_lars(np.array([1.0, 2.0]), gradients, rates, 0.9)
+    )
+    np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-5)
+
+
+@pytest.mark.skipif(not tf.__version__.startswith("2.15"), reason="tensorflow-addons is not there")
+def test_lamb_is_the_one_of_tensorflow_addons():
+    config = TrainConfig(optimizer="lamb", training_number_of_steps=10)
+    makes = (
+        lambda: make_optimizer(config),
+        lambda: optimizers._addons().optimizers.LAMB(learning_rate(config)),
+    )
+    found = []
+    for make in makes:
+        variable, optimizer = tf.Variable([1.0, -1.0], name="weights"), make()
+        for gradient in ([1.0, 2.0], [-0.5, 0.3]):
+            optimizer.apply_gradients([(tf.constant(gradient), variable)])
+        found.append((variable.numpy().tolist(), [v.name for v in optimizer.variables()]))
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize(
-    "name", [n for n in optimizers.OPTIMIZERS if n not in ("momentum", "adam")]
+    "name", [n for n in optimizers.OPTIMIZERS if n not in ("momentum", "adam", *LAYERWISE)]
 )
 def test_addons_optimizers_work_or_name_the_install_command(name):
     config = TrainConfig(optimizer=name, training_number_of_steps=10)

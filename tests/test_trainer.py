@@ -102,15 +102,17 @@ def test_one_step_is_the_published_update(tmp_path):
     np.testing.assert_allclose(model.bias.numpy(), bias - 0.1 * 2 * to_bias.numpy(), rtol=1e-5)
 
 
-def test_resumed_run_equals_uninterrupted_run(tmp_path):
-    whole, config, start_at = make_trainer(tmp_path / "whole", training_number_of_steps=9)
+@pytest.mark.parametrize("optimizer", ["momentum", "lamb", "lars"])
+def test_resumed_run_equals_uninterrupted_run(tmp_path, optimizer):
+    options = {"training_number_of_steps": 9, "optimizer": optimizer}
+    whole, config, start_at = make_trainer(tmp_path / "whole", **options)
     train(whole, config, start_at)
-    first = make_trainer(tmp_path / "parts", training_number_of_steps=9)
+    first = make_trainer(tmp_path / "parts", **options)
     first[2](0)
     store = Store(str(tmp_path / "parts"), first[0].method.networks(), first[0].state())
     first[0].train(5)
     store.save(5)
-    second = make_trainer(tmp_path / "parts", training_number_of_steps=9)
+    second = make_trainer(tmp_path / "parts", **options)
     assert train(*second) == 0
     for a, b in zip(weights(whole), weights(second[0])):
         np.testing.assert_array_equal(a, b)
@@ -120,8 +122,9 @@ def scales_of(trainer):
     return [(float(o.loss_scale), int(o.dynamic_counter)) for o in trainer.optimizers]
 
 
-def test_the_loss_scale_of_float16_resumes_exactly(tmp_path):
-    first, config, start_at = make_trainer(tmp_path, precision="float16")
+@pytest.mark.parametrize("name", ["momentum", "lamb"])
+def test_the_loss_scale_of_float16_resumes_exactly(tmp_path, name):
+    first, config, start_at = make_trainer(tmp_path, precision="float16", optimizer=name)
     start_at(0)
     for optimizer in first.optimizers:
         optimizer.dynamic_counter.assign(optimizer.dynamic_growth_steps - 2)
@@ -129,7 +132,7 @@ def test_the_loss_scale_of_float16_resumes_exactly(tmp_path):
     initial = first.optimizers[0].initial_scale
     assert scales_of(first) == [(2 * initial, 1)] * 2
     Store(str(tmp_path), first.method.networks(), first.state()).save(3)
-    second = make_trainer(tmp_path, precision="float16", training_number_of_steps=4)
+    second = make_trainer(tmp_path, precision="float16", training_number_of_steps=4, optimizer=name)
     assert train(*second) == 0
     assert scales_of(second[0]) == [(2 * initial, 2)] * 2
 

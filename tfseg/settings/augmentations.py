@@ -35,11 +35,12 @@ class DeepLabSettings(ScalingSettings):
 
 @dataclasses.dataclass(frozen=True)
 class CompositionSettings(ScalingSettings):
-    """Random operations, as published for Learning Pseudo Labels."""
+    """A number of random operations."""
 
     augmentation_ops: int = option(
         2,
-        "Operations on an image with --augmentation=composition; 0: the crop only.",
+        "Operations on an image with --augmentation=composition (0: the crop only) or randaugment "
+        "(0: deeplab's geometry only).",
         limits=(0, None),
         training=True,
     )
@@ -81,6 +82,7 @@ class PaddedCropSettings(ScalingSettings):
 AUGMENTATIONS = {
     "deeplab": Choice(DeepLabSettings, "tfseg.data.augment.deeplab"),
     "composition": Choice(CompositionSettings, "tfseg.data.augment.composition"),
+    "randaugment": Choice(CompositionSettings, "tfseg.data.augment.randaugment"),
     "resized_crop": Choice(ResizedCropSettings, "tfseg.data.augment.resized_crop"),
     "warped_crop": Choice(PaddedCropSettings, "tfseg.data.augment.warped_crop"),
     "short_side_crop": Choice(PaddedCropSettings, "tfseg.data.augment.short_side_crop"),

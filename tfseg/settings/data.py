@@ -98,11 +98,12 @@ class DataConfig(Section):
         "deeplab",
         "Augmentation of training images: deeplab (random scale, crop and flip); composition "
         "(--augmentation_ops random operations, some on colours, the others geometric, and a "
-        "random crop; as published for Learning Pseudo Labels); resized_crop (a crop of random "
-        "--crop_area and shape resized to --train_crop_size, flip, colour jitter; as published for "
-        "SLRNet); warped_crop (the image warped to a square of --augmentation_size, random scale, "
-        "crop and flip; as published for STRICT); or short_side_crop (the shorter side scaled to a "
-        "random length, crop, flip and blur; as published for ZS3Net).",
+        "random crop; as published for Learning Pseudo Labels); randaugment (--augmentation_ops "
+        "random operations on colours, then as deeplab); resized_crop (a crop of random "
+        "--crop_area and shape resized to --train_crop_size, flip, colour jitter; as published "
+        "for SLRNet); warped_crop (the image warped to a square of --augmentation_size, random "
+        "scale, crop and flip; as published for STRICT); or short_side_crop (the shorter side "
+        "scaled to a random length, crop, flip and blur; as published for ZS3Net).",
         choices=tuple(AUGMENTATIONS),
         training=True,
         group="augmentation",

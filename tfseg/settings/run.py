@@ -55,7 +55,7 @@ class TrainConfig(Section):
 
     optimizer: str = option(
         "momentum",
-        "Optimiser: momentum, adam, or (with the extra [addons]) lamb, sgdw, novograd, "
+        "Optimiser: momentum, adam, lamb, lars, or (with the extra [addons]) sgdw, novograd, "
         "rectified_adam, lookahead, swa.",
     )
     learning_policy: str = option(
