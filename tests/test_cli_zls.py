@@ -76,7 +76,7 @@ def test_a_class_split_is_required(records, tmp_path):
 def test_other_methods_take_no_class_split(records, tmp_path, flag):
     extra = (f"--{flag}", *NETWORK, f"--dataset_dir={records}", f"--train_logdir={tmp_path}")
     result = run("train_sup.py", "--train_split=train", *extra, check=False)
-    assert_user_error(result, f"--{flag.split('=')[0]}", "--method=supervised", "train_zls.py")
+    assert_user_error(result, f"--{flag.split('=')[0]}", "--method=supervised", "--method=spnet")
 
 
 @pytest.mark.parametrize(

@@ -22,32 +22,20 @@ _VECTOR_FLAGS = ("class_embeddings", "embedding_norm")
 RUN_FLAGS = (*_SPLIT_FLAGS, *_VECTOR_FLAGS)
 
 
-def check_split_flags(config: DataConfig, method: str, given: Collection[str]) -> None:
-    """Insists that zero-label methods, and they alone, are told which classes are seen.
+def check_split_is_given(config: DataConfig, method: str) -> None:
+    """Insists that zero-label methods are told which classes are seen.
 
     Raises:
-      UserError: --class_split is missing, or a flag of theirs was given to another method.
+      UserError: --class_split is missing.
     """
-    methods = [name for name, m in METHODS.items() if issubclass(m.settings, ZeroLabelConfig)]
-    if method in methods:
-        if config.class_split is None:
-            raise UserError(
-                f"--method={method} needs to know which classes have pixel labels.",
-                where="--class_split",
-                accepted="the name of a published split, or a JSON file: "
-                '{"seen": [names], "unseen": [names], "validation": [names], '
-                '"background": name or null}',
-            )
-        return
-    for flag in RUN_FLAGS:
-        if flag in given:
-            raise UserError(
-                f"--{flag} is no setting of --method={method}.",
-                where=f"--{flag}",
-                received=getattr(config, flag),
-                accepted=f"--{flag} with --method={' or --method='.join(methods)}",
-                fix=f"leave out --{flag}, or use train_zls.py",
-            )
+    if issubclass(METHODS[method].settings, ZeroLabelConfig) and config.class_split is None:
+        raise UserError(
+            f"--method={method} needs to know which classes have pixel labels.",
+            where="--class_split",
+            accepted="the name of a published split, or a JSON file: "
+            '{"seen": [names], "unseen": [names], "validation": [names], '
+            '"background": name or null}',
+        )
 
 
 def spec_of(

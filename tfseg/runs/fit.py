@@ -60,7 +60,7 @@ def _checked_spec(settings: Training) -> Any:
     """
     data, train = settings.data, settings.train
     check_sides("train_crop_size", data.train_crop_size)
-    classes.check_split_flags(data, train.method, settings.given)
+    classes.check_split_is_given(data, train.method)
     spec = classes.spec_of(data, settings.given)
     if train.label_weights is not None and len(train.label_weights) != spec.num_classes:
         raise UserError(

@@ -11,11 +11,22 @@ from tfseg.errors import UserError
 from tfseg.settings.option import NEVER, Choice, Section, option
 
 
+# What tells which classes have pixel labels, and what they mean.
+_OF_ZERO_LABEL = (
+    "class_embeddings",
+    "class_split",
+    "embedding_norm",
+    "exclude_validation_classes",
+    "seen_background",
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class MethodSettings(Section):
     """A method without settings of its own."""
 
     GROUP: ClassVar[str] = "method"
+    UNHEEDED: ClassVar[tuple[str, ...]] = _OF_ZERO_LABEL
     # Defaults of other sections that are others with this method.
     DEFAULTS: ClassVar[Mapping[str, Any]] = {}
 
@@ -96,6 +107,7 @@ class LearningPseudoLabelsConfig(MethodSettings):
     """Learning Pseudo Labels (specification 4 and 5). Defaults are the published ones."""
 
     UNHEEDED: ClassVar[tuple[str, ...]] = (
+        *_OF_ZERO_LABEL,
         "label_weights",
         "top_k_percent_pixels",
         "upsample_logits",
@@ -173,6 +185,7 @@ class SLRNetConfig(MethodSettings):
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = {"head": "low_rank"}
     UNHEEDED: ClassVar[tuple[str, ...]] = (
+        *_OF_ZERO_LABEL,
         "background_logit",
         "head",
         "hard_example_mining_step",

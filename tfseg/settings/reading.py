@@ -331,11 +331,13 @@ def _refuse_unheeded(name: str, value: Any, owner: type, sections: Sequence[Any]
     for section in sections:
         for field in owned_of(type(section)):
             if type(getattr(section, field.name)) is owner:
-                chooser = field.metadata["chooser"]
+                registry, chooser = field.metadata["registry"], field.metadata["chooser"]
+                others = [key for key, c in registry.items() if name not in c.settings.UNHEEDED]
                 raise UserError(
-                    f"{getattr(section, chooser)} does not use --{name}.",
+                    f"--{chooser}={getattr(section, chooser)} does not use --{name}.",
                     where=f"--{name}",
                     received=value,
+                    accepted=f"--{name} with --{chooser}={' or '.join(others)}",
                     fix=f"leave out --{name}, or choose another --{chooser}",
                 )
 
