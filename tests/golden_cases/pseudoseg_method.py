@@ -329,23 +329,22 @@ def _check_gradient(actual, expected, name):
         return
     if _relative(actual, expected) < _DEEP_GRADIENT:
         return
-    actual, expected = _without_flipped(actual, expected)
+    if actual.ndim == 1 and tf.__version__.startswith("2.15"):
+        actual, expected = _without_flipped(actual, expected)
     product = float((actual * expected).sum())
     cosine = product / (np.linalg.norm(actual) * np.linalg.norm(expected))
     assert cosine >= 0.999
 
 
 def _without_flipped(actual, expected):
-    """Leaves out the channel (1 in 100 at most) of a vector that differs most.
+    """Leaves out the one channel of a vector that differs most.
 
     A ReLU input of almost 0 has another sign with other convolution kernels, and then one cell is
     missing from the sum of its channel. TensorFlow 2.15 on a processor without AVX-512 shows it in
     `concat_projection/BatchNorm/beta`: channel 109 of 256 is off by 0.37 of the largest value, and
-    the cosine is 0.9971 with it and 0.9997 without.
+    the cosine is 0.997 with it. TensorFlow 2.20 keeps to the published sign and to the whole check.
     """
-    if actual.ndim != 1:
-        return actual, expected
-    kept = np.argsort(np.abs(actual - expected))[: actual.size - actual.size // 100]
+    kept = np.argsort(np.abs(actual - expected))[:-1]
     return actual[kept], expected[kept]
 
 
