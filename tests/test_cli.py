@@ -54,6 +54,7 @@ def test_training_says_what_it_does_and_keeps_a_record(trained):
     record = json.loads((logdir / "config.json").read_text())
     assert record["model"]["depth_multiplier"] == 0.25
     assert record["seed"] == 0 and record["versions"]["tensorflow"]
+    assert record["images"] == {"median_sides": [SIZE, SIZE]}
     assert result.stderr == ""
 
 

@@ -176,6 +176,7 @@ class _Plan:
             "num_replicas": self.replicas,
             "initial_run": initial_run,
             "drawn_by": self.data.drawn_by,
+            "images": {"median_sides": self.data.median_sides()},
         }
         run_record.write(self.settings.train.train_logdir, self._sections, self.spec, extra)
 

@@ -38,6 +38,7 @@ _FORM = {
         ),
         "vectors?": ({"width": int, "sha256": str}, None),
     },
+    "images?": {"median_sides?": [range(1, 1 << 31)]},
     "initial_run?": (
         {"seen_classes?": [str], "oracle_layout?": bool, "drop_images?": [str]},
         None,
@@ -97,7 +98,8 @@ def write(folder: str, sections: Mapping[str, Any], spec: Any, extra: Mapping[st
       sections: settings by the name of their section: model, data, train, method.
       spec: the data set's classes (an object with `to_json`).
       extra: further facts: the number of replicas, as 'initial_run' what `told` says of the run
-        from whose checkpoint this one started, and as 'drawn_by' how the streams were drawn.
+        from whose checkpoint this one started, as 'drawn_by' how the streams were drawn, and as
+        'images' the medians of the shorter and the longer sides of the training images.
     """
     record = {
         "format": FORMAT,
@@ -118,6 +120,12 @@ def _values(name: str, section: Any) -> dict[str, Any]:
     if name == "train":
         values = {field.name: values[field.name] for field in options_of(type(section))}
     return values
+
+
+def median_sides(record: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Returns the medians of the shorter and longer sides of a run's images, None if not known."""
+    sides = record.get("images", {}).get("median_sides", ())
+    return tuple(sides) if len(sides) == 2 else None
 
 
 def settings_in(record: Mapping[str, Any], cls: type) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfseg.data import pipeline, sampling
@@ -36,6 +37,15 @@ class TrainingData:
                 f"{int(index.has_mask.sum())} with masks{left_out}"
             )
         return "data: " + "; ".join(parts)
+
+    def median_sides(self) -> list[int]:
+        """Returns the medians of the shorter and the longer sides of all images read, pixels."""
+        sizes = [
+            np.stack([source.index.height, source.index.width], 1)[np.unique(source.epoch.pool)]
+            for source in self._sources.values()
+        ]
+        medians = np.median(np.sort(np.concatenate(sizes), axis=1), axis=0)
+        return [int(side) for side in medians]
 
     def _dataset(self, start_step: int, part: Any) -> Any:
 
