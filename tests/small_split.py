@@ -86,6 +86,13 @@ class ToyModel(tf.keras.Model):
         return result
 
 
+class StridedToyModel(ToyModel):
+    """Takes sides that are a multiple of the stride plus 1, as real networks do."""
+
+    def valid_size(self, height, width):
+        return tuple((side + STRIDE - 2) // STRIDE * STRIDE + 1 for side in (height, width))
+
+
 def numpy_logits(model, image):
     """Computes the toy network's logits of one image, [H, W, C], with NumPy alone.
 

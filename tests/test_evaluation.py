@@ -16,6 +16,7 @@ from tests.small_split import (
     CROP,
     SIZES,
     SPEC,
+    StridedToyModel,
     ToyModel,
     make_images,
     numpy_confusion,
@@ -23,7 +24,7 @@ from tests.small_split import (
     numpy_prediction,
     write_split,
 )
-from tfseg.data.evaluation_batches import padded_size
+from tfseg.data.image_input import padded_size
 from tfseg.data.split_index import load_index
 from tfseg.errors import UserError
 from tfseg.inference import image_progress
@@ -55,8 +56,7 @@ def config_of(folder, tmp_path, **changes):
     return DataConfig(dataset_dir=folder), EvalConfig(
         eval_logdir=str(tmp_path / "eval"),
         checkpoint_dir=str(tmp_path / "train"),
-        eval_crop_size=CROP,
-        **changes,
+        **{"eval_crop_size": CROP, **changes},
     )
 
 
@@ -81,6 +81,13 @@ def test_one_replica_agrees_with_numpy(split, tmp_path, batch_size):
     matrix, _ = evaluator.confusion_matrix()
     assert matrix.dtype == np.int64
     np.testing.assert_array_equal(matrix, numpy_matrix(split))
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_each_image_padded_to_its_own_size_agrees_with_numpy(split, tmp_path, batch_size):
+    settings = {"eval_crop_size": None, "eval_batch_size": batch_size}
+    evaluator = evaluator_of(split[0], tmp_path, model=StridedToyModel(), **settings)
+    np.testing.assert_array_equal(evaluator.confusion_matrix()[0], numpy_matrix(split))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
@@ -530,10 +537,14 @@ def test_what_was_done_is_written_beside_the_metrics(labelled_split, tmp_path):
     assert content == result
     assert content["absent_classes"] == "zero"
     assert content["prediction"] == {
+        "crop_size": [33, 33],
+        "resize_value": None,
         "eval_scales": [0.75, 1.0],
         "add_flipped_images": False,
         "merge_scales": "logits",
         "scale_kernel": "bilinear",
+        "tile_size": None,
+        "tile_overlap": None,
         "max_side": None,
         "eval_resize": None,
         "class_filter": None,

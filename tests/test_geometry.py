@@ -1,5 +1,7 @@
 """A network says itself which sizes it takes and at which stride its logits are."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,10 +9,10 @@ import tensorflow as tf
 from tests.small_split import SPEC, make_images, write_split
 from tests.toy import ToyBackbone
 from tfseg.runs.load import check_crop_size
-from tfseg.data.evaluation_batches import UNPADDED, padded_size
+from tfseg.data.image_input import UNPADDED, padded_size
 from tfseg.errors import UserError
 from tfseg.inference.evaluate import Evaluator
-from tfseg.inference.merge import Views
+from tfseg.inference.merge import SCALE_KERNELS, Views
 from tfseg.inference.predictor import Predictor
 from tfseg.models import BACKBONES, Network, build_model
 from tfseg.ops.resize import resize_bilinear
@@ -94,6 +96,11 @@ def test_larger_images_are_padded_to_what_the_network_takes(network):
     assert padded_size((15, 34), UNPADDED, network.valid_size) == (15, 34)
 
 
+def test_without_a_crop_size_each_image_is_padded_to_its_own_next_size(network):
+    assert padded_size((15, 34), None, network.valid_size) == (28, 42)
+    assert padded_size((28, 14), None, network.valid_size) == (28, 14)
+
+
 def test_coarser_views_are_merged_at_the_networks_own_stride(network):
     image = np.random.default_rng(0).uniform(0, 255, [1, 27, 27, 3]).astype(np.float32)
     logits = network(resize_bilinear(tf.constant(image), (14, 14)))["logits"]
@@ -103,13 +110,32 @@ def test_coarser_views_are_merged_at_the_networks_own_stride(network):
     np.testing.assert_allclose(found, tf.nn.softmax(merged), atol=1e-6)
 
 
+@pytest.mark.parametrize("kernel", SCALE_KERNELS)
+def test_scaled_images_have_sizes_that_the_network_takes(network, kernel):
+    """The network insists on it; sides of 28 and 42 give 21 to 53 pixels."""
+    image = np.random.default_rng(0).uniform(0, 255, [1, 28, 42, 3]).astype(np.float32)
+    views = Views((0.75, 1.0, 1.25), flip=True, scale_kernel=kernel, valid_sizes=True)
+    predictor = Predictor(network, views, wanted=("probs",))
+    expected = predictor(image).probs
+    assert expected.shape == (1, 28, 42, 4)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3])], autograph=False)
+    def of_any_size(x):
+        return predictor(x).probs
+
+    np.testing.assert_allclose(of_any_size(image), expected, atol=1e-5)
+    published = Predictor(network, dataclasses.replace(views, valid_sizes=False))
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        published(image)
+
+
 def test_evaluation_works_with_another_geometry(network, tmp_path):
     images, labels = make_images()
     write_split(str(tmp_path), images, labels)
-    config = EvalConfig(
-        eval_logdir=str(tmp_path / "eval"), checkpoint_dir="x", eval_crop_size=(14, 28)
-    )
-    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
-    data = DataConfig(dataset_dir=str(tmp_path))
-    matrix, *_ = Evaluator(network, strategy, SPEC, data, config).confusion_matrix()
-    assert matrix.sum() == sum((label != SPEC.ignore_label).sum() for label in labels)
+    pixels = sum((label != SPEC.ignore_label).sum() for label in labels)
+    for settings in ({"eval_crop_size": (14, 28)}, {}, {"eval_scales": (0.7, 1.0)}):
+        config = EvalConfig(eval_logdir=str(tmp_path / "eval"), checkpoint_dir="x", **settings)
+        strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+        data = DataConfig(dataset_dir=str(tmp_path))
+        matrix, *_ = Evaluator(network, strategy, SPEC, data, config).confusion_matrix()
+        assert matrix.sum() == pixels

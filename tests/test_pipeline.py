@@ -13,7 +13,8 @@ from PIL import Image
 from tests.small_split import SPEC, make_images, png, write_split
 from tfseg.data import pipeline, sampling, specs, tfexample
 from tfseg.data.atomic_writing import ShardWriter
-from tfseg.data.evaluation_batches import UNPADDED, make_eval_dataset, padded_size
+from tfseg.data.evaluation_batches import make_eval_dataset
+from tfseg.data.image_input import UNPADDED, ImageInput, padded_size
 from tfseg.data.framing import HEADER_BYTES, frame
 from tfseg.data.index_file import index_path
 from tfseg.data.shards import shard_name
@@ -1073,16 +1074,9 @@ def any_size(height, width):
 
 
 def evaluation_of(folder, batch_size, split="train", crop_size=(33, 33), max_side=None, **changes):
-    return make_eval_dataset(
-        split,
-        SPEC,
-        settings(folder, **changes),
-        mean_pixel=MEAN,
-        crop_size=crop_size,
-        valid_size=any_size,
-        batch_size=batch_size,
-        max_side=max_side,
-    )
+    config = settings(folder, **changes)
+    image_input = ImageInput(MEAN, any_size, crop_size, config, max_side)
+    return make_eval_dataset(split, SPEC, config, image_input, batch_size=batch_size)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])

@@ -10,6 +10,7 @@ from tests.test_pipeline import COUNT, MEAN, SIZES, dataset_of, settings, take, 
 from tfseg.data import sampling
 from tfseg.data.class_splits import UNLABELLED, ClassSplit
 from tfseg.data.evaluation_batches import make_eval_dataset
+from tfseg.data.image_input import ImageInput
 from tfseg.data.sources import make_sources
 from tfseg.data.stream import Stream
 from tfseg.errors import UserError
@@ -145,9 +146,7 @@ def test_evaluation_labels_are_those_of_visible_classes(folder, split):
         "train",
         spec_of(split),
         DataConfig(dataset_dir=folder),
-        mean_pixel=MEAN,
-        crop_size=(65, 65),
-        valid_size=lambda height, width: (height, width),
+        ImageInput(MEAN, lambda height, width: (height, width), (65, 65)),
         batch_size=1,
     )
     table = split.evaluation_table(4, 255)

@@ -14,6 +14,7 @@ from tfseg.ops.resize import (
     rescale_cubic,
     resize_bilinear,
     resize_nearest,
+    resize_cubic,
     resize_nearest_align_corners,
     resize_pillow,
 )
@@ -156,6 +157,21 @@ def test_cubic_scaling_equals_opencvs(scale, size, known):
     for one, expected in zip(actual.numpy(), x):
         expected = cv2.resize(expected, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
         np.testing.assert_allclose(one, expected.reshape(one.shape), atol=2e-4)
+
+
+@pytest.mark.parametrize("size", [(9, 13), (21, 30), (10, 31)])
+@pytest.mark.parametrize("known", [True, False])
+def test_cubic_resizing_to_a_size_equals_opencvs(size, known):
+    x = np.random.default_rng(3).uniform(0, 255, [1, 13, 25, 3]).astype(np.float32)
+    signature = tf.TensorSpec(x.shape if known else [None, None, None, 3])
+    sizes = tf.TensorSpec([2], tf.int32)
+
+    @tf.function(input_signature=[signature, sizes], autograph=False)
+    def resized(y, to):
+        return resize_cubic(y, size if known else (to[0], to[1]))
+
+    expected = cv2.resize(x[0], size[::-1], interpolation=cv2.INTER_CUBIC)
+    np.testing.assert_allclose(resized(x, tf.constant(size))[0], expected, atol=1e-2)
 
 
 def test_cubic_weights_sum_to_one_and_reach_two_samples():

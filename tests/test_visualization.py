@@ -29,7 +29,7 @@ from tfseg.data.specs import DATASETS, DatasetSpec
 from tfseg.errors import UserError
 from tfseg.inference import draw as drawing
 from tfseg.inference.coloring import colors_of, overlay, panel
-from tfseg.inference.draw import _png, _write
+from tfseg.inference.files import png, write
 from tfseg.inference.pictures import original_labels
 from tfseg.ops import dense_crf
 from tfseg.settings.data import DataConfig
@@ -260,7 +260,7 @@ def test_cityscapes_predictions_become_evaluation_ids():
 def test_many_classes_need_sixteen_bits(tmp_path):
     spec = DatasetSpec("many", tuple(f"c{i}" for i in range(300)))
     ids = raw_ids(np.array([[0, 299]]), spec)
-    _write(str(tmp_path / "x.png"), _png(ids))
+    write(str(tmp_path / "x.png"), png(ids))
     assert ids.dtype == np.uint16
     np.testing.assert_array_equal(read(tmp_path, "x.png"), [[0, 299]])
     assert colors_of(spec).shape == (300, 3)

@@ -8,19 +8,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tfrecords_tools import class_files
+from tfseg.data.image_files import IMAGE_EXTENSIONS
 from tfseg.errors import UserError
 
-IMAGE_EXTENSIONS = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".webp",
-    ".gif",
-    ".ppm",
-)
 # Above this, looking for similar names takes too long.
 _MAX_COMPARED = 20_000
 

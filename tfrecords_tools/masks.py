@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tfrecords_tools.images import check_megapixels, encode_png
+from tfrecords_tools.images import encode_png
+from tfseg.data.image_files import check_megapixels
 from tfseg.data import colormap
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError

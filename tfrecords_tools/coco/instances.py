@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfrecords_tools import class_files
-from tfrecords_tools.file_finder import IMAGE_EXTENSIONS, composed
+from tfrecords_tools.file_finder import composed
+from tfseg.data.image_files import IMAGE_EXTENSIONS
 from tfrecords_tools.text_files import read_json
 from tfseg.data.specs import DATASETS, DatasetSpec
 from tfseg.errors import UserError

@@ -1,4 +1,4 @@
-"""Files of predictions that programs hand to each other: their names, and the ids in them.
+"""Files of predictions: their names, and the ids in them.
 
 `vis.py --also_save_raw_predictions` writes `raw_segmentation_results/<name>.png`;
 `tfrecords_tools/build_pseudo_labels.py` reads such a folder.
@@ -62,7 +62,7 @@ def output_names(ids: Sequence[str]) -> list[str]:
     Raises:
       UserError: two images have the same id, or a name is too long for a file.
     """
-    paths = [_safe_path(str(image_id)) for image_id in ids]
+    paths = [safe_path(str(image_id)) for image_id in ids]
     names = [path.rsplit("/", 1)[-1] for path in paths]
     # On some file systems A.png and a.png are one file.
     if len({name.casefold() for name in names}) < len(names):
@@ -86,7 +86,7 @@ def output_names(ids: Sequence[str]) -> list[str]:
     return names
 
 
-def _safe_path(image_id: str) -> str:
+def safe_path(image_id: str) -> str:
     """Returns an id as a relative path that stays below its folder."""
     parts = []
     for part in image_id.replace("\\", "/").split("/"):

@@ -10,6 +10,7 @@ from tfseg.data.specs import DatasetSpec
 from tfseg.errors import check_choice
 
 _OVERLAY_OPACITY = 0.55
+_STRIP_ROWS = 256
 
 
 def colors_of(spec: DatasetSpec, colormap_type: str | None = None) -> np.ndarray:
@@ -43,11 +44,17 @@ def overlay(
     Returns:
       uint8 [H, W, 3].
     """
-    tint = np.full(prediction.shape, _OVERLAY_OPACITY, np.float32)
+    opacity = np.full(len(colors), _OVERLAY_OPACITY, np.float32)
     if spec.has_background:
-        tint[prediction == 0] = 0.0
-    tint = tint[..., np.newaxis]
-    return np.rint(image * (1 - tint) + colors[prediction] * tint).astype(np.uint8)
+        opacity[0] = 0.0
+    result = np.empty_like(image)
+    # In strips: of a large image the floats would take many times the image's memory.
+    for start in range(0, len(image), _STRIP_ROWS):
+        rows = slice(start, start + _STRIP_ROWS)
+        tint = opacity[prediction[rows]][..., np.newaxis]
+        mixed = image[rows] * (1 - tint) + colors[prediction[rows]] * tint
+        result[rows] = np.rint(mixed).astype(np.uint8)
+    return result
 
 
 def panel(pictures: Sequence[np.ndarray], spec: DatasetSpec) -> np.ndarray:

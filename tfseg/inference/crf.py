@@ -26,6 +26,37 @@ from tfseg.settings.data import DataConfig
 from tfseg.settings.prediction import PredictionConfig
 
 
+def refined(
+    tasks: Iterable[tuple[Any, np.ndarray, np.ndarray, np.ndarray | None]],
+    config: PredictionConfig,
+    *,
+    num_images: int,
+) -> Iterator[tuple[Any, np.ndarray]]:
+    """Yields the labels of images after the dense CRF, in the order of the tasks.
+
+    Args:
+      tasks: of each image a key, its probabilities, float32 [H, W, C], its pixels, uint8
+        [H, W, 3], and which classes may be in it, float [C], or None; taken ahead.
+      config: settings and number of processes of the CRF.
+      num_images: how many there are.
+
+    Yields:
+      (key, int32 [H, W]).
+
+    Raises:
+      UserError: a process died.
+    """
+    yield from parallel_map(
+        functools.partial(dense_crf.refined_labels, **crf_settings(config)),
+        tasks,
+        num_workers=min(config.crf_workers or os.cpu_count() or 1, num_images),
+        # One image's probabilities are some twenty megabytes.
+        chunk_size=1,
+        chunks_ahead=2,
+        flag="crf_workers",
+    )
+
+
 def refined_labels(
     batches: Iterable[tuple[Mapping[str, Any], np.ndarray]],
     reader: RecordReader,
@@ -74,12 +105,4 @@ def refined_labels(
                     None if present is None else present[i],
                 )
 
-    yield from parallel_map(
-        functools.partial(dense_crf.refined_labels, **crf_settings(config)),
-        tasks(),
-        num_workers=min(config.crf_workers or os.cpu_count() or 1, index.size),
-        # One image's probabilities are some twenty megabytes.
-        chunk_size=1,
-        chunks_ahead=2,
-        flag="crf_workers",
-    )
+    yield from refined(tasks(), config, num_images=index.size)

@@ -25,19 +25,18 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
-import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
-from tfseg import metrics, sharing
+from tfseg import metrics
 from tfseg.data import tfexample
 from tfseg.data.encoded_image import image_size
 from tfseg.data.evaluation_batches import EvalDataset, make_eval_dataset
+from tfseg.data.image_input import ImageInput
 from tfseg.data.index import Index
 from tfseg.data.prediction_files import RAW_FOLDER, output_names, raw_ids
 from tfseg.data.record_reader import RecordReader
@@ -48,12 +47,21 @@ from tfseg.inference import gallery, zero_label
 from tfseg.inference.classes import classes_allowed
 from tfseg.inference.coloring import colors_of, overlay
 from tfseg.inference.crf import refined_labels
+from tfseg.inference.files import jpeg, png, write
 from tfseg.inference.image_progress import ImageProgress
 from tfseg.inference.one_by_one import batch_predictor
 from tfseg.inference.pictures import decode_image, decode_label, original_labels
 from tfseg.inference.predictor import Predictor
+from tfseg.inference.replicas import Replicas
 from tfseg.inference.scores import summarize
-from tfseg.inference.settings import check, class_filter_of, crf_settings, resize_of, views_of
+from tfseg.inference.settings import (
+    check,
+    facts_of,
+    image_input_of,
+    tiling_of,
+    views_of,
+)
+from tfseg.inference.tiles import Tiling, tiled_labels
 from tfseg.settings.data import DataConfig
 from tfseg.settings.prediction import VisConfig
 
@@ -63,22 +71,9 @@ _OVERLAYS = "overlays"
 _PREDICTIONS = "segmentation_results"
 GALLERY_FILE = "index.html"
 
-_OVERLAY_QUALITY = 90
 # Pictures are compressed while the next batch is predicted; zlib lets go of Python's lock.
 _WRITER_THREADS = 4
 _MAX_PENDING = 64
-
-
-def _png(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _jpeg(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "JPEG", quality=_OVERLAY_QUALITY)
-    return buffer.getvalue()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,18 +119,18 @@ class _Painter:
         pictures = {"image": self._write(_IMAGES, name, extension, example.image)}
         if example.label is not None:
             label = decode_label(example.label, str(self._index.ids[i]), location)
-            pictures["truth"] = self._write(_TRUTH, name, "png", _png(self._colors[label]))
+            pictures["truth"] = self._write(_TRUTH, name, "png", png(self._colors[label]))
         pictures["prediction"] = self._write(
-            _PREDICTIONS, name, "png", _png(self._colors[prediction])
+            _PREDICTIONS, name, "png", png(self._colors[prediction])
         )
         pictures["overlay"] = self._write(
             _OVERLAYS,
             name,
             "jpg",
-            _jpeg(overlay(image, prediction, self._spec, self._colors)),
+            jpeg(overlay(image, prediction, self._spec, self._colors)),
         )
         if self._config.also_save_raw_predictions:
-            self._write(RAW_FOLDER, name, "png", _png(raw_ids(prediction, self._spec)))
+            self._write(RAW_FOLDER, name, "png", png(raw_ids(prediction, self._spec)))
         return self._measure(i, prediction, label, pictures)
 
     def _measure(
@@ -167,29 +162,11 @@ class _Painter:
     def _write(self, folder: str, name: str, extension: str, content: bytes) -> str:
         """Writes a file atomically; returns its path relative to the output directory."""
         relative = f"{folder}/{name}.{extension}"
-        _write(os.path.join(self._config.vis_logdir, relative), content)
+        write(os.path.join(self._config.vis_logdir, relative), content)
         return relative
 
     def close(self) -> None:
         self.reader.close()
-
-
-def _write(path: str, content: bytes) -> None:
-    """Writes a file under a temporary name and renames it.
-
-    Unlike `framing.write_atomically` it does not wait for the disk: pictures can be drawn again,
-    and there are thousands.
-    """
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = sharing.temporary_path(path)
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.remove(temporary)
-        raise
 
 
 def draw(
@@ -231,18 +208,20 @@ def draw(
     )
     painter = _Painter(index, spec, data_config, config)
     _prepare(config)
+    tiling = tiling_of(config, model)
+    image_input = image_input_of(config, data_config, model, config.vis_crop_size)
     dataset = make_eval_dataset(
         config.vis_split,
         spec,
         data_config,
-        mean_pixel=model.mean_pixel,
-        crop_size=tuple(config.vis_crop_size),
-        valid_size=model.valid_size,
-        batch_size=config.vis_batch_size,
-        max_side=config.max_side,
-        resize_to=resize_of(config),
+        image_input,
+        batch_size=config.vis_batch_size if tiling is None else 1,
     )
-    predicted = _predicted(_predictor(model, config, spec), dataset, present)
+    predictor = _predictor(model, config, spec)
+    if tiling is None:
+        predicted = _predicted(predictor, dataset, present)
+    else:
+        predicted = _predicted_in_tiles(predictor, dataset, present, tiling, image_input)
     if config.dense_crf:
         found = refined_labels(
             predicted, painter.reader, index, config, data_config, present=present
@@ -261,8 +240,8 @@ def _predictor(model: Any, config: VisConfig, spec: DatasetSpec) -> Predictor:
     """Returns what is drawn: labels, or the probabilities that the CRF refines."""
     return Predictor(
         model,
-        views_of(config, spec),
-        wanted=["probs" if config.dense_crf else "labels"],
+        views_of(config, spec, config.vis_crop_size),
+        wanted=["labels" if config.tile_size is None and not config.dense_crf else "probs"],
         decision=zero_label.decision_of(config, spec),
     )
 
@@ -281,6 +260,22 @@ def _predicted(
     for batch in dataset:
         allowed = None if present is None else tf.gather(present, batch["index"])
         yield batch, run(batch["image"], allowed, batch["weight"]).numpy()
+
+
+def _predicted_in_tiles(
+    predictor: Predictor,
+    dataset: EvalDataset,
+    present: np.ndarray | None,
+    tiling: Tiling,
+    image_input: ImageInput,
+) -> Iterator[tuple[Mapping[str, tf.Tensor], np.ndarray]]:
+    """Yields batches of one image, each with its labels."""
+    replicas = Replicas(predictor)
+    for batch in dataset:
+        allowed = None if present is None else present[int(batch["index"][0])]
+        image = batch["image"][0].numpy()
+        (labels,) = tiled_labels(image, tiling, replicas, image_input, present=allowed)
+        yield batch, labels[np.newaxis]
 
 
 def _at_original_size(
@@ -345,7 +340,7 @@ def _write_gallery(
         classes = zero_label.classes_taking_part(spec)
         summary = summarize(sum(matrices), spec, classes=classes)
     facts = {"checkpoint": prefix, "step": str(step), "images": str(len(drawn))}
-    facts |= _facts(config, spec)
+    facts |= facts_of(config, spec)
     if summary is not None:
         for text, key in (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy")):
             facts[text] = "–" if summary[key] is None else f"{100 * summary[key]:.2f} %"
@@ -359,25 +354,6 @@ def _write_gallery(
         ignore_label=spec.ignore_label,
     )
     path = os.path.join(config.vis_logdir, GALLERY_FILE)
-    _write(path, text.encode())
+    write(path, text.encode())
     print(f"open in a browser: {path}", flush=True)
     return summary
-
-
-def _facts(config: VisConfig, spec: DatasetSpec) -> dict[str, str]:
-    """Returns how the predictions were made, as the page says it."""
-    facts = {}
-    if len(config.eval_scales) > 1 or config.add_flipped_images or config.eval_scales[0] != 1.0:
-        mirrored = ", mirrored too" if config.add_flipped_images else ""
-        facts["scales"] = ", ".join(f"{s:g}" for s in config.eval_scales) + mirrored
-        facts["merged"] = f"{config.merge_scales}, {config.scale_kernel} scaling"
-    if config.use_image_labels:
-        facts["classes"] = "those of the image-level labels"
-    facts |= zero_label.facts(config, spec)
-    class_filter = class_filter_of(config)
-    if class_filter:
-        facts["class filter"] = ", ".join(f"{k} {v}" for k, v in class_filter.items())
-    if config.dense_crf:
-        settings = crf_settings(config)
-        facts["dense CRF"] = ", ".join(f"{k} {v:g}" for k, v in settings.items())
-    return facts

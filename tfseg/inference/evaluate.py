@@ -6,6 +6,7 @@ must have been counted exactly once, or there are no metrics.
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,9 +27,17 @@ from tfseg.inference.image_progress import ImageProgress
 from tfseg.inference.one_by_one import batch_predictor
 from tfseg.inference.pictures import decode_label
 from tfseg.inference.predictor import Predictor
+from tfseg.inference.replicas import Replicas
 from tfseg.inference.report import write_metrics, write_summaries
 from tfseg.inference.scores import or_none, summarize
-from tfseg.inference.settings import check, resize_of, settings_of, views_of
+from tfseg.inference.settings import (
+    check,
+    image_input_of,
+    settings_of,
+    tiling_of,
+    views_of,
+)
+from tfseg.inference.tiles import tiled_labels
 from tfseg.settings.data import DataConfig
 from tfseg.settings.prediction import EvalConfig
 
@@ -102,30 +111,34 @@ class Evaluator:
         # One of each: modes may share a decision.
         self._decisions = tuple(dict.fromkeys(variant.decision for variant in self._variants))
         # The CRF refines probabilities, at the size of the image.
-        wanted = ["probs" if config.dense_crf else "labels"]
+        tiling = tiling_of(config, model)
+        wanted = ["labels" if tiling is None and not config.dense_crf else "probs"]
         wanted += ["image_logits"] if config.weakly else []
         predictor = Predictor(
             model,
-            views_of(config, spec),
+            views_of(config, spec, config.eval_crop_size),
             wanted=wanted,
             decision=self._decisions,
         )
         self._predict = batch_predictor(predictor)
+        image_input = image_input_of(config, data_config, model, config.eval_crop_size)
+        self._tiled_labels = None
+        if tiling is not None:
+            replicas = Replicas(predictor, strategy)
+            self._tiled_labels = functools.partial(
+                tiled_labels, tiling=tiling, replicas=replicas, image_input=image_input
+            )
         # Every replica gets the same number of images; the surplus has weight 0 in the last batch.
         per_replica = -(-config.eval_batch_size // self._replicas)
         self._dataset = make_eval_dataset(
             config.eval_split,
             spec,
             data_config,
-            mean_pixel=model.mean_pixel,
-            crop_size=tuple(config.eval_crop_size),
-            valid_size=model.valid_size,
-            batch_size=per_replica * self._replicas,
-            max_side=config.max_side,
-            resize_to=resize_of(config),
+            image_input,
+            # The replicas share the tiles of an image.
+            batch_size=per_replica * self._replicas if tiling is None else 1,
         )
-        # Images larger than the crop come in their own sizes; from the second size on one graph
-        # serves them all.
+        # Images come in several sizes; from the second size on one graph serves them all.
         self._step = tf.function(self._distributed_step, autograph=False, reduce_retracing=True)
 
     @property
@@ -216,11 +229,15 @@ class Evaluator:
         total = np.zeros((len(self._variants), *(self._spec.num_classes,) * 2), np.int64)
         image_level: list[metrics.ImageLevelCounts] = []
         times_counted = np.zeros(self.num_images, np.int64)
-        predicted = self._predicted(image_level)
-        counts = self._refined_counts if self._config.dense_crf else self._counts
+        if self._tiled_labels is not None:
+            counts = self._tiled_counts()
+        elif self._config.dense_crf:
+            counts = self._refined_counts(self._predicted(image_level))
+        else:
+            counts = self._counts(self._predicted(image_level))
         with (
             ImageProgress(f"evaluating {self._config.eval_split}", self.num_images) as progress,
-            contextlib.closing(counts(predicted)) as counted,
+            contextlib.closing(counts) as counted,
         ):
             for matrix, numbers in counted:
                 total += matrix
@@ -274,6 +291,25 @@ class Evaluator:
                 )
                 yield matrix[np.newaxis], np.array([i])
 
+    def _tiled_counts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields the confusion matrices of each image, which is cut into tiles, and its record."""
+        for batch in self._dataset:
+            i = int(batch["index"][0])
+            present = None if self._present is None else self._present[i]
+            found = self._tiled_labels(batch["image"][0].numpy(), present=present)
+            labels = dict(zip(self._decisions, found))
+            matrices = [
+                metrics.confusion_matrix(
+                    self._measured(batch["label"][0], variant).numpy(),
+                    labels[variant.decision],
+                    self._spec.num_classes,
+                    ignore_label=self._spec.ignore_label,
+                    where=f"image {self._index.ids[i]} of split '{self._config.eval_split}'",
+                )
+                for variant in self._variants
+            ]
+            yield np.stack(matrices), np.array([i])
+
     def _check_labels(self, wrong_label: np.ndarray, index: np.ndarray) -> None:
         for row in np.flatnonzero(wrong_label >= 0):
             image_id = self._index.ids[index[row]]
@@ -324,7 +360,7 @@ class Evaluator:
             "step": int(step),
             "checkpoint": prefix,
             "absent_classes": self._config.absent_classes,
-            "prediction": settings_of(self._config),
+            "prediction": settings_of(self._config, self._data_config, self._config.eval_crop_size),
         }
         result |= zero_label.results(
             self._variants,

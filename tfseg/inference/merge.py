@@ -16,7 +16,7 @@ from tfseg.inference.decisions import Restriction
 from tfseg.models.heads.parts import scaled_size
 from tfseg.ops.class_aware import present_classes
 from tfseg.ops.class_filter import filter_classes, kept_classes
-from tfseg.ops.resize import rescale_cubic, resize_bilinear, resize_pillow
+from tfseg.ops.resize import rescale_cubic, resize_bilinear, resize_cubic, resize_pillow
 
 Side = int | tf.Tensor
 
@@ -61,6 +61,8 @@ class Views:
       scale_kernel: how the image is scaled: 'bilinear' with aligned corners, to
         trunc((side - 1) scale + 1) pixels; 'cubic' as OpenCV does, to round(side scale) pixels;
         'pillow', likewise, as Pillow's cubic resize does.
+      valid_sizes: the sizes of scaled images are rounded up to what the network takes; False: they
+        are the published ones, which few networks take where the image has any size.
       class_filter: what is done to masks; only with 'masks'.
 
     Raises:
@@ -74,6 +76,7 @@ class Views:
     flip: bool = False
     merge_scales: str = "probs"
     scale_kernel: str = "bilinear"
+    valid_sizes: bool = False
     class_filter: ClassFilter = ClassFilter()
 
     def __post_init__(self):
@@ -197,7 +200,7 @@ def _merged(
     """See `look`; the scores are at the image's size, and masks are filtered."""
     size, totals, image_logits = sides(image), [0.0] * len(restrictions), []
     for scale in views.scales:
-        scaled = _rescaled(image, scale, views.scale_kernel)
+        scaled = _rescaled(model, views, image, scale)
         grid = _merging_grid(model, views, size, scaled, scale)
         for is_mirrored in (False, True) if views.flip else (False,):
             seen = tf.reverse(scaled, [2]) if is_mirrored else scaled
@@ -219,13 +222,20 @@ def _merged(
     return Merged(means, views.merge_scales == "logits", mean_logits)
 
 
-def _rescaled(image: tf.Tensor, scale: float, kernel: str) -> tf.Tensor:
+def _rescaled(model: Any, views: Views, image: tf.Tensor, scale: float) -> tf.Tensor:
     """Returns the image at one of the scales."""
-    if kernel == "cubic":
-        return rescale_cubic(image, scale)
-    if kernel == "pillow":
-        return resize_pillow(image, tuple(_rounded_side(side, scale) for side in sides(image)))
-    return resize_bilinear(image, _scaled(sides(image), scale))
+    size = sides(image)
+    if views.scale_kernel == "bilinear":
+        scaled = _scaled(size, scale)
+    else:
+        scaled = tuple(_rounded_side(side, scale) for side in size)
+    if views.valid_sizes:
+        scaled = model.valid_size(*scaled)
+    if views.scale_kernel == "bilinear":
+        return resize_bilinear(image, scaled)
+    if views.scale_kernel == "pillow":
+        return resize_pillow(image, scaled)
+    return resize_cubic(image, scaled) if views.valid_sizes else rescale_cubic(image, scale)
 
 
 def _merging_grid(

@@ -1,9 +1,11 @@
 """Single images and masks on the host: decoding, padding, the original size."""
 
 import numpy as np
+import tensorflow as tf
 
 from tfseg.data import framing, tfexample
 from tfseg.errors import UserError
+from tfseg.inference.decoding import decode_rgb
 from tfseg.ops.resize import resize_bilinear, resize_nearest_align_corners
 
 
@@ -11,6 +13,20 @@ def without_padding(x: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Cuts the padding off the rows and columns of one image's [H, W, ...], by `valid` [H, W]."""
     rows, columns = int(valid.any(axis=1).sum()), int(valid.any(axis=0).sum())
     return x[:rows, :columns]
+
+
+def resized_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Returns integers [h, w] at another size, [height, width], each the nearest one."""
+    if labels.shape == (height, width):
+        return labels
+    return resize_nearest_align_corners(labels[np.newaxis], (height, width))[0].numpy()
+
+
+def resized_probabilities(probs: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Returns floats [h, w, C] at another size, [height, width, C], interpolated."""
+    if probs.shape[:2] == (height, width):
+        return probs
+    return resize_bilinear(probs[np.newaxis], (height, width))[0].numpy()
 
 
 def original_labels(labels: np.ndarray, valid: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -24,10 +40,7 @@ def original_labels(labels: np.ndarray, valid: np.ndarray, height: int, width: i
     Returns:
       [height, width], nearest labels where the image was resized.
     """
-    labels = without_padding(labels, valid)
-    if labels.shape == (height, width):
-        return labels
-    return resize_nearest_align_corners(labels[np.newaxis], (height, width))[0].numpy()
+    return resized_labels(without_padding(labels, valid), height, width)
 
 
 def original_probabilities(
@@ -42,19 +55,25 @@ def original_probabilities(
     Returns:
       float32 [height, width, C], interpolated where the image was resized.
     """
-    probs = without_padding(probs, valid)
-    if probs.shape[:2] == (height, width):
-        return probs
-    return resize_bilinear(probs[np.newaxis], (height, width))[0].numpy()
+    return resized_probabilities(without_padding(probs, valid), height, width)
 
 
 def decode_image(data: bytes, location: framing.Location | None = None) -> np.ndarray:
-    """Returns an encoded image as uint8 RGB [H, W, 3].
+    """Returns the encoded image of a record as uint8 RGB [H, W, 3], as the network sees it.
 
     Raises:
       RecordError: it cannot be decoded; names the location.
     """
-    return tfexample.decode_pixels(data, location=location, mode="RGB")
+    try:
+        return decode_rgb(data)
+    except tf.errors.OpError as error:
+        raise framing.RecordError(
+            "An encoded image cannot be decoded.",
+            location=location,
+            key=tfexample.IMAGE,
+            received=error.message[:200],
+            fix="repair or remove the image and make the records again",
+        ) from None
 
 
 def decode_label(

@@ -112,6 +112,15 @@ def decision_of(config: PredictionConfig, spec: DatasetSpec) -> Decision:
     return Decision(calibration=Calibration(seen, config.seen_bias, config.seen_bias_space))
 
 
+def decision_among_visible(config: PredictionConfig, spec: DatasetSpec) -> Decision:
+    """Returns `decision_of` where nothing else says which classes may be answered."""
+    decision = decision_of(config, spec)
+    classes = tuple(classes_taking_part(spec).tolist())
+    if len(classes) == spec.num_classes:
+        return decision
+    return dataclasses.replace(decision, classes=classes)
+
+
 def facts(config: PredictionConfig, spec: DatasetSpec) -> dict[str, str]:
     """Returns what a page of pictures says of seen and unseen classes."""
     if spec.seen_unseen is None:

@@ -215,6 +215,31 @@ def rescale_cubic(x: tf.Tensor, scale: float) -> tf.Tensor:
     return tf.cast(result, tf.float32)
 
 
+def resize_cubic(x: tf.Tensor, size: Size) -> tf.Tensor:
+    """Resizes images as OpenCV's cubic resize does where it is given a size, not a factor.
+
+    Args:
+      x: float [N, h, w, C].
+      size: (height, width) of the result: ints, or int32 scalar tensors.
+
+    Returns:
+      float32 [N, height, width, C]; `x` itself where the size is the same.
+    """
+    factors = []
+    for in_side, out_side in _sizes(x, size):
+        if _is_static(in_side, out_side):
+            factors.append((in_side, out_side / in_side))
+        else:
+            # A side of one pixel more or less would come of a factor in float32.
+            ratio = tf.cast(out_side, tf.float64) / tf.cast(in_side, tf.float64)
+            factors.append((tf.convert_to_tensor(in_side), ratio))
+    if all(_is_static(*pair) and pair[1] == 1.0 for pair in factors):
+        return tf.cast(x, tf.float32)
+    # In float64, because GPUs multiply float32 matrices with ten bits.
+    result = separable_linear(tf.cast(x, tf.float64), *(cubic_matrix(*pair) for pair in factors))
+    return tf.cast(result, tf.float32)
+
+
 def rescale_bilinear(x: tf.Tensor, scale: float | tf.Tensor) -> tf.Tensor:
     """Scales images by a factor, bilinearly, without antialiasing.
 

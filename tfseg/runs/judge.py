@@ -7,7 +7,7 @@ from tfseg.inference import settings as prediction_settings
 from tfseg.inference.draw import draw as draw_split
 from tfseg.inference.watch import evaluate_repeatedly, exiting_on_sigterm, watch_checkpoints
 from tfseg.runs import classes
-from tfseg.runs.load import network_of
+from tfseg.runs.load import network_of, seen_as_in_training
 from tfseg.settings.prediction import EvalConfig
 from tfseg.settings.programs import Prediction
 from tfseg.training import devices
@@ -45,7 +45,7 @@ def evaluate(settings: Prediction) -> dict[str, Any]:
         model,
         strategy,
         spec,
-        settings.data,
+        seen_as_in_training(settings.data, settings.given, config.checkpoint_dir, config),
         config,
         unseen_masks=classes.unseen_masks(config.checkpoint_dir),
     )
@@ -93,7 +93,7 @@ def draw(settings: Prediction) -> dict[str, Any] | None:
     return draw_split(
         model,
         spec,
-        settings.data,
+        seen_as_in_training(settings.data, settings.given, prefix, config),
         config,
         prefix=prefix,
         step=step,

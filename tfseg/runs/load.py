@@ -1,15 +1,17 @@
 """From a checkpoint to its network."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfseg.data.evaluation_batches import UNPADDED
+from tfseg.data.image_input import UNPADDED
 from tfseg.errors import UserError
 from tfseg.models import model_builder
 from tfseg.runs import classes
 from tfseg.runs import record as run_record
 from tfseg.settings.data import DataConfig
 from tfseg.settings.network import ModelConfig
+from tfseg.settings.prediction import PredictionConfig
 from tfseg.settings.reading import check_heeded, check_saved, flat, read
 from tfseg.weights.checkpoint import find, reading
 
@@ -30,7 +32,8 @@ def network_of(
       data: where the records are, whose classes must be those of the run.
       given: what the user set, by name.
       checkpoint_dir: training directory or checkpoint prefix.
-      crop_flag, crop_size: the size to which images are padded, and the flag that gives it.
+      crop_flag, crop_size: the flag that gives the size to which images are padded, and that size;
+        None: there is none.
       config: the other settings that were given, for messages.
       with_classifier: the image-level classifier is needed.
 
@@ -50,14 +53,55 @@ def network_of(
     told = {} if record is None else run_record.settings_in(record, DataConfig)
     told = {name: told[name] for name in classes.RUN_FLAGS if name in told}
     check_heeded(given, [network, read(DataConfig, given, defaults=told), config])
-    is_unpadded = tuple(crop_size or ()) == UNPADDED
-    if not is_unpadded:
+    is_checked = crop_size is not None and tuple(crop_size) != UNPADDED
+    if is_checked:
         check_sides(crop_flag, crop_size)
     spec = classes.spec_of(data, given, record)
-    model = model_builder(network, spec, tuple(crop_size))(with_classifier=with_classifier)
-    if not is_unpadded:
+    size = data.train_crop_size if crop_size is None else crop_size
+    model = model_builder(network, spec, tuple(size))(with_classifier=with_classifier)
+    if is_checked:
         check_crop_size(crop_flag, crop_size, model)
     return model, spec
+
+
+# Settings of the resize before augmentation.
+_RESIZING = ("min_resize_value", "max_resize_value", "resize_factor")
+
+
+def resizing_of(record: Mapping[str, Any] | None) -> dict[str, int | None]:
+    """Returns how a run resized its images before it augmented them, by setting; {} if it did not.
+
+    Args:
+      record: content of its config.json, or None.
+    """
+    told = {} if record is None else run_record.settings_in(record, DataConfig)
+    if told.get("min_resize_value") is None:
+        return {}
+    return {name: told.get(name) for name in _RESIZING}
+
+
+def seen_as_in_training(
+    data: DataConfig, given: Mapping[str, Any], checkpoint_dir: str, config: PredictionConfig
+) -> DataConfig:
+    """Returns settings of the data with which images are resized as the run resized them.
+
+    Args:
+      data: as given.
+      given: what the user set, by name; where that is how images are resized, it holds.
+      checkpoint_dir: training directory or checkpoint prefix.
+      config: other ways to resize them.
+
+    Raises:
+      UserError: config.json cannot be read.
+    """
+    record = run_record.read(checkpoint_dir, of_run=True)
+    resizing = resizing_of(record)
+    is_told = any(name in given for name in _RESIZING)
+    if not resizing or is_told or config.max_side is not None or config.eval_resize != "none":
+        return data
+    told = ", ".join(f"--{name}={value}" for name, value in resizing.items() if value is not None)
+    print(f"images are resized as in training: {told}", flush=True)
+    return dataclasses.replace(data, **resizing)
 
 
 def check_sides(name: str, crop_size: Sequence[int] | None) -> None:

@@ -5,21 +5,21 @@ import os
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from tfseg.data.class_splits import ClassSplit
-from tfseg.data.framing import Location
+from tfseg.data.image_input import ImageInput
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
-from tfseg.inference.decisions import ARG_MAX, Decision
-from tfseg.inference.pictures import decode_image
-from tfseg.inference.predictor import Predictor
-from tfseg.inference.zero_label import classes_taking_part
+from tfseg.inference.decoding import decode_file
+from tfseg.inference.image_predictor import ImagePredictor
+from tfseg.inference.zero_label import decision_among_visible
 from tfseg.models import model_builder
 from tfseg.runs import record as run_record
+from tfseg.runs.load import resizing_of
 from tfseg.settings.data import DataConfig
 from tfseg.settings.network import ModelConfig
-from tfseg.settings.reading import read
+from tfseg.settings.prediction import PredictionConfig
+from tfseg.settings.reading import check_saved, read
 from tfseg.weights.checkpoint import find
 from tfseg.weights.checkpoint.stored_networks import load_network
 
@@ -40,22 +40,23 @@ class Run:
     ):
         self.network, self.spec, self.prefix, self.step = network, spec, prefix, step
         self.record = record
-        classes = tuple(classes_taking_part(spec).tolist())
-        decision = ARG_MAX if len(classes) == spec.num_classes else Decision(classes)
+        image_input = ImageInput(
+            network.mean_pixel,
+            network.valid_size,
+            config=dataclasses.replace(DataConfig(), **resizing_of(record)),
+        )
+        decision = decision_among_visible(PredictionConfig(), spec)
         self._labels, self._probs = (
-            tf.function(
-                Predictor(network, wanted=(wanted,), decision=decision),
-                autograph=False,
-                reduce_retracing=True,
-            )
+            ImagePredictor(network, image_input, decision=decision, wanted=(wanted,))
             for wanted in ("labels", "probs")
         )
 
     def predict(self, image: str | os.PathLike | np.ndarray) -> np.ndarray:
-        """Returns the class of every pixel of an image.
+        """Returns the class of every pixel of an image, as `predict.py` writes it.
 
         Args:
-          image: path of an image file, or uint8 RGB [H, W, 3].
+          image: path of an image file, which is turned upright by its EXIF tag; or uint8 RGB
+            [H, W, 3].
 
         Returns:
           int32 [H, W], class ids.
@@ -69,9 +70,8 @@ class Run:
           >>> [run.spec.class_names[c] for c in np.unique(mask)]
           ['background', 'dog']
         """
-        pixels = _pixels(image)
-        labels = self._labels(self._padded(pixels)).labels[0].numpy()
-        return labels[: pixels.shape[0], : pixels.shape[1]]
+        (found,) = self._labels([_pixels(image)])
+        return found.labels
 
     def predict_probabilities(self, image: str | os.PathLike | np.ndarray) -> np.ndarray:
         """Returns the probability of every class at every pixel of an image.
@@ -85,17 +85,8 @@ class Run:
         Raises:
           UserError: see `predict`.
         """
-        pixels = _pixels(image)
-        probs = self._probs(self._padded(pixels)).probs[0].numpy()
-        return probs[: pixels.shape[0], : pixels.shape[1]]
-
-    def _padded(self, pixels: np.ndarray) -> tf.Tensor:
-        """Returns a batch of one image, padded with the mean pixel to what the network takes."""
-        height, width = self.network.valid_size(*pixels.shape[:2])
-        padded = np.empty([1, height, width, 3], np.float32)
-        padded[:] = self.network.mean_pixel
-        padded[0, : pixels.shape[0], : pixels.shape[1]] = pixels
-        return tf.constant(padded)
+        (found,) = self._probs([_pixels(image)])
+        return found.probs
 
 
 def _pixels(image: str | os.PathLike | np.ndarray) -> np.ndarray:
@@ -109,21 +100,18 @@ def _pixels(image: str | os.PathLike | np.ndarray) -> np.ndarray:
                 accepted="uint8 [height, width, 3], RGB",
             )
         return image
-    path = os.fspath(image)
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise UserError("The image cannot be read.", where=path, received=error.strerror) from None
-    return decode_image(data, Location(path))
+    return decode_file(os.fspath(image), max_megapixels=DataConfig().max_image_megapixels)
 
 
-def load_run(checkpoint_dir: str, network: str | None = None) -> Run:
+def load_run(
+    checkpoint_dir: str, network: str | None = None, *, with_classifier: bool = False
+) -> Run:
     """Loads a trained run.
 
     Args:
       checkpoint_dir: training directory, or checkpoint prefix.
       network: which network of the checkpoint, such as 'ema'; None: the deployable one.
+      with_classifier: the image-level classifier is needed.
 
     Raises:
       UserError: there is no checkpoint or no config.json, or they cannot be read.
@@ -144,11 +132,12 @@ def load_run(checkpoint_dir: str, network: str | None = None) -> Run:
             fix="give a directory that one of the training programs has written",
         )
     config = read(ModelConfig, {}, saved=run_record.settings_in(record, ModelConfig), where=where)
+    check_saved(DataConfig, record["data"], where=where)
     crop_size = run_record.settings_in(record, DataConfig)["train_crop_size"]
     dataset = record["dataset"]
     spec = DatasetSpec.from_json(dataset, where=where)
     if dataset.get("split") is not None:
         spec = dataclasses.replace(spec, seen_unseen=ClassSplit.from_json(dataset["split"]))
-    model = model_builder(config, spec, tuple(crop_size))()
+    model = model_builder(config, spec, tuple(crop_size))(with_classifier=with_classifier)
     step = load_network(model, prefix, network)
     return Run(model, spec, prefix, step, record)

@@ -1,4 +1,4 @@
-"""Settings of predictions, of `eval.py` and of `vis.py`."""
+"""Settings of predictions, of `eval.py`, of `vis.py` and of `predict.py`."""
 
 import dataclasses
 from typing import ClassVar
@@ -8,7 +8,7 @@ from tfseg.settings.option import Section, option
 
 @dataclasses.dataclass(frozen=True)
 class PredictionConfig(Section):
-    """How `eval.py` and `vis.py` get from an image to labels."""
+    """How `eval.py`, `vis.py` and `predict.py` get from an image to labels."""
 
     GROUP: ClassVar[str] = "prediction"
 
@@ -36,6 +36,20 @@ class PredictionConfig(Section):
         "Halve the image while a side is longer than this many pixels; 1000 is published for "
         "L2ID. None: off.",
         limits=(2, None),
+        group="prediction",
+    )
+    tile_size: int | None = option(
+        None,
+        "Predict in overlapping tiles of this many pixels a side, whose probabilities are blended, "
+        "one row of tiles at a time: for images that are too large to be seen whole. None: whole.",
+        limits=(2, None),
+        group="prediction",
+    )
+    tile_overlap: int | None = option(
+        None,
+        "Pixels that neighbouring tiles share. None: half of --tile_size.",
+        limits=(0, None),
+        needs="tile_size",
         group="prediction",
     )
     eval_resize: str = option(
@@ -175,10 +189,11 @@ class EvalConfig(PredictionConfig):
     )
     eval_split: str = option("val", "Split to evaluate.")
     eval_batch_size: int = option(1, "Images per step, over all replicas.")
-    eval_crop_size: tuple[int, ...] = option(
-        (513, 513),
-        "Images are padded to this height,width; larger ones are taken whole. 0,0: no padding at "
-        "all, which image-level scores would notice.",
+    eval_crop_size: tuple[int, ...] | None = option(
+        None,
+        "Images are padded to this height,width; larger ones are taken whole. None: each image to "
+        "the next size that the network takes. 0,0: no padding at all. What is padded changes "
+        "predictions a little.",
     )
     eval_interval_secs: int = option(300, "Seconds between looks for a new checkpoint.")
     max_number_of_evaluations: int = option(0, "Stop after so many evaluations; 0: never.")
@@ -223,10 +238,11 @@ class VisConfig(PredictionConfig):
     )
     vis_split: str = option("val", "Split to draw.")
     vis_batch_size: int = option(1, "Images per step.")
-    vis_crop_size: tuple[int, ...] = option(
-        (513, 513),
-        "Images are padded to this height,width; larger ones are taken whole. 0,0: no padding at "
-        "all, which image-level scores would notice.",
+    vis_crop_size: tuple[int, ...] | None = option(
+        None,
+        "Images are padded to this height,width; larger ones are taken whole. None: each image to "
+        "the next size that the network takes. 0,0: no padding at all. What is padded changes "
+        "predictions a little.",
     )
     colormap_type: str | None = option(
         None,
@@ -245,3 +261,79 @@ class VisConfig(PredictionConfig):
     eval_interval_secs: int = option(300, "One pass is always made.", dead=True)
     master: str = option("", "Unused.", dead=True)
     quantize_delay_step: int = option(-1, "Unused.", dead=True)
+
+
+_NO_RECORDS = "plain images have no records"
+
+
+@dataclasses.dataclass(frozen=True)
+class ImagesConfig(PredictionConfig):
+    """Which images `predict.py` takes, and what it writes of them."""
+
+    GROUP: ClassVar[str] = "plain images"
+
+    checkpoint_dir: str | None = option(
+        None, "Training directory (newest checkpoint) or a checkpoint prefix.", required=True
+    )
+    images: str | None = option(
+        None,
+        "An image file; a folder, with all folders in it; a pattern such as 'photos/*.jpg', in "
+        "quotes; or a text file with one path a line, relative to that file.",
+        required=True,
+    )
+    output_dir: str | None = option(
+        None,
+        "Directory for what is written. Run again, the program goes on with images that are not "
+        "there yet.",
+        required=True,
+    )
+    save: tuple[str, ...] = option(
+        ("index", "color", "overlay"),
+        "What is written, comma-separated: index (PNG of class ids), color (PNG), overlay (JPEG), "
+        "probabilities (.npz of float16), coco (run lengths of each class in coco.json).",
+    )
+    scale: str = option(
+        "none",
+        "none: images are seen at their own size, or as the run's --min_resize_value has it. auto: "
+        "they are resized to the size of the run's training images, which its config.json has.",
+        choices=("none", "auto"),
+    )
+    part: str | None = option(
+        None,
+        "k/n, for example 3/16: take one of n shares, which depend on the names of the images "
+        "alone. The shares can be worked on by n machines, with one --output_dir.",
+    )
+    network: str | None = option(
+        None,
+        "Which network of the checkpoint: ema, or hybrid, pseudo of learning_pseudo_labels; None: "
+        "the deployable one.",
+    )
+    colormap_type: str | None = option(
+        None,
+        "Colours; None: the palette of the training records.",
+        choices=("pascal", "cityscapes", "ade20k"),
+    )
+    max_image_megapixels: float = option(
+        200.0, "Refuse to decode images whose header declares more than this many megapixels."
+    )
+    max_probability_megabytes: float = option(
+        2000.0,
+        "Refuse --save=probabilities where those of one image, two bytes a pixel and class, would "
+        "take more megabytes than this.",
+    )
+    strategy: str = option(
+        "auto",
+        "auto: every GPU, else the CPU; one_device; or mirrored, --num_clones GPUs or parts of the "
+        "CPU. Each image is predicted on one of them.",
+        choices=("auto", "one_device", "mirrored"),
+    )
+    num_clones: int = option(
+        2, "Replicas of --strategy=mirrored.", limits=(1, None), needs="strategy=mirrored"
+    )
+
+    # What comes with records.
+    use_image_labels: bool = option(
+        False, "Image-level labels of records.", unsupported=_NO_RECORDS
+    )
+    eval_resize: str = option("none", "Size of image and mask.", unsupported=_NO_RECORDS)
+    eval_resize_side: int = option(513, "Pixels of --eval_resize.", unsupported=_NO_RECORDS)
