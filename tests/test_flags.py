@@ -22,7 +22,7 @@ from tfseg.settings.reading import (
     refuse_training,
 )
 
-SECTIONS = {*programs.TRAINING, *programs.EVALUATION, *programs.PICTURES}
+SECTIONS = {*programs.TRAINING, *programs.EVALUATION, *programs.PICTURES, *programs.IMAGES}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,7 +259,7 @@ def test_flags_that_a_method_does_not_use_are_refused(name):
 
 
 def test_every_flag_has_a_group_an_owner_and_help_that_ends_like_a_sentence():
-    for sections in (programs.TRAINING, programs.EVALUATION, programs.PICTURES):
+    for sections in (programs.TRAINING, programs.EVALUATION, programs.PICTURES, programs.IMAGES):
         names = {}
         for entry in (entry for cls in sections for entry in entries_of(cls)):
             field = entry.field

@@ -10,7 +10,7 @@ import string
 import pytest
 
 from tests.programs import ROOT, run
-from tfseg.runs import fit, judge
+from tfseg.runs import fit, images, judge
 
 DOCUMENTS = [
     ROOT / "README.md",
@@ -18,7 +18,10 @@ DOCUMENTS = [
     *sorted((ROOT / "benchmarks").glob("*.md")),
     ROOT / "data_splits" / "README.md",
 ]
-NETWORK_PROGRAMS = ("train_sup.py", "train_wss.py", "train_zls.py", "eval.py", "vis.py")
+NETWORK_PROGRAMS = (
+    *("train_sup.py", "train_wss.py", "train_zls.py"),
+    *("eval.py", "vis.py", "predict.py"),
+)
 PROGRAM = re.compile(r"^(?:[A-Z_]+=\S+ )*python3? (?P<program>[\w./]+\.py)\b")
 
 
@@ -57,6 +60,7 @@ def settings_only(monkeypatch):
     monkeypatch.setattr(fit, "fit", lambda settings: read.append(settings) or 0)
     monkeypatch.setattr(judge, "evaluate", read.append)
     monkeypatch.setattr(judge, "draw", read.append)
+    monkeypatch.setattr(images, "predict", lambda config: read.append(config) or {"failed": {}})
     return read
 
 
@@ -125,6 +129,7 @@ def test_documents_hold_commands_of_every_program():
         "train_zls.py",
         "eval.py",
         "vis.py",
+        "predict.py",
         "check.py",
         "build_folder.py",
         "build_pseudo_labels.py",

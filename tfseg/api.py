@@ -1,4 +1,4 @@
-"""What the programs do, as Python functions: fit, evaluate, draw, load and predict.
+"""What the programs do, as Python functions: fit, evaluate, draw, predict_images, load, predict.
 
 Settings are keyword arguments with the names of the flags, tuples in place of lists. What is wrong
 with them, with data or with checkpoints is a `tfseg.UserError`.
@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from tfseg.runs import fit as _fit
+from tfseg.runs import images as _images
 from tfseg.runs import judge
 from tfseg.runs.run import Run, load_run
 from tfseg.settings import programs
@@ -101,6 +102,32 @@ def draw(checkpoint_dir: str | os.PathLike, **settings: Any) -> dict[str, Any] |
     own = {"checkpoint_dir": path, "vis_logdir": _beside(path, "vis")}
     given = given_as(programs.PICTURES, {**own, **settings})
     return judge.draw(programs.prediction(VisConfig, given))
+
+
+def predict_images(
+    checkpoint_dir: str | os.PathLike,
+    images: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Predicts image files and writes masks and pictures of them.
+
+    Args:
+      checkpoint_dir: training directory, or checkpoint prefix.
+      images: an image file, a folder, a pattern, or a text file of paths.
+      output_dir: folder for what is written.
+      **settings: of `predict.py`, by the names of its flags.
+
+    Returns:
+      'images', 'predicted' and 'skipped': how many there are, were predicted now and before;
+      'failed': what is wrong with damaged ones, by name.
+
+    Raises:
+      UserError, TypeError: see `fit`.
+    """
+    own = {"checkpoint_dir": checkpoint_dir, "images": images, "output_dir": output_dir}
+    given = given_as(programs.IMAGES, {**own, **settings})
+    return _images.predict(programs.images(given))
 
 
 def load(checkpoint_dir: str | os.PathLike, network: str | None = None) -> Run:

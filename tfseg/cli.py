@@ -64,6 +64,19 @@ def visualize() -> None:
     _run(main, Help(programs.PICTURES))
 
 
+def predict() -> None:
+    """Entry point of predict.py."""
+
+    def main(argv: list[str]) -> int:
+        config = programs.images(flags.given(*programs.IMAGES))
+        from tfseg.runs import images
+
+        return images.EXIT_CODE_OF_DAMAGED if images.predict(config)["failed"] else 0
+
+    flags.define(*programs.IMAGES)
+    _run(main, Help(programs.IMAGES))
+
+
 def _run(main: Callable[[list[str]], int], page: Help) -> NoReturn:
     """Runs a program and leaves the process at once, without Python's own shutdown.
 

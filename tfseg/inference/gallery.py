@@ -1,6 +1,7 @@
-"""The page of pictures that vis.py writes: one HTML file, relative links, no network, no library.
+"""The page of pictures that vis.py and predict.py write.
 
-The page is complete without JavaScript (worst first); a few lines of it sort and filter.
+One HTML file, relative links, no network, no library. The page is complete without JavaScript
+(worst first); a few lines of it sort and filter.
 """
 
 import dataclasses
@@ -46,6 +47,7 @@ def page(
     facts: Mapping[str, str],
     class_iou: Mapping[str, float | None] | None,
     ignore_label: int,
+    turn_images: bool = False,
 ) -> str:
     """Returns the page.
 
@@ -58,6 +60,8 @@ def page(
       class_iou: IoU of each class over all images by name, None where undefined; None as a whole
         without ground truth.
       ignore_label: of pixels that count nowhere; explained where it is no class id.
+      turn_images: show photographs as a camera's rotation mark says; predictions of records are
+        of the pixels as they are stored, those of plain images are upright.
     """
     has_truth = any(entry.iou is not None for entry in entries)
     cards = "\n".join(_card(entry, class_names) for entry in sorted_worst_first(entries))
@@ -78,7 +82,7 @@ def page(
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{html.escape(title)}</title>
-<style>{_STYLE}</style>
+<style>{_STYLE}{_TURNED if turn_images else ""}</style>
 </head>
 <body>
 <header>
@@ -165,6 +169,8 @@ img { width: 100%; height: auto; display: block; image-orientation: none; }
 img.truth, img.prediction { image-rendering: pixelated; }
 @media (max-width: 40rem) { .row { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
 """
+
+_TURNED = "img { image-orientation: from-image; }\n"
 
 _SCRIPT = """
 const main = document.getElementById('cards'), cards = [...main.children];

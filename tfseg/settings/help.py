@@ -17,6 +17,7 @@ from tfseg.settings.reading import options_of, owned_of
 GROUPS = (
     "evaluation",
     "pictures",
+    "plain images",
     "prediction",
     "data",
     "seen and unseen classes",

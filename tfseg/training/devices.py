@@ -136,6 +136,18 @@ def make_evaluation_strategy(replicas: int) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(gpus[:replicas] or _virtual_cpus(replicas))
 
 
+def make_prediction_strategy(name: str, clones: int) -> tf.distribute.Strategy:
+    """Makes the strategy of a prediction on plain images.
+
+    Args:
+      name: 'auto', every GPU, else one CPU device; 'one_device'; or 'mirrored'.
+      clones: replicas of 'mirrored'.
+    """
+    if name == "auto":
+        return make_evaluation_strategy(len(_gpus(TrainConfig())))
+    return make_evaluation_strategy(clones if name == "mirrored" else 1)
+
+
 def check_batch(size: int, config: TrainConfig, replicas: int, *, flag: str) -> None:
     """Insists on a batch that can be divided among replicas and accumulation steps.
 

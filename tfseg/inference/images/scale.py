@@ -1,0 +1,104 @@
+"""The scale at which plain images are seen, against that of the images of training."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from tfseg.data.image_input import ImageInput
+from tfseg.data.reading import size_in_range
+from tfseg.data.specs import DatasetSpec
+from tfseg.errors import UserError
+from tfseg.inference.images.finding import ImageFile
+from tfseg.settings.data import DataConfig
+from tfseg.settings.prediction import ImagesConfig
+
+# Sides that differ by more are another scale to a network.
+_FAR = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A network with its weights, and what is known of its training.
+
+    Attributes:
+      model: network of `build_model`.
+      spec: its classes.
+      data_config: how its images were resized before they were augmented.
+      median_sides: of its training images, the shorter and the longer, pixels; None: not known.
+      prefix, step: of its checkpoint.
+    """
+
+    model: Any
+    spec: DatasetSpec
+    data_config: DataConfig
+    median_sides: tuple[int, int] | None
+    prefix: str
+    step: int
+
+
+def image_input_of(trained: Trained, config: ImagesConfig) -> ImageInput:
+    """Returns how images enter the network.
+
+    Raises:
+      UserError: they are to be resized in two ways, or to a size that is not known.
+    """
+    area = None
+    if config.scale == "auto":
+        if trained.median_sides is None:
+            raise UserError(
+                "The run does not say how large its training images were.",
+                where="--scale=auto",
+                received=f"the config.json of {trained.prefix}",
+                accepted="a run of this version or a newer one",
+                fix="resize the images yourself, or leave out --scale",
+            )
+        area = "area", math.prod(trained.median_sides)
+    return ImageInput(
+        trained.model.mean_pixel,
+        trained.model.valid_size,
+        config=trained.data_config,
+        max_side=config.max_side,
+        resize_to=area,
+    )
+
+
+class ScaleWatch:
+    """Tells when images are far from the scale of the training images."""
+
+    def __init__(self, trained: Trained, image_input: ImageInput):
+        self._input, self._sides = image_input, trained.median_sides
+        if self._sides is not None:
+            seen = size_in_range(*self._sides, trained.data_config)
+            self._side = math.sqrt(math.prod(seen))
+        self._looked = self._far = 0
+
+    def look(self, image: ImageFile, pixels: np.ndarray) -> None:
+        """Looks at an image, and tells of the first that is far."""
+        if self._sides is None:
+            return
+        height, width = self._input.seen_size(*pixels.shape[:2])
+        ratio = math.sqrt(height * width) / self._side
+        self._looked += 1
+        if 1 / _FAR <= ratio <= _FAR:
+            return
+        self._far += 1
+        if self._far == 1:
+            times = f"{ratio:.1f} times as large" if ratio > 1 else f"1/{1 / ratio:.1f} as large"
+            print(
+                f"note: {image.key} is seen at {height}x{width} pixels; the training images had "
+                f"{self._sides[0]}x{self._sides[1]} (medians of their sides). What it shows is "
+                f"{times} as the network has learned it. --scale=auto resizes images to that "
+                "scale, which is quicker for large ones too.",
+                flush=True,
+            )
+
+    def tell(self) -> None:
+        """Says how many images were far."""
+        if self._far > 1:
+            print(
+                f"note: {self._far} of {self._looked} images are more than {_FAR:g} times larger "
+                "or smaller than the training images",
+                flush=True,
+            )
