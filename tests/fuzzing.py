@@ -46,6 +46,7 @@ from tfseg.data.sources import make_sources
 from tfseg.data.split_index import load_index
 from tfseg.data.stream import Stream
 from tfseg.errors import UserError
+from tfseg.inference.images import manifest as predictions
 from tfseg.runs import record
 from tfseg.runs.record import NAME
 from tfseg.settings.data import DataConfig
@@ -407,6 +408,23 @@ def _checkpoints(folder: str) -> None:
         writing.export(os.path.join(folder, f"model.ckpt-{step}"), {"model": by_name([variable])})
 
 
+def _predictions(folder: str) -> None:
+    """Writes the manifest of predictions of two images."""
+    header = {"fingerprint": "same", "checkpoint": "run/model.ckpt-2"}
+    with predictions.Writer(folder, None, header) as writer:
+        for name in ("a", "folder/b"):
+            kinds = ("color", "index")
+            writer.add(predictions.Entry(f"{name}.jpg", "x", name, 100, 1, 20, 30, (0, 2), kinds))
+
+
+def _read_predictions(folder: str, data: bytes) -> None:
+    _write(folder, "manifest.jsonl", data)
+    for entry in predictions.read_all(folder, "same", num_classes=3).values():
+        path = os.path.realpath(os.path.join(folder, entry.name))
+        assert path.startswith(os.path.realpath(folder) + os.sep), "a name that leads elsewhere"
+        assert set(entry.classes) <= set(range(3))
+
+
 _CHECKPOINT_FILES: list[str] = []
 
 
@@ -499,7 +517,7 @@ class Target:
 TARGETS = {
     "image": Target(_images, _read_image, 18),
     "record": Target(_examples, _read_record, 15),
-    "shard": Target(lambda: _made(_split, _SHARDS[0]), _read_shard, 15),
+    "shard": Target(lambda: _made(_split, _SHARDS[0]), _read_shard, 13),
     "index": Target(lambda: _made(_index, "train.index.npz"), _read_index, 13),
     "dataset.json": Target(lambda: _made(_split, "dataset.json"), _read_dataset_json, 12),
     "vectors": Target(lambda: _made(_vectors, "vectors.npz"), _read_vectors, 4),
@@ -508,6 +526,7 @@ TARGETS = {
     "manifest": Target(
         lambda: _made(_checkpoints, "model.ckpt-2.manifest.json"), _read_manifest, 3
     ),
+    "predictions": Target(lambda: _made(_predictions, "manifest.jsonl"), _read_predictions, 2),
     "pth": Target(lambda: _made(_torch, "zip.pth", "legacy.pth", "nested.pth"), _read_torch, 6),
     "safetensors": Target(lambda: [safetensors.numpy.save(_ARRAYS)], _read_safetensors, 3),
     "weights.npz": Target(lambda: [_weights_npz()], _read_weights_npz, 3),

@@ -296,10 +296,8 @@ def test_shares_split_the_images_by_their_names_alone():
     kept = {image.key for image in share(few, (2, 4))}
     assert kept == {image.key for image in shares[1]} & {image.key for image in few}
     # A hash, so it stays the same for ever.
-    assert [image.key for image in share(images, (1, 97))][:2] == SHARE_1_OF_97
-
-
-SHARE_1_OF_97 = ["folder/0.jpg", "folder/1.jpg"]
+    expected = ["folder/39.jpg", "folder/171.jpg", "folder/338.jpg"]
+    assert [image.key for image in share(images, (1, 97))][:3] == expected
 
 
 @pytest.mark.parametrize("text", ["", "3", "0/4", "5/4", "1/0", "a/b", "1/2/3", "-1/2", "1.0/2"])
@@ -484,6 +482,19 @@ def test_the_only_image_is_damaged(prefix, tmp_path):
     (tmp_path / "photo.png").write_bytes(b"no image")
     with pytest.raises(UserError, match="(?s)cannot be decoded.*photo.png"):
         predicted(prefix, tmp_path / "photo.png", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_masks_of_another_folder_are_not_overwritten(prefix, photos, tmp_path):
+    predicted(prefix, photos[0], tmp_path / "out")
+    write_images(tmp_path / "other", names=["1.png"], seed=3)
+    before = files_in(tmp_path / "out")
+    with pytest.raises(UserError, match="(?s)another image of the same name.*other/1.png"):
+        predicted(prefix, tmp_path / "other", tmp_path / "out")
+    assert files_in(tmp_path / "out") == before
+    # A copy of the folder is the same to it.
+    shutil.copytree(photos[0], tmp_path / "copy")
+    assert predicted(prefix, tmp_path / "copy", tmp_path / "out")["skipped"] == 4
 
 
 @pytest.mark.parametrize(

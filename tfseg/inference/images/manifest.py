@@ -23,12 +23,12 @@ _HEADER = {"format": int, "fingerprint": str, "checkpoint": str}
 _SIDE = range(1, 1 << 31)
 _ENTRY = {
     "image": str,
+    "path": str,
     "name": str,
     "bytes": range(1 << 62),
     "modified": int,
     "height": _SIDE,
     "width": _SIDE,
-    "classes": [range(1 << 16)],
     "saved": [str],
 }
 _WHAT = "A manifest of predictions"
@@ -41,6 +41,7 @@ class Entry:
 
     Attributes:
       image: its key.
+      path: of its file.
       name: under which its files are written.
       bytes, modified: size and time (ns) of the image file as it was.
       height, width: of the image and its masks, pixels.
@@ -49,6 +50,7 @@ class Entry:
     """
 
     image: str
+    path: str
     name: str
     bytes: int
     modified: int
@@ -57,10 +59,16 @@ class Entry:
     classes: tuple[int, ...]
     saved: tuple[str, ...]
 
-    def is_of(self, path: str) -> bool:
-        """Whether the image file is still the one that was predicted."""
-        status = os.stat(path)
-        return (status.st_size, status.st_mtime_ns) == (self.bytes, self.modified)
+    @property
+    def state(self) -> tuple[int, int]:
+        """What `state_of` said of the image file."""
+        return self.bytes, self.modified
+
+
+def state_of(path: str) -> tuple[int, int]:
+    """Returns the size in bytes and the time (ns) of a file, which change when it changes."""
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
 
 
 def suffix_of(part: tuple[int, int] | None) -> str:
@@ -73,24 +81,26 @@ def fingerprint(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def read_all(folder: str, expected: str) -> dict[str, Entry]:
+def read_all(folder: str, expected: str, *, num_classes: int) -> dict[str, Entry]:
     """Returns the images that a folder has predictions of, by key, from all its manifests.
 
     Args:
       folder: the output directory.
       expected: fingerprint of the predictions that are to be made.
+      num_classes: class ids are below it.
 
     Raises:
       UserError: it holds predictions of other weights or settings, or a damaged manifest.
     """
     entries: dict[str, Entry] = {}
+    form = {**_ENTRY, "classes": [range(num_classes)]}
     for path in _paths(folder):
         for number, line in enumerate(_whole_lines(path)):
             where = f"{path}, line {number + 1}"
             if number == 0:
                 _check_header(_parsed(line, _HEADER, where), expected, path)
                 continue
-            value = _parsed(line, _ENTRY, where)
+            value = _parsed(line, form, where)
             if safe_path(value["name"]) != value["name"]:
                 raise UserError(
                     f"{_WHAT} holds a name that leads elsewhere.",
@@ -98,7 +108,7 @@ def read_all(folder: str, expected: str) -> dict[str, Entry]:
                     received=ascii(value["name"]),
                     fix=_FIX,
                 )
-            found = {name: value[name] for name in _ENTRY}
+            found = {name: value[name] for name in form}
             found |= {name: tuple(value[name]) for name in ("classes", "saved")}
             entries[value["image"]] = Entry(**found)
     return entries

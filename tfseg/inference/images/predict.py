@@ -23,6 +23,7 @@ from tfseg.errors import UserError, check_choice
 from tfseg.inference import zero_label
 from tfseg.inference.coloring import colors_of
 from tfseg.inference.crf import refined
+from tfseg.inference.decoding import decode_file
 from tfseg.inference.image_predictor import ImagePredictor
 from tfseg.inference.image_progress import ImageProgress
 from tfseg.inference.images import manifest, summary
@@ -100,25 +101,43 @@ class _Job:
         self._tiling = tiling_of(config, trained.model)
         self._input = image_input_of(trained, config)
         self.header = _header(trained, config, self._input)
-        self._entries = _read_entries(config.output_dir, self.header["fingerprint"])
+        self._entries = _read_entries(
+            config.output_dir, self.header["fingerprint"], spec.num_classes
+        )
         known = {key: entry.name for key, entry in self._entries.items()}
         self._names = output_names([image.key for image in found.images], known)
         self.taken = share(found.images, self.part)
+        # As they are before any is decoded: a file that changes later is predicted again next time.
+        self._states = {image.key: manifest.state_of(image.path) for image in self.taken}
         self.todo = [image for image in self.taken if not self._is_done(image)]
-        self._is_only_one = len(found.images) == 1
         if "probabilities" in self._kinds:
             self._check_probabilities()
+        if len(found.images) == 1 and self.todo:
+            # A damaged one leaves nothing to do.
+            decode_file(self.todo[0].path, max_megapixels=config.max_image_megapixels)
 
     def _is_done(self, image: ImageFile) -> bool:
+        """Whether an image is predicted already.
+
+        Raises:
+          UserError: another image of its name is.
+        """
         entry, folder = self._entries.get(image.key), self._config.output_dir
-        return (
-            entry is not None
-            and set(self._kinds) <= set(entry.saved)
-            and entry.is_of(image.path)
-            and all(
-                os.path.isfile(os.path.join(folder, relative_path(kind, entry.name)))
-                for kind in self._kinds
-            )
+        if entry is None:
+            return False
+        if entry.state != self._states[image.key]:
+            if entry.path != os.path.abspath(image.path):
+                raise UserError(
+                    "The output directory holds the mask of another image of the same name.",
+                    where=f"--output_dir={folder}",
+                    received=image.path,
+                    accepted=entry.path,
+                    fix="choose another --output_dir",
+                )
+            return False
+        return set(self._kinds) <= set(entry.saved) and all(
+            os.path.isfile(os.path.join(folder, relative_path(kind, entry.name)))
+            for kind in self._kinds
         )
 
     def _check_probabilities(self) -> None:
@@ -226,8 +245,6 @@ class _Job:
                     scale.look(image, pixels)
                     yield image, pixels
                     continue
-                if self._is_only_one:
-                    raise error
                 failed[image.key] = str(error)
                 print(f"damaged, left out: {error}", flush=True)
                 progress.add(1)
@@ -270,15 +287,16 @@ class _Job:
         self, writer: ImageWriter, image: ImageFile, pixels: np.ndarray, found: Prediction
     ) -> manifest.Entry:
         """Writes an image's files; returns its entry."""
-        status, name = os.stat(image.path), self._names[image.key]
+        name, state = self._names[image.key], self._states[image.key]
         writer.write(name, pixels, found)
         before = self._entries.get(image.key)
-        kept = before.saved if before is not None and before.is_of(image.path) else ()
+        kept = before.saved if before is not None and before.state == state else ()
         return manifest.Entry(
             image=image.key,
+            path=os.path.abspath(image.path),
             name=name,
-            bytes=status.st_size,
-            modified=status.st_mtime_ns,
+            bytes=state[0],
+            modified=state[1],
             height=pixels.shape[0],
             width=pixels.shape[1],
             classes=tuple(classes_in(found.labels)),
@@ -352,7 +370,7 @@ def _header(trained: Trained, config: ImagesConfig, image_input: ImageInput) -> 
     }
 
 
-def _read_entries(folder: str, fingerprint: str) -> dict[str, manifest.Entry]:
+def _read_entries(folder: str, fingerprint: str, num_classes: int) -> dict[str, manifest.Entry]:
     """Returns what the output directory holds already.
 
     Raises:
@@ -364,7 +382,7 @@ def _read_entries(folder: str, fingerprint: str) -> dict[str, manifest.Entry]:
             where=f"--output_dir={folder}",
             fix="choose another --output_dir",
         )
-    entries = manifest.read_all(folder, fingerprint)
+    entries = manifest.read_all(folder, fingerprint, num_classes=num_classes)
     if not entries:
         for kind in EXTENSIONS:
             path = os.path.join(folder, kind)
