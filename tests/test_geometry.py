@@ -123,7 +123,8 @@ def test_scaled_images_have_sizes_that_the_network_takes(network, kernel):
     def of_any_size(x):
         return predictor(x).probs
 
-    np.testing.assert_allclose(of_any_size(image), expected, atol=1e-5)
+    # Pillow's kernel rounds to bytes, now and then to another one.
+    np.testing.assert_allclose(of_any_size(image), expected, atol=1e-3)
     published = Predictor(network, dataclasses.replace(views, valid_sizes=False))
     with pytest.raises(tf.errors.InvalidArgumentError):
         published(image)

@@ -84,7 +84,7 @@ def test_a_tile_counts_less_near_its_edge():
     image = np.zeros((8, 12, 3), np.uint8)
     image[:, 4:] = 9
     tiling, image_input = Tiling(8, 4), ImageInput((0, 0, 0), lambda h, w: (h, w))
-    ((_, (found,)),) = blended(image, tiling, ByTile(), image_input)
+    _, (found,) = next(blended(image, tiling, ByTile(), image_input))
     np.testing.assert_allclose(found[3, :, 0], [1, 1, 1, 1, 0.875, 0.625, 0.375, 0.125, 0, 0, 0, 0])
 
 

@@ -37,7 +37,7 @@ class Tiling:
     def window(self, side: int) -> np.ndarray:
         """Returns the weights along one side of a tile, float32 [side], all above 0."""
         from_edge = np.minimum(np.arange(side), np.arange(side)[::-1]) + 0.5
-        return np.minimum(from_edge / max(self.overlap, 1), 1.0).astype(np.float32)
+        return np.minimum(from_edge / max(self.overlap, 0.5), 1.0).astype(np.float32)
 
 
 def blended(
