@@ -156,8 +156,14 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _mutate_json(data: bytes, below: Below) -> bytes:
-    """Replaces, removes or renames values of a JSON file."""
-    content = json.loads(data)
+    """Replaces, removes or renames values of a JSON file, or of a line of one that has lines."""
+    try:
+        content = json.loads(data)
+    except json.JSONDecodeError:
+        lines = data.splitlines(keepends=True)
+        k = below(len(lines))
+        lines[k] = _mutate_json(lines[k], below) + b"\n"
+        return b"".join(lines)
     for _ in range(1 + below(2)):
         places = list(_places(content))
         if not places:
