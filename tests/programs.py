@@ -19,7 +19,7 @@ from absl import flags
 from tfseg import cli
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-_PROGRAMS = ("train_sup.py", "train_wss.py", "train_zls.py", "eval.py", "vis.py")
+_PROGRAMS = ("train_sup.py", "train_wss.py", "train_zls.py", "eval.py", "vis.py", "export.py")
 # Flags that change TensorFlow itself, for good.
 _OF_THE_PROCESS = ("--deterministic", "--clone_on_cpu", "--strategy")
 

@@ -10,6 +10,7 @@ import string
 import pytest
 
 from tests.programs import ROOT, run
+from tfseg.exporting import write
 from tfseg.runs import fit, judge
 
 DOCUMENTS = [
@@ -18,7 +19,14 @@ DOCUMENTS = [
     *sorted((ROOT / "benchmarks").glob("*.md")),
     ROOT / "data_splits" / "README.md",
 ]
-NETWORK_PROGRAMS = ("train_sup.py", "train_wss.py", "train_zls.py", "eval.py", "vis.py")
+NETWORK_PROGRAMS = (
+    "train_sup.py",
+    "train_wss.py",
+    "train_zls.py",
+    "eval.py",
+    "vis.py",
+    "export.py",
+)
 PROGRAM = re.compile(r"^(?:[A-Z_]+=\S+ )*python3? (?P<program>[\w./]+\.py)\b")
 
 
@@ -57,6 +65,7 @@ def settings_only(monkeypatch):
     monkeypatch.setattr(fit, "fit", lambda settings: read.append(settings) or 0)
     monkeypatch.setattr(judge, "evaluate", read.append)
     monkeypatch.setattr(judge, "draw", read.append)
+    monkeypatch.setattr(write, "export", read.append)
     return read
 
 
@@ -125,6 +134,7 @@ def test_documents_hold_commands_of_every_program():
         "train_zls.py",
         "eval.py",
         "vis.py",
+        "export.py",
         "check.py",
         "build_folder.py",
         "build_pseudo_labels.py",

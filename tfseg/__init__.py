@@ -5,7 +5,7 @@ A map of the package, in the order in which a command meets it:
 * `settings` holds every setting: frozen dataclasses, one field = one flag + its help; registries of
   methods, heads and augmentations; `flags` makes absl flags of them, and `help` the help page.
 * `cli` is the programs, `api` the same as Python functions: `tfseg.fit`, `evaluate`, `draw`,
-  `load`, `predict`. Both call `runs`, which puts a run together from settings.
+  `load`, `predict`, `export`. Both call `runs`, which puts a run together from settings.
 * `data` reads TFRecords (`split_index`, `record_reader`), knows data sets and splits (`specs`),
   which classes have pixel labels (`class_splits`) and words (`class_embeddings`), orders records
   (`sampling`), augments (`augment/`, one file each) and makes batches (`pipeline`, which documents
@@ -18,6 +18,7 @@ A map of the package, in the order in which a command meets it:
 * `weights` are on disk: checkpoints by variable name (`checkpoint/`), initial weights, PyTorch's
   files; `torch_weights` is the program that converts these.
 * `inference` gets from a trained network to predictions, metrics and pictures.
+* `exporting` writes it as a SavedModel, a TFLite or an ONNX file, compared with the checkpoint.
 * `sharing` has what processes need that share a folder: temporary names and locks.
 * `files` reads JSON and .npz, and `unpickling` pickles, whatever is in them.
 * `errors` has the one exception that a user ever sees.
@@ -66,7 +67,7 @@ _select_keras_2()
 
 from tfseg.errors import UserError  # noqa: E402
 
-__all__ = ["UserError", "draw", "evaluate", "fit", "load", "predict"]
+__all__ = ["UserError", "draw", "evaluate", "export", "fit", "load", "predict"]
 
 
 def __getattr__(name: str) -> object:

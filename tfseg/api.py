@@ -1,4 +1,4 @@
-"""What the programs do, as Python functions: fit, evaluate, draw, load and predict.
+"""What the programs do, as Python functions: fit, evaluate, draw, load, predict and export.
 
 Settings are keyword arguments with the names of the flags, tuples in place of lists. What is wrong
 with them, with data or with checkpoints is a `tfseg.UserError`.
@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from tfseg.exporting import write as _write
 from tfseg.runs import fit as _fit
 from tfseg.runs import judge
 from tfseg.runs.run import Run, load_run
@@ -127,6 +128,29 @@ def predict(checkpoint_dir: str | os.PathLike, image: str | os.PathLike | np.nda
       UserError: the checkpoint or the image cannot be read.
     """
     return load(checkpoint_dir).predict(image)
+
+
+def export(
+    checkpoint_dir: str | os.PathLike, output: str | os.PathLike, **settings: Any
+) -> dict[str, Any]:
+    """Writes a trained network as a SavedModel, a TFLite file or an ONNX file.
+
+    Args:
+      checkpoint_dir: training directory, or checkpoint prefix.
+      output: new folder for the file, its model card and its metadata.
+      **settings: of `export.py`, by the names of its flags.
+
+    Returns:
+      The content of metadata.json: 'file' in the folder, the classes, and under 'comparison' how
+      far it agrees with the checkpoint.
+
+    Raises:
+      UserError, TypeError: see `fit`; also where the file does not agree with the checkpoint.
+        Nothing is written then.
+    """
+    own = {"checkpoint_dir": checkpoint_dir, "output": output}
+    given = given_as(programs.EXPORT, {**own, **settings})
+    return _write.export(programs.export(given))
 
 
 def _beside(path: str, name: str) -> str:

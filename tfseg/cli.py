@@ -64,6 +64,20 @@ def visualize() -> None:
     _run(main, Help(programs.PICTURES))
 
 
+def export() -> None:
+    """Entry point of export.py."""
+
+    def main(argv: list[str]) -> int:
+        config = programs.export(flags.given(*programs.EXPORT))
+        from tfseg.exporting import write
+
+        write.export(config)
+        return 0
+
+    flags.define(*programs.EXPORT)
+    _run(main, Help(programs.EXPORT))
+
+
 def _run(main: Callable[[list[str]], int], page: Help) -> NoReturn:
     """Runs a program and leaves the process at once, without Python's own shutdown.
 

@@ -70,10 +70,11 @@ class Network(tf.keras.Model):
 
         Here: a multiple of the output stride plus 1 on both sides. Only then do the corners of the
         feature map fall on the corners of the image, on which the align-corners resizing of the
-        decoder relies. A head with another geometry overrides it.
+        decoder relies. A head with another geometry overrides it. Sides may be int32 tensors.
         """
         stride = self.config.output_stride
-        return -(-(height - 1) // stride) * stride + 1, -(-(width - 1) // stride) * stride + 1
+        # No negative number is divided: exported graphs round those towards zero.
+        return tuple((side + stride - 2) // stride * stride + 1 for side in (height, width))
 
     @property
     def logits_stride(self) -> int:

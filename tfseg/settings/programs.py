@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfseg.settings.data import DataConfig
+from tfseg.settings.export import ExportConfig
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.prediction import EvalConfig, VisConfig
 from tfseg.settings.reading import check_heeded, read, refuse_training
@@ -13,6 +14,7 @@ from tfseg.settings.run import TrainConfig
 TRAINING = (ModelConfig, DataConfig, TrainConfig)
 EVALUATION = (ModelConfig, DataConfig, EvalConfig)
 PICTURES = (ModelConfig, DataConfig, VisConfig)
+EXPORT = (ExportConfig,)
 
 # Where the published training programs differ from each other (PseudoSeg specification 1.3).
 _OF_METHOD = {
@@ -100,3 +102,17 @@ def prediction(cls: type, given: Mapping[str, Any]) -> Prediction:
         refuse_training(section, given)
     config, data = read(cls, given), read(DataConfig, given)
     return Prediction(data, config, dict(given))
+
+
+def export(given: Mapping[str, Any]) -> ExportConfig:
+    """Reads the settings of an export.
+
+    Args:
+      given: what the user set, by name.
+
+    Raises:
+      UserError: see `reading.read` and `reading.check_heeded`.
+    """
+    config = read(ExportConfig, given)
+    check_heeded(given, [config])
+    return config
