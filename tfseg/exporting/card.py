@@ -3,7 +3,7 @@
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfseg import files
@@ -29,17 +29,18 @@ labels, probabilities = network.run(["labels", "probabilities"], {"image": image
 }
 
 
-def text(run: Run, metadata: Mapping[str, Any]) -> str:
+def text(run: Run, metadata: Mapping[str, Any], dataset_dir: str | None) -> str:
     """Returns the card as Markdown.
 
     Args:
       run: the run that was exported.
       metadata: content of metadata.json.
+      dataset_dir: where its records lie now, for their checksums; None: where they were.
     """
     sections = (
         ("Use", _use(metadata)),
         ("Classes", _classes(metadata)),
-        ("Training data", _data(run)),
+        ("Training data", _data(run, dataset_dir)),
         ("Training", _training(run)),
         ("Metrics", _metrics(run, metadata)),
         ("Intended use and limits", _limits(run, metadata)),
@@ -68,21 +69,25 @@ def _classes(metadata: Mapping[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def _data(run: Run) -> str:
+def _data(run: Run, dataset_dir: str | None) -> str:
     data = run.record["data"]
     drawn = run.record.get("drawn_by", {})
     names = [name.partition("/")[0] for name in drawn.values()]
     names = names or [data["train_split"], data["train_split_cls"]]
-    lines = [f"Records `{data['dataset_dir']}`. Splits that the run's settings name, by shard:"]
+    folders = [data["dataset_dir"], data.get("dataset_dir_cls"), dataset_dir]
+    folders = [folder for folder in folders if folder and os.path.isdir(folder)]
+    lines = [
+        f"Records `{data['dataset_dir']}`. The splits that the run's settings name, by shard:",
+        "",
+    ]
     for name in dict.fromkeys(names):
-        lines += ["", f"- `{name}`", *(f"  - {line}" for line in _shards(data, name))]
+        lines += [f"- `{name}`", *(f"  - {line}" for line in _shards(folders, name))]
     return "\n".join(lines)
 
 
-def _shards(data: Mapping[str, Any], split: str) -> list[str]:
-    """Returns a line for each shard of a split, as dataset.json has it."""
-    folders = [data["dataset_dir"], data.get("dataset_dir_cls")]
-    for folder in [folder for folder in folders if folder and os.path.isdir(folder)]:
+def _shards(folders: Sequence[str], split: str) -> list[str]:
+    """Returns a line for each shard of a split, as the first dataset.json that has it tells."""
+    for folder in folders:
         try:
             content = read_dataset_json(folder)
             where = os.path.join(folder, DATASET_FILE)
@@ -154,13 +159,17 @@ def table(metadata: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 def _evaluation(run: Run) -> Mapping[str, Any] | None:
     """Returns what eval.py wrote of this checkpoint beside it, where it did."""
     path = os.path.join(os.path.dirname(run.prefix), "eval", "metrics.json")
-    form = {"checkpoint": str, "class_iou": {str: (float, None)}, "miou": float, "num_images": int}
+    form = {"checkpoint": str, "num_images": int, "miou": object, "class_iou": {str: object}}
     try:
         found = files.read_json(path, form, what="metrics.json", where=path, fix="evaluate again")
     except (OSError, UserError):
         return None
     is_of_it = os.path.basename(found["checkpoint"]) == os.path.basename(run.prefix)
-    return found if is_of_it else None
+    scores = (found["miou"], *found["class_iou"].values())
+    are_scores = isinstance(found["miou"], float) and all(
+        isinstance(score, float | None) for score in scores
+    )
+    return found if is_of_it and are_scores else None
 
 
 def _limits(run: Run, metadata: Mapping[str, Any]) -> str:

@@ -75,7 +75,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
         _describe(metadata)
         found.check(limits, f"{config.format} file")
         for name, text in (
-            (CARD, card.text(run, metadata)),
+            (CARD, card.text(run, metadata, config.dataset_dir)),
             (METADATA, card.as_json(metadata)),
         ):
             with open(os.path.join(folder, name), "w") as file:
