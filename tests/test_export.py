@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import tfseg
 from tests.programs import assert_user_error, run
-from tfseg.exporting import comparison, savedmodel
+from tfseg.exporting import comparison, savedmodel, selective, tflite
 from tfseg.exporting.comparison import Comparison, Limits
 from tfseg.exporting.pictures import MadeUpPictures, RecordPictures
 from tfseg.exporting.serving import Serving
@@ -21,7 +21,7 @@ from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 from tfseg.inference.decisions import ARG_MAX, Decision
 from tfseg.models import BACKBONES, build_model
-from tfseg.settings.export import FORMATS
+from tfseg.settings.export import FORMATS, TFLiteSettings
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.reading import make
 
@@ -114,16 +114,28 @@ def test_a_smaller_file_agrees_nearly(quantization, tmp_path):
     path = tmp_path / "file"
     found = exported(network, "tflite", path, tflite_quantization=quantization)
     assert found.equal_pixels > 0.9
-    exported(network, "tflite", tmp_path / "whole")
-    assert path.stat().st_size < (tmp_path / "whole").stat().st_size
+    assert path.stat().st_size < 4 * network.count_params()
+
+
+def test_layers_stay_in_float32_until_8_bits_agree(tmp_path):
+    network = network_of("mobilenet_v2", **LIGHT["mobilenet_v2"])
+    checkpoint, shown = comparison.of_checkpoint(network, ARG_MAX), MadeUpPictures(SIZE)
+    shares, kept = [], []
+    for wanted in (0.0, 1.0):
+        settings = make(TFLiteSettings, tflite_quantization="int8", int8_agreement=wanted)
+        task = Task(Serving(network), settings, METADATA, checkpoint, SIZE, shown)
+        kept.append(tflite.write(task, str(tmp_path / "file"))["float_layers"])
+        written = tflite.load(str(tmp_path / "file"))
+        shares.append(selective.agreement(checkpoint, written, shown))
+    assert kept[0] == [] and len(kept[1]) >= 4 and shares[1] > shares[0]
 
 
 def test_only_classes_that_take_part_are_answered(tmp_path):
     network = network_of("mobilenet_v2", **LIGHT["mobilenet_v2"])
-    for format_name in FORMATS:
-        path = tmp_path / format_name
-        exported(network, format_name, path, decision=Decision((1, 3)))
-        labels, probs = FORMATS[format_name].load().load(str(path))(np.zeros([*SIZE, 3], np.uint8))
+    exported(network, "savedmodel", tmp_path / "file", decision=Decision((1, 3)))
+    segment = savedmodel.load(str(tmp_path / "file"))
+    for picture in MadeUpPictures():
+        labels, probs = segment(picture.image)
         assert set(np.unique(labels)) <= {1, 3} and not probs[..., [0, 2]].any()
 
 

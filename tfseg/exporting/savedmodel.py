@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfseg.exporting.comparison import Limits, Segment
+from tfseg.exporting.quiet import quietly
 from tfseg.exporting.serving import LABELS, PROBABILITIES, Serving
 from tfseg.exporting.task import Task
 from tfseg.ops.resize import KERNEL, bilinear_by
@@ -57,7 +58,8 @@ def save(
 
 def load(path: str) -> Segment:
     """Returns how the written file segments an image."""
-    loaded = tf.saved_model.load(path)
+    with quietly():
+        loaded = tf.saved_model.load(path)
 
     def segment(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         found = loaded.signatures["serving_default"](image=tf.constant(image[np.newaxis]))

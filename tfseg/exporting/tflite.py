@@ -18,6 +18,7 @@ from tfseg.errors import UserError
 from tfseg.exporting import selective
 from tfseg.exporting.comparison import Limits, Segment
 from tfseg.exporting.precision import require_float32
+from tfseg.exporting.quiet import quietly
 from tfseg.exporting.savedmodel import save
 from tfseg.exporting.serving import IMAGE, LABELS, PROBABILITIES
 from tfseg.exporting.task import Task
@@ -54,7 +55,7 @@ def limits(settings: TFLiteSettings) -> Limits:
 
 def write(task: Task, path: str) -> dict[str, Any]:
     """Writes the file `path`; returns the names of layers in float32 of a file of 8 bits."""
-    with tempfile.TemporaryDirectory(prefix="tfseg-") as folder:
+    with tempfile.TemporaryDirectory(prefix="tfseg-") as folder, quietly():
         save(task.serving, folder, task.size, 1)
         content, told = _converted(task, folder)
     with open(path, "wb") as file:
@@ -93,7 +94,8 @@ def _converted(task: Task, folder: str) -> tuple[bytes, dict[str, Any]]:
 
 def of_content(content: bytes) -> Segment:
     """Returns how a network in TFLite's format segments an image, on all cores."""
-    interpreter = tf.lite.Interpreter(model_content=content, num_threads=os.cpu_count())
+    with quietly():
+        interpreter = tf.lite.Interpreter(model_content=content, num_threads=os.cpu_count())
     run = interpreter.get_signature_runner("serving_default")
 
     def segment(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
