@@ -3,8 +3,13 @@
 TensorFlow's quantisation debugger runs every layer of a network in 8 bits beside the same layer in
 float32 and tells by how much the results differ. A layer whose error is many steps of its own scale
 costs accuracy. Layers are kept in float32, the worst first and twice as many at each attempt, until
-the network agrees with the original. Divisions always are: what keeps a divisor from zero is smaller
-than any step of 8 bits.
+the network agrees with the original. Two operations always are. Of divisions, what keeps a divisor
+from zero is smaller than any step of 8 bits. Of broadcasts, the result was off by forty steps.
+
+Where SLRNet's head on EfficientNet-Lite0 was looked into (257 x 257, 12 images), 0.72 of the pixels
+agreed in 8 bits. The errors lay in the broadcast of the ASPP's pooled features (40 steps), and in
+the sums and products of the factorisation (15 to 300); no convolution of the backbone had more than
+3. With the eight worst in float32 0.96 agreed, with 24 of 137 layers 0.98.
 """
 
 import csv
@@ -20,7 +25,7 @@ from tfseg.exporting.comparison import Segment
 from tfseg.exporting.pictures import Picture
 
 # Operations that 8 bits cannot hold.
-_ALWAYS_FLOAT = ["DIV"]
+_ALWAYS_FLOAT = ["DIV", "BROADCAST_TO"]
 # Layers that are kept at the first attempt after the one with none.
 _FIRST = 4
 
@@ -93,12 +98,26 @@ def _most_harmed_first(debugger: Any) -> list[str]:
     return sorted(harm, key=harm.get, reverse=True)
 
 
-def agreement(original: Segment, converted: Segment, pictures: Iterable[Picture]) -> float:
-    """Returns the share of the pixels of some images to which both give one label."""
-    equal = total = 0
-    for picture in pictures:
-        rows, columns = picture.shown
-        labels = [segment(picture.image)[0][:rows, :columns] for segment in (original, converted)]
-        equal += int((labels[0] == labels[1]).sum())
-        total += labels[0].size
-    return equal / total
+class Agreement:
+    """The share of the pixels of some images to which a converted network gives the same label.
+
+    Args:
+      original: how the network segments an image before it is converted.
+      pictures: the images.
+    """
+
+    def __init__(self, original: Segment, pictures: Iterable[Picture]):
+        self._pictures = pictures
+        self._labels = [
+            original(picture.image)[0].astype(np.uint8)[: picture.shown[0], : picture.shown[1]]
+            for picture in pictures
+        ]
+
+    def __call__(self, converted: Segment) -> float:
+        """Returns the share, 0 to 1."""
+        equal = total = 0
+        for picture, expected in zip(self._pictures, self._labels):
+            rows, columns = picture.shown
+            equal += int((converted(picture.image)[0][:rows, :columns] == expected).sum())
+            total += expected.size
+        return equal / total

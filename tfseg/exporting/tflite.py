@@ -82,12 +82,13 @@ def _converted(task: Task, folder: str) -> tuple[bytes, dict[str, Any]]:
         for picture in pictures:
             yield [picture.image[np.newaxis]]
 
-    def agreement(content: bytes) -> float:
-        return selective.agreement(task.checkpoint, of_content(content), pictures)
-
     converter.representative_dataset = images
+    agreement = selective.Agreement(task.checkpoint, pictures)
     content, kept = selective.quantized(
-        converter, images, agreement=agreement, wanted=task.settings.int8_agreement
+        converter,
+        images,
+        agreement=lambda content: agreement(of_content(content)),
+        wanted=task.settings.int8_agreement,
     )
     return content, {"float_layers": kept}
 

@@ -40,7 +40,7 @@ class TFLiteSettings(FormatSettings):
         needs="tflite_quantization=int8",
     )
     int8_agreement: float = option(
-        0.98,
+        0.97,
         "Share of the calibration images' pixels on which --tflite_quantization=int8 must agree "
         "with the network; layers are kept in float32 until it does, the most harmful first.",
         limits=(0, 1),
