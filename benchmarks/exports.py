@@ -16,7 +16,7 @@ VARIANTS = (
     ("TFLite, float16", "tflite", "float16"),
     ("TFLite, dynamic", "tflite", "dynamic"),
     ("TFLite, int8", "tflite", "int8"),
-    ("TFLite, int8, every layer", "tflite", "int8"),
+    ("TFLite, int8, --int8_agreement=0", "tflite", "int8"),
 )
 
 
@@ -42,7 +42,7 @@ def main() -> None:
             settings |= {"size": size, "tflite_quantization": quantization}
         if quantization == "int8":
             settings |= {"calibration_split": arguments.calibration_split}
-        if name.endswith("every layer"):
+        if name.endswith("=0"):
             settings |= {"int8_agreement": 0.0}
         with tempfile.TemporaryDirectory() as folder:
             try:
