@@ -8,8 +8,10 @@ import tfseg  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 
 import pytest
 import tensorflow as tf
+from tensorflow.python.data.ops import multi_device_iterator_ops
 
 from tests.programs import run
+from tfseg.data.reading import deterministic_options
 
 # Side of the scenes of `records`, pixels.
 RECORD_SIZE = 33
@@ -18,6 +20,19 @@ RECORD_SIZE = 33
 def pytest_configure(config):
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    _let_iterators_go_at_once()
+
+
+def _let_iterators_go_at_once():
+    """Frees the iterators that tf.distribute makes for each device from their tuning thread.
+
+    To let go of an iterator waits for that thread, which sleeps for up to a minute. The options of
+    a dataset do not reach these iterators.
+    """
+    make = multi_device_iterator_ops._create_device_dataset
+    multi_device_iterator_ops._create_device_dataset = lambda *arguments: make(
+        *arguments
+    ).with_options(deterministic_options())
 
 
 def pytest_xdist_make_scheduler(config, log):
@@ -35,6 +50,12 @@ def pytest_xdist_make_scheduler(config, log):
             return f"{file}::{name.partition('[')[2].partition(':')[0]}"
 
     return Scheduling(config, log)
+
+
+def pytest_collection_finish(session):
+    """Spares every later garbage collection what the imports have made."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="module")

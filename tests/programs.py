@@ -13,6 +13,7 @@ import runpy
 import subprocess
 import sys
 import warnings
+from unittest import mock
 
 from absl import flags
 
@@ -25,7 +26,9 @@ _OF_THE_PROCESS = ("--deterministic", "--clone_on_cpu", "--strategy")
 
 
 def command(*arguments):
-    return [sys.executable, *map(str, arguments)]
+    """Returns the words that start `python <arguments>`; the network's programs know the toy."""
+    with_toy = ["-m", "tests.with_toy"] if arguments[0] in _PROGRAMS else []
+    return [sys.executable, *with_toy, *map(str, arguments)]
 
 
 def environment():
@@ -64,6 +67,9 @@ def run(*arguments, check=True, timeout=300, fresh=False, **options):
 
 def _run_here(words):
     """Runs a program in this process, as if it had one of its own."""
+    from tests.toy import ToyBackbone
+    from tfseg.models import BACKBONES
+
     before = set(flags.FLAGS)
     output, errors, code = io.StringIO(), io.StringIO(), 0
     folder, argv, leave = os.getcwd(), sys.argv, cli._leave
@@ -74,6 +80,7 @@ def _run_here(words):
             contextlib.redirect_stdout(output),
             contextlib.redirect_stderr(errors),
             warnings.catch_warnings(),
+            mock.patch.dict(BACKBONES, {"toy": ToyBackbone}),
         ):
             # What a process of its own would print on stderr.
             warnings.simplefilter("default", UserWarning)

@@ -12,8 +12,9 @@ from tests.programs import run
 from tfseg.weights.checkpoint import find, reading
 
 NETWORK = (
-    "--model_variant=mobilenet_v2",
-    "--depth_multiplier=0.25",
+    "--model_variant=toy",
+    "--aspp_convs_filters=16",
+    "--decoder_filters=16",
     f"--train_crop_size={RECORD_SIZE},{RECORD_SIZE}",
     "--train_batch_size=4",
     "--num_clones=1",
@@ -27,8 +28,6 @@ WSS = (
     "--train_split=train",
     "--train_split_cls=train_aug",
     "--decoder_output_stride=4",
-    "--aspp_convs_filters=16",
-    "--decoder_filters=16",
     "--cutout_half_size=5",
     "--log_steps=1",
     "--save_summaries_images=false",

@@ -1,6 +1,7 @@
 """The library's functions, on a small run that they train themselves."""
 
 import json
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,11 +11,12 @@ from PIL import Image
 import tfseg
 from tests.conftest import RECORD_SIZE
 from tests.runs import evaluate as program_evaluate
+from tests.toy import ToyBackbone
+from tfseg.models import BACKBONES
 
 SIZE = (RECORD_SIZE, RECORD_SIZE)
 SETTINGS = {
-    "model_variant": "mobilenet_v2",
-    "depth_multiplier": 0.25,
+    "model_variant": "toy",
     "decoder_output_stride": [4],
     "aspp_convs_filters": 16,
     "decoder_filters": 16,
@@ -23,6 +25,12 @@ SETTINGS = {
     "training_number_of_steps": 2,
     "num_clones": 1,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def toy():
+    with mock.patch.dict(BACKBONES, {"toy": ToyBackbone}):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,8 @@ def png(array, mode=None, **options):
     buffer = io.BytesIO()
     image = Image.fromarray(np.asarray(array, np.uint8))
     if mode == "P":
-        image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+        # With 256 colours Pillow stores 8 bits a pixel.
+        image.putpalette([i for colour in range(256) for i in (colour, 0, 255 - colour)])
     image.save(buffer, "PNG", **options)
     return buffer.getvalue()
 

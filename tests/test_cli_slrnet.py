@@ -102,7 +102,7 @@ def test_evaluation_with_scores_labels_and_both_views(records, trained, tmp_path
         ("--supervision=pixel_and_image_labels", "--sampling=published"),
         ("--supervision=pixel_labels", "--augmentation=resized_crop"),
         ("--image_sampling=class_weighted", "--draws_per_epoch=5", "--second_view_flip"),
-        ("--jit_compile", "--freeze_backbone"),
+        pytest.param(("--jit_compile", "--freeze_backbone"), marks=pytest.mark.nightly),
         ("--mixed_precision=float16", "--gradient_accumulation_steps=2"),
     ],
     ids=lambda extra: " ".join(extra),

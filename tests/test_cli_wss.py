@@ -110,6 +110,7 @@ def uninterrupted(records, tmp_path_factory):
     return logdir
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_run_reaches_the_same_weights(records, uninterrupted, tmp_path, signum):
     logdir = tmp_path / "run"
@@ -130,6 +131,7 @@ def drop_speed(entry):
     return {name: value for name, value in entry.items() if name != "images_per_second"}
 
 
+@pytest.mark.nightly
 def test_a_damaged_checkpoint_falls_back_and_goes_on_alike(records, uninterrupted, tmp_path):
     logdir = tmp_path / "run"
     run(*long_run(records, logdir))
@@ -214,6 +216,7 @@ def test_two_workers_agree_with_two_replicas(records, tmp_path):
     np.testing.assert_allclose(two[0], one[0], rtol=1e-5)
 
 
+@pytest.mark.nightly
 def test_two_workers_agree_with_one_process(records, tmp_path):
     extra = (*EQUAL, "--fine_tune_batch_norm=false")
     run_two_workers(tmp_path / "two", arguments(records, tmp_path / "unused", *extra))
@@ -329,6 +332,7 @@ def test_composed_augmentation_in_a_program(records, tmp_path):
     assert (data["augmentation"], data["augmentation_ops"]) == ("composition", 3)
 
 
+@pytest.mark.nightly
 def test_resized_crops_in_a_program(records, tmp_path):
     extra = ("--method=supervised", "--augmentation=resized_crop", "--crop_area=0.5,1")
     run(*arguments(records, tmp_path, *extra))

@@ -98,7 +98,12 @@ def stages(train, tmp_path_factory, request):
 ALL = ("spnet", "strict", "zs3net", "zs5")
 
 
-@pytest.mark.parametrize("name", ALL)
+def by_night(*names):
+    return [pytest.param(name, marks=pytest.mark.nightly) for name in names]
+
+
+# What a kill can lose is alike in all methods: their state is held by test_methods.
+@pytest.mark.parametrize("name", ["strict", *by_night("spnet", "zs3net", "zs5")])
 def test_a_killed_run_reaches_the_same_weights(stages, tmp_path, name):
     command, trained = stages
     whole, logdir = trained(name), tmp_path / "run"

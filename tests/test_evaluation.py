@@ -23,6 +23,7 @@ from tests.small_split import (
     numpy_prediction,
     write_split,
 )
+from tests.toy import ToyBackbone
 from tfseg.data.evaluation_batches import padded_size
 from tfseg.data.split_index import load_index
 from tfseg.errors import UserError
@@ -33,9 +34,11 @@ from tfseg.inference.image_progress import ImageProgress
 from tfseg.inference.report import describe
 from tfseg.inference.settings import check, crf_settings
 from tfseg.inference.watch import evaluate_repeatedly, exiting_on_sigterm, watch_checkpoints
+from tfseg.models import BACKBONES, build_model
 from tfseg.ops import dense_crf
 from tfseg.ops.resize import resize_bilinear
 from tfseg.settings.data import DataConfig
+from tfseg.settings.network import ModelConfig
 from tfseg.settings.prediction import EvalConfig
 from tfseg.weights.checkpoint import find, writing
 from tfseg.weights.checkpoint.names import by_name
@@ -90,14 +93,23 @@ def test_two_replicas_agree_with_numpy(split, tmp_path, two_replicas, batch_size
     np.testing.assert_array_equal(matrix, numpy_matrix(split))
 
 
-def test_a_real_network_counts_the_same_for_any_batch_and_replicas(split, tmp_path, two_replicas):
-    from tfseg.models import build_model
-    from tfseg.settings.network import ModelConfig
+# A whole network around the toy backbone by day, around the default one by night.
+TOY = {"model_variant": "toy", "aspp_convs_filters": 16, "decoder_filters": 16}
+REAL = pytest.mark.parametrize(
+    "network", [TOY, pytest.param({}, marks=pytest.mark.nightly)], ids=["toy", "default"]
+)
 
+
+@REAL
+def test_a_real_network_counts_the_same_for_any_batch_and_replicas(
+    split, tmp_path, two_replicas, network, monkeypatch
+):
+    monkeypatch.setitem(BACKBONES, "toy", ToyBackbone)
     matrices = []
     for strategy, batch_size in ((None, 1), (two_replicas, 8)):
         with (strategy or tf.distribute.get_strategy()).scope():
-            model = build_model(ModelConfig(), num_classes=4, num_image_classes=3, crop_size=CROP)
+            config = ModelConfig(**network)
+            model = build_model(config, num_classes=4, num_image_classes=3, crop_size=CROP)
         evaluator = evaluator_of(split[0], tmp_path, strategy, model, eval_batch_size=batch_size)
         matrices.append(evaluator.confusion_matrix()[0])
     pixels = sum(int((label != 255).sum()) for label in split[2])
@@ -395,14 +407,16 @@ def test_predictions_keep_to_the_image_level_labels(
     assert (matrix != numpy_matrix(labelled_split)).any()
 
 
-def test_a_real_network_keeps_to_them_bit_for_bit(labelled_split, tmp_path, two_replicas):
-    from tfseg.models import build_model
-    from tfseg.settings.network import ModelConfig
-
+@REAL
+def test_a_real_network_keeps_to_them_bit_for_bit(
+    labelled_split, tmp_path, two_replicas, network, monkeypatch
+):
+    monkeypatch.setitem(BACKBONES, "toy", ToyBackbone)
     matrices = []
     for strategy, batch_size in ((None, 1), (two_replicas, 8)):
         with (strategy or tf.distribute.get_strategy()).scope():
-            model = build_model(ModelConfig(), num_classes=4, num_image_classes=3, crop_size=CROP)
+            config = ModelConfig(**network)
+            model = build_model(config, num_classes=4, num_image_classes=3, crop_size=CROP)
         evaluator = evaluator_of(
             labelled_split[0],
             tmp_path,

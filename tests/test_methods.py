@@ -9,6 +9,7 @@ import tensorflow as tf
 from tests.toy import ToyBackbone
 from tfseg.data.class_embeddings import ClassVectors
 from tfseg.data.class_splits import UNLABELLED, ClassSplit
+from tfseg.data.reading import deterministic_options
 from tfseg.data.specs import DatasetSpec
 from tfseg.data.stream import Stream, strong_keys
 from tfseg.models import BACKBONES, model_builder
@@ -235,7 +236,8 @@ def make_trainer(strategy, batch, name="pseudoseg", **options):
         parts = tf.nest.map_structure(
             lambda x: tf.reshape(x, [replicas, x.shape[0] // replicas, *x.shape[1:]]), batch
         )
-        return tf.data.Dataset.from_tensor_slices(parts).repeat()
+        dataset = tf.data.Dataset.from_tensor_slices(parts).repeat()
+        return dataset.with_options(deterministic_options())
 
     iterator = iter(strategy.distribute_datasets_from_function(dataset))
     precision = (options.get("model") or {}).get("mixed_precision", "float32")

@@ -112,7 +112,7 @@ PARAMETERS = {
 
 @pytest.mark.parametrize("variant", BACKBONES)
 def test_parameter_counts(variant):
-    backbone = _build(variant).backbone
+    backbone = _cached(variant, output_stride=16).backbone
     count = sum(v.shape.num_elements() for v in backbone.trainable_variables)
     assert count == PARAMETERS[variant]
 

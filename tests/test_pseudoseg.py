@@ -112,6 +112,21 @@ def test_the_weight_can_rise_from_0():
     assert at[5] == pytest.approx(at[10] / 2) and at[10] == pytest.approx(at[99])
 
 
+@pytest.mark.parametrize("weakly", [False, True])
+def test_the_attention_loss_trains_the_attention_alone(weakly):
+    method, _ = make_method(weakly=weakly)
+    step, seed = tf.constant(0, tf.int64), tf.constant([1, 2])
+    with tf.GradientTape() as tape:
+        loss = method.losses(batch_for(weakly=weakly), step, seed, Monitors())["sgc"]
+    variables = method.trainable_variables
+    reached = [
+        variable
+        for variable, gradient in zip(variables, tape.gradient(loss, variables))
+        if gradient is not None
+    ]
+    assert values(reached).keys() == values(method.attention.trainable_variables).keys()
+
+
 def test_image_labels_of_the_second_split_matter_only_when_weakly():
     batch = batch_for(weakly=True)
     other = {**batch, "unlabelled": dict(batch["unlabelled"])}

@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from tfseg.data.reading import deterministic_options
 from tfseg.data.stream import Stream
 from tfseg.methods.base import Method, ParamGroup
 from tfseg.models.backbones.base import CENTRED, Backbone
@@ -66,8 +67,10 @@ def batches(batch_size, size=8):
         label = tf.cast(tf.argmax(image, -1), tf.int32)
         return {"image": image, "label": label}
 
-    return lambda start: tf.data.Dataset.range(start, 1 << 30).map(
-        lambda i: make(tf.cast(i, tf.int32))
+    return lambda start: (
+        tf.data.Dataset.range(start, 1 << 30)
+        .map(lambda i: make(tf.cast(i, tf.int32)))
+        .with_options(deterministic_options())
     )
 
 

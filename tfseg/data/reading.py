@@ -110,7 +110,11 @@ def num_threads(config: DataConfig) -> int:
 
 
 def deterministic_options() -> tf.data.Options:
+    """Returns the options of every pipeline: a fixed order, fixed numbers of threads."""
     options = tf.data.Options()
+    # There is nothing to tune, and to let go of an iterator would wait for the tuning thread, which
+    # sleeps for up to a minute.
+    options.autotune.enabled = False
     options.deterministic = True
     # The files are ours to position; TensorFlow must not shard them again.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF

@@ -80,8 +80,8 @@ def training(given: Mapping[str, Any], *, default_method: str) -> Training:
       UserError: see `reading.read` and `reading.check_heeded`.
     """
     defaults = defaults_of(default_method)
-    train = read(TrainConfig, given, defaults=defaults)
     data = read(DataConfig, given, defaults=defaults)
+    train = read(TrainConfig, given, defaults=defaults)
     of_method = {**defaults, **train.method_settings.DEFAULTS}
     network = read(ModelConfig, given, defaults=of_method)
     check_heeded(given, [network, data, train])

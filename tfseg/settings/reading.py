@@ -353,12 +353,13 @@ def _check_owner(name: str, value: Any, sections: Sequence[Any]) -> None:
                 if name in {f.name for f in options_of(choice.settings)}
             ]
             if owners:
+                about = type(section).__dataclass_fields__[chooser].metadata["help"]
                 raise UserError(
                     f"--{name} is no setting of --{chooser}={getattr(section, chooser)}.",
                     where=f"--{name}",
                     received=value,
                     accepted=f"--{name} with --{chooser}={' or '.join(owners)}",
-                    fix=f"leave out --{name}, or choose another --{chooser}",
+                    fix=f"leave out --{name}, or choose another --{chooser} ({about})",
                 )
 
 

@@ -14,7 +14,12 @@ class TrainConfig(Section):
 
     GROUP: ClassVar[str] = "training"
 
-    method: str = option("pseudoseg", "Training method.", may_differ=NEVER)
+    method: str = option(
+        "pseudoseg",
+        "Training method. Default in train_sup.py: supervised, in train_wss.py: pseudoseg, in "
+        "train_zls.py: strict.",
+        may_differ=NEVER,
+    )
     train_logdir: str | None = option(
         None, "Directory for checkpoints, logs and config.json.", required=True, may_differ=FREELY
     )
