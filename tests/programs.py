@@ -20,7 +20,8 @@ from absl import flags
 from tfseg import cli
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-_PROGRAMS = ("train_sup.py", "train_wss.py", "train_zls.py", "eval.py", "vis.py", "predict.py")
+_TRAINING = ("train_sup.py", "train_wss.py", "train_zls.py")
+_PROGRAMS = (*_TRAINING, "eval.py", "vis.py", "predict.py", "export.py")
 # Flags that change TensorFlow itself, for good.
 _OF_THE_PROCESS = ("--deterministic", "--clone_on_cpu", "--strategy")
 

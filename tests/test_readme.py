@@ -10,6 +10,7 @@ import string
 import pytest
 
 from tests.programs import ROOT, run
+from tfseg.exporting import write
 from tfseg.runs import fit, images, judge
 
 DOCUMENTS = [
@@ -20,7 +21,7 @@ DOCUMENTS = [
 ]
 NETWORK_PROGRAMS = (
     *("train_sup.py", "train_wss.py", "train_zls.py"),
-    *("eval.py", "vis.py", "predict.py"),
+    *("eval.py", "vis.py", "predict.py", "export.py"),
 )
 PROGRAM = re.compile(r"^(?:[A-Z_]+=\S+ )*python3? (?P<program>[\w./]+\.py)\b")
 
@@ -61,6 +62,7 @@ def settings_only(monkeypatch):
     monkeypatch.setattr(judge, "evaluate", read.append)
     monkeypatch.setattr(judge, "draw", read.append)
     monkeypatch.setattr(images, "predict", lambda config: read.append(config) or {"failed": {}})
+    monkeypatch.setattr(write, "export", read.append)
     return read
 
 
@@ -130,6 +132,7 @@ def test_documents_hold_commands_of_every_program():
         "eval.py",
         "vis.py",
         "predict.py",
+        "export.py",
         "check.py",
         "build_folder.py",
         "build_pseudo_labels.py",

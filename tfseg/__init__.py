@@ -5,7 +5,8 @@ A map of the package, in the order in which a command meets it:
 * `settings` holds every setting: frozen dataclasses, one field = one flag + its help; registries of
   methods, heads and augmentations; `flags` makes absl flags of them, and `help` the help page.
 * `cli` is the programs, `api` the same as Python functions: `tfseg.fit`, `evaluate`, `draw`,
-  `predict_images`, `load`, `predict`. Both call `runs`, which puts a run together from settings.
+  `predict_images`, `load`, `predict`, `export`. Both call `runs`, which puts a run together from
+  settings.
 * `data` reads TFRecords (`split_index`, `record_reader`), knows data sets and splits (`specs`),
   which classes have pixel labels (`class_splits`) and words (`class_embeddings`), orders records
   (`sampling`), augments (`augment/`, one file each) and makes batches (`pipeline`, which documents
@@ -19,6 +20,7 @@ A map of the package, in the order in which a command meets it:
   files; `torch_weights` is the program that converts these.
 * `inference` gets from a trained network to predictions, metrics and pictures; `images/` in it is
   prediction on plain images.
+* `exporting` writes it as a SavedModel, a TFLite or an ONNX file, compared with the checkpoint.
 * `sharing` has what processes need that share a folder: temporary names and locks.
 * `files` reads JSON and .npz, and `unpickling` pickles, whatever is in them.
 * `errors` has the one exception that a user ever sees.
@@ -67,7 +69,7 @@ _select_keras_2()
 
 from tfseg.errors import UserError  # noqa: E402
 
-__all__ = ["UserError", "draw", "evaluate", "fit", "load", "predict", "predict_images"]
+__all__ = ["UserError", "draw", "evaluate", "export", "fit", "load", "predict", "predict_images"]
 
 
 def __getattr__(name: str) -> object:

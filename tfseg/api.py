@@ -1,4 +1,6 @@
-"""What the programs do, as Python functions: fit, evaluate, draw, predict_images, load, predict.
+"""What the programs do, as Python functions.
+
+They are fit, evaluate, draw, predict_images, load, predict and export.
 
 Settings are keyword arguments with the names of the flags, tuples in place of lists. What is wrong
 with them, with data or with checkpoints is a `tfseg.UserError`.
@@ -26,12 +28,14 @@ from typing import Any
 
 import numpy as np
 
+from tfseg.exporting import write as _write
 from tfseg.runs import fit as _fit
 from tfseg.runs import images as _images
 from tfseg.runs import judge
 from tfseg.runs.run import Run, load_run
 from tfseg.settings import programs
-from tfseg.settings.prediction import EvalConfig, VisConfig
+from tfseg.settings.export import ExportConfig
+from tfseg.settings.prediction import EvalConfig, ImagesConfig, VisConfig
 from tfseg.settings.reading import given_as
 
 _INTERRUPTED = 130
@@ -127,7 +131,7 @@ def predict_images(
     """
     own = {"checkpoint_dir": checkpoint_dir, "images": images, "output_dir": output_dir}
     given = given_as(programs.IMAGES, {**own, **settings})
-    return _images.predict(programs.images(given))
+    return _images.predict(programs.alone(ImagesConfig, given))
 
 
 def load(checkpoint_dir: str | os.PathLike, network: str | None = None) -> Run:
@@ -154,6 +158,29 @@ def predict(checkpoint_dir: str | os.PathLike, image: str | os.PathLike | np.nda
       UserError: the checkpoint or the image cannot be read.
     """
     return load(checkpoint_dir).predict(image)
+
+
+def export(
+    checkpoint_dir: str | os.PathLike, output: str | os.PathLike, **settings: Any
+) -> dict[str, Any]:
+    """Writes a trained network as a SavedModel, a TFLite file or an ONNX file.
+
+    Args:
+      checkpoint_dir: training directory, or checkpoint prefix.
+      output: new folder for the file, its model card and its metadata.
+      **settings: of `export.py`, by the names of its flags.
+
+    Returns:
+      The content of metadata.json: 'file' in the folder, the classes, and under 'comparison' how
+      far it agrees with the checkpoint.
+
+    Raises:
+      UserError, TypeError: see `fit`; also where the file does not agree with the checkpoint.
+        Nothing is written then.
+    """
+    own = {"checkpoint_dir": checkpoint_dir, "output": output}
+    given = given_as(programs.EXPORT, {**own, **settings})
+    return _write.export(programs.alone(ExportConfig, given))
 
 
 def _beside(path: str, name: str) -> str:

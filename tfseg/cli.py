@@ -12,7 +12,8 @@ from typing import NoReturn
 from tfseg import command_line
 from tfseg.settings import flags, programs
 from tfseg.settings.help import Help
-from tfseg.settings.prediction import EvalConfig, VisConfig
+from tfseg.settings.export import ExportConfig
+from tfseg.settings.prediction import EvalConfig, ImagesConfig, VisConfig
 
 
 def train(*, default_method: str) -> None:
@@ -68,13 +69,27 @@ def predict() -> None:
     """Entry point of predict.py."""
 
     def main(argv: list[str]) -> int:
-        config = programs.images(flags.given(*programs.IMAGES))
+        config = programs.alone(ImagesConfig, flags.given(*programs.IMAGES))
         from tfseg.runs import images
 
         return images.EXIT_CODE_OF_DAMAGED if images.predict(config)["failed"] else 0
 
     flags.define(*programs.IMAGES)
     _run(main, Help(programs.IMAGES))
+
+
+def export() -> None:
+    """Entry point of export.py."""
+
+    def main(argv: list[str]) -> int:
+        config = programs.alone(ExportConfig, flags.given(*programs.EXPORT))
+        from tfseg.exporting import write
+
+        write.export(config)
+        return 0
+
+    flags.define(*programs.EXPORT)
+    _run(main, Help(programs.EXPORT))
 
 
 def _run(main: Callable[[list[str]], int], page: Help) -> NoReturn:

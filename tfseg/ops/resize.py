@@ -5,14 +5,40 @@ are here too; the DeepLab family aligns the corner pixels of input and output. B
 linear and separable. Where there are GPUs it is two small matrix products here, which XLA compiles
 well and whose gradients need no atomic additions; on CPUs TensorFlow's kernel takes a third of
 their time ([2, 129, 129, 21] to 513 x 513, with gradient: 25 against 82 ms of processor time).
+Graphs that leave this machine are built with `bilinear_by`, which says which of the two they hold.
 """
 
-from collections.abc import Sequence
+import contextlib
+import contextvars
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 Size = Sequence[int] | tf.Tensor
+# How bilinear resizing is computed: TensorFlow's kernel, or two matrix products.
+KERNEL, MATRICES = "kernel", "matrices"
+_chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("bilinear", default=None)
+
+
+@contextlib.contextmanager
+def bilinear_by(way: str) -> Iterator[None]:
+    """Builds graphs inside with one way of bilinear resizing, whatever the devices.
+
+    Args:
+      way: `KERNEL` or `MATRICES`.
+    """
+    token = _chosen.set(way)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def _by_matrices() -> bool:
+    if _chosen.get() is None:
+        return bool(tf.config.list_physical_devices("GPU"))
+    return _chosen.get() == MATRICES
 
 
 def _static_size(size: Size) -> tuple[int | None, int | None]:
@@ -132,7 +158,7 @@ def resize_bilinear(x: tf.Tensor, size: Size, *, align_corners: bool = True) -> 
             shape = [tf.shape(x)[0] if batch is None else batch, out_height, out_width, channels]
             return tf.broadcast_to(x, shape)
     # TensorFlow's kernel computes coordinates in float32 and gives float32: no use for float64.
-    if tf.config.list_physical_devices("GPU") or x.dtype == tf.float64:
+    if _by_matrices() or x.dtype == tf.float64:
         rows = interpolation_matrix(in_height, out_height, align_corners=align_corners)
         columns = interpolation_matrix(in_width, out_width, align_corners=align_corners)
         result = separable_linear(x, rows, columns)

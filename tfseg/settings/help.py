@@ -18,6 +18,7 @@ GROUPS = (
     "evaluation",
     "pictures",
     "plain images",
+    "export",
     "prediction",
     "data",
     "seen and unseen classes",
@@ -95,9 +96,8 @@ class Help:
                 blocks.append("\n".join([self._title(group, chosen, is_full), *lines]))
         if not is_full:
             rest = [group for group in RARE_GROUPS if any(self._entries(group, chosen))]
-            blocks.append(
-                "\n".join(textwrap.wrap(f"More with --helpfull: {'; '.join(rest)}.", _WIDTH))
-            )
+            more = "; ".join(rest) or "the whole text of each"
+            blocks.append("\n".join(textwrap.wrap(f"More with --helpfull: {more}.", _WIDTH)))
         return "\n\n".join(blocks)
 
     def _choices(self) -> Iterator[tuple[str, Any, Mapping[str, Choice]]]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfseg.settings.data import DataConfig
+from tfseg.settings.export import ExportConfig
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.prediction import EvalConfig, ImagesConfig, VisConfig
 from tfseg.settings.reading import check_heeded, read, refuse_training
@@ -14,6 +15,7 @@ TRAINING = (ModelConfig, DataConfig, TrainConfig)
 EVALUATION = (ModelConfig, DataConfig, EvalConfig)
 PICTURES = (ModelConfig, DataConfig, VisConfig)
 IMAGES = (ImagesConfig,)
+EXPORT = (ExportConfig,)
 
 # Where the published training programs differ from each other (PseudoSeg specification 1.3).
 _OF_METHOD = {
@@ -103,15 +105,16 @@ def prediction(cls: type, given: Mapping[str, Any]) -> Prediction:
     return Prediction(data, config, dict(given))
 
 
-def images(given: Mapping[str, Any]) -> ImagesConfig:
-    """Reads the settings of a prediction on plain images.
+def alone(cls: type, given: Mapping[str, Any]) -> Any:
+    """Reads the settings of a program whose flags are those of one class.
 
     Args:
+      cls: `ImagesConfig` or `ExportConfig`.
       given: what the user set, by name.
 
     Raises:
       UserError: see `reading.read` and `reading.check_heeded`.
     """
-    config = read(ImagesConfig, given)
+    config = read(cls, given)
     check_heeded(given, [config])
     return config
