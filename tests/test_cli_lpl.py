@@ -70,7 +70,7 @@ def test_either_network_can_be_evaluated_and_drawn(records, trained, tmp_path):
 @pytest.mark.parametrize(
     "extra",
     [
-        ("--jit_compile", "--augmentation=composition"),
+        pytest.param(("--jit_compile", "--augmentation=composition"), marks=pytest.mark.nightly),
         ("--mixed_precision=float16", "--gradient_accumulation_steps=2"),
     ],
     ids=lambda extra: " ".join(extra),

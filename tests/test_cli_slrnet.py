@@ -95,14 +95,18 @@ def test_evaluation_with_scores_labels_and_both_views(records, trained, tmp_path
     assert used["labels"]["use_image_labels"] and not used["plain"]["use_image_labels"]
 
 
+def _by_night(*extra):
+    return pytest.param(extra, marks=pytest.mark.nightly)
+
+
 @pytest.mark.parametrize(
     "extra",
     [
-        ("--supervision=pixel_and_image_labels", "--labelled_batch_size=2"),
+        _by_night("--supervision=pixel_and_image_labels", "--labelled_batch_size=2"),
         ("--supervision=pixel_and_image_labels", "--sampling=published"),
         ("--supervision=pixel_labels", "--augmentation=resized_crop"),
-        ("--image_sampling=class_weighted", "--draws_per_epoch=5", "--second_view_flip"),
-        pytest.param(("--jit_compile", "--freeze_backbone"), marks=pytest.mark.nightly),
+        _by_night("--image_sampling=class_weighted", "--draws_per_epoch=5", "--second_view_flip"),
+        _by_night("--jit_compile", "--freeze_backbone"),
         ("--mixed_precision=float16", "--gradient_accumulation_steps=2"),
     ],
     ids=lambda extra: " ".join(extra),

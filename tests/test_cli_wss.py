@@ -68,8 +68,8 @@ def test_evaluation_and_pictures_of_the_deployable_network(records, trained, tmp
     [
         ("--separate_passes", "--gradient_accumulation_steps=2", "--mixed_precision=bfloat16"),
         ("--mixed_precision=float16", "--image_label_source=crop", "--weakly"),
-        ("--strategy=mirrored", "--clone_on_cpu", "--num_clones=2", "--sync_batch_norm"),
-        ("--ema_decay=0.9", "--deterministic", "--hard_example_mining_step=4"),
+        ("--strategy=mirrored", "--clone_on_cpu", "--num_clones=2", "--sync_batch_norm")
+        + ("--ema_decay=0.9", "--deterministic", "--hard_example_mining_step=4"),
     ],
     ids=lambda extra: " ".join(extra),
 )
@@ -90,6 +90,7 @@ def test_jit_compiled_steps_give_the_same_losses(records, tmp_path):
     assert_jit_gives_the_same_losses(records, tmp_path, "--fine_tune_batch_norm=false", steps=3)
 
 
+@pytest.mark.nightly
 def test_jit_compiled_batch_norm_gives_the_same_loss(records, tmp_path):
     # One step: XLA rounds otherwise, and normalising by 36 samples amplifies that in the gradients.
     assert_jit_gives_the_same_losses(records, tmp_path, steps=1)
@@ -204,6 +205,7 @@ def run_two_workers(logdir, program):
     assert "2 replica(s)" in outputs[0]
 
 
+@pytest.mark.nightly
 def test_two_workers_agree_with_two_replicas(records, tmp_path):
     run_two_workers(tmp_path / "two", arguments(records, tmp_path / "unused", *EQUAL))
     replicas = ("--strategy=mirrored", "--clone_on_cpu", "--num_clones=2")
@@ -216,7 +218,6 @@ def test_two_workers_agree_with_two_replicas(records, tmp_path):
     np.testing.assert_allclose(two[0], one[0], rtol=1e-5)
 
 
-@pytest.mark.nightly
 def test_two_workers_agree_with_one_process(records, tmp_path):
     extra = (*EQUAL, "--fine_tune_batch_norm=false")
     run_two_workers(tmp_path / "two", arguments(records, tmp_path / "unused", *extra))

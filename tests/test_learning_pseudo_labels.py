@@ -209,7 +209,7 @@ def test_gradient_accumulation_decays_the_counts_once_a_step():
     np.testing.assert_allclose(counts[0], counts[1], rtol=0.01)
 
 
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("parts", [1, pytest.param(2, marks=pytest.mark.nightly)])
 def test_two_replicas_equal_one_with_synchronised_statistics(two_replicas, parts):
     batch = batch_for(batch_size=8) if parts == 2 else batch_for()
     model = {**NO_DROPOUT, "sync_batch_norm": True}

@@ -281,7 +281,23 @@ def test_every_method_is_tested():
     assert {regime["name"] for regime in REGIMES} == set(METHODS)
 
 
-@pytest.fixture(scope="module", params=REGIMES, ids=regime_id)
+# Their streams and steps are those of their neighbours, in other proportions.
+BY_NIGHT = {
+    "slrnet-pixel_and_image_labels",
+    "strict-projection",
+    "zs3net-mean",
+    "zs3net-mean-graph_context",
+}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(regime, marks=pytest.mark.nightly) if regime_id(regime) in BY_NIGHT else regime
+        for regime in REGIMES
+    ],
+    ids=regime_id,
+)
 def regime(request):
     """Every regime; tests that take it run together, so that its step is traced once."""
     return request.param

@@ -110,11 +110,40 @@ PARAMETERS = {
 }
 
 
-@pytest.mark.parametrize("variant", BACKBONES)
-def test_parameter_counts(variant):
-    backbone = _cached(variant, output_stride=16).backbone
-    count = sum(v.shape.num_elements() for v in backbone.trainable_variables)
+# Their code is that of a smaller or lighter one.
+LARGER = {"xception_41", "xception_71", "resnet_v1_50", "resnet_v1_101", "resnet_v1_101_beta"}
+LARGER |= {"resnet101s", "mobilenet_v3_large", "dilated_resnet101"}
+
+
+def _variants(names):
+    """Returns backbones as parameters of a test; those of `LARGER` by night."""
+    return [pytest.param(v, marks=pytest.mark.nightly) if v in LARGER else v for v in names]
+
+
+@pytest.fixture(scope="module", params=_variants(BACKBONES))
+def network(request):
+    """A network on each backbone; tests that take it run together, so that it is built once."""
+    return request.param, _build(request.param, output_stride=16)
+
+
+def test_parameter_counts(network):
+    variant, model = network
+    count = sum(v.shape.num_elements() for v in model.backbone.trainable_variables)
     assert count == PARAMETERS[variant]
+
+
+def test_declared_end_points_exist_with_their_channels_and_strides(network):
+    _, model = network
+    backbone = model.backbone
+    ends = model.encode(_image(65, 49))
+    for name, value in ends.items():
+        assert value.shape[3] == backbone.channels[name]
+    for stride, name in backbone.low_level.items():
+        assert ends[name].shape[1:3] == [64 // stride + 1, 48 // stride + 1]
+    assert ends[backbone.last].shape[1:3] == [5, 4]
+    assert backbone.hypercolumn[16] == backbone.last
+    assert set(backbone.hypercolumn.values()) <= set(ends)
+    assert 4 in backbone.low_level
 
 
 def test_networks_of_different_names_differ_and_keep_the_variable_names():
@@ -129,28 +158,13 @@ def test_networks_of_different_names_differ_and_keep_the_variable_names():
 # Strides and sizes ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variant", BACKBONES)
-def test_declared_end_points_exist_with_their_channels_and_strides(variant):
-    model = _cached(variant, output_stride=16)
-    backbone = model.backbone
-    ends = model.encode(_image(65, 49))
-    for name, value in ends.items():
-        assert value.shape[3] == backbone.channels[name]
-    for stride, name in backbone.low_level.items():
-        assert ends[name].shape[1:3] == [64 // stride + 1, 48 // stride + 1]
-    assert ends[backbone.last].shape[1:3] == [5, 4]
-    assert backbone.hypercolumn[16] == backbone.last
-    assert set(backbone.hypercolumn.values()) <= set(ends)
-    assert 4 in backbone.low_level
-
-
 # resnet101 has the stride after the first 1x1 convolution, and the published rates of its first
 # units are those of the others: not the same function. Nor are Model Garden's, for the latter.
 OTHER_RATES = {"resnet101", "mobilenet_v3_large", "mobilenet_v3_small"}
 OTHER_RATES |= {"dilated_resnet50", "dilated_resnet101", "resnet_rs50"}
 
 
-@pytest.mark.parametrize("variant", sorted(set(BACKBONES) - OTHER_RATES))
+@pytest.mark.parametrize("variant", _variants(sorted(set(BACKBONES) - OTHER_RATES)))
 def test_atrous_features_are_the_strided_ones_between(variant):
     """Stride 32 equals stride 8 subsampled: the same weights see the same pixels."""
     coarse, fine = (_build(variant, output_stride=stride) for stride in (32, 8))
@@ -640,7 +654,9 @@ def test_classify_without_classifier_is_an_error():
 # Training ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.nightly)]
+)
 @pytest.mark.parametrize("variant", [SMALL, "resnet_v1_50", "xception_41"])
 def test_training_pass_is_finite_and_reaches_every_variable(variant, precision):
     model = _build(variant, **FULL, with_classifier=True, mixed_precision=precision)

@@ -49,7 +49,9 @@ def test_an_old_run_is_evaluated_as_it_was(old, tmp_path, name, network):
     assert found == EXPECTED[name]["confusion_matrix" + (f"_{network}" if network else "")]
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.nightly) if n == "float16" else n for n in PROGRAMS]
+)
 def test_an_old_run_goes_on_as_it_would_have(old, name):
     output = run(PROGRAMS[name], *flags_of(old, name)).stdout
     assert "model.ckpt-40 (step 40)" in output and "other settings" not in output

@@ -397,6 +397,7 @@ def test_a_saved_predictor_answers_alike_for_any_batch_and_size(options, tmp_pat
             assert_same_predictions(loaded.predict(batch), predictor(batch))
 
 
+@pytest.mark.nightly
 def test_a_saved_network_answers_alike_for_any_batch_and_size(network, tmp_path):
     predictor = Predictor(network, Views((1.0, 0.75), flip=True))
     loaded, operations = exported(predictor, network, tmp_path)

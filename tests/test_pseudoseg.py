@@ -353,7 +353,7 @@ def _assert_equal_steps(two_replicas, tolerance, names=None, **options):
 @pytest.mark.parametrize(
     "options",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.nightly),
         {"weakly": True},
         pytest.param(
             {"settings": {"pixel_normalization_statistics": "batch", "separate_passes": True}},
