@@ -107,9 +107,7 @@ def _training_example(source: RecordSource, stream: Stream, config: DataConfig, 
     def generators(epoch, number):
         """Yields the source of chance of each box."""
         for view in range(stream.strong_views if stream.boxes else 0):
-            yield sampling.generator(
-                settings["seed"], settings["drawn_by"], epoch, number, 2, view
-            )
+            yield sampling.generator(settings["seed"], settings["drawn_by"], epoch, number, 2, view)
 
     types = (
         *(tf.string, tf.string, tf.bool, tf.bool, tf.float32),
@@ -117,8 +115,8 @@ def _training_example(source: RecordSource, stream: Stream, config: DataConfig, 
     )
 
     def make(position):
-        image, label, has_label, may_use, image_label, index, size, seed, boxes = (
-            tf.numpy_function(source.keeping_errors(read), [position], types, stateful=False)
+        image, label, has_label, may_use, image_label, index, size, seed, boxes = tf.numpy_function(
+            source.keeping_errors(read), [position], types, stateful=False
         )
         size, seed = tf.ensure_shape(size, [2]), tf.ensure_shape(seed, [2])
         image = decode(image, 3)

@@ -294,6 +294,9 @@ class Method(tf.Module):
     def after_update(self, step: tf.Tensor) -> None:
         """Runs once for all replicas after `after_step`; the default does nothing."""
 
+    def begin(self) -> None:
+        """Runs before the first step of a run, outside of any graph; the default does nothing."""
+
     def begin_round(self) -> None:
         """Runs before the first step of a round, outside of any graph; the default does nothing."""
 

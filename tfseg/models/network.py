@@ -53,6 +53,7 @@ class Network(tf.keras.Model):
             fine_tune_batch_norm=config.fine_tune_batch_norm,
             sync_batch_norm=config.sync_batch_norm,
             momentum=config.batch_norm_momentum,
+            head_momentum=config.head_batch_norm_momentum,
             activation=tf.nn.relu6 if config.use_bounded_activation else tf.nn.relu,
         )
         self.num_classes, self.num_image_classes = num_classes, num_image_classes
@@ -83,6 +84,14 @@ class Network(tf.keras.Model):
         overrides it.
         """
         return min((self.config.output_stride, *(self.config.decoder_output_stride or ())))
+
+    @property
+    def decoder_inputs(self) -> tuple[str, ...]:
+        """Names of the end points that the head reads: what a method may change in between.
+
+        Here: the deepest. A head that reads others overrides it.
+        """
+        return (self.backbone.last,)
 
     def low_level_name(self, stride: int) -> str:
         """Returns the backbone's end point for a decoder at a stride.

@@ -44,7 +44,9 @@ def hard_pixels(
         min_kept *= context.num_replicas_in_sync
     limit = tf.constant(threshold, tf.float32)
     if min_kept > 0:
-        count = tf.minimum(min_kept, tf.size(everywhere))
+        # XLA wants a number that is known while the graph is built.
+        size = everywhere.shape[0] or tf.size(everywhere)
+        count = min(min_kept, size) if isinstance(size, int) else tf.minimum(min_kept, size)
         smallest = -tf.math.top_k(-everywhere, k=count).values[-1]
         limit = tf.maximum(limit, smallest)
     return kept & ((prob <= limit) | (known < float(min_kept)))

@@ -82,9 +82,7 @@ class TrainingData:
     def first_views(self, name: str, batch_size: int, batches: int) -> Iterator[Any]:
         """Yields batches of a stream's first views, float32 RGB 0..255 [B, H, W, 3]."""
 
-        stream = dataclasses.replace(
-            self._streams[name], batch_size=batch_size, order_of=None
-        )
+        stream = dataclasses.replace(self._streams[name], batch_size=batch_size, order_of=None)
         dataset = pipeline.make_train_dataset(
             {name: stream},
             {name: self._sources[name]},

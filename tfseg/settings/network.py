@@ -134,6 +134,14 @@ class ModelConfig(Section):
         "relu6 in place of relu, for quantisation-friendly networks.",
         group="network in detail",
     )
+    xception_form: str = option(
+        "deeplab",
+        "Xception's units: deeplab, as in the model zoo; or unimatch, as UniMatch's authors have "
+        "them: where the skip has no convolution it is the input after its ReLU (theirs works in "
+        "place), and batch norm has an epsilon of 1e-5 (the model zoo's: 1e-3).",
+        choices=("deeplab", "unimatch"),
+        group="network in detail",
+    )
     depth_multiplier: float = option(
         1.0, "Channel multiplier (MobileNets only).", limits=(0.01, None)
     )
@@ -167,6 +175,13 @@ class ModelConfig(Section):
         "Decay of the moving batch statistics everywhere; None: the published values (0.9997 in "
         "Xception, ASPP and decoder, which need tens of thousands of steps; 0.95 in SLRNet's "
         "head). Short runs: 0.99.",
+        may_differ=TOLD,
+        training=True,
+    )
+    head_batch_norm_momentum: float | None = option(
+        None,
+        "The same for ASPP and decoder alone; None: as --batch_norm_momentum has it. Published for "
+        "UniMatch on Xception: 0.9, with 0.9997 in the backbone.",
         may_differ=TOLD,
         training=True,
     )

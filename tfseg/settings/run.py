@@ -74,6 +74,14 @@ class TrainConfig(Section):
         limits=(1, None),
         group="optimiser",
     )
+    learning_rate_lag_steps: int = option(
+        0,
+        "The learning rate follows its schedule this many steps late, and is that of the start "
+        "before; 1 is published for, and the default of, UniMatch, FixMatch and their second "
+        "versions.",
+        limits=(0, None),
+        group="optimiser",
+    )
     constant_steps: int = option(
         0,
         "Steps at --base_learning_rate before the cosine decay begins.",

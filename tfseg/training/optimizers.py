@@ -113,13 +113,31 @@ class Held(tf.keras.optimizers.schedules.LearningRateSchedule):
         return dict(schedule=self.schedule, steps=self.steps)
 
 
+class Late(tf.keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule that is followed some steps late, and stays at its start before.
+
+    Source: UniMatch specification 3.9: the rate of a step is set after it.
+    """
+
+    def __init__(self, schedule: Any, steps: int):
+        self.schedule, self.steps = schedule, steps
+
+    def __call__(self, step):
+        step = tf.convert_to_tensor(step)
+        return self.schedule(tf.maximum(step - tf.cast(self.steps, step.dtype), 0))
+
+    def get_config(self):
+        return dict(schedule=self.schedule, steps=self.steps)
+
+
 def learning_rate(config: TrainConfig) -> Any:
     """Returns the run's schedule: steps done -> float32 rate.
 
     poly: (base - end) (1 - min(t, D) / D)^power + end with t = steps after the slow start and
     D = decay_steps, or all steps after the slow start; step: base * factor^floor(t / period);
     cosine: base for constant_steps, then base (1 + cos(pi k / D)) / 2 with k = steps since and
-    D = decay_steps, or all steps that remain. All are looked at every learning_rate_update_steps.
+    D = decay_steps, or all steps that remain. All are looked at every learning_rate_update_steps,
+    and followed learning_rate_lag_steps late.
 
     Source: PseudoSeg specification, section 6; SLRNet specification 5 (cosine). SLRNet's published
       rates are had with constant_steps = (P + 1) S and decay_steps = (E - P) S for E epochs of S
@@ -156,8 +174,10 @@ def learning_rate(config: TrainConfig) -> Any:
             rate=config.slow_start_learning_rate,
             offset=config.learning_policy != "step",
         )
-    every = config.learning_rate_update_steps
-    return schedule if every == 1 else Held(schedule, every)
+    if config.learning_rate_update_steps > 1:
+        schedule = Held(schedule, config.learning_rate_update_steps)
+    lag = config.learning_rate_lag_steps
+    return Late(schedule, lag) if lag else schedule
 
 
 def _addons() -> Any:

@@ -346,6 +346,9 @@ class Trainer:
         """
         first = self.step
         for step in range(first, first + num_steps):
+            if step == 0:
+                with self.strategy.scope():
+                    self.method.begin()
             self._begin_round_if_due(step)
             self._pending.append(self.step_function(self.iterator))
             if self._interruption is not None:

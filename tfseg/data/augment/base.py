@@ -163,7 +163,7 @@ def numpy_views(
       image_type: of the arrays of images that `make` returns.
     """
     images = ("image", *strong_keys(context.strong_views))
-    types = {name: image_type for name in images} | {"valid": tf.float32, "label": tf.int32}
+    types = dict.fromkeys(images, image_type) | {"valid": tf.float32, "label": tf.int32}
     crop_size = tuple(crop_size)
 
     def made(seed, image, label=None):

@@ -106,9 +106,7 @@ def draw(
 def _draw_strong(rng: np.random.Generator, jitter_strength: float) -> StrongDraws:
     jittered = ()
     if rng.random() < _JITTER_PROBABILITY:
-        jittered = colors.draw_jitter(
-            rng, factor=_FACTOR, hue=_HUE, strength=jitter_strength
-        )
+        jittered = colors.draw_jitter(rng, factor=_FACTOR, hue=_HUE, strength=jitter_strength)
     is_grey = bool(rng.random() < _GREY_PROBABILITY)
     blur = float(rng.uniform(*_BLUR)) if rng.random() < _BLUR_PROBABILITY else None
     return StrongDraws(jittered, is_grey, blur)

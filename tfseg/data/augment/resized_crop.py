@@ -92,9 +92,7 @@ def draw(
     """
     box = _draw_box(rng, size, area)
     flip = bool(rng.random() < flip_probability)
-    jitter = colors.draw_jitter(
-        rng, factor=_FACTOR, hue=_HUE, strength=jitter_strength
-    )
+    jitter = colors.draw_jitter(rng, factor=_FACTOR, hue=_HUE, strength=jitter_strength)
     return ResizedCropDraws(box, flip, jitter)
 
 
@@ -129,7 +127,10 @@ def apply(
     picture = Image.fromarray(np.ascontiguousarray(cropped(image, Image.Resampling.BICUBIC)))
     for name, parameter in draws.colors:
         picture = colors.adjusted(picture, name, parameter)
-    views = {"image": np.asarray(picture, np.float32), "valid": np.ones(tuple(crop_size), np.float32)}
+    views = {
+        "image": np.asarray(picture, np.float32),
+        "valid": np.ones(tuple(crop_size), np.float32),
+    }
     if label is not None:
         views["label"] = cropped(label, Image.Resampling.NEAREST).astype(np.int32)
     return views

@@ -22,7 +22,12 @@ from tfseg.settings.network import ModelConfig
 Maker = Callable[[Settings, ModelConfig], Backbone]
 
 # Settings that some backbones heed, and the values that ask for nothing.
-_SPECIAL = {"multi_grid": None, "depth_multiplier": 1.0, "divisible_by": None}
+_SPECIAL = {
+    "multi_grid": None,
+    "depth_multiplier": 1.0,
+    "divisible_by": None,
+    "xception_form": "deeplab",
+}
 
 
 def _heeding(*names: str) -> Callable[[Maker], Maker]:
@@ -48,13 +53,14 @@ def _heeding(*names: str) -> Callable[[Maker], Maker]:
 
 
 def _xception(variant: str) -> Maker:
-    return _heeding("multi_grid")(
+    return _heeding("multi_grid", "xception_form")(
         lambda settings, config: Xception(
             settings,
             variant,
             output_stride=config.output_stride,
             multi_grid=_multi_grid(config),
             bounded=config.use_bounded_activation,
+            form=config.xception_form,
         )
     )
 

@@ -86,6 +86,11 @@ class DeepLab(Network):
             channels = stages[-1].out_channels
         return stages, names
 
+    @property
+    def decoder_inputs(self) -> tuple[str, ...]:
+        """See `Network.decoder_inputs`: low-level features first."""
+        return (*reversed(self._low_level), self.backbone.last)
+
     def decode(
         self,
         end_points: EndPoints,

@@ -35,6 +35,7 @@ def head_settings(settings: Settings, initializer: str = "xavier_uniform") -> Se
     return settings.replace(
         decay=0.9997,
         epsilon=1e-5,
+        momentum=settings.momentum if settings.head_momentum is None else settings.head_momentum,
         kernel_init=xavier_uniform,
         depthwise_init=truncated_normal(0.33),
         init_by_fan_in=uniform_fan_in if initializer == "uniform_fan_in" else None,
