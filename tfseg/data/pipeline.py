@@ -3,7 +3,8 @@
 The order of a stream is a function of (seed, split, epoch) (`tfseg.data.sampling`), and the
 augmentation of an example one of (seed, split, epoch, record). Where two streams read one split, or
 splits of one name, the second has its own name beside the split's (`drawn_by`); a stream with
-`order_of` has the order of another and an augmentation of its own. Batch g of a stream covers positions g B .. (g + 1) B - 1 of the endless sequence of epochs, so a run resumes exactly by
+`order_of` has the order of another and an augmentation of its own. Batch g of a stream covers
+positions g B .. (g + 1) B - 1 of the endless sequence of epochs, so a run resumes exactly by
 starting at its step; nothing about the data is stored in checkpoints. Records are read by offset: a
 damaged one never hides the rest of its shard.
 

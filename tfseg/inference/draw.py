@@ -52,6 +52,7 @@ from tfseg.inference.image_progress import ImageProgress
 from tfseg.inference.one_by_one import batch_predictor
 from tfseg.inference.pictures import decode_image, decode_label, original_labels
 from tfseg.inference.predictor import Predictor
+from tfseg.inference.protocols import wrapped
 from tfseg.inference.scores import summarize
 from tfseg.inference.settings import check, class_filter_of, crf_settings, resize_of, views_of
 from tfseg.settings.data import DataConfig
@@ -260,7 +261,7 @@ def draw(
 def _predictor(model: Any, config: VisConfig, spec: DatasetSpec) -> Predictor:
     """Returns what is drawn: labels, or the probabilities that the CRF refines."""
     return Predictor(
-        model,
+        wrapped(model, config),
         views_of(config, spec),
         wanted=["probs" if config.dense_crf else "labels"],
         decision=zero_label.decision_of(config, spec),

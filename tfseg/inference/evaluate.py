@@ -26,6 +26,7 @@ from tfseg.inference.image_progress import ImageProgress
 from tfseg.inference.one_by_one import batch_predictor
 from tfseg.inference.pictures import decode_label
 from tfseg.inference.predictor import Predictor
+from tfseg.inference.protocols import wrapped
 from tfseg.inference.report import write_metrics, write_summaries
 from tfseg.inference.scores import or_none, summarize
 from tfseg.inference.settings import check, resize_of, settings_of, views_of
@@ -105,7 +106,7 @@ class Evaluator:
         wanted = ["probs" if config.dense_crf else "labels"]
         wanted += ["image_logits"] if config.weakly else []
         predictor = Predictor(
-            model,
+            wrapped(model, config),
             views_of(config, spec),
             wanted=wanted,
             decision=self._decisions,

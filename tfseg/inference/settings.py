@@ -122,8 +122,7 @@ def settings_of(config: PredictionConfig) -> dict[str, Any]:
         "scale_kernel": config.scale_kernel,
         "max_side": config.max_side,
         "eval_resize": resize_of(config) and list(resize_of(config)),
-        "sliding_window": config.sliding_window
-        and [config.sliding_window, config.window_border],
+        "sliding_window": config.sliding_window and [config.sliding_window, config.window_border],
         "input_multiple": config.input_multiple,
         "class_filter": class_filter_of(config) or None,
         "use_image_labels": config.use_image_labels,

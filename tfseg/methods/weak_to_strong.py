@@ -5,11 +5,11 @@ pseudo label of strong views of the same crop. Into each strong view a rectangle
 pasted (CutMix), and its pseudo label likewise. The labelled images learn from their masks. A method
 says who makes the pseudo labels, who the donor is, and which passes the network makes.
 
-Three things are ours and behind flags. With --weakly the classes that an image is known not to show
-take no part in its pseudo label, nor, with --strong_loss=class_aware, in the loss of its strong
-views; what CutMix pastes keeps the donor's classes. --class_thresholds=balanced asks less confidence
-of classes of which the network is less sure. And the weight of all that needs no mask can be
-another, or rise (--unlabeled_weight).
+Three things are ours and behind flags. With --weakly the classes that an image is known not to
+show take no part in its pseudo label, nor, with --strong_loss=class_aware, in the loss of its
+strong views; what CutMix pastes keeps the donor's classes. --class_thresholds=balanced asks less
+confidence of classes of which the network is less sure. And the weight of all that needs no mask
+can be another, or rise (--unlabeled_weight).
 
 Source: Yang et al., "Revisiting weak-to-strong consistency in semi-supervised semantic
 segmentation", CVPR 2023, and "UniMatch V2", TPAMI 2025; UniMatch specification 2 to 4. Ours: a
