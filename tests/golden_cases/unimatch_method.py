@@ -132,7 +132,7 @@ def _slots(model):
 
 @functools.lru_cache(maxsize=2)
 def _steps(path):
-    """Runs the steps; returns losses by the file's names, and variables after each in our layout."""
+    """Runs the steps; returns what they gave by the file's names, and the places of tensors."""
     arrays = load(path.replace("_expected", "_inputs"))
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
     settings = settings_of(UniMatchConfig, arrays["threshold"], arrays["ohem_min_kept"])

@@ -1,4 +1,4 @@
-"""The published evaluations of UniMatch and UniMatch V2: sliding windows, and sides of whole patches.
+"""The published evaluations of UniMatch and its second version: windows, and whole patches.
 
 Both stand between a network and what looks at it (`merge.look`): called like the network, they give
 logits at the size of the image.
