@@ -13,7 +13,9 @@ from tfseg.errors import UserError
 from tfseg.models import BACKBONES, build_model, decayed_variables
 from tfseg.models.backbones.mobilenet_v2 import divisible_channels
 from tfseg.models.backbones.resnet_torch import ResNetTorch
+from tfseg.models.backbones.xception import Block, XceptionModule
 from tfseg.models.heads.parts import scaled_size
+from tfseg.models.layers.batch_norm import BatchNorm
 from tfseg.models.layers.settings import Settings
 from tfseg.models.layers.strides import max_pool
 from tfseg.settings.network import ModelConfig
@@ -735,3 +737,36 @@ def test_impossible_settings_are_explained(change, message):
     config = dataclasses.replace(ModelConfig(model_variant=SMALL), **change)
     with pytest.raises(UserError, match=message):
         build_model(config, num_classes=5, num_image_classes=4, crop_size=(33, 33))
+
+
+def test_unimatchs_xception_adds_the_rectified_input_where_a_skip_has_no_convolution():
+    block = Block("middle", (8, 8, 8), "sum")
+    x = tf.constant(np.random.default_rng(0).normal(size=[1, 5, 5, 8]), tf.float32)
+    options = {"stride": 1, "rate": 1, "unit_rates": (1, 1, 1), "bounded": False}
+    plain, other = (
+        XceptionModule(Settings(), "unit", 8, block, skip_after_relu=after, **options)(x)[0]
+        for after in (False, True)
+    )
+    np.testing.assert_allclose(other - plain, tf.nn.relu(x) - x, atol=1e-5)
+    with_convolution = Block("entry", (8, 8, 8), "conv")
+    plain, other = (
+        XceptionModule(Settings(), "unit", 8, with_convolution, skip_after_relu=after, **options)(x)
+        for after in (False, True)
+    )
+    np.testing.assert_array_equal(plain[0], other[0])
+
+
+def test_unimatchs_xception_has_its_epsilon_and_the_heads_their_own_momentum():
+    model = _build(
+        "xception_41",
+        xception_form="unimatch",
+        head_batch_norm_momentum=0.9,
+        decoder_output_stride=(4,),
+    )
+    norms = {layer.name: layer for layer in model.submodules if isinstance(layer, BatchNorm)}
+    of_backbone = {n for n in norms if n.startswith("xception_41/")}
+    assert {norms[n]._epsilon for n in of_backbone} == {1e-5}
+    assert {norms[n]._decay for n in of_backbone} == {0.9997}
+    assert {norms[n]._decay for n in set(norms) - of_backbone} == {0.9}
+    with pytest.raises(UserError, match="--xception_form"):
+        _build(SMALL, xception_form="unimatch")

@@ -237,3 +237,11 @@ def test_the_rate_is_held_between_updates():
     rates = [float(held(step)) for step in (0, 9, 10, 19, 95)]
     np.testing.assert_allclose(rates, [1.0, 1.0, 0.9, 0.9, 0.1], atol=1e-6)
     assert float(learning_rate(config)(9)) < 0.95
+
+
+def test_a_late_schedule_stays_at_its_start_and_follows_afterwards():
+    config = TrainConfig(base_learning_rate=0.1, training_number_of_steps=10)
+    late = learning_rate(dataclasses.replace(config, learning_rate_lag_steps=2))
+    rates = [float(late(tf.constant(t, tf.int64))) for t in range(10)]
+    expected = [0.1 * (1 - max(t - 2, 0) / 10) ** 0.9 for t in range(10)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)

@@ -207,8 +207,8 @@ class EvalConfig(PredictionConfig):
     max_number_of_evaluations: int = option(0, "Stop after so many evaluations; 0: never.")
     network: str | None = option(
         None,
-        "Which network of the checkpoint: ema, or hybrid, pseudo of learning_pseudo_labels; None: "
-        "the deployable one.",
+        "Which network of the checkpoint: ema (of --ema_decay, or the teacher of unimatch_v2 and "
+        "fixmatch_v2), or hybrid, pseudo of learning_pseudo_labels; None: the deployable one.",
     )
     weakly: bool = option(False, "Also report image-level classification metrics.")
     absent_classes: str = option(
@@ -261,8 +261,8 @@ class VisConfig(PredictionConfig):
     )
     network: str | None = option(
         None,
-        "Which network of the checkpoint: ema, or hybrid, pseudo of learning_pseudo_labels; None: "
-        "the deployable one.",
+        "Which network of the checkpoint: ema (of --ema_decay, or the teacher of unimatch_v2 and "
+        "fixmatch_v2), or hybrid, pseudo of learning_pseudo_labels; None: the deployable one.",
     )
     max_number_of_iterations: int = option(0, "One pass is always made.", dead=True)
     eval_interval_secs: int = option(300, "One pass is always made.", dead=True)
