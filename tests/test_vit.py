@@ -244,7 +244,7 @@ def test_two_replicas_train_it_alike(two_replicas):
     settings = {"name": "supervised", "head": "dpt", "optimizer": "adamw"}
     settings |= {"parameter_groups": "encoder", "head_rate_multiplier": 40.0}
     one, two = (train_a_step(s, **settings) for s in (one_replica(), two_replicas))
-    assert [group.name for group in two.groups] == ["encoder", "rest"]
+    assert [group.name for group in two.groups] == ["backbone_weights", "new_weights"]
     for a, b in zip(one.variables, two.variables):
         # Of the keys' biases no output depends: their gradient is rounding noise.
         if not a.name.endswith("attn/qkv/bias:0"):
@@ -273,7 +273,7 @@ def test_a_frozen_encoder_has_no_group():
         parameter_groups="encoder",
         model={"freeze_backbone": True},
     )
-    assert [group.name for group in trainer.groups] == ["rest"]
+    assert [group.name for group in trainer.groups] == ["new_weights"]
 
 
 # Mistakes ---------------------------------------------------------------------------------------

@@ -130,6 +130,7 @@ def new_layers_groups(
     config: TrainConfig,
     *,
     multiplier: float,
+    heads: Sequence[tf.Module] = (),
     nesterov: bool = False,
     biases_alike: bool = False,
 ) -> list[ParamGroup]:
@@ -142,6 +143,7 @@ def new_layers_groups(
       model: network with a `backbone`.
       config: `weight_decay` is used.
       multiplier: factor on the learning rate of what is not the backbone.
+      heads: auxiliary heads, which are new layers too.
       nesterov: as in `ParamGroup`.
       biases_alike: biases learn and decay as weights do.
 
@@ -149,7 +151,7 @@ def new_layers_groups(
     """
     backbone = {id(v) for v in model.backbone.trainable_variables}
     members: dict[str, list[tf.Variable]] = {}
-    for variable in model.trainable_variables:
+    for variable in [v for part in (model, *heads) for v in part.trainable_variables]:
         part = "backbone" if id(variable) in backbone else "new"
         leaf = variable.name.split(":")[0].rsplit("/", 1)[-1]
         is_bias = leaf in ("biases", "bias", "beta") and not biases_alike
@@ -165,36 +167,6 @@ def new_layers_groups(
             nesterov=nesterov,
         )
         for name, variables in members.items()
-    ]
-
-
-def encoder_groups(
-    parts: Sequence[Any], config: TrainConfig, *, multiplier: float
-) -> list[ParamGroup]:
-    """Groups variables in two: backbones, and what is built on them. All of them decay.
-
-    Args:
-      parts: networks with a `backbone`, and other modules.
-      config: `weight_decay` is used.
-      multiplier: factor on the learning rate of what is no backbone.
-
-    Returns:
-      'encoder' and 'rest'; a group without a trainable variable is left out.
-
-    Source: UniMatch specification 3.8 and 4.6.
-    """
-    encoder = {
-        id(v) for part in parts if hasattr(part, "backbone") for v in part.backbone.variables
-    }
-    variables = [v for part in parts for v in part.trainable_variables]
-    groups = (
-        ("encoder", 1.0, [v for v in variables if id(v) in encoder]),
-        ("rest", multiplier, [v for v in variables if id(v) not in encoder]),
-    )
-    return [
-        ParamGroup(name, members, lr_multiplier=factor, weight_decay=config.weight_decay)
-        for name, factor, members in groups
-        if members
     ]
 
 
@@ -312,9 +284,15 @@ class Method(tf.Module):
 
     def param_groups(self) -> list[ParamGroup]:
         """Returns the groups for the optimiser; every trainable variable is in exactly one."""
-        parts = (self.model, *self.auxiliary_heads())
         if self.config.parameter_groups == "encoder":
-            return encoder_groups(parts, self.config, multiplier=self.config.head_rate_multiplier)
+            return new_layers_groups(
+                self.model,
+                self.config,
+                multiplier=self.config.head_rate_multiplier,
+                heads=self.auxiliary_heads(),
+                biases_alike=True,
+            )
+        parts = (self.model, *self.auxiliary_heads())
         return default_param_groups(
             [v for part in parts for v in part.trainable_variables],
             [v for part in parts for v in decayed_variables(part)],

@@ -149,6 +149,11 @@ class DPT(EncoderDecoder):
         """Pixels of the image from one cell of the logits to the next."""
         return self.feature_stride / _CELLS
 
+    @property
+    def decoder_inputs(self) -> tuple[str, ...]:
+        """Names of the end points that the head reads: what a method may change in between."""
+        return self._maps
+
     def decode(
         self,
         end_points: EndPoints,
