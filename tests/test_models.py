@@ -14,6 +14,7 @@ from tfseg.models import BACKBONES, build_model, decayed_variables
 from tfseg.models.backbones.mobilenet_v2 import divisible_channels
 from tfseg.models.backbones.resnet_torch import ResNetTorch
 from tfseg.models.backbones.xception import Block, XceptionModule
+from tfseg.models.backbones.vit import SHAPES
 from tfseg.models.heads.parts import scaled_size
 from tfseg.models.layers.batch_norm import BatchNorm
 from tfseg.models.layers.settings import Settings
@@ -24,6 +25,8 @@ from tfseg.weights.checkpoint.names import variable_name
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "pseudoseg"
 SEED = tf.constant([3, 4])
 SMALL = "efficientnet_lite0"
+# tests/test_vit.py has those of the others.
+CONVOLUTIONAL = [variant for variant in BACKBONES if variant not in SHAPES]
 FULL = {"atrous_rates": (6, 12, 18), "decoder_output_stride": (4,)}
 
 
@@ -112,7 +115,7 @@ PARAMETERS = {
 }
 
 
-@pytest.mark.parametrize("variant", BACKBONES)
+@pytest.mark.parametrize("variant", CONVOLUTIONAL)
 def test_parameter_counts(variant):
     backbone = _build(variant).backbone
     count = sum(v.shape.num_elements() for v in backbone.trainable_variables)
@@ -131,7 +134,7 @@ def test_networks_of_different_names_differ_and_keep_the_variable_names():
 # Strides and sizes ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variant", BACKBONES)
+@pytest.mark.parametrize("variant", CONVOLUTIONAL)
 def test_declared_end_points_exist_with_their_channels_and_strides(variant):
     model = _cached(variant, output_stride=16)
     backbone = model.backbone
@@ -152,7 +155,7 @@ OTHER_RATES = {"resnet101", "mobilenet_v3_large", "mobilenet_v3_small"}
 OTHER_RATES |= {"dilated_resnet50", "dilated_resnet101", "resnet_rs50"}
 
 
-@pytest.mark.parametrize("variant", sorted(set(BACKBONES) - OTHER_RATES))
+@pytest.mark.parametrize("variant", sorted(set(CONVOLUTIONAL) - OTHER_RATES))
 def test_atrous_features_are_the_strided_ones_between(variant):
     """Stride 32 equals stride 8 subsampled: the same weights see the same pixels."""
     coarse, fine = (_build(variant, output_stride=stride) for stride in (32, 8))

@@ -28,6 +28,7 @@ _GRADIENTS = 2e-4
 _DEAD = 1e-6
 _WEIGHT_DECAY = 1e-4
 _BACKBONE = "backbone."
+_MASKS = ("dropout_mask_low", "dropout_mask_high")
 _UNKNOWN = "num_batches_tracked"
 
 
@@ -90,7 +91,7 @@ class _GivenDropout(UniMatch):
     """UniMatch that drops the channels of the file."""
 
     def losses(self, batch, step, seed, monitors):
-        self._masks = batch["unlabelled"]["masks_low"], batch["unlabelled"]["masks_high"]
+        self._masks = [batch["unlabelled"][name] for name in _MASKS]
         return super().losses(batch, step, seed, monitors)
 
     def dropped_features(self, ends, seed):
@@ -100,29 +101,43 @@ class _GivenDropout(UniMatch):
         }
 
 
-def _batch(arrays, step):
-    """Returns the batch of a step, with the masks of the features dropped."""
+def batch_of(arrays, step, *, donors=("",), given=()):
+    """Returns the batch of a step.
 
-    def named(donor=""):
-        names = {"img_s1": "s1", "img_s2": "s2"}
-        of_step = {name: arrays[f"step{step}/{theirs}{donor}"] for name, theirs in names.items()}
-        given = {f"{name}{donor}": value for name, value in of_step.items()}
-        given[f"ignore{donor}"] = arrays[f"step{step}/ignore{donor}"]
-        boxes = {} if donor else {f"box{i}": arrays[f"step{step}/box{i}"] for i in (1, 2)}
-        weak = channels_last(arrays[f"step{step}/weak{donor}"])
-        return {**stream_of({**given, **boxes}, donor), "image": tf.constant(weak)}
-
-    unlabelled = named()
-    for part in ("low", "high"):
-        unlabelled[f"masks_{part}"] = tf.constant(arrays[f"step{step}/dropout_mask_{part}"])
+    Args:
+      arrays: of the file.
+      step: its number.
+      donors: endings of the unlabelled streams' names.
+      given: names of arrays that the unlabelled stream carries along.
+    """
+    of_step = {
+        name.removeprefix(f"step{step}/"): value
+        for name, value in arrays.items()
+        if name.startswith(f"step{step}/")
+    }
+    images = {f"img_{name}": of_step[name] for name in of_step if name.startswith(("s1", "s2"))}
+    streams = {}
+    for donor in donors:
+        stream = stream_of({**of_step, **images}, donor)
+        stream["image"] = tf.constant(channels_last(of_step[f"weak{donor}"]))
+        streams[donor] = stream
+    streams[""] |= {name: tf.constant(of_step[name]) for name in given}
+    names = {"": "unlabelled", "_donor": "donor"}
     return {
         "labelled": {
-            "image": tf.constant(channels_last(arrays[f"step{step}/x"])),
-            "label": tf.constant(arrays[f"step{step}/y"].astype(np.int32)),
+            "image": tf.constant(channels_last(of_step["x"])),
+            "label": tf.constant(of_step["y"].astype(np.int32)),
         },
-        "unlabelled": unlabelled,
-        "donor": named("_donor"),
+        **{names[donor]: stream for donor, stream in streams.items()},
     }
+
+
+def trainer_of(method, config, strategy, batches):
+    """Returns a trainer whose steps see these batches in turn."""
+    together = tf.nest.map_structure(lambda *x: tf.stack(x), *batches)
+    dataset = tf.data.Dataset.from_tensor_slices(together)
+    iterator = iter(strategy.distribute_datasets_from_function(lambda context: dataset))
+    return Trainer(method=method, strategy=strategy, config=config, iterator=iterator)
 
 
 def _slots(model):
@@ -145,7 +160,9 @@ def _steps(path):
     )
     with strategy.scope():
         model = _Tiny(arrays)
-        batches = [_batch(arrays, step) for step in range(STEPS)]
+        batches = [
+            batch_of(arrays, step, donors=("", "_donor"), given=_MASKS) for step in range(STEPS)
+        ]
         model(batches[0]["labelled"]["image"])
         places = _slots(model)
         for name, slot in places.items():
@@ -156,10 +173,7 @@ def _steps(path):
             config=config,
             settings=type(settings)(**{**vars(settings), **multiplier}),
         )
-    together = tf.nest.map_structure(lambda *x: tf.stack(x), *batches)
-    dataset = tf.data.Dataset.from_tensor_slices(together)
-    iterator = iter(strategy.distribute_datasets_from_function(lambda context: dataset))
-    trainer = Trainer(method=method, strategy=strategy, config=config, iterator=iterator)
+    trainer = trainer_of(method, config, strategy, batches)
     found, before = {}, {name: slot.variable.numpy() for name, slot in places.items()}
     for step in range(STEPS):
         interval = trainer.train(1)

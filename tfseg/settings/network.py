@@ -123,7 +123,8 @@ class ModelConfig(Section):
     )
     head: str = option(
         "deeplab",
-        "What is built on the backbone: DeepLabv3+; low_rank, SLRNet's (--method=slrnet asks for "
+        "What is built on the backbone: DeepLabv3+; dpt, which merges four depths of a vision "
+        "transformer (dinov2_*); low_rank, SLRNet's (--method=slrnet asks for "
         "it by itself); or projection, SPNet's (the default of --method=spnet and strict): "
         "DeepLab's head makes features as wide as the word vectors of the classes, logits are "
         "their products with these.",

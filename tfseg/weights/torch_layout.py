@@ -12,12 +12,21 @@ import tensorflow as tf
 
 from tfseg.models.backbones.base import Backbone, unit_names
 from tfseg.models.layers.batch_norm import BatchNorm
-from tfseg.models.layers.convolutions import Conv2D, DepthwiseConv2D
+from tfseg.models.layers.convolutions import Conv2D, Conv2DTranspose, DepthwiseConv2D
 from tfseg.models.layers.settings import Layer
+from tfseg.models.layers.tokens import Dense, LayerNorm, Parameter
 
-# [out, in, h, w] to [h, w, in, out], and a depthwise [channels, 1, h, w] to [h, w, channels, 1].
+# [out, in, h, w] to [h, w, in, out]; a depthwise [channels, 1, h, w] to [h, w, channels, 1], and a
+# transposed [in, out, h, w] to [h, w, in, out]; a linear map's [out, in] to [in, out].
 _CONVOLUTION_AXES = (2, 3, 1, 0)
 _DEPTHWISE_AXES = (2, 3, 0, 1)
+_DENSE_AXES = (1, 0)
+_AXES = {
+    Conv2D: _CONVOLUTION_AXES,
+    Conv2DTranspose: _DEPTHWISE_AXES,
+    Dense: _DENSE_AXES,
+    DepthwiseConv2D: _DEPTHWISE_AXES,
+}
 # The parallel convolutions of DeepLabv2.
 _DEEPLAB_V2_PARTS = ("c0", "c1", "c2", "c3")
 
@@ -44,7 +53,9 @@ class Slot:
         array = np.asarray(array, np.float32)
         if self.axes is None or array.ndim != len(self.axes):
             return array
-        array = np.roll(array.transpose(self.axes), self.shift, axis=2)
+        array = array.transpose(self.axes)
+        if self.shift:
+            array = np.roll(array, self.shift, axis=2)
         return array[:, :, ::-1] if self.reverse else array
 
 
@@ -71,11 +82,13 @@ def slots(module: tf.Module, names: Mapping[str, str]) -> dict[str, Slot]:
                 "running_var": layer.moving_variance,
             }
             result |= {f"{torch}.{leaf}": Slot(v) for leaf, v in leaves.items() if v is not None}
-        elif isinstance(layer, DepthwiseConv2D):
-            result[f"{torch}.weight"] = Slot(layer.kernel, _DEPTHWISE_AXES)
-        elif isinstance(layer, Conv2D):
-            result[f"{torch}.weight"] = Slot(layer.kernel, _CONVOLUTION_AXES)
-            if layer.bias is not None:
+        elif isinstance(layer, LayerNorm):
+            result |= {f"{torch}.weight": Slot(layer.gamma), f"{torch}.bias": Slot(layer.beta)}
+        elif isinstance(layer, Parameter):
+            result[torch] = Slot(layer.value)
+        elif isinstance(layer, tuple(_AXES)):
+            result[f"{torch}.weight"] = Slot(layer.kernel, _AXES[type(layer)])
+            if getattr(layer, "bias", None) is not None:
                 result[f"{torch}.bias"] = Slot(layer.bias)
     return result
 
@@ -169,3 +182,29 @@ def summed_logits_slots(model: tf.Module) -> dict[str, Slot]:
     """
     names = ["logits/semantic" + (f"_{i}" if i else "") for i in range(len(_DEEPLAB_V2_PARTS))]
     return slots(model, {name: f"aspp.{part}" for name, part in zip(names, _DEEPLAB_V2_PARTS)})
+
+
+def dpt_slots(model: tf.Module) -> dict[str, Slot]:
+    """Finds the places of the tensors of UniMatch V2's DPT head.
+
+    Args:
+      model: a network with --head=dpt; others have none.
+
+    Source: UniMatch specification 6.
+    """
+    # A name of a layer that is not there does no harm: the third map is not resized.
+    names = {"decoder/output": "output_conv.0", "logits/semantic": "output_conv.2"}
+    for i in range(1, 5):
+        names[f"decoder/layer{i}"] = f"layer{i}_rn"
+        fusion, torch = f"decoder/fusion{i}", f"refinenet{i}"
+        names[f"{fusion}/out"] = f"{torch}.out_conv"
+        for unit in (1, 2):
+            for convolution in ("conv1", "conv2"):
+                names[f"{fusion}/res{unit}/{convolution}"] = (
+                    f"{torch}.resConfUnit{unit}.{convolution}"
+                )
+    names = {ours: f"head.scratch.{torch}" for ours, torch in names.items()}
+    for i in range(1, 5):
+        names[f"decoder/project{i}"] = f"head.projects.{i - 1}"
+        names[f"decoder/resize{i}"] = f"head.resize_layers.{i - 1}"
+    return slots(model, names)

@@ -156,9 +156,17 @@ class ASPP(Layer):
       settings: `head_settings`.
       config: the `aspp_*`, `atrous_rates`, `image_pooling_*`, `add_image_level_feature` fields.
       in_channels: channels of the backbone's output.
+      stride: of the backbone's output; None: the output stride.
     """
 
-    def __init__(self, settings: Settings, config: ModelConfig, in_channels: int):
+    def __init__(
+        self,
+        settings: Settings,
+        config: ModelConfig,
+        in_channels: int,
+        *,
+        stride: int | None = None,
+    ):
         super().__init__("aspp_module")
         filters = config.aspp_convs_filters
         self.image_pooling = None
@@ -169,7 +177,7 @@ class ASPP(Layer):
                 filters,
                 crop_size=config.image_pooling_crop_size,
                 stride=config.image_pooling_stride,
-                output_stride=config.output_stride,
+                output_stride=stride or config.output_stride,
             )
         self.branches = [conv_unit(settings, "aspp0", in_channels, filters)]
         for i, rate in enumerate(config.atrous_rates or (), start=1):

@@ -79,7 +79,13 @@ class Settings:
 
 
 class Layer(tf.keras.layers.Layer):
-    """Base of the layers: a Keras layer that leaves types to itself."""
+    """Base of the layers: a Keras layer that leaves types to itself.
+
+    Attributes:
+      decayed: whether its `kernel` is part of the weight decay.
+    """
+
+    decayed = False
 
     def __init__(self, name: str):
         super().__init__(name=name, autocast=False)
