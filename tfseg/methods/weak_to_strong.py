@@ -19,6 +19,7 @@ end of an epoch, theirs dropped the rest.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -31,6 +32,7 @@ from tfseg.ops import losses as loss_ops
 from tfseg.ops.resize import resize_bilinear
 from tfseg.settings.data import DataConfig
 from tfseg.settings.weak_to_strong import WeakToStrongConfig
+from tfseg.settings.network import ModelConfig
 from tfseg.settings.run import TrainConfig
 
 
@@ -129,6 +131,23 @@ class WeakToStrong(Method):
                 received=f"{self._replicas} replicas",
                 fix="leave it out, or use one replica",
             )
+
+    @classmethod
+    def network_config(cls, config: ModelConfig, settings: Any) -> ModelConfig:
+        """See the base.
+
+        Raises:
+          UserError: the network sees images at several scales, or has another head.
+        """
+        if tuple(config.image_pyramid or (1.0,)) != (1.0,):
+            raise UserError(
+                "Passes of several views see images at one scale.",
+                where="--image_pyramid",
+                received=", ".join(map(str, config.image_pyramid)),
+                accepted="1.0",
+                fix="leave it out",
+            )
+        return super().network_config(config, settings)
 
     @classmethod
     def streams(cls, data: DataConfig, train: TrainConfig, settings=None) -> dict[str, Stream]:
