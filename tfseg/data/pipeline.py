@@ -38,6 +38,7 @@ Source: PseudoSeg specification 2.5 and 3.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -77,6 +78,20 @@ class Slice:
     replicas: int = 1
 
 
+def _boxes(
+    stream: Stream, config: DataConfig, settings: Mapping[str, Any], epoch: int, number: int
+) -> np.ndarray:
+    """Returns the boxes of CutMix of one example, int32 [strong views, 4], or none [0]."""
+    drawn = [
+        cutmix.draw(
+            sampling.generator(settings["seed"], settings["drawn_by"], epoch, number, 2, view),
+            config.train_crop_size,
+        )
+        for view in range(stream.strong_views if stream.boxes else 0)
+    ]
+    return np.array(drawn, np.int32)
+
+
 def _training_example(source: RecordSource, stream: Stream, config: DataConfig, settings: dict):
     """Returns the function position -> example of one stream."""
     spec, order = source.spec, settings["order"]
@@ -99,16 +114,8 @@ def _training_example(source: RecordSource, stream: Stream, config: DataConfig, 
         seed = sampling.generator(
             settings["seed"], settings["drawn_by"], epoch, number, 1
         ).integers(np.iinfo(np.int64).max, size=2)
-        boxes = np.array(
-            [cutmix.draw(rng, config.train_crop_size) for rng in generators(epoch, number)],
-            np.int32,
-        )
+        boxes = _boxes(stream, config, settings, epoch, number)
         return (*source.fetch(i), np.int64(i), size, seed, boxes)
-
-    def generators(epoch, number):
-        """Yields the source of chance of each box."""
-        for view in range(stream.strong_views if stream.boxes else 0):
-            yield sampling.generator(settings["seed"], settings["drawn_by"], epoch, number, 2, view)
 
     types = (
         *(tf.string, tf.string, tf.bool, tf.bool, tf.float32),

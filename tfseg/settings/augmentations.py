@@ -88,8 +88,9 @@ class LongSideCropSettings(ScalingSettings):
 
     padding_color: str = option(
         "black",
-        "Colour of what --augmentation=long_side_crop pads: black, as published, or the backbone's "
-        "mean.",
+        "Colour of what --augmentation=warped_crop, short_side_crop and long_side_crop pad: the "
+        "backbone's mean, as everywhere else, or black, as published and the default of "
+        "long_side_crop.",
         choices=("mean", "black"),
         training=True,
     )

@@ -184,6 +184,7 @@ class ModelConfig(Section):
         "The same for ASPP and decoder alone; None: as --batch_norm_momentum has it. Published for "
         "UniMatch on Xception: 0.9, with 0.9997 in the backbone.",
         may_differ=TOLD,
+        group="network in detail",
         training=True,
     )
     freeze_backbone: bool = option(

@@ -4,10 +4,6 @@ Its strong views are the same crop with other colours: jitter, sometimes grey, s
 `draw` makes the decisions of one example from a NumPy generator; `apply` carries them out, and is
 otherwise a pure function of arrays. Resizing, colours and blur are Pillow's, on bytes.
 
-Only the part of the scaled image that the crop shows is made. Pillow keeps the place of that part
-in float32, so that a pixel in some hundreds differs by one grey level from the crop of a whole
-scaled image; label maps do not differ.
-
 Source: UniMatch specification 2.2 and 2.3.
 """
 
@@ -124,19 +120,17 @@ def strong_view(image: Image.Image, draws: StrongDraws) -> Image.Image:
 def _scaled_part(
     image: np.ndarray, size: Sequence[int], top_left: Sequence[int], bottom_right: Sequence[int]
 ) -> Image.Image:
-    """Returns a rectangle of an image after scaling to a size."""
-    picture = Image.fromarray(image)
-    height, width = (b - a for a, b in zip(top_left, bottom_right))
-    if (height, width) == tuple(size):
-        return picture.resize((width, height), Image.Resampling.BILINEAR)
-    top, left, bottom, right = (
-        # (Rounding must not reach over the border.)
-        min(at * side / scaled, side)
-        for corner in (top_left, bottom_right)
-        for at, side, scaled in zip(corner, image.shape[:2], size)
-    )
-    box = (left, top, right, bottom)
-    return picture.resize((width, height), Image.Resampling.BILINEAR, box=box)
+    """Returns a rectangle of an image after scaling to a size.
+
+    Widths first and then heights, as Pillow does, to the same bytes; between the two what lies
+    beside the rectangle is left out. (Its own `box` is in float32, and a grey level that is off by
+    one is many after a turn of hues.)
+    """
+    (top, left), (bottom, right) = top_left, bottom_right
+    picture, height = Image.fromarray(image), image.shape[0]
+    kernel = Image.Resampling.BILINEAR
+    strip = picture.resize((size[1], height), kernel).crop((left, 0, right, height))
+    return strip.resize((right - left, size[0]), kernel).crop((0, top, right - left, bottom))
 
 
 def apply(
