@@ -213,12 +213,14 @@ def test_low_precision_is_near_float32(head):
         assert 0 < error < tolerance * np.abs(exact).max()
 
 
-CROP = (28, 42)
+CROP = (28, 28)
 REGIMES = [
     {"name": "supervised", "optimizer": "adamw", "parameter_groups": "encoder"},
     {"name": "pseudoseg", "weakly": True},
     {"name": "learning_pseudo_labels"},
+    {"name": "spnet"},
     {"name": "strict"},
+    {"name": "zs3net", "settings": {"generator_samples": 16, "generator_hidden": 8}},
 ]
 
 
@@ -236,7 +238,7 @@ def train_a_step(strategy, *, name, head, model=None, **options):
 @pytest.mark.parametrize("regime", REGIMES, ids=lambda regime: regime["name"])
 def test_methods_without_atrous_features_train_on_it(regime, head):
     if head not in METHODS[regime["name"]].load().heads:
-        pytest.skip("the method needs word vectors, or DeepLab's head")
+        pytest.skip("the published method has DeepLab's head, or that of word vectors")
     train_a_step(one_replica(), head=head, **regime)
 
 
