@@ -243,8 +243,8 @@ def test_methods_without_atrous_features_train_on_it(regime, head):
 
 
 def test_two_replicas_train_it_alike(two_replicas):
-    # Each replica's own denominators would make it another loss. Momentum, because AdamW takes steps
-    # of full length where a gradient is nothing but rounding.
+    # Each replica's own denominators would make it another loss. Momentum, because AdamW takes
+    # steps of full length where a gradient is nothing but rounding.
     settings = {"name": "supervised", "head": "dpt", "model": {"sync_batch_norm": True}}
     settings |= {"parameter_groups": "encoder", "head_rate_multiplier": 2.0}
     one, two = (train_a_step(s, **settings) for s in (one_replica(), two_replicas))
