@@ -275,7 +275,7 @@ def test_lamb_is_the_one_of_tensorflow_addons():
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in optimizers.OPTIMIZERS if n not in ("momentum", "adam", *LAYERWISE)]
+    "name", [n for n in optimizers.OPTIMIZERS if n not in ("momentum", "adam", "adamw", *LAYERWISE)]
 )
 def test_addons_optimizers_work_or_name_the_install_command(name):
     config = TrainConfig(optimizer=name, training_number_of_steps=10)

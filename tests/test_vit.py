@@ -213,12 +213,14 @@ def test_low_precision_is_near_float32(head):
         assert 0 < error < tolerance * np.abs(exact).max()
 
 
-CROP = (28, 42)
+CROP = (28, 28)
 REGIMES = [
     {"name": "supervised", "optimizer": "adamw", "parameter_groups": "encoder"},
     {"name": "pseudoseg", "weakly": True},
     {"name": "learning_pseudo_labels"},
-    {"name": "strict"},
+    {"name": "spnet"},
+    {"name": "strict", "model": {"head": "projection"}},
+    {"name": "zs3net", "settings": {"generator_samples": 16, "generator_hidden": 8}},
 ]
 
 
@@ -236,31 +238,31 @@ def train_a_step(strategy, *, name, head, model=None, **options):
 @pytest.mark.parametrize("regime", REGIMES, ids=lambda regime: regime["name"])
 def test_methods_without_atrous_features_train_on_it(regime, head):
     if head not in METHODS[regime["name"]].load().heads:
-        pytest.skip("the method needs word vectors, or DeepLab's head")
+        pytest.skip("the published method has DeepLab's head, or that of word vectors")
     train_a_step(one_replica(), head=head, **regime)
 
 
 def test_two_replicas_train_it_alike(two_replicas):
-    settings = {"name": "supervised", "head": "dpt", "optimizer": "adamw"}
-    settings |= {"parameter_groups": "encoder", "head_rate_multiplier": 40.0}
+    # Each replica's own denominators would make it another loss. Momentum, because AdamW takes
+    # steps of full length where a gradient is nothing but rounding.
+    settings = {"name": "supervised", "head": "dpt", "model": {"sync_batch_norm": True}}
+    settings |= {"parameter_groups": "encoder", "head_rate_multiplier": 2.0}
     one, two = (train_a_step(s, **settings) for s in (one_replica(), two_replicas))
     assert [group.name for group in two.groups] == ["backbone_weights", "new_weights"]
     for a, b in zip(one.variables, two.variables):
-        # Of the keys' biases no output depends: their gradient is rounding noise.
-        if not a.name.endswith("attn/qkv/bias:0"):
-            np.testing.assert_allclose(a, b, atol=3e-5, err_msg=a.name)
+        np.testing.assert_allclose(a, b, atol=1e-5, err_msg=a.name)
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
-def test_it_trains_in_low_precision_compiled_and_in_parts(precision):
+def test_it_trains_in_low_precision_compiled_or_in_parts(precision):
+    how = {"float16": {"gradient_accumulation_steps": 2}, "bfloat16": {"jit_compile": True}}
     train_a_step(
         one_replica(),
         name="supervised",
         head="dpt",
         optimizer="adamw",
         model={"mixed_precision": precision},
-        jit_compile=precision == "bfloat16",
-        gradient_accumulation_steps=2,
+        **how[precision],
     )
 
 

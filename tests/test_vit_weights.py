@@ -161,7 +161,7 @@ def assert_placed(model, arrays):
     "size, variant, encoder, head",
     [
         ("small", "dinov2_vits14", 22_056_576, 2_739_061),
-        pytest.param("base", "dinov2_vitb14", 86_580_480, 10_948_309, marks=pytest.mark.nightly),
+        ("base", "dinov2_vitb14", 86_580_480, 10_948_309),
     ],
 )
 def test_published_files_are_taken_whole(monkeypatch, size, variant, encoder, head):

@@ -77,7 +77,7 @@ class Network(tf.keras.Model):
         """
         patch = self.backbone.patch_size
         if patch is not None:
-            return -(-height // patch) * patch, -(-width // patch) * patch
+            return tuple((side + patch - 1) // patch * patch for side in (height, width))
         stride = self.config.output_stride
         return -(-(height - 1) // stride) * stride + 1, -(-(width - 1) // stride) * stride + 1
 
