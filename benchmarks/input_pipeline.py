@@ -35,7 +35,8 @@ from tfseg.settings.data import DataConfig
 HEIGHT, WIDTH, QUALITY = 375, 500, 90
 MEAN_PIXEL = (127.5, 127.5, 127.5)
 # Rows of the table: name, --augmentation, what the stream asks for. PseudoSeg reads the first two
-# in each step, Learning Pseudo Labels the next two, SLRNet, STRICT and ZS3Net one each.
+# in each step, Learning Pseudo Labels the next two, SLRNet, STRICT and ZS3Net one each; UniMatch V2
+# the last two, UniMatch the last one twice (image and donor).
 KINDS = (
     ("weak", "deeplab", {}),
     ("weak + strong", "deeplab", {"strong_views": 1, "labels": "optional"}),
@@ -44,6 +45,12 @@ KINDS = (
     ("resized crop", "resized_crop", {}),
     ("warped crop", "warped_crop", {}),
     ("short-side crop", "short_side_crop", {}),
+    ("long-side crop", "long_side_crop", {}),
+    (
+        "and two strong",
+        "long_side_crop",
+        {"strong_views": 2, "boxes": True, "labels": "optional"},
+    ),
 )
 
 

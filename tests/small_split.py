@@ -67,7 +67,7 @@ class ToyModel(tf.keras.Model):
         super().__init__(name="toy")
         weights = np.random.default_rng(seed).normal(0, 2, [3, num_classes]).astype("float32")
         self.kernel = tf.Variable(weights, name="toy/weights")
-        self.with_classifier = with_classifier
+        self.num_classes, self.with_classifier = num_classes, with_classifier
         self.seen_scales = []
 
     logits_stride = STRIDE

@@ -561,6 +561,8 @@ def test_what_was_done_is_written_beside_the_metrics(labelled_split, tmp_path):
         "tile_overlap": None,
         "max_side": None,
         "eval_resize": None,
+        "sliding_window": None,
+        "input_multiple": None,
         "class_filter": None,
         "use_image_labels": True,
         "dense_crf": {

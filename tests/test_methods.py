@@ -65,6 +65,24 @@ REGIMES = [
             ("pixel_labels", {}),
         )
     ),
+    {"name": "fixmatch"},
+    {"name": "unimatch", "settings": {"labelled_loss": "hard_examples"}},
+    {
+        "name": "unimatch",
+        "weakly": True,
+        "settings": {
+            "strong_loss": "class_aware",
+            "class_thresholds": "balanced",
+            "confidence_threshold": 0.3,
+        },
+    },
+    {"name": "fixmatch_v2", "settings": {"confidence_threshold": 0.3}},
+    {"name": "unimatch_v2", "settings": {"class_thresholds": "balanced"}},
+    {
+        "name": "unimatch_v2",
+        "weakly": True,
+        "settings": {"strong_loss": "class_aware", "confidence_threshold": 0.3},
+    },
     {"name": "spnet"},
     {"name": "spnet", "model": {"head": "projection"}, "spec": NO_BACKGROUND},
     {"name": "strict", "model": {"head": "projection"}},
@@ -96,7 +114,8 @@ def regime_id(regime) -> str:
     """Names a regime by its values."""
     settings = regime.get("settings", {})
     words = [regime["name"], "weakly" if regime.get("weakly") else ""]
-    options = ("supervision", "sampling", "teacher", "generator_updates")
+    options = ("supervision", "sampling", "teacher", "generator_updates", "labelled_loss")
+    options += ("strong_loss", "class_thresholds")
     words += [str(settings.get(name, "")) for name in options]
     words += [name for name in ("graph_context", "oracle_layout") if settings.get(name)]
     words += ["share" if "pseudo_label_share" in settings else ""]
@@ -170,6 +189,10 @@ def random_stream(stream: Stream, batch_size: int, spec=SPEC, seed=0, crop=CROP)
     batch = {"image": image(), "valid": valid, "index": np.arange(batch_size)}
     batch["has_label"] = np.ones(batch_size, bool)
     batch |= {key: image() for key in strong_keys(stream.strong_views)}
+    if stream.boxes:
+        boxes = rng.integers(1, 12, (batch_size, stream.strong_views, 4))
+        boxes[0] = 0
+        batch["boxes"] = boxes.astype(np.int32)
     if stream.labels in ("hidden", "listed"):
         batch["hidden_label"] = label
     if stream.labels == "listed":

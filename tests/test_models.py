@@ -13,7 +13,10 @@ from tfseg.errors import UserError
 from tfseg.models import BACKBONES, build_model, decayed_variables
 from tfseg.models.backbones.mobilenet_v2 import divisible_channels
 from tfseg.models.backbones.resnet_torch import ResNetTorch
+from tfseg.models.backbones.xception import Block, XceptionModule
+from tfseg.models.backbones.vit import SHAPES
 from tfseg.models.heads.parts import scaled_size
+from tfseg.models.layers.batch_norm import BatchNorm
 from tfseg.models.layers.settings import Settings
 from tfseg.models.layers.strides import max_pool
 from tfseg.settings.network import ModelConfig
@@ -22,6 +25,8 @@ from tfseg.weights.checkpoint.names import variable_name
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "pseudoseg"
 SEED = tf.constant([3, 4])
 SMALL = "efficientnet_lite0"
+# tests/test_vit.py has those of the others.
+CONVOLUTIONAL = [variant for variant in BACKBONES if variant not in SHAPES]
 FULL = {"atrous_rates": (6, 12, 18), "decoder_output_stride": (4,)}
 
 
@@ -120,7 +125,7 @@ def _variants(names):
     return [pytest.param(v, marks=pytest.mark.nightly) if v in LARGER else v for v in names]
 
 
-@pytest.fixture(scope="module", params=_variants(BACKBONES))
+@pytest.fixture(scope="module", params=_variants(CONVOLUTIONAL))
 def network(request):
     """A network on each backbone; tests that take it run together, so that it is built once."""
     return request.param, _build(request.param, output_stride=16)
@@ -164,7 +169,7 @@ OTHER_RATES = {"resnet101", "mobilenet_v3_large", "mobilenet_v3_small"}
 OTHER_RATES |= {"dilated_resnet50", "dilated_resnet101", "resnet_rs50"}
 
 
-@pytest.mark.parametrize("variant", _variants(sorted(set(BACKBONES) - OTHER_RATES)))
+@pytest.mark.parametrize("variant", _variants(sorted(set(CONVOLUTIONAL) - OTHER_RATES)))
 def test_atrous_features_are_the_strided_ones_between(variant):
     """Stride 32 equals stride 8 subsampled: the same weights see the same pixels."""
     coarse, fine = (_build(variant, output_stride=stride) for stride in (32, 8))
@@ -751,3 +756,36 @@ def test_impossible_settings_are_explained(change, message):
     config = dataclasses.replace(ModelConfig(model_variant=SMALL), **change)
     with pytest.raises(UserError, match=message):
         build_model(config, num_classes=5, num_image_classes=4, crop_size=(33, 33))
+
+
+def test_unimatchs_xception_adds_the_rectified_input_where_a_skip_has_no_convolution():
+    block = Block("middle", (8, 8, 8), "sum")
+    x = tf.constant(np.random.default_rng(0).normal(size=[1, 5, 5, 8]), tf.float32)
+    options = {"stride": 1, "rate": 1, "unit_rates": (1, 1, 1), "bounded": False}
+    plain, other = (
+        XceptionModule(Settings(), "unit", 8, block, skip_after_relu=after, **options)(x)[0]
+        for after in (False, True)
+    )
+    np.testing.assert_allclose(other - plain, tf.nn.relu(x) - x, atol=1e-5)
+    with_convolution = Block("entry", (8, 8, 8), "conv")
+    plain, other = (
+        XceptionModule(Settings(), "unit", 8, with_convolution, skip_after_relu=after, **options)(x)
+        for after in (False, True)
+    )
+    np.testing.assert_array_equal(plain[0], other[0])
+
+
+def test_unimatchs_xception_has_its_epsilon_and_the_heads_their_own_momentum():
+    model = _build(
+        "xception_41",
+        xception_form="unimatch",
+        head_batch_norm_momentum=0.9,
+        decoder_output_stride=(4,),
+    )
+    norms = {layer.name: layer for layer in model.submodules if isinstance(layer, BatchNorm)}
+    of_backbone = {n for n in norms if n.startswith("xception_41/")}
+    assert {norms[n]._epsilon for n in of_backbone} == {1e-5}
+    assert {norms[n]._decay for n in of_backbone} == {0.9997}
+    assert {norms[n]._decay for n in set(norms) - of_backbone} == {0.9}
+    with pytest.raises(UserError, match="--xception_form"):
+        _build(SMALL, xception_form="unimatch")

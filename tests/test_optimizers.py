@@ -109,6 +109,65 @@ def test_adam_ignores_the_schedule_as_published():
     assert float(make_optimizer(config).learning_rate) == pytest.approx(0.25)
 
 
+def published_adamw(weights, gradients, rates, decay):
+    """PyTorch's update, in NumPy."""
+    m, v = np.zeros_like(weights), np.zeros_like(weights)
+    for t, (gradient, rate) in enumerate(zip(gradients, rates), start=1):
+        weights = weights * (1 - rate * decay)
+        m = 0.9 * m + 0.1 * gradient
+        v = 0.999 * v + 0.001 * gradient**2
+        weights = weights - rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+    return weights
+
+
+def _small_gradients():
+    """Weights and gradients, some of them so small that the place of epsilon matters."""
+    rng = np.random.default_rng(0)
+    gradients = rng.normal(size=[3, 2, 4]) * np.array([1.0, 1e-4, 1e-7, 1e-8])
+    return rng.normal(size=[2, 4]), gradients
+
+
+def test_adamw_is_the_one_of_pytorch_and_follows_the_schedule():
+    start, gradients = _small_gradients()
+    config = TrainConfig(
+        optimizer="adamw", training_number_of_steps=4, base_learning_rate=0.02, learning_power=1.0
+    )
+    variable = tf.Variable(start, dtype=tf.float32)
+    optimizer = make_optimizer(config, lr_multiplier=0.5, weight_decay=0.3)
+    for gradient in gradients:
+        optimizer.apply_gradients([(tf.constant(gradient, tf.float32), variable)])
+    rates = [0.01, 0.0075, 0.005]
+    expected = published_adamw(start, gradients, rates, 0.3)
+    np.testing.assert_allclose(variable, expected, rtol=0, atol=5e-7)
+    keras = tf.Variable(start, dtype=tf.float32)
+    adam = tf.keras.optimizers.AdamW(StepRate(rates), weight_decay=0.3, epsilon=1e-8)
+    for gradient in gradients:
+        adam.apply_gradients([(tf.constant(gradient, tf.float32), keras)])
+    assert np.abs(keras - expected).max() > 1e-3, "the test must tell the two apart"
+
+
+def test_adamw_on_two_replicas_sums_their_gradients_and_decays_once(two_replicas):
+    start, gradients = _small_gradients()
+    with two_replicas.scope():
+        variable = tf.Variable(start, dtype=tf.float32)
+        optimizer = make_optimizer(TrainConfig(optimizer="adamw"), schedule=0.01, weight_decay=0.3)
+        optimizer.build([variable])
+
+    @tf.function
+    def step(gradient):
+        def replica():
+            context = tf.distribute.get_replica_context()
+            share = tf.cast(context.replica_id_in_sync_group + 1, tf.float32) / 3.0
+            optimizer.apply_gradients([(share * gradient, variable)])
+
+        two_replicas.run(replica)
+
+    for gradient in gradients:
+        step(tf.constant(gradient, tf.float32))
+    expected = published_adamw(start, gradients, [0.01] * 3, 0.3)
+    np.testing.assert_allclose(variable, expected, rtol=0, atol=5e-7)
+
+
 def test_lr_multiplier_scales_the_schedule():
     config = TrainConfig(training_number_of_steps=100)
     variable = tf.Variable([0.0])
@@ -117,7 +176,7 @@ def test_lr_multiplier_scales_the_schedule():
 
 
 def test_unknown_optimizer_names_the_known():
-    with pytest.raises(UserError, match="momentum, adam, lamb, lars"):
+    with pytest.raises(UserError, match="momentum, adam, adamw, lamb, lars"):
         make_optimizer(dataclasses.replace(TrainConfig(), optimizer="sgdd"))
 
 
@@ -216,7 +275,7 @@ def test_lamb_is_the_one_of_tensorflow_addons():
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in optimizers.OPTIMIZERS if n not in ("momentum", "adam", *LAYERWISE)]
+    "name", [n for n in optimizers.OPTIMIZERS if n not in ("momentum", "adam", "adamw", *LAYERWISE)]
 )
 def test_addons_optimizers_work_or_name_the_install_command(name):
     config = TrainConfig(optimizer=name, training_number_of_steps=10)
@@ -237,3 +296,11 @@ def test_the_rate_is_held_between_updates():
     rates = [float(held(step)) for step in (0, 9, 10, 19, 95)]
     np.testing.assert_allclose(rates, [1.0, 1.0, 0.9, 0.9, 0.1], atol=1e-6)
     assert float(learning_rate(config)(9)) < 0.95
+
+
+def test_a_late_schedule_stays_at_its_start_and_follows_afterwards():
+    config = TrainConfig(base_learning_rate=0.1, training_number_of_steps=10)
+    late = learning_rate(dataclasses.replace(config, learning_rate_lag_steps=2))
+    rates = [float(late(tf.constant(t, tf.int64))) for t in range(10)]
+    expected = [0.1 * (1 - max(t - 2, 0) / 10) ** 0.9 for t in range(10)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)

@@ -128,6 +128,56 @@ def test_two_streams_on_one_split_have_images_and_crops_of_their_own(
     assert_same(batch["first"], take(dataset_of(config, {"s": first}), 1)[0]["s"])
 
 
+def test_a_stream_in_the_order_of_another_has_the_same_images_and_crops_of_its_own(folder):
+    streams = {
+        "a": Stream("train", 4, labels="none"),
+        "again": Stream("train", 4, labels="none", order_of="a"),
+    }
+    differing = 0
+    for batch in take(dataset_of(settings(folder), streams), 4):
+        first, again = batch["a"], batch["again"]
+        np.testing.assert_array_equal(again["index"], first["index"])
+        differing += sum((x != y).any() for x, y in zip(again["image"], first["image"]))
+    # Crops of so small images may happen to be the same.
+    assert differing >= 12
+
+
+def test_images_of_another_split_accompany_always_the_same(tmp_path):
+    few, folder = 3, str(tmp_path)
+    write(folder)
+    images, labels = make_images(SIZES[:few])
+    write_split(folder, images, labels, split="few")
+    streams = {
+        "few": Stream("few", 4, order_of="many"),
+        "many": Stream("train", 4, labels="none"),
+    }
+    seen = {}
+    for batch in take(dataset_of(settings(folder), streams), 2 * COUNT):
+        assert (batch["few"]["index"] == batch["many"]["index"] % few).all()
+        for record, image in zip(batch["few"]["index"].tolist(), batch["few"]["image"]):
+            seen.setdefault(record, []).append(image)
+    # Each time with a crop of its own.
+    assert all(any((y != x[0]).any() for y in x) for x in seen.values())
+    # None of a longer split is left out.
+    streams = {
+        "many": Stream("train", 1, order_of="few"),
+        "few": Stream("few", 1, labels="none"),
+    }
+    found = take(dataset_of(settings(folder), streams), COUNT)
+    assert sorted(int(batch["many"]["index"][0]) for batch in found) == list(range(COUNT))
+
+
+def test_boxes_belong_to_an_image_of_an_epoch_and_lie_in_the_crop(folder):
+    streams = {"s": Stream("train", 4, labels="none", strong_views=2, boxes=True)}
+    whole = take(dataset_of(settings(folder), streams), 8)
+    assert_same(whole[5:], take(dataset_of(settings(folder), streams, start_step=5), 3))
+    boxes = np.concatenate([batch["s"]["boxes"] for batch in whole])
+    assert boxes.shape[1:] == (2, 4) and boxes.dtype == np.int32
+    assert (boxes[..., :2] + boxes[..., 2:] <= 33).all() and (boxes >= 0).all()
+    assert 0 < (boxes[..., 2] == 0).sum() < boxes[..., 2].size
+    assert (boxes[:, 0] != boxes[:, 1]).any()
+
+
 def test_streams_are_drawn_by_their_splits_where_these_differ():
     names = {"a": "train", "b": "train_aug", "c": "train", "d": "train", "train/c": "train/c"}
     drawn = pipeline.drawn_by({name: Stream(split, 2) for name, split in names.items()})
@@ -786,7 +836,7 @@ def test_wrong_areas_are_refused(folder, area):
 
 # Warped and short-side crops --------------------------------------------------------------------
 
-SCALED_CROPS = ("warped_crop", "short_side_crop")
+SCALED_CROPS = ("warped_crop", "short_side_crop", "long_side_crop")
 
 
 @pytest.mark.parametrize("name", SCALED_CROPS)
@@ -825,6 +875,26 @@ def test_padding_has_the_mean_colour_or_is_black(folder, name):
         else:  # after a blur not all of it
             share = (padding == np.rint(expected)).all(-1).mean()
             assert share > 0.5
+
+
+def test_long_side_crops_have_strong_views_of_the_same_crop(folder):
+    config = settings(folder, augmentation="long_side_crop")
+    streams = [{"s": Stream("train", 4, strong_views=count)} for count in (1, 2)]
+    one, two = (take(dataset_of(config, s), 3) for s in streams)
+    assert_same(two, take(dataset_of(config, streams[1]), 3))
+    for first, second in zip(one, two):
+        first, second = first["s"], second["s"]
+        assert set(second) - set(first) == {"image_strong_2"}
+        for name in first:
+            np.testing.assert_array_equal(second[name], first[name])
+        assert second["image_strong_2"].dtype == np.float32
+        assert (second["image_strong"] != second["image_strong_2"]).any()
+    still = settings(folder, augmentation="long_side_crop", jitter_strength=0.0)
+    for batch in take(dataset_of(still, streams[0]), 6):
+        batch = batch["s"]
+        # Grey and blurred, but nothing moved.
+        grey = np.mean(np.abs(batch["image"].mean(-1) - batch["image_strong"].mean(-1)))
+        assert grey < 40
 
 
 @pytest.mark.parametrize("size, crop", [(20, (33, 33)), (33, (33, 49))])

@@ -19,6 +19,7 @@ from tests.test_methods import (  # noqa: F401  (the fixture is used by name)
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 from tfseg.models import BACKBONES
+from tfseg.models.backbones.vit import SHAPES
 from tfseg.monitors import Monitors, summarise
 from tfseg.ops.resize import resize_nearest
 from tfseg.settings.methods import METHODS
@@ -165,6 +166,8 @@ def test_a_data_set_without_background_works():
 SIBLINGS = {"xception_41", "xception_71", "resnet_v1_101", "resnet_v1_101_beta", "resnet101s"}
 SIBLINGS |= {"resnet101", "resnet101_msra", "mobilenet_v3_large", "dilated_resnet101"}
 SIBLINGS |= {"dilated_resnet50"}
+# tests/test_vit.py has a small one.
+SIBLINGS |= set(SHAPES)
 
 
 @pytest.mark.parametrize("variant", sorted(set(BACKBONES) - SIBLINGS))

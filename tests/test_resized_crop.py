@@ -5,7 +5,9 @@ import math
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from tfseg.data import colors
 from tfseg.data.augment import resized_crop
 from tfseg.data.augment.resized_crop import ResizedCropDraws
 
@@ -164,20 +166,24 @@ COLOURS = np.array([[[200, 100, 50]], [[10, 20, 30]], [[255, 255, 255]], [[90, 9
 GREY = np.array([[124], [18], [255], [90]])
 
 
+def adjusted(image, name, parameter):
+    return np.asarray(colors.adjusted(Image.fromarray(image), name, parameter))
+
+
 def test_brightness_is_a_factor():
-    found = resized_crop.adjust_colors(COLOURS, "brightness", 1.3)
+    found = adjusted(COLOURS, "brightness", 1.3)
     expected = [[255, 130, 65], [13, 26, 39], [255] * 3, [117] * 3]
     np.testing.assert_allclose(found[:, 0], expected, atol=1.0)
 
 
 def test_contrast_is_about_the_mean_grey():
     mean = int(GREY.mean() + 0.5)
-    found = resized_crop.adjust_colors(COLOURS, "contrast", 0.7)
+    found = adjusted(COLOURS, "contrast", 0.7)
     np.testing.assert_allclose(found, mean + 0.7 * (COLOURS - float(mean)), atol=1.0)
 
 
 def test_saturation_is_about_each_pixels_grey():
-    found = resized_crop.adjust_colors(COLOURS, "saturation", 0.7)
+    found = adjusted(COLOURS, "saturation", 0.7)
     np.testing.assert_allclose(
         found[:, 0], GREY + 0.7 * (COLOURS[:, 0] - GREY.astype(float)), atol=1.0
     )
@@ -187,14 +193,14 @@ def test_saturation_is_about_each_pixels_grey():
 @pytest.mark.parametrize("turn", [0.1, -0.1, 0.0, 0.034])
 def test_hue_turns_and_greys_stay(turn):
     image, _ = picture(8, 9)
-    found = resized_crop.adjust_colors(image, "hue", turn)
+    found = adjusted(image, "hue", turn)
     steps = int(turn * 255)
     for before, after in zip(image.reshape(-1, 3), found.reshape(-1, 3)):
         hue, saturation, value = colorsys.rgb_to_hsv(*(before / 255.0))
         expected = colorsys.hsv_to_rgb((hue + steps / 255.0) % 1.0, saturation, value)
         # Hue and saturation are bytes in between: a step of hue is 6 of 255 in a colour.
         np.testing.assert_allclose(after, np.multiply(expected, 255.0), atol=9.0)
-    np.testing.assert_array_equal(resized_crop.adjust_colors(COLOURS[2:], "hue", turn), COLOURS[2:])
+    np.testing.assert_array_equal(adjusted(COLOURS[2:], "hue", turn), COLOURS[2:])
 
 
 def test_colours_change_the_image_in_their_order():
@@ -208,6 +214,6 @@ def test_colours_change_the_image_in_their_order():
     )
     assert (one["image"] != other["image"]).any()
     np.testing.assert_array_equal(one["label"], label)
-    expected = resized_crop.adjust_colors(image, "brightness", 1.3)
-    expected = resized_crop.adjust_colors(expected, "contrast", 0.7)
+    expected = adjusted(image, "brightness", 1.3)
+    expected = adjusted(expected, "contrast", 0.7)
     np.testing.assert_array_equal(one["image"], expected)

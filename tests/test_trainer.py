@@ -102,7 +102,21 @@ def test_one_step_is_the_published_update(tmp_path):
     np.testing.assert_allclose(model.bias.numpy(), bias - 0.1 * 2 * to_bias.numpy(), rtol=1e-5)
 
 
-@pytest.mark.parametrize("optimizer", ["momentum", "lamb", "lars"])
+def test_decoupled_weight_decay_is_no_part_of_the_gradient(tmp_path):
+    """The first step of AdamW has the length of the rate, however large the weights are."""
+    trainer, _, start_at = make_trainer(tmp_path, weight_decay=0.1, optimizer="adamw")
+    kernel = trainer.method.model.kernel
+    kernel.assign(kernel * 10.0)
+    before = kernel.numpy()
+    start_at(0)
+    trainer.train(1)
+    moved = np.abs(kernel.numpy() - before * (1 - 0.1 * 0.1))
+    # The toy's rate is 0.1; where the gradient is tiny, the step is shorter.
+    assert moved.max() <= 0.1001 and np.median(moved) > 0.0999
+    assert trainer.regularization_loss() == 0.0
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adamw", "lamb", "lars"])
 def test_resumed_run_equals_uninterrupted_run(tmp_path, optimizer):
     options = {"training_number_of_steps": 9, "optimizer": optimizer}
     whole, config, start_at = make_trainer(tmp_path / "whole", **options)
@@ -122,7 +136,7 @@ def scales_of(trainer):
     return [(float(o.loss_scale), int(o.dynamic_counter)) for o in trainer.optimizers]
 
 
-@pytest.mark.parametrize("name", ["momentum", "lamb"])
+@pytest.mark.parametrize("name", ["momentum", "adamw", "lamb"])
 def test_the_loss_scale_of_float16_resumes_exactly(tmp_path, name):
     first, config, start_at = make_trainer(tmp_path, precision="float16", optimizer=name)
     start_at(0)

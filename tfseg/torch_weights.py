@@ -22,9 +22,14 @@ class Settings(Section):
     )
     model_variant: str | None = option(
         None,
-        "Backbone of the file: resnet50s, resnet101s, resnet101, resnet101_msra, wide_resnet38 or "
-        "efficientnet_lite0.",
+        "Backbone of the file: resnet50s, resnet101s, resnet101, resnet101_msra, wide_resnet38, "
+        "efficientnet_lite0, or a dinov2_* of any spelling.",
         required=True,
+    )
+    entry: str | None = option(
+        None,
+        "Entry of a .pth file that holds the weights, such as model_ema of UniMatch V2's "
+        "checkpoints; None: state_dict, model_state_dict, model or net, or the file itself.",
     )
     output: str | None = option(
         None, "Prefix of the checkpoint's files, such as weights/resnet101s.", required=True
@@ -37,7 +42,10 @@ def main(argv: list[str]) -> None:
     # Wrong flags are answered without TensorFlow.
     from tfseg.weights.torch_convert import convert
 
-    print(convert(settings.weights, settings.model_variant, settings.output), flush=True)
+    print(
+        convert(settings.weights, settings.model_variant, settings.output, settings.entry),
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

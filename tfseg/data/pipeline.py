@@ -2,8 +2,9 @@
 
 The order of a stream is a function of (seed, split, epoch) (`tfseg.data.sampling`), and the
 augmentation of an example one of (seed, split, epoch, record). Where two streams read one split, or
-splits of one name, the second has its own name beside the split's (`drawn_by`). Batch g of a stream
-covers positions g B .. (g + 1) B - 1 of the endless sequence of epochs, so a run resumes exactly by
+splits of one name, the second has its own name beside the split's (`drawn_by`); a stream with
+`order_of` has the order of another and an augmentation of its own. Batch g of a stream covers
+positions g B .. (g + 1) B - 1 of the endless sequence of epochs, so a run resumes exactly by
 starting at its step; nothing about the data is stored in checkpoints. Records are read by offset: a
 damaged one never hides the rest of its shard.
 
@@ -13,6 +14,7 @@ The batch vocabulary, `batch[stream][key]`:
 |---|---|---|
 | `image` | [B, H, W, 3] float32, RGB 0-255 | a crop, its weak view |
 | `image_strong`, `image_strong_2`, ... | as `image` | as many strong views of it as are asked for |
+| `boxes` | [B, views, 4] int32 | CutMix: top, left, height, width for each strong view; 0: none |
 | `label` | [B, H, W] int32 | class id or ignore label; absent where the stream has labels='none' |
 | `image_label` | [B, K] float32 | multi-hot over the K image-level classes |
 | `hidden_label` | [B, H, W] int32 | every mask, for monitors (labels='hidden', 'listed', 'seen') |
@@ -36,11 +38,12 @@ Source: PseudoSeg specification 2.5 and 3.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tfseg.data import augment, sampling
+from tfseg.data import augment, cutmix, sampling
 from tfseg.data.augment.base import image_label_of
 from tfseg.data.reading import (
     agreeing_label,
@@ -75,6 +78,20 @@ class Slice:
     replicas: int = 1
 
 
+def _boxes(
+    stream: Stream, config: DataConfig, settings: Mapping[str, Any], epoch: int, number: int
+) -> np.ndarray:
+    """Returns the boxes of CutMix of one example, int32 [strong views, 4], or none [0]."""
+    drawn = [
+        cutmix.draw(
+            sampling.generator(settings["seed"], settings["drawn_by"], epoch, number, 2, view),
+            config.train_crop_size,
+        )
+        for view in range(stream.strong_views if stream.boxes else 0)
+    ]
+    return np.array(drawn, np.int32)
+
+
 def _training_example(source: RecordSource, stream: Stream, config: DataConfig, settings: dict):
     """Returns the function position -> example of one stream."""
     spec, order = source.spec, settings["order"]
@@ -97,12 +114,16 @@ def _training_example(source: RecordSource, stream: Stream, config: DataConfig, 
         seed = sampling.generator(
             settings["seed"], settings["drawn_by"], epoch, number, 1
         ).integers(np.iinfo(np.int64).max, size=2)
-        return (*source.fetch(i), np.int64(i), size, seed)
+        boxes = _boxes(stream, config, settings, epoch, number)
+        return (*source.fetch(i), np.int64(i), size, seed, boxes)
 
-    types = (tf.string, tf.string, tf.bool, tf.bool, tf.float32, tf.int64, tf.int32, tf.int64)
+    types = (
+        *(tf.string, tf.string, tf.bool, tf.bool, tf.float32),
+        *(tf.int64, tf.int32, tf.int64, tf.int32),
+    )
 
     def make(position):
-        image, label, has_label, may_use, image_label, index, size, seed = tf.numpy_function(
+        image, label, has_label, may_use, image_label, index, size, seed, boxes = tf.numpy_function(
             source.keeping_errors(read), [position], types, stateful=False
         )
         size, seed = tf.ensure_shape(size, [2]), tf.ensure_shape(seed, [2])
@@ -114,6 +135,8 @@ def _training_example(source: RecordSource, stream: Stream, config: DataConfig, 
         example = views(image, label, size, seed)
         example["index"] = tf.ensure_shape(index, [])
         example["has_label"] = tf.ensure_shape(has_label, [])
+        if stream.boxes:
+            example["boxes"] = tf.ensure_shape(boxes, [stream.strong_views, 4])
         if stream.image_labels == "record":
             example["image_label"] = tf.ensure_shape(image_label, [spec.num_image_classes])
         elif stream.image_labels == "crop":
@@ -163,6 +186,12 @@ def drawn_by(streams: Mapping[str, Stream]) -> dict[str, str]:
     return names
 
 
+def ordered_by(streams: Mapping[str, Stream]) -> dict[str, str]:
+    """Returns, by stream, the name that its order is drawn by, beside the seed; see `drawn_by`."""
+    names = drawn_by(streams)
+    return {name: names[stream.order_of or name] for name, stream in streams.items()}
+
+
 def make_train_dataset(
     streams: Mapping[str, Stream],
     sources: Mapping[str, RecordSource],
@@ -191,7 +220,7 @@ def make_train_dataset(
       UserError: a batch cannot be divided among the replicas, the scales are out of order, or an
         image is too long for the augmentation.
     """
-    datasets, names = {}, drawn_by(streams)
+    datasets, names, orders = {}, drawn_by(streams), ordered_by(streams)
     for name, stream in streams.items():
         replicas = part.num_pipelines * part.replicas
         if stream.batch_size % replicas:
@@ -202,7 +231,7 @@ def make_train_dataset(
                 accepted=f"a multiple of {replicas}",
             )
         settings = {
-            "order": sampling.Order(names[name], sources[name].epoch, seed),
+            "order": sampling.Order(orders[name], sources[name].epoch, seed),
             "drawn_by": names[name],
             "seed": seed,
             "mean_pixel": mean_pixel,

@@ -24,6 +24,18 @@ def _resized(x: np.ndarray, size: Sequence[int], kernel: Image.Resampling) -> np
     return np.asarray(Image.fromarray(x).resize((size[1], size[0]), kernel))
 
 
+def nearest_positions(in_size: int, out_size: int) -> np.ndarray:
+    """Returns the samples, int64 [out_size], that Pillow's nearest resize takes of one axis.
+
+    It adds up the positions one by one in double precision; where one is a whole number, only the
+    same sum gives the same sample.
+    """
+    step = in_size / out_size
+    steps = np.full(out_size, step)
+    steps[0] = 0.5 * step
+    return np.minimum(np.cumsum(steps).astype(np.int64), in_size - 1)
+
+
 def window(
     x: np.ndarray, position: Sequence[int], size: Sequence[int], *, filling: float | Sequence[float]
 ) -> np.ndarray:

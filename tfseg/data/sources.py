@@ -150,6 +150,9 @@ def _epoch(name: str, streams, indexes, usable, dropped, spec: DatasetSpec) -> s
     if stream.epoch_of is not None:
         other = _epoch(stream.epoch_of, streams, indexes, usable, dropped, spec)
         epoch = dataclasses.replace(epoch, length=other.length)
+    if stream.order_of is not None:
+        other = _epoch(stream.order_of, streams, indexes, usable, dropped, spec)
+        epoch = dataclasses.replace(epoch, length=max(epoch.length, other.length))
     return epoch
 
 

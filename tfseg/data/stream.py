@@ -26,6 +26,7 @@ class Stream:
       split: name of the split.
       batch_size: examples in a step, over all replicas.
       strong_views: how many strong views there are of each crop, besides the weak one.
+      boxes: each strong view has a box of CutMix (`data.cutmix`), as `boxes`; needs strong views.
       labels: 'required' (a record without a mask is an error), 'optional' (the ignore label stands
         in), 'hidden' (as optional, and delivered as `hidden_label`), 'listed' (as hidden, and
         those of images that `label_split` holds too as `label`), 'seen' (as required, without what
@@ -39,6 +40,10 @@ class Stream:
       epoch_of: another stream; an epoch then has as many positions as that one's, in which this
         split's records follow each other in a circle before they are shuffled. None: each record
         once.
+      order_of: another stream, whose order this one's epochs have, with an augmentation of its own:
+        with the same split, the same images once more; with another, its records in a circle, so
+        that record j of that split always comes with record j modulo n of this one. A split of more
+        records than that one keeps an epoch and an order of its own, so that none is left out.
       augment: 'full', or 'light': with --augmentation=composition no operations, the crop only;
         with the others the same as 'full'.
       oversample: with labels='listed', how often the records with usable masks stand in an epoch;
@@ -57,11 +62,13 @@ class Stream:
     split: str
     batch_size: int
     strong_views: int = 0
+    boxes: bool = False
     labels: str = "required"
     image_labels: str = "none"
     dataset_dir: str | None = None
     label_split: str | None = None
     epoch_of: str | None = None
+    order_of: str | None = None
     augment: str = "full"
     oversample: int = 1
     sampling: str = "uniform"
@@ -72,6 +79,8 @@ class Stream:
     def __post_init__(self):
         if self.strong_views < 0:
             self._reject("strong_views", self.strong_views, "0 or more")
+        if self.boxes and not self.strong_views:
+            self._reject("boxes", self.boxes, "boxes of strong views")
         if self.labels not in LABELS:
             self._reject("labels", self.labels, ", ".join(LABELS))
         if self.image_labels not in IMAGE_LABELS:
@@ -94,8 +103,11 @@ class Stream:
         if self.oversample < 1 or (self.oversample > 1 and self.labels != "listed"):
             self._reject("oversample", self.oversample, "at least 1, and 1 without labels='listed'")
         weighted = self.sampling == "class_weighted"
-        if weighted and (self.oversample > 1 or self.epoch_of is not None):
-            self._reject("sampling", self.sampling, "uniform, with oversample or epoch_of")
+        follows = self.epoch_of is not None or self.order_of is not None
+        if weighted and (self.oversample > 1 or follows):
+            self._reject("sampling", self.sampling, "uniform, with oversample, epoch_of, order_of")
+        if self.epoch_of is not None and self.order_of is not None:
+            self._reject("epoch_of", self.epoch_of, "None, with order_of")
         if self.epoch_length is not None and not (weighted and self.epoch_length > 0):
             self._reject(
                 "epoch_length", self.epoch_length, "at least 1, with sampling='class_weighted' only"

@@ -52,6 +52,7 @@ from tfseg.inference.image_progress import ImageProgress
 from tfseg.inference.one_by_one import batch_predictor
 from tfseg.inference.pictures import decode_image, decode_label, original_labels
 from tfseg.inference.predictor import Predictor
+from tfseg.inference.protocols import wrapped
 from tfseg.inference.replicas import Replicas
 from tfseg.inference.scores import summarize
 from tfseg.inference.settings import (
@@ -239,7 +240,7 @@ def draw(
 def _predictor(model: Any, config: VisConfig, spec: DatasetSpec) -> Predictor:
     """Returns what is drawn: labels, or the probabilities that the CRF refines."""
     return Predictor(
-        model,
+        wrapped(model, config),
         views_of(config, spec, config.vis_crop_size),
         wanted=["labels" if config.tile_size is None and not config.dense_crf else "probs"],
         decision=zero_label.decision_of(config, spec),

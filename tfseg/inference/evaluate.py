@@ -27,6 +27,7 @@ from tfseg.inference.image_progress import ImageProgress
 from tfseg.inference.one_by_one import batch_predictor
 from tfseg.inference.pictures import decode_label
 from tfseg.inference.predictor import Predictor
+from tfseg.inference.protocols import wrapped
 from tfseg.inference.replicas import Replicas
 from tfseg.inference.report import write_metrics, write_summaries
 from tfseg.inference.scores import or_none, summarize
@@ -115,7 +116,7 @@ class Evaluator:
         wanted = ["labels" if tiling is None and not config.dense_crf else "probs"]
         wanted += ["image_logits"] if config.weakly else []
         predictor = Predictor(
-            model,
+            wrapped(model, config),
             views_of(config, spec, config.eval_crop_size),
             wanted=wanted,
             decision=self._decisions,

@@ -7,7 +7,7 @@ from typing import Any
 from tfseg.data.image_input import UNPADDED, ImageInput
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError, check_choice
-from tfseg.inference import zero_label
+from tfseg.inference import protocols, zero_label
 from tfseg.inference.merge import ClassFilter, Views
 from tfseg.inference.tiles import Tiling
 from tfseg.ops import dense_crf
@@ -184,12 +184,13 @@ def image_input_of(
       data_config: the resizing of the run.
       model: network of `build_model`.
       crop_size: height and width in pixels to which images are padded; None: each to its next size.
-        Images that are predicted in tiles are not padded; their tiles are.
+        Images that are predicted in tiles are not padded; their tiles are. Nor are those of the
+        published protocols.
 
     Raises:
       UserError: images are to be resized in two ways.
     """
-    if config.tile_size is not None:
+    if config.tile_size is not None or protocols.is_chosen(config):
         padded_to = UNPADDED
     else:
         padded_to = None if crop_size is None else tuple(crop_size)
@@ -242,6 +243,8 @@ def settings_of(
         "tile_overlap": config.tile_overlap,
         "max_side": config.max_side,
         "eval_resize": resize_of(config) and list(resize_of(config)),
+        "sliding_window": config.sliding_window and [config.sliding_window, config.window_border],
+        "input_multiple": config.input_multiple,
         "class_filter": class_filter_of(config) or None,
         "use_image_labels": config.use_image_labels,
         "dense_crf": crf_settings(config) if config.dense_crf else None,

@@ -53,7 +53,8 @@ class ParamGroup:
       variables: the trainable variables of this group.
       lr_multiplier: factor on the learning rate.
       gradient_multiplier: factor on the gradient, weight decay included.
-      weight_decay: L2 factor; adds weight_decay * w to the gradient.
+      weight_decay: L2 factor; adds weight_decay * w to the gradient. AdamW takes w := w (1 - rate
+        weight_decay) in its place.
       optimizer: name of the optimiser; None: the run's.
       schedule: learning rate or schedule; None: the run's.
       momentum: momentum; None: the run's.
@@ -129,6 +130,7 @@ def new_layers_groups(
     config: TrainConfig,
     *,
     multiplier: float,
+    heads: Sequence[tf.Module] = (),
     nesterov: bool = False,
     biases_alike: bool = False,
 ) -> list[ParamGroup]:
@@ -141,6 +143,7 @@ def new_layers_groups(
       model: network with a `backbone`.
       config: `weight_decay` is used.
       multiplier: factor on the learning rate of what is not the backbone.
+      heads: auxiliary heads, which are new layers too.
       nesterov: as in `ParamGroup`.
       biases_alike: biases learn and decay as weights do.
 
@@ -148,7 +151,7 @@ def new_layers_groups(
     """
     backbone = {id(v) for v in model.backbone.trainable_variables}
     members: dict[str, list[tf.Variable]] = {}
-    for variable in model.trainable_variables:
+    for variable in [v for part in (model, *heads) for v in part.trainable_variables]:
         part = "backbone" if id(variable) in backbone else "new"
         leaf = variable.name.split(":")[0].rsplit("/", 1)[-1]
         is_bias = leaf in ("biases", "bias", "beta") and not biases_alike
@@ -281,6 +284,14 @@ class Method(tf.Module):
 
     def param_groups(self) -> list[ParamGroup]:
         """Returns the groups for the optimiser; every trainable variable is in exactly one."""
+        if self.config.parameter_groups == "encoder":
+            return new_layers_groups(
+                self.model,
+                self.config,
+                multiplier=self.config.head_rate_multiplier,
+                heads=self.auxiliary_heads(),
+                biases_alike=True,
+            )
         parts = (self.model, *self.auxiliary_heads())
         return default_param_groups(
             [v for part in parts for v in part.trainable_variables],
@@ -293,6 +304,9 @@ class Method(tf.Module):
 
     def after_update(self, step: tf.Tensor) -> None:
         """Runs once for all replicas after `after_step`; the default does nothing."""
+
+    def begin(self) -> None:
+        """Runs before the first step of a run, outside of any graph; the default does nothing."""
 
     def begin_round(self) -> None:
         """Runs before the first step of a round, outside of any graph; the default does nothing."""

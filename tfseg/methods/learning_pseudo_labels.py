@@ -41,6 +41,7 @@ class LearningPseudoLabels(Method):
     """Class-aware cross entropy and progressive cross training."""
 
     Config = LearningPseudoLabelsConfig
+    heads = ("deeplab", "dpt")
 
     def __init__(self, *, build_model, **options):
         super().__init__(build_model=build_model, **options)

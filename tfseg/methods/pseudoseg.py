@@ -75,6 +75,7 @@ class PseudoSeg(Method):
     """Semi-supervised (`weakly` false) and weakly supervised segmentation."""
 
     Config = PseudoSegConfig
+    heads = ("deeplab", "dpt")
 
     def __init__(self, **options):
         super().__init__(**options)

@@ -17,7 +17,9 @@ from tfseg.settings.run import TrainConfig
 
 
 class Supervised(Method):
-    """DeepLabv3+ on pixel labels."""
+    """A network on pixel labels."""
+
+    heads = ("deeplab", "dpt")
 
     def build(self, build_model):
         return build_model(with_classifier=self.config.weakly)

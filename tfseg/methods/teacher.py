@@ -66,3 +66,16 @@ def warming_up(decay: float) -> Schedule:
       decay: where it ends, in [0, 1].
     """
     return lambda step: tf.minimum(decay, (1.0 + step) / (10.0 + step))
+
+
+def running_mean_up_to(decay: float) -> Schedule:
+    """Returns the schedule min(1 - 1 / (t + 1), decay): the mean of all weights, then of the last.
+
+    After the first step the teacher is its student.
+
+    Args:
+      decay: where it ends, in [0, 1].
+
+    Source: UniMatch specification 4.8.
+    """
+    return lambda step: tf.minimum(1.0 - 1.0 / (step + 1.0), decay)

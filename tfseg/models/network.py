@@ -8,6 +8,7 @@ from tfseg.errors import UserError, check_choice
 from tfseg.models.backbones import BACKBONES
 from tfseg.models.backbones.base import EndPoints
 from tfseg.models.layers.settings import Settings
+from tfseg.ops.resize import resize_bilinear
 from tfseg.settings.network import OUTPUT_STRIDES, ModelConfig
 
 
@@ -53,6 +54,7 @@ class Network(tf.keras.Model):
             fine_tune_batch_norm=config.fine_tune_batch_norm,
             sync_batch_norm=config.sync_batch_norm,
             momentum=config.batch_norm_momentum,
+            head_momentum=config.head_batch_norm_momentum,
             activation=tf.nn.relu6 if config.use_bounded_activation else tf.nn.relu,
         )
         self.num_classes, self.num_image_classes = num_classes, num_image_classes
@@ -70,20 +72,37 @@ class Network(tf.keras.Model):
 
         Here: a multiple of the output stride plus 1 on both sides. Only then do the corners of the
         feature map fall on the corners of the image, on which the align-corners resizing of the
-        decoder relies. A head with another geometry overrides it. Sides may be int32 tensors.
+        decoder relies. Where the backbone cuts images into patches: a multiple of their side. A
+        head with another geometry overrides it. Sides may be int32 tensors.
         """
+        patch = self.backbone.patch_size
+        if patch is not None:
+            return tuple((side + patch - 1) // patch * patch for side in (height, width))
         stride = self.config.output_stride
         # No negative number is divided: exported graphs round those towards zero.
         return tuple((side + stride - 2) // stride * stride + 1 for side in (height, width))
 
     @property
-    def logits_stride(self) -> int:
+    def logits_stride(self) -> float:
         """Pixels of the image from one cell of the logits to the next.
 
         Here: the finest stride of the decoder, or the output stride. A head with another geometry
         overrides it.
         """
-        return min((self.config.output_stride, *(self.config.decoder_output_stride or ())))
+        return min((self.feature_stride, *(self.config.decoder_output_stride or ())))
+
+    @property
+    def feature_stride(self) -> int:
+        """Pixels of the image from one cell of the deepest features to the next."""
+        return self.backbone.patch_size or self.config.output_stride
+
+    @property
+    def decoder_inputs(self) -> tuple[str, ...]:
+        """Names of the end points that the head reads: what a method may change in between.
+
+        Here: the deepest. A head that reads others overrides it.
+        """
+        return (self.backbone.last,)
 
     def low_level_name(self, stride: int) -> str:
         """Returns the backbone's end point for a decoder at a stride.
@@ -91,6 +110,16 @@ class Network(tf.keras.Model):
         Raises:
           UserError: it has none.
         """
+        if self.backbone.patch_size is not None:
+            raise UserError(
+                f"{self.config.model_variant} has no low-level features: all that a vision "
+                f"transformer gives has the stride of its patches, {self.backbone.patch_size}.",
+                where="--decoder_output_stride",
+                received=stride,
+                accepted="no decoder; --head=dpt makes finer features of several depths; "
+                "--method=slrnet needs a decoder, and so a convolutional backbone",
+                fix="leave out --decoder_output_stride, or choose another --model_variant",
+            )
         if stride not in self.backbone.low_level:
             raise UserError(
                 f"{self.config.model_variant} has no low-level feature at this stride.",
@@ -109,17 +138,35 @@ class Network(tf.keras.Model):
         """Runs the backbone.
 
         Args:
-          image: RGB 0..255 [N, H, W, 3], any float or integer type, any size.
+          image: RGB 0..255 [N, H, W, 3], any float or integer type, any size. Where the backbone
+            takes multiples of its patches alone, an image of another size is resized to the
+            nearest one, with aligned corners.
           training: batch norm takes and records batch statistics.
           dropout_seed: int32 [2]; for the dropout inside wide_resnet38, which is off without it.
 
         Returns:
           End points by name; `backbone.last` is the deepest, `backbone.low_level` and
           `backbone.hypercolumn` name others, `backbone.channels` has their channels.
+
+        Source: UniMatch specification 7 for the resizing.
         """
-        x = tf.cast(self.backbone.normalise(image), self._compute_type)
+        x = self._in_patches(self.backbone.normalise(image))
+        x = tf.cast(x, self._compute_type)
         seed = {"dropout_seed": dropout_seed} if self.backbone.takes_dropout_seed else {}
         return self.backbone(x, training=training, **seed)
+
+    def _in_patches(self, x: tf.Tensor) -> tf.Tensor:
+        """Resizes a network input to whole patches: halves up, at least one."""
+        patch = self.backbone.patch_size
+        if patch is None:
+            return x
+        dynamic, size = tf.shape(x), []
+        for axis in (1, 2):
+            if x.shape[axis] is None:
+                size.append(tf.maximum((dynamic[axis] + patch // 2) // patch, 1) * patch)
+            else:
+                size.append(max((x.shape[axis] + patch // 2) // patch, 1) * patch)
+        return resize_bilinear(x, size)
 
 
 def _check(config: ModelConfig) -> None:

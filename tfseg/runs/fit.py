@@ -230,7 +230,7 @@ def _loop(plan: _Plan, method: Any, ema: Any, interruption: Any, is_chief: bool)
 def _note_large_cut_out(config: DataConfig) -> None:
     """Says so where the square cut out of strong views leaves little of the crop."""
     side = min(config.train_crop_size)
-    if 4 * config.cutout_half_size > side:
+    if config.augmentation == "deeplab" and 4 * config.cutout_half_size > side:
         print(
             f"note: the square cut out of strong views has {2 * config.cutout_half_size} pixels a "
             f"side, the crop {side}; made for crops of 513, it leaves little to learn from here. "

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from tfseg.data.image_input import UNPADDED
 from tfseg.errors import UserError
 from tfseg.models import model_builder
@@ -168,8 +170,9 @@ def _check_widths(config: ModelConfig, checkpoint_dir: str, where: str) -> None:
         "depth_multiplier": config.depth_multiplier * _MOBILENET_WIDTH,
     }
     values = flat(config)
-    if values.get("projection_dim") is not None:
-        widths["projection_dim"] = values["projection_dim"]
+    for name in ("projection_dim", "dpt_features", "dpt_channels"):
+        if values.get(name) is not None:
+            widths[name] = max(np.ravel(values[name]), default=0)
     allowed = dict.fromkeys(widths, max(widest, _UNSUSPICIOUS_WIDTH))
     widths["logits_kernel_size"], allowed["logits_kernel_size"] = config.logits_kernel_size, kernel
     for name, width in widths.items():

@@ -25,6 +25,7 @@ class TrainingData:
         self._strategy = strategy
         self._sources = make_sources(streams, spec, data_config)
         self.drawn_by = pipeline.drawn_by(streams)
+        self._ordered_by = pipeline.ordered_by(streams)
 
     def describe(self) -> str:
         """Returns one line on the data that was found."""
@@ -91,7 +92,7 @@ class TrainingData:
     def first_views(self, name: str, batch_size: int, batches: int) -> Iterator[Any]:
         """Yields batches of a stream's first views, float32 RGB 0..255 [B, H, W, 3]."""
 
-        stream = dataclasses.replace(self._streams[name], batch_size=batch_size)
+        stream = dataclasses.replace(self._streams[name], batch_size=batch_size, order_of=None)
         dataset = pipeline.make_train_dataset(
             {name: stream},
             {name: self._sources[name]},
@@ -108,7 +109,7 @@ class TrainingData:
         parts = []
         for name, source in self._sources.items():
             numbers = sampling.step_records(
-                self.drawn_by[name],
+                self._ordered_by[name],
                 self._streams[name].batch_size,
                 source.epoch,
                 seed=self._config.seed,

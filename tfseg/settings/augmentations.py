@@ -72,8 +72,25 @@ class PaddedCropSettings(ScalingSettings):
     )
     padding_color: str = option(
         "mean",
-        "Colour of what --augmentation=warped_crop and short_side_crop pad: the backbone's mean, "
-        "as everywhere else, or black, as published.",
+        "Colour of what --augmentation=warped_crop, short_side_crop and long_side_crop pad: the "
+        "backbone's mean, as everywhere else, or black, as published and the default of "
+        "long_side_crop.",
+        choices=("mean", "black"),
+        training=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LongSideCropSettings(ScalingSettings):
+    """Crops of images scaled by their longer side, with strong views, as published for UniMatch."""
+
+    UNHEEDED: ClassVar[tuple[str, ...]] = ("cutout_half_size",)
+
+    padding_color: str = option(
+        "black",
+        "Colour of what --augmentation=warped_crop, short_side_crop and long_side_crop pad: the "
+        "backbone's mean, as everywhere else, or black, as published and the default of "
+        "long_side_crop.",
         choices=("mean", "black"),
         training=True,
     )
@@ -86,4 +103,5 @@ AUGMENTATIONS = {
     "resized_crop": Choice(ResizedCropSettings, "tfseg.data.augment.resized_crop"),
     "warped_crop": Choice(PaddedCropSettings, "tfseg.data.augment.warped_crop"),
     "short_side_crop": Choice(PaddedCropSettings, "tfseg.data.augment.short_side_crop"),
+    "long_side_crop": Choice(LongSideCropSettings, "tfseg.data.augment.long_side_crop"),
 }

@@ -102,8 +102,10 @@ class DataConfig(Section):
         "random operations on colours, then as deeplab); resized_crop (a crop of random "
         "--crop_area and shape resized to --train_crop_size, flip, colour jitter; as published "
         "for SLRNet); warped_crop (the image warped to a square of --augmentation_size, random "
-        "scale, crop and flip; as published for STRICT); or short_side_crop (the shorter side "
-        "scaled to a random length, crop, flip and blur; as published for ZS3Net).",
+        "scale, crop and flip; as published for STRICT); short_side_crop (the shorter side "
+        "scaled to a random length, crop, flip and blur; as published for ZS3Net); or "
+        "long_side_crop (the longer side scaled to a random length, crop, flip; strong views with "
+        "jitter, grey and blur; as published for UniMatch).",
         choices=tuple(AUGMENTATIONS),
         training=True,
         group="augmentation",
@@ -117,7 +119,7 @@ class DataConfig(Section):
     )
     jitter_strength: float = option(
         1.0,
-        "Factor on the ranges of the colour jitter, 0 to 1. 1: as published, of the strong view "
+        "Factor on the ranges of the colour jitter, 0 to 1. 1: as published, of strong views "
         "(brightness and contrast 0.5, saturation 0.5, hue 0.25) or of resized_crop (0.3, 0.3, 0.3 "
         "and 0.1).",
         limits=(0, 1),

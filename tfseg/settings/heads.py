@@ -94,8 +94,49 @@ class LowRankSettings(HeadSettings):
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class DPTSettings(HeadSettings):
+    """The head of DPT on a vision transformer."""
+
+    # Settings of ASPP, DeepLab's decoder and its logits.
+    UNHEEDED: ClassVar[tuple[str, ...]] = (
+        "add_image_level_feature",
+        "aspp_convs_filters",
+        "aspp_dropout_rate",
+        "aspp_with_batch_norm",
+        "aspp_with_concat_projection",
+        "aspp_with_separable_conv",
+        "atrous_rates",
+        "decoder_dropout_rates",
+        "decoder_filters",
+        "decoder_output_is_logits",
+        "decoder_output_stride",
+        "decoder_projection_kernel_size",
+        "decoder_use_separable_conv",
+        "decoder_use_sum_merge",
+        "head_initializer",
+        "image_pooling_crop_size",
+        "image_pooling_stride",
+        "logits_kernel_size",
+    )
+
+    dpt_features: int | None = option(
+        None,
+        "Channels of DPT's fusion; None: those published for the encoder, 64 (small), 128 (base) "
+        "or 256 (large).",
+        limits=(1, None),
+    )
+    dpt_channels: tuple[int, ...] | None = option(
+        None,
+        "Channels of the four maps before that, shallow to deep; None: those published for the "
+        "encoder, such as 48,96,192,384 (small).",
+        group="network in detail",
+    )
+
+
 HEADS = {
     "deeplab": Choice(HeadSettings, "tfseg.models.heads.deeplab:DeepLab"),
+    "dpt": Choice(DPTSettings, "tfseg.models.heads.dpt:DPT"),
     "low_rank": Choice(LowRankSettings, "tfseg.models.heads.low_rank:LowRankNet"),
     "projection": Choice(ProjectionSettings, "tfseg.models.heads.projection:ProjectionNet"),
 }

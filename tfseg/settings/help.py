@@ -107,8 +107,11 @@ class Help:
                 default = next(f.default for f in options_of(cls) if f.name == chooser)
                 yield chooser, default, field.metadata["registry"]
 
-    def _chosen(self, argv: Sequence[str]) -> dict[str, str]:
-        """Returns what is chosen: by the command line, else by the program or the method."""
+    def _chosen(self, argv: Sequence[str]) -> dict[str, Any]:
+        """Returns what is chosen: by the command line, else by the program or the method.
+
+        The method's other defaults are among it.
+        """
         text = " ".join(argv)
         chosen, of_method = {}, {}
         for chooser, default, registry in sorted(self._choices(), key=lambda c: c[0] != "method"):
@@ -116,9 +119,9 @@ class Help:
             name = found[1] if found and found[1] in registry else self.defaults.get(chooser)
             chosen[chooser] = name or of_method.get(chooser, default)
             of_method |= getattr(registry[chosen[chooser]].settings, "DEFAULTS", {})
-        return chosen
+        return {**of_method, **chosen}
 
-    def _entries(self, group: str, chosen: Mapping[str, str] | None) -> list[Entry]:
+    def _entries(self, group: str, chosen: Mapping[str, Any] | None) -> list[Entry]:
         """Returns the settings of a group, of everything or of what is chosen, each once."""
         found: dict[str, Entry] = {}
         for cls in self.sections:
@@ -135,13 +138,13 @@ class Help:
                 found[entry.field.name] = entry
         return list(found.values())
 
-    def _title(self, group: str, chosen: Mapping[str, str], is_full: bool) -> str:
+    def _title(self, group: str, chosen: Mapping[str, Any], is_full: bool) -> str:
         title = group.upper()
         if group == "method" and not is_full:
             title += f" (--method={chosen['method']})"
         return title
 
-    def _lines(self, entry: Entry, chosen: Mapping[str, str], is_full: bool) -> list[str]:
+    def _lines(self, entry: Entry, chosen: Mapping[str, Any], is_full: bool) -> list[str]:
         field = entry.field
         default = chosen.get(field.name, self.defaults.get(field.name, field.default))
         head = f"  --{field.name}={_as_text(default)}"

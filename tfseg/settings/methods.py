@@ -1,6 +1,6 @@
 """The settings that belong to one method: a frozen dataclass for each, one field = one flag.
 
-They stand here and not in the methods' files so that `--help` needs no TensorFlow.
+They stand in this folder and not in the methods' files so that `--help` needs no TensorFlow.
 """
 
 import dataclasses
@@ -8,27 +8,14 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from tfseg.errors import UserError
-from tfseg.settings.option import NEVER, Choice, Section, option
-
-
-# What tells which classes have pixel labels, and what they mean.
-_OF_ZERO_LABEL = (
-    "class_embeddings",
-    "class_split",
-    "embedding_norm",
-    "exclude_validation_classes",
-    "seen_background",
+from tfseg.settings.method import OF_ZERO_LABEL, MethodSettings
+from tfseg.settings.option import NEVER, Choice, option
+from tfseg.settings.weak_to_strong import (
+    FixMatchConfig,
+    FixMatchV2Config,
+    UniMatchConfig,
+    UniMatchV2Config,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class MethodSettings(Section):
-    """A method without settings of its own."""
-
-    GROUP: ClassVar[str] = "method"
-    UNHEEDED: ClassVar[tuple[str, ...]] = _OF_ZERO_LABEL
-    # Defaults of other sections that are others with this method.
-    DEFAULTS: ClassVar[Mapping[str, Any]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +94,7 @@ class LearningPseudoLabelsConfig(MethodSettings):
     """Learning Pseudo Labels (specification 4 and 5). Defaults are the published ones."""
 
     UNHEEDED: ClassVar[tuple[str, ...]] = (
-        *_OF_ZERO_LABEL,
+        *OF_ZERO_LABEL,
         "label_weights",
         "top_k_percent_pixels",
         "upsample_logits",
@@ -185,7 +172,7 @@ class SLRNetConfig(MethodSettings):
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = {"head": "low_rank"}
     UNHEEDED: ClassVar[tuple[str, ...]] = (
-        *_OF_ZERO_LABEL,
+        *OF_ZERO_LABEL,
         "background_logit",
         "head",
         "hard_example_mining_step",
@@ -553,5 +540,9 @@ METHODS = {
     "slrnet": Choice(SLRNetConfig, "tfseg.methods.slrnet:SLRNet"),
     "spnet": Choice(SPNetConfig, "tfseg.methods.spnet:SPNet"),
     "strict": Choice(StrictConfig, "tfseg.methods.strict:Strict"),
+    "fixmatch": Choice(FixMatchConfig, "tfseg.methods.fixmatch:FixMatch"),
+    "unimatch": Choice(UniMatchConfig, "tfseg.methods.unimatch:UniMatch"),
+    "fixmatch_v2": Choice(FixMatchV2Config, "tfseg.methods.fixmatch_v2:FixMatchV2"),
+    "unimatch_v2": Choice(UniMatchV2Config, "tfseg.methods.unimatch_v2:UniMatchV2"),
     "zs3net": Choice(ZS3NetConfig, "tfseg.methods.zs3net:ZS3Net"),
 }

@@ -123,7 +123,8 @@ class ModelConfig(Section):
     )
     head: str = option(
         "deeplab",
-        "What is built on the backbone: DeepLabv3+; low_rank, SLRNet's (--method=slrnet asks for "
+        "What is built on the backbone: DeepLabv3+; dpt, which merges four depths of a vision "
+        "transformer (dinov2_*); low_rank, SLRNet's (--method=slrnet asks for "
         "it by itself); or projection, SPNet's (the default of --method=spnet and strict): "
         "DeepLab's head makes features as wide as the word vectors of the classes, logits are "
         "their products with these.",
@@ -132,6 +133,14 @@ class ModelConfig(Section):
     use_bounded_activation: bool = option(
         False,
         "relu6 in place of relu, for quantisation-friendly networks.",
+        group="network in detail",
+    )
+    xception_form: str = option(
+        "deeplab",
+        "Xception's units: deeplab, as in the model zoo; or unimatch, as UniMatch's authors have "
+        "them: where the skip has no convolution it is the input after its ReLU (theirs works in "
+        "place), and batch norm has an epsilon of 1e-5 (the model zoo's: 1e-3).",
+        choices=("deeplab", "unimatch"),
         group="network in detail",
     )
     depth_multiplier: float = option(
@@ -168,6 +177,14 @@ class ModelConfig(Section):
         "Xception, ASPP and decoder, which need tens of thousands of steps; 0.95 in SLRNet's "
         "head). Short runs: 0.99.",
         may_differ=TOLD,
+        training=True,
+    )
+    head_batch_norm_momentum: float | None = option(
+        None,
+        "The same for ASPP and decoder alone; None: as --batch_norm_momentum has it. Published for "
+        "UniMatch on Xception: 0.9, with 0.9997 in the backbone.",
+        may_differ=TOLD,
+        group="network in detail",
         training=True,
     )
     freeze_backbone: bool = option(

@@ -66,6 +66,29 @@ class PredictionConfig(Section):
         limits=(1, None),
         group="prediction",
     )
+    sliding_window: int | None = option(
+        None,
+        "See an image through windows of this side in pixels, two thirds of it apart, and add up "
+        "their probabilities; published on Cityscapes: 801 for UniMatch, 798 for UniMatch V2. "
+        "None: as a whole.",
+        limits=(3, None),
+        group="prediction",
+    )
+    window_border: str = option(
+        "shift",
+        "The last windows of --sliding_window: moved back into the image, as in UniMatch V2, or "
+        "cut off at its border, as in UniMatch.",
+        choices=("shift", "cut"),
+        needs="sliding_window",
+        group="prediction",
+    )
+    input_multiple: int | None = option(
+        None,
+        "Resize an image so that both sides are the nearest multiple of this many pixels, and the "
+        "logits back; published for UniMatch V2: 14. None: off.",
+        limits=(1, None),
+        group="prediction",
+    )
     use_image_labels: bool = option(
         False,
         "Allow in each image only background and the classes of its image-level labels "
@@ -199,8 +222,8 @@ class EvalConfig(PredictionConfig):
     max_number_of_evaluations: int = option(0, "Stop after so many evaluations; 0: never.")
     network: str | None = option(
         None,
-        "Which network of the checkpoint: ema, or hybrid, pseudo of learning_pseudo_labels; None: "
-        "the deployable one.",
+        "Which network of the checkpoint: ema (of --ema_decay, or the teacher of unimatch_v2 and "
+        "fixmatch_v2), or hybrid, pseudo of learning_pseudo_labels; None: the deployable one.",
     )
     weakly: bool = option(False, "Also report image-level classification metrics.")
     absent_classes: str = option(
@@ -254,8 +277,8 @@ class VisConfig(PredictionConfig):
     )
     network: str | None = option(
         None,
-        "Which network of the checkpoint: ema, or hybrid, pseudo of learning_pseudo_labels; None: "
-        "the deployable one.",
+        "Which network of the checkpoint: ema (of --ema_decay, or the teacher of unimatch_v2 and "
+        "fixmatch_v2), or hybrid, pseudo of learning_pseudo_labels; None: the deployable one.",
     )
     max_number_of_iterations: int = option(0, "One pass is always made.", dead=True)
     eval_interval_secs: int = option(300, "One pass is always made.", dead=True)

@@ -81,10 +81,11 @@ def training(given: Mapping[str, Any], *, default_method: str) -> Training:
       UserError: see `reading.read` and `reading.check_heeded`.
     """
     defaults = defaults_of(default_method)
-    data = read(DataConfig, given, defaults=defaults)
-    train = read(TrainConfig, given, defaults=defaults)
-    of_method = {**defaults, **train.method_settings.DEFAULTS}
-    network = read(ModelConfig, given, defaults=of_method)
+    of_method = read(TrainConfig, given, defaults=defaults).method_settings.DEFAULTS
+    defaults = {**defaults, **of_method}
+    network, data, train = (
+        read(cls, given, defaults=defaults) for cls in (ModelConfig, DataConfig, TrainConfig)
+    )
     check_heeded(given, [network, data, train])
     return Training(network, data, train, dict(given))
 

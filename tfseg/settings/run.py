@@ -60,8 +60,8 @@ class TrainConfig(Section):
 
     optimizer: str = option(
         "momentum",
-        "Optimiser: momentum, adam, lamb, lars, or (with the extra [addons]) sgdw, novograd, "
-        "rectified_adam, lookahead, swa.",
+        "Optimiser: momentum, adam, adamw, lamb, lars, or (with the extra [addons]) sgdw, "
+        "novograd, rectified_adam, lookahead, swa.",
     )
     learning_policy: str = option(
         "poly", "Learning-rate schedule.", choices=("poly", "step", "cosine"), group="optimiser"
@@ -77,6 +77,14 @@ class TrainConfig(Section):
         1,
         "The learning rate changes every so many steps; published for STRICT: 10.",
         limits=(1, None),
+        group="optimiser",
+    )
+    learning_rate_lag_steps: int = option(
+        0,
+        "The learning rate follows its schedule this many steps late, and is that of the start "
+        "before; 1 is published for, and the default of, UniMatch, FixMatch and their second "
+        "versions.",
+        limits=(0, None),
         group="optimiser",
     )
     constant_steps: int = option(
@@ -101,13 +109,26 @@ class TrainConfig(Section):
     adam_learning_rate: float = option(
         0.001, "Constant rate of --optimizer=adam.", group="optimiser"
     )
-    adam_epsilon: float = option(1e-8, "Epsilon of --optimizer=adam.", group="optimiser")
-    weight_decay: float = option(4e-5, "L2 factor on convolution kernels; 1e-4 for ResNets.")
+    adam_epsilon: float = option(1e-8, "Epsilon of --optimizer=adam and adamw.", group="optimiser")
+    weight_decay: float = option(
+        4e-5,
+        "L2 factor on convolution kernels; 1e-4 for ResNets. With --optimizer=adamw it is no part "
+        "of the gradient: w := (1 - rate decay) w; published: 0.01.",
+    )
     parameter_groups: str = option(
         "deeplab",
         "deeplab: kernels of plain and pointwise convolutions decay, biases learn twice as fast. "
-        "plain: every variable decays and learns alike, as in most PyTorch code.",
-        choices=("deeplab", "plain"),
+        "plain: every variable decays and learns alike, as in most PyTorch code. encoder: every "
+        "variable decays, and what is not the backbone learns --head_rate_multiplier times as "
+        "fast.",
+        choices=("deeplab", "plain", "encoder"),
+        group="optimiser",
+    )
+    head_rate_multiplier: float = option(
+        1.0,
+        "Factor on the learning rate of what is built on the backbone; published with DINOv2: 40.",
+        limits=(0, None),
+        needs="parameter_groups=encoder",
         group="optimiser",
     )
     last_layer_gradient_multiplier: float = option(
@@ -127,9 +148,10 @@ class TrainConfig(Section):
     pretrained_weights: str | None = option(
         None,
         "Weights of the backbone alone: the path of a PyTorch file (.pth, .safetensors), for "
-        "resnet50s, resnet101s, resnet101, resnet101_msra, wide_resnet38 and efficientnet_lite0; "
-        "or 'imagenet' for efficientnet_lite0, from an installed package (extra [pretrained]), or "
-        "the path of its .npz file.",
+        "resnet50s, resnet101s, resnet101, resnet101_msra, wide_resnet38, efficientnet_lite0 and "
+        "dinov2_* (DINOv2's, Hugging Face's, timm's or UniMatch V2's names); or 'imagenet' for "
+        "efficientnet_lite0, from an installed package (extra [pretrained]), or the path of its "
+        ".npz file.",
         group="initial weights",
     )
     initialize_last_layer: bool = option(

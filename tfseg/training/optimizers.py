@@ -1,5 +1,6 @@
 """Optimisers and learning-rate schedules of the published systems, as Keras objects."""
 
+import dataclasses
 import sys
 import warnings
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfseg.errors import UserError, check_choice
+from tfseg.ops.adam import adam_update
 from tfseg.settings.run import TrainConfig
 
 
@@ -72,6 +74,66 @@ class Momentum(tf.keras.optimizers.Optimizer):
         return config
 
 
+class AdamW(tf.keras.optimizers.Optimizer):
+    """Adam with decoupled weight decay, as PyTorch has it.
+
+    w := w (1 - rate decay), then w := w - rate m / (sqrt(v) + epsilon), both moments corrected for
+    their bias. Keras and Model Garden add epsilon to the uncorrected root, which after one step is
+    another update where gradients are small.
+
+    Args:
+      learning_rate: float or schedule.
+      decay: factor on every weight.
+      epsilon: added after the root.
+
+    Source: Loshchilov and Hutter, "Decoupled weight decay regularization", ICLR 2019; UniMatch
+      specification 4.6.
+    """
+
+    def __init__(
+        self, learning_rate: Any, *, decay: float = 0.0, epsilon: float = 1e-8, name: str = "AdamW"
+    ):
+        # Keras's own decay would be another one.
+        super().__init__(name=name, weight_decay=None, jit_compile=False)
+        self._learning_rate = self._build_learning_rate(learning_rate)
+        self.decay = decay
+        self.epsilon = epsilon
+
+    def build(self, var_list):
+        super().build(var_list)
+        if getattr(self, "_momentums", None) is None:
+            self._momentums, self._velocities = (
+                [
+                    self.add_variable_from_reference(model_variable=v, variable_name=name)
+                    for v in var_list
+                ]
+                for name in ("m", "v")
+            )
+        self._built = True
+
+    def update_step(self, gradient, variable):
+        index = self._index_dict[self._var_key(variable)]
+        first, second = self._momentums[index], self._velocities[index]
+        rate = tf.cast(self.learning_rate, variable.dtype)
+        done = tf.cast(self.iterations, variable.dtype)
+        decayed = variable * (1.0 - rate * self.decay)
+        state = [decayed], [tf.identity(first)], [tf.identity(second)], done
+        gradient = tf.convert_to_tensor(gradient)
+        (new,), (m,), (v,), _ = adam_update(state, [gradient], rate=rate, epsilon=self.epsilon)
+        variable.assign(new)
+        first.assign(m)
+        second.assign(v)
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            learning_rate=self._serialize_hyperparameter(self._learning_rate),
+            decay=self.decay,
+            epsilon=self.epsilon,
+        )
+        return config
+
+
 class SlowStart(tf.keras.optimizers.schedules.LearningRateSchedule):
     """A constant rate for the first steps, then another schedule.
 
@@ -113,13 +175,31 @@ class Held(tf.keras.optimizers.schedules.LearningRateSchedule):
         return dict(schedule=self.schedule, steps=self.steps)
 
 
+class Late(tf.keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule that is followed some steps late, and stays at its start before.
+
+    Source: UniMatch specification 3.9: the rate of a step is set after it.
+    """
+
+    def __init__(self, schedule: Any, steps: int):
+        self.schedule, self.steps = schedule, steps
+
+    def __call__(self, step):
+        step = tf.convert_to_tensor(step)
+        return self.schedule(tf.maximum(step - tf.cast(self.steps, step.dtype), 0))
+
+    def get_config(self):
+        return dict(schedule=self.schedule, steps=self.steps)
+
+
 def learning_rate(config: TrainConfig) -> Any:
     """Returns the run's schedule: steps done -> float32 rate.
 
     poly: (base - end) (1 - min(t, D) / D)^power + end with t = steps after the slow start and
     D = decay_steps, or all steps after the slow start; step: base * factor^floor(t / period);
     cosine: base for constant_steps, then base (1 + cos(pi k / D)) / 2 with k = steps since and
-    D = decay_steps, or all steps that remain. All are looked at every learning_rate_update_steps.
+    D = decay_steps, or all steps that remain. All are looked at every learning_rate_update_steps,
+    and followed learning_rate_lag_steps late.
 
     Source: PseudoSeg specification, section 6; SLRNet specification 5 (cosine). SLRNet's published
       rates are had with constant_steps = (P + 1) S and decay_steps = (E - P) S for E epochs of S
@@ -156,8 +236,10 @@ def learning_rate(config: TrainConfig) -> Any:
             rate=config.slow_start_learning_rate,
             offset=config.learning_policy != "step",
         )
-    every = config.learning_rate_update_steps
-    return schedule if every == 1 else Held(schedule, every)
+    if config.learning_rate_update_steps > 1:
+        schedule = Held(schedule, config.learning_rate_update_steps)
+    lag = config.learning_rate_lag_steps
+    return Late(schedule, lag) if lag else schedule
 
 
 def _addons() -> Any:
@@ -179,16 +261,36 @@ def _addons() -> Any:
     return tfa
 
 
-def _sgd(rate: Any, config: TrainConfig, momentum: float, nesterov: bool) -> Any:
-    return Momentum(rate, momentum=momentum, nesterov=nesterov)
+@dataclasses.dataclass(frozen=True)
+class _How:
+    """What a parameter group asks of its optimiser.
+
+    Attributes:
+      config: the run's settings.
+      momentum, nesterov: of the SGD family.
+      weight_decay: for optimisers that decay weights themselves.
+    """
+
+    config: TrainConfig
+    momentum: float
+    nesterov: bool
+    weight_decay: float
 
 
-def _adam(rate: Any, config: TrainConfig, momentum: float, nesterov: bool) -> Any:
-    return tf.keras.optimizers.Adam(rate, epsilon=config.adam_epsilon, jit_compile=False)
+def _sgd(rate: Any, how: _How) -> Any:
+    return Momentum(rate, momentum=how.momentum, nesterov=how.nesterov)
+
+
+def _adam(rate: Any, how: _How) -> Any:
+    return tf.keras.optimizers.Adam(rate, epsilon=how.config.adam_epsilon, jit_compile=False)
+
+
+def _adamw(rate: Any, how: _How) -> Any:
+    return AdamW(rate, decay=how.weight_decay, epsilon=how.config.adam_epsilon)
 
 
 # Model Garden's optimisers are plain Python, imported in a tenth of a second where one is chosen.
-def _lamb(rate: Any, config: TrainConfig, momentum: float, nesterov: bool) -> Any:
+def _lamb(rate: Any, how: _How) -> Any:
     """You et al., "Large batch optimization for deep learning", ICLR 2020.
 
     The same code as tensorflow-addons has, from which Model Garden took it over.
@@ -202,25 +304,26 @@ def _lamb(rate: Any, config: TrainConfig, momentum: float, nesterov: bool) -> An
 _NOT_ADAPTED = r"(^|/)(gamma|beta|bias|biases)([:/]|$)"
 
 
-def _lars(rate: Any, config: TrainConfig, momentum: float, nesterov: bool) -> Any:
+def _lars(rate: Any, how: _How) -> Any:
     """You et al., "Large batch training of convolutional networks", 2017; rates of 1 to 10."""
     from official.modeling.optimization.lars import LARS
 
     return LARS(
         rate,
-        momentum=momentum,
-        nesterov=nesterov,
+        momentum=how.momentum,
+        nesterov=how.nesterov,
         exclude_from_layer_adaptation=[_NOT_ADAPTED],
     )
 
 
 def _from_addons(make: Callable[[Any, Any, float], Any]) -> Callable[..., Any]:
-    return lambda rate, config, momentum, nesterov: make(_addons(), rate, momentum)
+    return lambda rate, how: make(_addons(), rate, how.momentum)
 
 
 OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "momentum": _sgd,
     "adam": _adam,
+    "adamw": _adamw,
     # Weight decay stays in the gradient for all of them, so the decoupled factors are 0 here.
     "lamb": _lamb,
     "lars": _lars,
@@ -236,7 +339,9 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
         lambda tfa, rate, m: tfa.optimizers.SWA(tf.keras.optimizers.legacy.SGD(rate, momentum=m))
     ),
 }
-_BUILT_IN = ("momentum", "adam", "lamb", "lars")
+_BUILT_IN = ("momentum", "adam", "adamw", "lamb", "lars")
+# Those that decay weights themselves, by the factor that they are given.
+DECOUPLED = ("adamw",)
 
 
 def make_optimizer(
@@ -247,6 +352,7 @@ def make_optimizer(
     lr_multiplier: float = 1.0,
     momentum: float | None = None,
     nesterov: bool = False,
+    weight_decay: float = 0.0,
 ) -> Any:
     """Makes one parameter group's optimiser.
 
@@ -257,6 +363,8 @@ def make_optimizer(
       lr_multiplier: factor on the rate.
       momentum: momentum of the SGD family.
       nesterov: Nesterov's form.
+      weight_decay: factor of those that decay weights themselves (`DECOUPLED`); others leave it to
+        the gradient.
 
     Raises:
       UserError: unknown name, or tensorflow-addons is needed and cannot be imported.
@@ -269,7 +377,7 @@ def make_optimizer(
     if lr_multiplier != 1.0:
         schedule = Scaled(schedule, lr_multiplier)
     rate_momentum = config.momentum if momentum is None else momentum
-    return OPTIMIZERS[name](schedule, config, rate_momentum, nesterov)
+    return OPTIMIZERS[name](schedule, _How(config, rate_momentum, nesterov, weight_decay))
 
 
 class Scaled(tf.keras.optimizers.schedules.LearningRateSchedule):

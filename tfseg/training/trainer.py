@@ -24,7 +24,7 @@ from tfseg.monitors import Monitors, summarise
 from tfseg.settings.run import TrainConfig
 from tfseg.training.agreement import Agreement
 from tfseg.training.interruption import Interruption
-from tfseg.training.optimizers import make_optimizer
+from tfseg.training.optimizers import DECOUPLED, make_optimizer
 from tfseg.weights.checkpoint.names import variable_name
 
 DescribeBatch = Callable[[int], str]
@@ -140,6 +140,7 @@ class Trainer:
             lr_multiplier=group.lr_multiplier,
             momentum=group.momentum,
             nesterov=group.nesterov,
+            weight_decay=group.weight_decay,
         )
         if self._scaled:
             optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
@@ -248,8 +249,12 @@ class Trainer:
         )
         return measured, gradients
 
+    def _decouples(self, group: ParamGroup) -> bool:
+        """Whether a group's optimiser decays weights itself."""
+        return (group.optimizer or self.config.optimizer) in DECOUPLED
+
     def _apply(self, gradients: list[tf.Tensor]) -> None:
-        """One optimiser application per group; weight decay is part of the gradient."""
+        """One optimiser application per group; weight decay is part of the gradient of most."""
         replicas = self.strategy.num_replicas_in_sync
         if self._scaled:
             gradients = self.optimizers[0].get_unscaled_gradients(gradients)
@@ -259,9 +264,10 @@ class Trainer:
         remaining = iter(gradients)
         for group, optimizer in zip(self.groups, self.optimizers):
             pairs = []
+            is_decoupled = self._decouples(group)
             for variable in group.variables:
                 gradient = next(remaining)
-                if group.weight_decay:
+                if group.weight_decay and not is_decoupled:
                     gradient += (group.weight_decay / replicas) * variable
                 if group.gradient_multiplier != 1.0:
                     gradient *= group.gradient_multiplier
@@ -346,6 +352,9 @@ class Trainer:
         """
         first = self.step
         for step in range(first, first + num_steps):
+            if step == 0:
+                with self.strategy.scope():
+                    self.method.begin()
             self._begin_round_if_due(step)
             self._pending.append(self.step_function(self.iterator))
             if self._interruption is not None:
@@ -403,12 +412,15 @@ class Trainer:
         return self.step - max(int(self.round.numpy()), 0) * self._period
 
     def regularization_loss(self) -> float:
-        """Returns the sum of weight_decay * 1/2 w^2 over the decayed variables, for the log."""
+        """Returns the sum of weight_decay * 1/2 w^2 over the decayed variables, for the log.
+
+        Decay that is no part of the gradient is no loss.
+        """
         return float(
             sum(
                 group.weight_decay * tf.nn.l2_loss(tf.convert_to_tensor(v))
                 for group in self.groups
-                if group.weight_decay
+                if group.weight_decay and not self._decouples(group)
                 for v in group.variables
             )
         )

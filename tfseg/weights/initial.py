@@ -18,8 +18,9 @@ from tfseg import files
 from tfseg.errors import UserError
 from tfseg.methods.base import LAST_LAYER_SCOPES, LOGITS_SCOPE
 from tfseg.models.backbones import BACKBONES
+from tfseg.models.backbones.vit import SHAPES
 from tfseg.models.heads.projection import CLASS_VECTORS
-from tfseg.weights import torch_file, torch_layout
+from tfseg.weights import torch_file, torch_layout, vit_names
 from tfseg.weights.checkpoint import find, reading
 from tfseg.weights.checkpoint.names import by_name, variable_name
 from tfseg.weights.checkpoint.stored_networks import deployable_network, stored_variables
@@ -43,6 +44,7 @@ _TORCH_PROBES = {
     "wide_resnet38": ("b4_5.conv_branch2a.weight",),
     "efficientnet_lite0": ("_blocks.0._depthwise_conv.weight",),
 }
+_TORCH_VARIANTS = (*_TORCH_PROBES, *SHAPES)
 _TORCH_SUFFIXES = (".pth", ".pt", ".pth.tar", ".safetensors")
 # Counters of batch norm, and the second copy that SLRNet's files hold of every decoder tensor.
 _NOT_WEIGHTS = re.compile(r"(^|\.)num_batches_tracked$|^(module\.)?newly_added\.")
@@ -291,13 +293,12 @@ def _from_npz(path: str) -> dict[str, np.ndarray]:
         raise UserError("No such file.", where=path) from None
 
 
-def _torch_variant(names: Iterable[str]) -> str | None:
+def _torch_variant(tensors: Mapping[str, np.ndarray]) -> str | None:
     """Names the backbone whose tensors these are, if it is one of ours."""
-    names = list(names)
     for variant, probes in _TORCH_PROBES.items():
-        if all(any(n == p or n.endswith("." + p) for n in names) for p in probes):
+        if all(any(n == p or n.endswith("." + p) for n in tensors) for p in probes):
             return variant
-    return None
+    return vit_names.variant_of(tensors)
 
 
 def _fitted(name: str, slot: Slot, array: np.ndarray, source: str) -> np.ndarray:
@@ -324,18 +325,57 @@ def _fitted(name: str, slot: Slot, array: np.ndarray, source: str) -> np.ndarray
     return value
 
 
-def _wrong_backbone(model: Any, source: str, tensor: str, what: str, names: list[str]) -> UserError:
-    variant, other = model.config.model_variant, _torch_variant(names)
+def _wrong_backbone(
+    model: Any, source: str, tensor: str, what: str, tensors: Mapping[str, np.ndarray]
+) -> UserError:
+    variant, other = model.config.model_variant, _torch_variant(tensors)
     fix = f"give a file of {variant}"
     if other is not None and other != variant:
         fix = f"--model_variant={other}, or a file of {variant}"
     return UserError(
         "The file does not hold the weights of this backbone.",
         where=f"{source}, {tensor}",
-        received=f"{what}; the file has {_listed(names)}",
+        received=f"{what}; the file has {_listed(tensors)}",
         accepted=f"the tensors of {variant}",
         fix=fix,
     )
+
+
+def _check_backbone(
+    model: Any,
+    source: str,
+    prefix: str,
+    slots: Mapping[str, Slot],
+    tensors: Mapping[str, np.ndarray],
+) -> None:
+    """Insists that a file holds the backbone's tensors, and no others of such a network.
+
+    Args:
+      model: with the backbone.
+      source: what to call the file in messages.
+      prefix: what stands before the names of the backbone's tensors.
+      slots: places of the backbone's tensors, by the file's names.
+      tensors: of the file.
+
+    Raises:
+      UserError: it does not.
+    """
+    backbone = model.backbone
+    optional = {prefix + name for name in backbone.torch_optional}
+    for name in slots:
+        if name not in tensors and name not in optional:
+            raise _wrong_backbone(model, source, name, "no such tensor", tensors)
+    parts = {name.removeprefix(prefix).split(".")[0] for name in slots} | {*backbone.torch_foreign}
+    for name in tensors:
+        inner = name.removeprefix(prefix)
+        if name.startswith(prefix) and name not in slots and inner.split(".")[0] in parts:
+            what = "a tensor that this backbone lacks"
+            raise _wrong_backbone(model, source, name, what, tensors)
+    # Vision transformers of several widths have tensors of the same names.
+    other = vit_names.variant_of(tensors)
+    if other not in (None, model.config.model_variant):
+        name = next(name for name in tensors if name.startswith(prefix))
+        raise _wrong_backbone(model, source, name, f"weights of {other}", tensors)
 
 
 def load_torch(
@@ -357,29 +397,24 @@ def load_torch(
       UserError: the backbone is not complete, is another one, or a shape differs. The network is
         unchanged then.
     """
+    if model.backbone.token_maps:
+        arrays = vit_names.original(arrays)
     tensors = {name: array for name, array in arrays.items() if not _NOT_WEIGHTS.search(name)}
     backbone = torch_layout.backbone_slots(model.backbone)
     if not backbone:
         raise UserError(
             f"{model.config.model_variant} has no PyTorch original whose names are known.",
             where=f"--model_variant={model.config.model_variant}, {source}",
-            accepted=", ".join(_TORCH_PROBES),
+            accepted=", ".join(_TORCH_VARIANTS),
             fix="--tf_initial_checkpoint=<prefix> initialises the other backbones",
         )
     prefix = outer_prefix(tensors, backbone, joint=".")
-    parts = {name.split(".")[0] for name in backbone}
     slots = {prefix + name: slot for name, slot in backbone.items()}
-    for name in slots:
-        if name not in tensors:
-            raise _wrong_backbone(model, source, name, "no such tensor", list(tensors))
-    for name in tensors:
-        inner = name.removeprefix(prefix)
-        if name.startswith(prefix) and name not in slots and inner.split(".")[0] in parts:
-            what = "a tensor that this backbone lacks"
-            raise _wrong_backbone(model, source, name, what, list(tensors))
+    _check_backbone(model, source, prefix, slots, tensors)
     if with_head:
         outer = prefix.removesuffix("backbone.")
         heads = torch_layout.head_slots(model) | torch_layout.summed_logits_slots(model)
+        heads |= torch_layout.dpt_slots(model)
         slots |= {outer + name: slot for name, slot in heads.items()}
     # Everything is checked before anything is assigned.
     values = {
@@ -448,7 +483,7 @@ def load_pretrained(model: Any, source: str) -> Coverage:
             f"--pretrained_weights={source} is for efficientnet_lite0.",
             where="--pretrained_weights",
             received=f"--model_variant={variant}",
-            accepted=f"a PyTorch file, for {', '.join(_TORCH_PROBES)}",
+            accepted=f"a PyTorch file, for {', '.join(_TORCH_VARIANTS)}",
             fix="--tf_initial_checkpoint=<prefix> initialises the other backbones",
         )
     path = _package_file() if source == "imagenet" else source

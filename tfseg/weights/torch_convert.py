@@ -1,8 +1,9 @@
 """Turns a PyTorch state dictionary into a checkpoint that training can start from.
 
 Neither PyTorch nor anything in the file is run. A file of a backbone alone gives a checkpoint of
-the backbone; one of Learning Pseudo Labels' network gives its ASPP, decoder and logits too, and one
-of SPNet's or STRICT's the convolutions of its projection, for --head=projection.
+the backbone; one of Learning Pseudo Labels' network gives its ASPP, decoder and logits too, one of
+SPNet's or STRICT's the convolutions of its projection, for --head=projection, and one of UniMatch
+V2's its DPT, for --head=dpt.
 """
 
 from collections.abc import Mapping
@@ -16,10 +17,14 @@ from tfseg.weights.checkpoint import writing
 from tfseg.weights.checkpoint.names import by_name
 from tfseg.weights.initial import load_torch
 
+# For information alone: no variable depends on it.
+_CROP_SIZE = (513, 513)
 # What stands for a class count where the file has no logits; no variable depends on it then.
 _NO_LOGITS = 21
 # A tensor of SPNet's head, which --head=projection takes.
 _SPNET_PROBE = "aspp.c0.weight"
+# The logits of UniMatch V2's head, and the convolution before them.
+_DPT_PROBES = ("head.scratch.output_conv.2.weight", "head.scratch.output_conv.0.weight")
 # One tensor of each part of Learning Pseudo Labels' head.
 _HEAD_PROBES = (
     "aspp.branch1.0.weight",
@@ -59,6 +64,9 @@ def _describe(
         }
         width = _side(arrays, _SPNET_PROBE, 0, _NO_LOGITS)
         return ModelConfig(model_variant=variant, **head), head, width, True
+    if _has(arrays, _DPT_PROBES):
+        width = _side(arrays, _DPT_PROBES[0], 0, _NO_LOGITS)
+        return ModelConfig(model_variant=variant, head="dpt"), {"head": "dpt"}, width, True
     default = ModelConfig()
     kernel_size = _side(arrays, "shortcut_conv.0.weight", 2, 1)
     head = {
@@ -91,13 +99,14 @@ def _as_flags(head: Mapping[str, Any]) -> str:
     return " ".join(words)
 
 
-def convert(weights: str, model_variant: str, output: str) -> str:
+def convert(weights: str, model_variant: str, output: str, entry: str | None = None) -> str:
     """Writes the checkpoint of a PyTorch file.
 
     Args:
       weights: path of the file.
       model_variant: a backbone with a PyTorch original.
       output: prefix of the checkpoint.
+      entry: of the file; see `torch_file.read`.
 
     Returns:
       The report.
@@ -107,9 +116,9 @@ def convert(weights: str, model_variant: str, output: str) -> str:
         output that cannot be written. Nothing is written then.
     """
     check_choice(model_variant, BACKBONES, flag="model_variant", what="backbone")
-    arrays = torch_file.read(weights)
+    arrays = torch_file.read(weights, entry)
     config, head, num_classes, has_head = _describe(model_variant, arrays)
-    model = build_model(config, num_classes=num_classes, num_image_classes=1, crop_size=(513, 513))
+    model = build_model(config, num_classes=num_classes, num_image_classes=1, crop_size=_CROP_SIZE)
     coverage = load_torch(model, arrays, source=weights, with_head=has_head)
     variables = by_name(model.variables)
     writing.export(output, {"model": {name: variables[name] for name in coverage.matched}})

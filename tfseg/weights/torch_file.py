@@ -256,8 +256,10 @@ def _read_legacy(file: BinaryIO, size: int) -> tuple[Any, _Numbers]:
     return root, numbers
 
 
-def _tensors(root: Any, path: str) -> dict[str, _Tensor]:
-    """Returns the state dictionary: the object itself, or its entry of the usual name."""
+def _tensors(root: Any, path: str, entry: str | None) -> dict[str, _Tensor]:
+    """Returns the state dictionary: the object itself, or its entry of a name."""
+    if entry is not None:
+        root = _entry(root, path, entry)
     for _ in _NESTED:
         inner = [
             root[name]
@@ -270,6 +272,25 @@ def _tensors(root: Any, path: str) -> dict[str, _Tensor]:
     if root.skipped:
         log.warning("%s: %d entries whose names are no texts are left out", path, root.skipped)
     return {key: value for key, value in root.items() if isinstance(value, _Tensor)}
+
+
+def _entry(root: Any, path: str, entry: str) -> Any:
+    """Returns an entry of a file's dictionary.
+
+    Raises:
+      UserError: it has none of this name.
+    """
+    found = root.get(entry) if isinstance(root, dict) else None
+    if not isinstance(found, dict):
+        items = root.items() if isinstance(root, dict) else ()
+        entries = [key for key, value in items if isinstance(value, dict)]
+        raise UserError(
+            "The file has no such entry.",
+            where=path,
+            received=entry,
+            accepted=", ".join(map(str, entries))[:_SHOWN] or "none: the file is one dictionary",
+        )
+    return found
 
 
 def _cut(tensors: Iterable[_Tensor], numbers: _Numbers, size: int) -> dict[_Tensor, np.ndarray]:
@@ -316,13 +337,15 @@ def _read_safetensors(file: BinaryIO) -> dict[str, np.ndarray]:
     return arrays
 
 
-def read(path: str) -> dict[str, np.ndarray]:
+def read(path: str, entry: str | None = None) -> dict[str, np.ndarray]:
     """Reads every tensor of a state dictionary saved by `torch.save`, or of a `.safetensors` file.
 
     Args:
       path: a `.safetensors` file; or one of any other name written by `torch.save`, whose state
         dictionary is the top object or its entry 'state_dict', 'model_state_dict', 'model' or
         'net'.
+      entry: of a file of `torch.save`, the entry with the state dictionary, such as 'model_ema';
+        None: as above.
 
     Returns:
       Arrays by name, in the file's types (bfloat16 as float32). Tied tensors are one array; axes
@@ -330,19 +353,20 @@ def read(path: str) -> dict[str, np.ndarray]:
       are no texts; these are counted in a warning.
 
     Raises:
-      UserError: the file is not such a file, it is damaged, or its tensors would take more memory
-        than `files.MEMORY_PER_FILE_BYTE` times the file and `files.MEMORY_BESIDES`.
+      UserError: the file is not such a file, it lacks the entry, it is damaged, or its tensors
+        would take more memory than `files.MEMORY_PER_FILE_BYTE` times the file and
+        `files.MEMORY_BESIDES`.
     """
     try:
         with files.open_regular(path, what="The file of weights") as file:
             if path.endswith(".safetensors"):
-                return _read_safetensors(file)
+                return _entry(None, path, entry) if entry else _read_safetensors(file)
             size = files.file_bytes(file)
             if not zipfile.is_zipfile(file):
                 file.seek(0)
-                return _state_dictionary(*_read_legacy(file, size), path, size)
+                return _state_dictionary(*_read_legacy(file, size), path, size, entry)
             with zipfile.ZipFile(file) as archive:
-                return _state_dictionary(*_read_zip(archive, size), path, size)
+                return _state_dictionary(*_read_zip(archive, size), path, size, entry)
     except FileNotFoundError:
         raise UserError("No such file.", where=path) from None
     except OSError as error:
@@ -354,8 +378,10 @@ def read(path: str) -> dict[str, np.ndarray]:
         raise _damaged(path, error) from None
 
 
-def _state_dictionary(root: Any, numbers: _Numbers, path: str, size: int) -> dict[str, np.ndarray]:
-    tensors = _tensors(root, path)
+def _state_dictionary(
+    root: Any, numbers: _Numbers, path: str, size: int, entry: str | None
+) -> dict[str, np.ndarray]:
+    tensors = _tensors(root, path, entry)
     arrays = _cut(tensors.values(), numbers, size)
     return {name: arrays[tensor] for name, tensor in tensors.items()}
 

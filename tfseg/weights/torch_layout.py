@@ -12,12 +12,21 @@ import tensorflow as tf
 
 from tfseg.models.backbones.base import Backbone, unit_names
 from tfseg.models.layers.batch_norm import BatchNorm
-from tfseg.models.layers.convolutions import Conv2D, DepthwiseConv2D
+from tfseg.models.layers.convolutions import Conv2D, Conv2DTranspose, DepthwiseConv2D
 from tfseg.models.layers.settings import Layer
+from tfseg.models.layers.tokens import Dense, LayerNorm, Parameter
 
-# [out, in, h, w] to [h, w, in, out], and a depthwise [channels, 1, h, w] to [h, w, channels, 1].
+# [out, in, h, w] to [h, w, in, out]; a depthwise [channels, 1, h, w] to [h, w, channels, 1], and a
+# transposed [in, out, h, w] to [h, w, in, out]; a linear map's [out, in] to [in, out].
 _CONVOLUTION_AXES = (2, 3, 1, 0)
 _DEPTHWISE_AXES = (2, 3, 0, 1)
+_DENSE_AXES = (1, 0)
+_AXES = {
+    Conv2D: _CONVOLUTION_AXES,
+    Conv2DTranspose: _DEPTHWISE_AXES,
+    Dense: _DENSE_AXES,
+    DepthwiseConv2D: _DEPTHWISE_AXES,
+}
 # The parallel convolutions of DeepLabv2.
 _DEEPLAB_V2_PARTS = ("c0", "c1", "c2", "c3")
 
@@ -44,7 +53,9 @@ class Slot:
         array = np.asarray(array, np.float32)
         if self.axes is None or array.ndim != len(self.axes):
             return array
-        array = np.roll(array.transpose(self.axes), self.shift, axis=2)
+        array = array.transpose(self.axes)
+        if self.shift:
+            array = np.roll(array, self.shift, axis=2)
         return array[:, :, ::-1] if self.reverse else array
 
 
@@ -71,11 +82,13 @@ def slots(module: tf.Module, names: Mapping[str, str]) -> dict[str, Slot]:
                 "running_var": layer.moving_variance,
             }
             result |= {f"{torch}.{leaf}": Slot(v) for leaf, v in leaves.items() if v is not None}
-        elif isinstance(layer, DepthwiseConv2D):
-            result[f"{torch}.weight"] = Slot(layer.kernel, _DEPTHWISE_AXES)
-        elif isinstance(layer, Conv2D):
-            result[f"{torch}.weight"] = Slot(layer.kernel, _CONVOLUTION_AXES)
-            if layer.bias is not None:
+        elif isinstance(layer, LayerNorm):
+            result |= {f"{torch}.weight": Slot(layer.gamma), f"{torch}.bias": Slot(layer.beta)}
+        elif isinstance(layer, Parameter):
+            result[torch] = Slot(layer.value)
+        elif isinstance(layer, tuple(_AXES)):
+            result[f"{torch}.weight"] = Slot(layer.kernel, _AXES[type(layer)])
+            if getattr(layer, "bias", None) is not None:
                 result[f"{torch}.bias"] = Slot(layer.bias)
     return result
 
@@ -129,6 +142,36 @@ def head_slots(model: tf.Module) -> dict[str, Slot]:
     return {**aspp_slots(model, prefix="aspp."), **slots(model, names)}
 
 
+def unimatch_head_slots(model: tf.Module) -> dict[str, Slot]:
+    """Finds the places of the tensors of UniMatch's ASPP, decoder and logits.
+
+    Args:
+      model: a network with three atrous rates, one decoder stage and plain convolutions.
+
+    Source: UniMatch specification 3.2. The image pooling is the last part of the first
+    concatenation there and the first here; the low-level feature comes first in the second there
+    and last here.
+    """
+    names = {}
+    for i in range(4):
+        names |= unit_names(f"aspp{i}", f"head.b{i}.0", f"head.b{i}.1")
+    names |= unit_names("image_pooling", "head.b4.gap.1", "head.b4.gap.2")
+    names |= unit_names("concat_projection", "head.project.0", "head.project.1")
+    names |= unit_names("decoder/feature_projection0", "reduce.0", "reduce.1")
+    names |= unit_names("decoder/decoder_conv0", "fuse.0", "fuse.1")
+    names |= unit_names("decoder/decoder_conv1", "fuse.3", "fuse.4")
+    names["logits/semantic"] = "classifier"
+    result = slots(model, names)
+    projection = result["head.project.0.weight"]
+    # All parts have as many channels as the projection's result.
+    moved = {"head.project.0.weight": projection.variable.shape[3]}
+    fuse, reduce = result["fuse.0.weight"].variable, result["reduce.0.weight"].variable
+    moved["fuse.0.weight"] = fuse.shape[2] - reduce.shape[3]
+    for name, shift in moved.items():
+        result[name] = dataclasses.replace(result[name], shift=shift)
+    return result
+
+
 def summed_logits_slots(model: tf.Module) -> dict[str, Slot]:
     """Finds the places of the tensors of DeepLabv2's sum of atrous convolutions.
 
@@ -139,3 +182,29 @@ def summed_logits_slots(model: tf.Module) -> dict[str, Slot]:
     """
     names = ["logits/semantic" + (f"_{i}" if i else "") for i in range(len(_DEEPLAB_V2_PARTS))]
     return slots(model, {name: f"aspp.{part}" for name, part in zip(names, _DEEPLAB_V2_PARTS)})
+
+
+def dpt_slots(model: tf.Module) -> dict[str, Slot]:
+    """Finds the places of the tensors of UniMatch V2's DPT head.
+
+    Args:
+      model: a network with --head=dpt; others have none.
+
+    Source: UniMatch specification 6.
+    """
+    # A name of a layer that is not there does no harm: the third map is not resized.
+    names = {"decoder/output": "output_conv.0", "logits/semantic": "output_conv.2"}
+    for i in range(1, 5):
+        names[f"decoder/layer{i}"] = f"layer{i}_rn"
+        fusion, torch = f"decoder/fusion{i}", f"refinenet{i}"
+        names[f"{fusion}/out"] = f"{torch}.out_conv"
+        for unit in (1, 2):
+            for convolution in ("conv1", "conv2"):
+                names[f"{fusion}/res{unit}/{convolution}"] = (
+                    f"{torch}.resConfUnit{unit}.{convolution}"
+                )
+    names = {ours: f"head.scratch.{torch}" for ours, torch in names.items()}
+    for i in range(1, 5):
+        names[f"decoder/project{i}"] = f"head.projects.{i - 1}"
+        names[f"decoder/resize{i}"] = f"head.resize_layers.{i - 1}"
+    return slots(model, names)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from tfseg.data.stream import strong_keys
+
 # Height and width, known while a graph is built or not.
 Size = Sequence[int] | tf.Tensor
 
@@ -145,17 +147,23 @@ def padding_color(name: str, mean_pixel: Sequence[float]) -> tuple[float, ...]:
 
 
 def numpy_views(
-    make: Callable, crop_size: Sequence[int], context: Context
+    make: Callable,
+    crop_size: Sequence[int],
+    context: Context,
+    *,
+    image_type: tf.DType = tf.float32,
 ) -> Callable[..., dict[str, tf.Tensor]]:
     """Returns the function (image, label, size, seed) -> views of an augmentation on arrays.
 
     Args:
-      make: (NumPy generator, image uint8 [H, W, 3], label uint8 [H, W] or None) -> 'image',
-        'valid', and 'label' where there is one.
+      make: (NumPy generator, image uint8 [H, W, 3], label uint8 [H, W] or None) -> 'image', the
+        strong views by `stream.strong_keys`, 'valid', and 'label' where there is one.
       crop_size: height and width of the views in pixels.
-      context: keeps the errors.
+      context: how many strong views there are; keeps the errors.
+      image_type: of the arrays of images that `make` returns.
     """
-    types = {"image": tf.float32, "valid": tf.float32, "label": tf.int32}
+    images = ("image", *strong_keys(context.strong_views))
+    types = dict.fromkeys(images, image_type) | {"valid": tf.float32, "label": tf.int32}
     crop_size = tuple(crop_size)
 
     def made(seed, image, label=None):
@@ -166,11 +174,14 @@ def numpy_views(
         if image.dtype != tf.uint8:  # after --min_resize_value
             image = tf.cast(tf.round(image), tf.uint8)
         given = [seed, image] if label is None else [seed, image, label]
-        names = list(types)[: len(given)]
+        names = [name for name in types if name != "label" or label is not None]
         arrays = tf.numpy_function(
             context.keeping_errors(made), given, [types[name] for name in names], stateful=False
         )
-        shapes = {"image": [*crop_size, 3], "valid": crop_size, "label": crop_size}
-        return {name: tf.ensure_shape(x, shapes[name]) for name, x in zip(names, arrays)}
+        shapes = {name: [*crop_size, 3] for name in images}
+        found = {
+            name: tf.ensure_shape(x, shapes.get(name, crop_size)) for name, x in zip(names, arrays)
+        }
+        return found | {name: tf.cast(found[name], tf.float32) for name in images}
 
     return views

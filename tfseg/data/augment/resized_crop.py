@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageEnhance
+from PIL import Image
 
+from tfseg.data import colors
 from tfseg.data.augment.base import Context, numpy_views
 from tfseg.errors import UserError
 from tfseg.settings.data import DataConfig
 
-COLORS = ("brightness", "contrast", "saturation", "hue")
 # Ranges of the published jitter: factors of 1 - x to 1 + x; hues turned by -x to x full circles.
 _FACTOR, _HUE = 0.3, 0.1
 _TRIES = 10
@@ -92,49 +92,8 @@ def draw(
     """
     box = _draw_box(rng, size, area)
     flip = bool(rng.random() < flip_probability)
-    deviations = rng.uniform(-jitter_strength, jitter_strength, len(COLORS)).tolist()
-    parameters = [1.0 + _FACTOR * x for x in deviations[:3]] + [_HUE * deviations[3]]
-    order = rng.permutation(len(COLORS))
-    return ResizedCropDraws(box, flip, tuple((COLORS[i], parameters[i]) for i in order))
-
-
-def turn_hue(image: np.ndarray, turn: float) -> np.ndarray:
-    """Turns the hue of an image.
-
-    Args:
-      image: uint8 [H, W, 3], RGB.
-      turn: share of the full circle, of 255 steps here, without their fraction.
-
-    Returns:
-      uint8 [H, W, 3].
-    """
-    hue, saturation, value = Image.fromarray(image).convert("HSV").split()
-    hue = hue.point([(i + int(turn * 255)) % 256 for i in range(256)])
-    return np.asarray(Image.merge("HSV", (hue, saturation, value)).convert("RGB"))
-
-
-_ENHANCERS = {
-    "brightness": ImageEnhance.Brightness,
-    "contrast": ImageEnhance.Contrast,
-    "saturation": ImageEnhance.Color,
-}
-
-
-def adjust_colors(image: np.ndarray, name: str, parameter: float) -> np.ndarray:
-    """Applies one colour operation.
-
-    Args:
-      image: uint8 [H, W, 3], RGB.
-      name: one of `COLORS`.
-      parameter: factor on the distance from black ('brightness'), from the mean grey ('contrast'),
-        from grey ('saturation'); 'hue': see `turn_hue`.
-
-    Returns:
-      uint8 [H, W, 3].
-    """
-    if name == "hue":
-        return turn_hue(image, parameter)
-    return np.asarray(_ENHANCERS[name](Image.fromarray(image)).enhance(parameter))
+    jitter = colors.draw_jitter(rng, factor=_FACTOR, hue=_HUE, strength=jitter_strength)
+    return ResizedCropDraws(box, flip, jitter)
 
 
 def apply(
@@ -165,10 +124,13 @@ def apply(
         resized = np.asarray(Image.fromarray(part).resize(size, kernel))
         return resized[:, ::-1] if draws.flip else resized
 
-    image = cropped(image, Image.Resampling.BICUBIC)
+    picture = Image.fromarray(np.ascontiguousarray(cropped(image, Image.Resampling.BICUBIC)))
     for name, parameter in draws.colors:
-        image = adjust_colors(image, name, parameter)
-    views = {"image": image.astype(np.float32), "valid": np.ones(tuple(crop_size), np.float32)}
+        picture = colors.adjusted(picture, name, parameter)
+    views = {
+        "image": np.asarray(picture, np.float32),
+        "valid": np.ones(tuple(crop_size), np.float32),
+    }
     if label is not None:
         views["label"] = cropped(label, Image.Resampling.NEAREST).astype(np.int32)
     return views

@@ -14,6 +14,7 @@ from tfseg.models.backbones.model_garden import ModelGarden
 from tfseg.models.backbones.resnet import ResNet
 from tfseg.models.backbones.resnet_s import ResNetS
 from tfseg.models.backbones.resnet_torch import ResNetTorch
+from tfseg.models.backbones.vit import PATCH, SHAPES, Shape, VisionTransformer
 from tfseg.models.backbones.wide_resnet import WideResNet
 from tfseg.models.backbones.xception import Xception
 from tfseg.models.layers.settings import Settings
@@ -22,7 +23,12 @@ from tfseg.settings.network import ModelConfig
 Maker = Callable[[Settings, ModelConfig], Backbone]
 
 # Settings that some backbones heed, and the values that ask for nothing.
-_SPECIAL = {"multi_grid": None, "depth_multiplier": 1.0, "divisible_by": None}
+_SPECIAL = {
+    "multi_grid": None,
+    "depth_multiplier": 1.0,
+    "divisible_by": None,
+    "xception_form": "deeplab",
+}
 
 
 def _heeding(*names: str) -> Callable[[Maker], Maker]:
@@ -48,13 +54,14 @@ def _heeding(*names: str) -> Callable[[Maker], Maker]:
 
 
 def _xception(variant: str) -> Maker:
-    return _heeding("multi_grid")(
+    return _heeding("multi_grid", "xception_form")(
         lambda settings, config: Xception(
             settings,
             variant,
             output_stride=config.output_stride,
             multi_grid=_multi_grid(config),
             bounded=config.use_bounded_activation,
+            form=config.xception_form,
         )
     )
 
@@ -119,6 +126,29 @@ def _model_garden_resnet(variant: str) -> Maker:
     )
 
 
+def vision_transformer(variant: str, shape: Shape) -> Maker:
+    """Returns the maker of a vision transformer.
+
+    Args:
+      variant: its name, and the scope of its variables.
+      shape: width, heads, blocks, registers.
+    """
+
+    @_heeding()
+    def make(settings: Settings, config: ModelConfig) -> Backbone:
+        if config.output_stride != ModelConfig.output_stride:
+            raise UserError(
+                f"--output_stride means nothing to {variant}: the features of a vision "
+                f"transformer have the stride of its patches, {PATCH}.",
+                where="--output_stride",
+                received=config.output_stride,
+                fix="leave the flag out, or choose a convolutional --model_variant",
+            )
+        return VisionTransformer(settings, variant, shape)
+
+    return make
+
+
 def _multi_grid(config: ModelConfig) -> Sequence[int] | None:
     if config.multi_grid is not None and (
         len(config.multi_grid) != 3 or min(config.multi_grid) < 1
@@ -153,4 +183,5 @@ BACKBONES: dict[str, Maker] = {
     "dilated_resnet101": _model_garden_resnet("dilated_resnet101"),
     "resnet_rs50": _model_garden_resnet("resnet_rs50"),
     "efficientnet_lite0": _efficientnet_lite("efficientnet_lite0"),
+    **{variant: vision_transformer(variant, shape) for variant, shape in SHAPES.items()},
 }

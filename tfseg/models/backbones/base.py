@@ -58,15 +58,24 @@ class Backbone(Layer):
       channels: channels of every end point, by name.
       low_level: by stride, the end point that a decoder at that stride merges.
       hypercolumn: by stride code, the end points that PseudoSeg's attention may use (spec 5.3).
+      patch_size: side in pixels of the patches into which images are cut: their sides are multiples
+        of it, and it is the stride of every end point. None: convolutions, which take any size.
+      token_maps: end points of a vision transformer, shallow to deep; none of other backbones.
       takes_dropout_seed: `call` takes `dropout_seed` too, because there is dropout inside.
       torch_is_bgr: the first kernel of PyTorch files sees blue first.
+      torch_optional: tensors that PyTorch files may lack.
+      torch_foreign: tensors that show that a file is of another network.
     """
 
     facts: Facts
     scope: str
     last: str
+    patch_size: int | None = None
+    token_maps: tuple[str, ...] = ()
     takes_dropout_seed = False
     torch_is_bgr = False
+    torch_optional: tuple[str, ...] = ()
+    torch_foreign: tuple[str, ...] = ()
 
     def __init__(self, name: str):
         super().__init__(name)

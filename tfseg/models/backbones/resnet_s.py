@@ -18,8 +18,9 @@ from tfseg.models.layers.strides import AtrousRate, max_pool
 from tfseg.models.layers.units import ConvBatchNorm
 
 _UNITS = {"resnet50s": (3, 4, 6, 3), "resnet101s": (3, 4, 23, 3)}
-_BOTTLENECKS = (64, 128, 256, 512)
-_STEM = (("conv1_1", 3, 64, 2), ("conv1_2", 64, 64, 1), ("conv1_3", 64, 128, 1))
+# Channels of the stem's convolutions, and of the bottlenecks of the four layers.
+_STEM, _BOTTLENECKS = (64, 64, 128), (64, 128, 256, 512)
+_STEM_NAMES = ("conv1_1", "conv1_2", "conv1_3")
 
 
 def bottleneck_names(name: str, torch: str) -> dict[str, str]:
@@ -44,6 +45,10 @@ class ResNetS(Backbone):
       output_stride: 8 (published), 16 or 32.
       multi_grid: unit rates of the last layer; None: 1, 1, 1.
       bounded: ReLU6 and clipped sums.
+      units: units of the four layers; None: those of the variant.
+      stem: channels of the three convolutions before them.
+      bottlenecks: channels of the bottlenecks of the layers, which have four times as many at their
+        ends.
     """
 
     facts = STANDARDISED
@@ -57,21 +62,24 @@ class ResNetS(Backbone):
         output_stride: int,
         multi_grid: Sequence[int] | None,
         bounded: bool,
+        units: Sequence[int] | None = None,
+        stem: Sequence[int] = _STEM,
+        bottlenecks: Sequence[int] = _BOTTLENECKS,
     ):
         super().__init__(variant)
         settings = settings.replace(decay=0.9, epsilon=1e-5, kernel_init=he_normal_fan_out)
         self.scope = variant
         self.stem = []
-        for leaf, in_channels, filters, stride in _STEM:
-            convolution = Conv2D(
-                settings, f"{variant}/{leaf}", in_channels, filters, 3, stride=stride
-            )
+        channels = 3
+        for leaf, filters in zip(_STEM_NAMES, stem):
+            stride = 2 if leaf == _STEM_NAMES[0] else 1
+            convolution = Conv2D(settings, f"{variant}/{leaf}", channels, filters, 3, stride=stride)
             self.stem.append(ConvBatchNorm(convolution, settings, activation=settings.activation))
-            self.channels[leaf] = filters
+            channels = self.channels[leaf] = filters
         rates = AtrousRate(output_stride, current=4)
         self.units, self._ends = [], []
-        channels = _STEM[-1][2]
-        for i, (count, bottleneck) in enumerate(zip(_UNITS[variant], _BOTTLENECKS), start=1):
+        units = _UNITS[variant] if units is None else units
+        for i, (count, bottleneck) in enumerate(zip(units, bottlenecks), start=1):
             for unit in range(1, count + 1):
                 stride, rate = rates.next(2 if unit == 1 and i > 1 else 1)
                 unit_rate = multi_grid[unit - 1] if multi_grid and i == 4 else 1
@@ -95,7 +103,7 @@ class ResNetS(Backbone):
     def call(self, x: tf.Tensor, training: bool = False) -> EndPoints:
         """Maps a network input [N, h, w, 3] to end points by name."""
         ends = {}
-        for (leaf, *_), layer in zip(_STEM, self.stem):
+        for leaf, layer in zip(_STEM_NAMES, self.stem):
             x = ends[leaf] = layer(x, training=training)
         x = max_pool(x)
         for end, unit in zip(self._ends, self.units):
@@ -107,7 +115,7 @@ class ResNetS(Backbone):
         """Returns the modules' names of the published weights: the stem is a sequence."""
         modules = (("conv1.0", "conv1.1"), ("conv1.3", "conv1.4"), ("conv1.6", "bn1"))
         names = {}
-        for (leaf, *_), (convolution, norm) in zip(_STEM, modules):
+        for leaf, (convolution, norm) in zip(_STEM_NAMES, modules):
             names |= unit_names(f"{self.scope}/{leaf}", convolution, norm)
         for unit in self.units:
             layer, number = unit.name.removeprefix(f"{self.scope}/").split("/unit_")

@@ -81,9 +81,11 @@ class XceptionModule(Layer):
         rate: int,
         unit_rates: Sequence[int],
         bounded: bool,
+        skip_after_relu: bool = False,
     ):
         super().__init__(name)
         self._skip, self._bounded = block.skip, bounded
+        self._skip_after_relu = skip_after_relu
         self._activation = settings.activation
         self._relu_first = not block.relu_inside
         self.out_channels = block.depths[-1]
@@ -120,8 +122,11 @@ class XceptionModule(Layer):
                 second = residual
         if self._skip == "none":
             return residual, second
-        # The shortcut sees the input before any ReLU.
-        shortcut = x if self.shortcut is None else self.shortcut(x, training=training)
+        # The shortcut sees the input before any ReLU, but for UniMatch's form.
+        if self.shortcut is not None:
+            shortcut = self.shortcut(x, training=training)
+        else:
+            shortcut = self._activation(x) if self._skip_after_relu else x
         if not self._bounded:
             return residual + shortcut, second
         residual = tf.clip_by_value(residual, -_CLIP, _CLIP)
@@ -139,6 +144,10 @@ class Xception(Backbone):
       output_stride: 8, 16 or 32.
       multi_grid: unit rates of the three convolutions of the last block; None: 1, 1, 1.
       bounded: ReLU6 and clipped sums.
+      form: 'deeplab', or 'unimatch': where a skip has no convolution it is the unit's input after
+        its ReLU, and batch norm has an epsilon of 1e-5 in place of 1e-3.
+
+    Source: UniMatch specification 3 and 3.2 for the form.
     """
 
     facts = FACTS
@@ -151,11 +160,12 @@ class Xception(Backbone):
         output_stride: int,
         multi_grid: Sequence[int] | None,
         bounded: bool,
+        form: str = "deeplab",
     ):
         super().__init__(variant)
         settings = settings.replace(
             decay=0.9997,
-            epsilon=1e-3,
+            epsilon=1e-5 if form == "unimatch" else 1e-3,
             kernel_init=truncated_normal(0.09),
             depthwise_init=truncated_normal(0.09),
         )
@@ -178,6 +188,7 @@ class Xception(Backbone):
                     rate=rate,
                     unit_rates=(multi_grid or (1, 1, 1)) if block.skip == "none" else (1, 1, 1),
                     bounded=bounded,
+                    skip_after_relu=form == "unimatch",
                 )
                 channels = module.out_channels
                 self.units.append(module)

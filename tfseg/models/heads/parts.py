@@ -35,6 +35,7 @@ def head_settings(settings: Settings, initializer: str = "xavier_uniform") -> Se
     return settings.replace(
         decay=0.9997,
         epsilon=1e-5,
+        momentum=settings.momentum if settings.head_momentum is None else settings.head_momentum,
         kernel_init=xavier_uniform,
         depthwise_init=truncated_normal(0.33),
         init_by_fan_in=uniform_fan_in if initializer == "uniform_fan_in" else None,
@@ -155,9 +156,17 @@ class ASPP(Layer):
       settings: `head_settings`.
       config: the `aspp_*`, `atrous_rates`, `image_pooling_*`, `add_image_level_feature` fields.
       in_channels: channels of the backbone's output.
+      stride: of the backbone's output; None: the output stride.
     """
 
-    def __init__(self, settings: Settings, config: ModelConfig, in_channels: int):
+    def __init__(
+        self,
+        settings: Settings,
+        config: ModelConfig,
+        in_channels: int,
+        *,
+        stride: int | None = None,
+    ):
         super().__init__("aspp_module")
         filters = config.aspp_convs_filters
         self.image_pooling = None
@@ -168,7 +177,7 @@ class ASPP(Layer):
                 filters,
                 crop_size=config.image_pooling_crop_size,
                 stride=config.image_pooling_stride,
-                output_stride=config.output_stride,
+                output_stride=stride or config.output_stride,
             )
         self.branches = [conv_unit(settings, "aspp0", in_channels, filters)]
         for i, rate in enumerate(config.atrous_rates or (), start=1):

@@ -93,6 +93,44 @@ class Conv2D(Layer):
         return x if self.bias is None else x + tf.cast(self.bias, self._type)
 
 
+class Conv2DTranspose(Layer):
+    """Transposed convolution whose kernel is as wide as its stride: every pixel becomes a block.
+
+    Args:
+      settings: types and initial values.
+      name: scope of `kernel` [size, size, in_channels, filters] and `bias`.
+      in_channels: channels of the input.
+      filters: channels of the output.
+      size: side of the kernel, and the stride.
+    """
+
+    def __init__(self, settings: Settings, name: str, in_channels: int, filters: int, size: int):
+        super().__init__(name)
+        self.out_channels, self.decayed = filters, True
+        self._size = size
+        self._type = tf.as_dtype(settings.compute_dtype)
+        # As PyTorch counts the inputs of such a kernel.
+        fan_in = size * size * filters
+        init = settings.choose_init(fan_in, settings.kernel_init)
+        shape = [size, size, in_channels, filters]
+        self.kernel = settings.variable(f"{name}/kernel", shape, init)
+        init = settings.choose_init(fan_in, constant(0.0))
+        self.bias = settings.variable(f"{name}/bias", [filters], init)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Maps [N, h, w, in_channels] to [N, size h, size w, filters] in the compute type."""
+        x, kernel = tf.cast(x, self._type), tf.cast(self.kernel, self._type)
+        size, filters = self._size, self.out_channels
+        columns = tf.reshape(tf.transpose(kernel, [2, 0, 1, 3]), [1, 1, x.shape[3], -1])
+        blocks = _pointwise(x, columns)
+        dynamic = tf.shape(x)
+        sides = [dynamic[i] if x.shape[i] is None else x.shape[i] for i in (0, 1, 2)]
+        blocks = tf.reshape(blocks, [sides[0] * sides[1], sides[2], size, size, filters])
+        blocks = tf.transpose(blocks, [0, 2, 1, 3, 4])
+        result = tf.reshape(blocks, [sides[0], sides[1] * size, sides[2] * size, filters])
+        return result + tf.cast(self.bias, self._type)
+
+
 @tf.custom_gradient
 def _pointwise(x: tf.Tensor, kernel: tf.Tensor):
     """1x1 convolution whose kernel gradient is a matrix product over all pixels.
@@ -182,11 +220,10 @@ def _depthwise(x: tf.Tensor, kernel: tf.Tensor):
 def decayed_variables(model: tf.Module) -> list[tf.Variable]:
     """Returns the kernels of the weight decay: plain and pointwise convolutions' (spec 4.2-4.5).
 
-    Depthwise kernels, batch norm, biases and kernels declared otherwise are not among them.
+    So do linear maps. Depthwise kernels, norms, biases and kernels declared otherwise are not among
+    them.
     """
     kernels = {
-        id(layer.kernel)
-        for layer in model.submodules
-        if isinstance(layer, Conv2D) and layer.decayed
+        id(layer.kernel) for layer in model.submodules if isinstance(layer, Layer) and layer.decayed
     }
     return [v for v in model.trainable_variables if id(v) in kernels]

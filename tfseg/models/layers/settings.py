@@ -24,6 +24,7 @@ class Settings:
       fine_tune_batch_norm: training uses batch statistics and updates the moving ones.
       sync_batch_norm: those statistics are taken over all replicas.
       momentum: decay of the moving statistics that the user asks for; None: `decay`.
+      head_momentum: the same for what is built on the backbone; None: `momentum`.
       decay: of the moving statistics, as published.
       epsilon: added to the variance.
       kernel_init: initial values of convolution kernels.
@@ -40,6 +41,7 @@ class Settings:
     fine_tune_batch_norm: bool = True
     sync_batch_norm: bool = False
     momentum: float | None = None
+    head_momentum: float | None = None
     decay: float = 0.9997
     epsilon: float = 1e-3
     kernel_init: Initializer = truncated_normal(0.09)
@@ -77,7 +79,13 @@ class Settings:
 
 
 class Layer(tf.keras.layers.Layer):
-    """Base of the layers: a Keras layer that leaves types to itself."""
+    """Base of the layers: a Keras layer that leaves types to itself.
+
+    Attributes:
+      decayed: whether its `kernel` is part of the weight decay.
+    """
+
+    decayed = False
 
     def __init__(self, name: str):
         super().__init__(name=name, autocast=False)

@@ -1,0 +1,367 @@
+"""What FixMatch, UniMatch and their second versions share.
+
+A network says what the weak view of an image without mask shows; where it is sure, that is the
+pseudo label of strong views of the same crop. Into each strong view a rectangle of another image is
+pasted (CutMix), and its pseudo label likewise. The labelled images learn from their masks. A method
+says who makes the pseudo labels, who the donor is, and which passes the network makes.
+
+Three things are ours and behind flags. With --weakly the classes that an image is known not to
+show take no part in its pseudo label, nor, with --strong_loss=class_aware, in the loss of its
+strong views; what CutMix pastes keeps the donor's classes. --class_thresholds=balanced asks less
+confidence of classes of which the network is less sure. And the weight of all that needs no mask
+can be another, or rise (--unlabeled_weight).
+
+Source: Yang et al., "Revisiting weak-to-strong consistency in semi-supervised semantic
+segmentation", CVPR 2023, and "UniMatch V2", TPAMI 2025; UniMatch specification 2 to 4. Ours: a
+batch without a pixel that counts has a loss of 0, theirs is not a number; batches run on over the
+end of an epoch, theirs dropped the rest.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfseg.data.stream import Stream, strong_keys
+from tfseg.errors import UserError
+from tfseg.methods.base import Batch, Method, ParamGroup, new_layers_groups
+from tfseg.monitors import Monitors
+from tfseg.ops import class_aware, cutmix, hard_examples
+from tfseg.ops import losses as loss_ops
+from tfseg.ops.resize import resize_bilinear
+from tfseg.settings.data import DataConfig
+from tfseg.settings.weak_to_strong import WeakToStrongConfig
+from tfseg.settings.network import ModelConfig
+from tfseg.settings.run import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Guess:
+    """What a network says of a batch of weak views; no gradient passes.
+
+    Attributes:
+      label: int32 [N, H, W], the likeliest class.
+      confidence: float32 [N, H, W], its probability.
+      valid: float32 [N, H, W], 0 in padding.
+      present: float32 [N, C], the classes that each image may show; None: all.
+    """
+
+    label: tf.Tensor
+    confidence: tf.Tensor
+    valid: tf.Tensor
+    present: tf.Tensor | None
+
+    def reversed(self) -> "Guess":
+        """Returns the same with the images in reverse order."""
+        return Guess(
+            *(None if x is None else tf.reverse(x, [0]) for x in vars(self).values()),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixed:
+    """A strong view after CutMix, and what it should show.
+
+    Attributes:
+      image: RGB 0..255 [N, H, W, 3].
+      own, donor: guesses of the two images.
+      inside: bool [N, H, W], what is the donor's.
+    """
+
+    image: tf.Tensor
+    own: Guess
+    donor: Guess
+    inside: tf.Tensor
+
+    def _of(self, name: str) -> tf.Tensor:
+        return cutmix.paste(getattr(self.own, name), getattr(self.donor, name), self.inside)
+
+    @property
+    def label(self) -> tf.Tensor:
+        """Pseudo label, int32 [N, H, W]."""
+        return self._of("label")
+
+    @property
+    def confidence(self) -> tf.Tensor:
+        """Of the pseudo label, float32 [N, H, W]."""
+        return self._of("confidence")
+
+    @property
+    def valid(self) -> tf.Tensor:
+        """0 in padding, float32 [N, H, W]."""
+        return self._of("valid")
+
+
+class WeakToStrong(Method):
+    """Base of the methods that learn strong views from weak ones."""
+
+    Config = WeakToStrongConfig
+    heads = ("deeplab", "dpt")
+    strong_views = 2
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.class_confidence = None
+        if self.settings.class_thresholds == "balanced":
+            # Replicas see the same sums, so each keeps its own copy; any one may be saved.
+            self.class_confidence = tf.Variable(
+                tf.ones([self.spec.num_classes]),
+                trainable=False,
+                name="class_confidence",
+                synchronization=tf.VariableSynchronization.ON_READ,
+                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            )
+        self._replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        self._check()
+
+    def _check(self) -> None:
+        settings = self.settings
+        if settings.strong_loss == "class_aware" and not self.config.weakly:
+            raise UserError(
+                "Without image-level labels no class is known to be absent.",
+                where="--strong_loss",
+                received=settings.strong_loss,
+                accepted="plain, or class_aware with --weakly",
+            )
+        if self.config.jit_compile and self._replicas > 1 and self.class_confidence is not None:
+            raise UserError(
+                "--class_thresholds=balanced cannot be compiled on several replicas.",
+                where="--jit_compile",
+                received=f"{self._replicas} replicas",
+                fix="leave it out, or use one replica",
+            )
+
+    @classmethod
+    def network_config(cls, config: ModelConfig, settings: Any) -> ModelConfig:
+        """See the base.
+
+        Raises:
+          UserError: the network sees images at several scales, or has another head.
+        """
+        if tuple(config.image_pyramid or (1.0,)) != (1.0,):
+            raise UserError(
+                "Passes of several views see images at one scale.",
+                where="--image_pyramid",
+                received=", ".join(map(str, config.image_pyramid)),
+                accepted="1.0",
+                fix="leave it out",
+            )
+        return super().network_config(config, settings)
+
+    @classmethod
+    def streams(cls, data: DataConfig, train: TrainConfig, settings=None) -> dict[str, Stream]:
+        return {
+            # Image j of the second split always comes with image j modulo n of the first.
+            "labelled": Stream(
+                split=data.train_split,
+                batch_size=train.train_batch_size,
+                labels="required",
+                order_of="unlabelled",
+            ),
+            "unlabelled": Stream(
+                split=data.train_split_cls,
+                batch_size=train.train_batch_size,
+                strong_views=cls.strong_views,
+                boxes=True,
+                labels="hidden",
+                image_labels=data.image_label_source if train.weakly else "none",
+                dataset_dir=data.dataset_dir_cls,
+            ),
+        }
+
+    # Pseudo labels -------------------------------------------------------------------------------
+
+    def logits_of(self, logits: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
+        """Returns float32 logits at the size of the image."""
+        return resize_bilinear(tf.cast(logits, tf.float32), image.shape[1:3])
+
+    def guess(self, logits: tf.Tensor, stream: dict[str, tf.Tensor]) -> Guess:
+        """Returns what logits say of a stream's weak view.
+
+        Args:
+          logits: float32 [N, H, W, C].
+          stream: its batch.
+        """
+        logits, present = tf.stop_gradient(logits), None
+        if self.config.weakly:
+            present = class_aware.present_classes(
+                stream["image_label"], has_background=self.spec.has_background
+            )
+            logits = class_aware.mask_absent_logits(logits, present)
+        return Guess(
+            tf.argmax(logits, -1, output_type=tf.int32),
+            tf.reduce_max(tf.nn.softmax(logits), -1),
+            stream["valid"],
+            present,
+        )
+
+    def mixed_views(
+        self,
+        own: dict[str, tf.Tensor],
+        donor: dict[str, tf.Tensor],
+        guess: Guess,
+        donor_guess: Guess,
+    ) -> list[Mixed]:
+        """Returns the strong views with the donor's rectangles in them.
+
+        Args:
+          own: batch of the images; its boxes say what is pasted.
+          donor: batch of as many others.
+          guess, donor_guess: of the two.
+        """
+        size = tuple(own["image"].shape[1:3])
+        views = []
+        for i, key in enumerate(strong_keys(self.strong_views)):
+            inside = cutmix.inside(own["boxes"][:, i], size)
+            image = cutmix.paste(own[key], donor[key], inside)
+            views.append(Mixed(image, guess, donor_guess, inside))
+        return views
+
+    def thresholds(self, label: tf.Tensor) -> tf.Tensor:
+        """Returns the confidence that each pixel's pseudo label needs: a scalar, or [N, H, W]."""
+        threshold = tf.constant(self.settings.confidence_threshold, tf.float32)
+        if self.class_confidence is None:
+            return threshold
+        confidence = tf.convert_to_tensor(self.class_confidence)
+        return threshold * tf.gather(confidence / tf.reduce_max(confidence), label)
+
+    def follow_confidence(self, guess: Guess) -> None:
+        """Moves the mean confidence of each class towards that of a batch."""
+        if self.class_confidence is None:
+            return
+        members = tf.one_hot(guess.label, self.spec.num_classes) * guess.valid[..., None]
+        found = tf.stack(
+            [
+                tf.reduce_sum(members * guess.confidence[..., None], [0, 1, 2]),
+                tf.reduce_sum(members, [0, 1, 2]),
+            ]
+        )
+        if self._replicas > 1:
+            context = tf.distribute.get_replica_context()
+            found = context.all_reduce(tf.distribute.ReduceOp.SUM, found)
+        # The parts of an accumulated batch make one step together.
+        parts = self.config.gradient_accumulation_steps
+        kept = self.settings.class_threshold_momentum ** (1.0 / parts)
+        total, count = tf.unstack(found)
+        before = tf.convert_to_tensor(self.class_confidence)
+        after = kept * before + (1.0 - kept) * tf.math.divide_no_nan(total, count)
+        self.class_confidence.assign(tf.where(count > 0, after, before))
+
+    # Losses --------------------------------------------------------------------------------------
+
+    def unlabelled_weight(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns the factor on the losses of images without masks, float32 scalar."""
+        weight = tf.constant(self.settings.unlabeled_weight, tf.float32)
+        ramp = self.settings.unlabeled_ramp_up_steps
+        return weight * tf.minimum(1.0, tf.cast(step, tf.float32) / ramp) if ramp else weight
+
+    def labelled_loss(self, logits: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
+        """Returns the loss of images with masks, float32 scalar.
+
+        Args:
+          logits: float32 [N, H, W, C].
+          label: int32 [N, H, W].
+        """
+        if self.settings.labelled_loss == "hard_examples":
+            return hard_examples.hard_pixel_loss(
+                logits,
+                label,
+                ignore_label=self.spec.ignore_label,
+                threshold=self.settings.hard_example_threshold,
+                min_kept=self.settings.hard_example_pixels,
+                over_replicas=self.over_replicas,
+            )
+        return loss_ops.segmentation_loss(
+            logits,
+            label,
+            ignore_label=self.spec.ignore_label,
+            over_replicas=self.over_replicas,
+        )
+
+    def guess_loss(self, logits: tf.Tensor, guess: Guess | Mixed) -> tf.Tensor:
+        """Mean loss against a pseudo label: over all pixels but padding, sure or not.
+
+        Args:
+          logits: float32 [N, H, W, C].
+          guess: the pseudo label.
+        """
+        confident = tf.cast(guess.confidence >= self.thresholds(guess.label), tf.float32)
+        if self.settings.strong_loss == "plain":
+            return loss_ops.consistency_loss(
+                guess.label, logits, guess.valid, confident, over_replicas=self.over_replicas
+            )
+        loss = self._class_aware(logits, guess)
+        total = tf.reduce_sum(guess.valid)
+        if self.over_replicas:
+            total = loss_ops.replica_mean(total)
+        return loss_ops.safe_divide(tf.reduce_sum(loss * guess.valid * confident), total)
+
+    def _class_aware(self, logits: tf.Tensor, guess: Guess | Mixed) -> tf.Tensor:
+        """Returns the cross entropy among the classes that a pixel's image shows, [N, H, W]."""
+
+        def among(present: tf.Tensor) -> tf.Tensor:
+            return class_aware.class_aware_cross_entropy(
+                logits, guess.label, present, ignore_label=self.spec.ignore_label
+            )[0]
+
+        if isinstance(guess, Guess):
+            return among(guess.present)
+        return tf.where(guess.inside, among(guess.donor.present), among(guess.own.present))
+
+    def param_groups(self) -> list[ParamGroup]:
+        """Returns two groups, backbone and the rest; everything decays, norms and biases too."""
+        return new_layers_groups(
+            self.model,
+            self.config,
+            multiplier=self.settings.new_layers_learning_rate_multiplier,
+            biases_alike=True,
+        )
+
+    # What a user watches -------------------------------------------------------------------------
+
+    def monitor(
+        self, monitors: Monitors, guess: Guess, unlabelled, student: tf.Tensor, views: Sequence
+    ) -> None:
+        """Measures pseudo labels, and the student's first strong view, against hidden masks.
+
+        Args:
+          monitors: takes the figures.
+          guess: of the weak views.
+          unlabelled: batch of their stream.
+          student: float32 [N, H, W, C], logits of the first strong view.
+          views: of `mixed_views`; what is the donor's in the first is not counted.
+        """
+        confident = tf.cast(guess.confidence >= self.thresholds(guess.label), tf.float32)
+        confident *= guess.valid
+        monitors.share("mask_ratio", tf.reduce_sum(confident), tf.reduce_sum(guess.valid))
+        truth = unlabelled["hidden_label"]
+        known = guess.valid * tf.cast(tf.not_equal(truth, self.spec.ignore_label), tf.float32)
+        right = tf.cast(tf.equal(truth, guess.label), tf.float32)
+        sure = tf.reduce_sum(confident * known)
+        monitors.share("pseudo_label_precision", tf.reduce_sum(confident * known * right), sure)
+        monitors.share("pseudo_label_coverage", sure, tf.reduce_sum(known))
+        own = known * tf.cast(~views[0].inside, tf.float32)
+        seen = tf.argmax(student, -1, output_type=tf.int32)
+        for name, prediction, weight in (("teacher", guess.label, known), ("student", seen, own)):
+            monitors.confusion(
+                name, truth, prediction, num_classes=self.spec.num_classes, weight=weight
+            )
+
+    def teaching_network(self):
+        """Returns the network that makes the pseudo labels."""
+        return self.model
+
+    def panels(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """Returns an image of the second split, a strong view, its pseudo label, and the truth."""
+        unlabelled = batch["unlabelled"]
+        image = unlabelled["image"]
+        logits = self.teaching_network()(image, training=False)["logits"]
+        guess = self.guess(self.logits_of(logits, image), unlabelled)
+        return {
+            "image": image,
+            "strong": unlabelled["image_strong"],
+            "pseudo_label": guess.label,
+            "confidence": guess.confidence,
+            "truth": unlabelled["hidden_label"],
+        }

@@ -1,0 +1,142 @@
+"""Settings of FixMatch, UniMatch and their second versions."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from tfseg.settings.method import OF_ZERO_LABEL, MethodSettings
+from tfseg.settings.option import option
+
+
+@dataclasses.dataclass(frozen=True)
+class WeakToStrongConfig(MethodSettings):
+    """What FixMatch, UniMatch and their second versions have in common (UniMatch specification 1).
+
+    Defaults of this and other sections are those published for PASCAL VOC.
+    """
+
+    UNHEEDED: ClassVar[tuple[str, ...]] = (
+        *OF_ZERO_LABEL,
+        "hard_example_mining_step",
+        "label_weights",
+        "last_layer_gradient_multiplier",
+        "parameter_groups",
+        "top_k_percent_pixels",
+        "upsample_logits",
+    )
+
+    confidence_threshold: float = option(
+        0.95,
+        "Probability that a pseudo label needs. Published for FixMatch and UniMatch on Cityscapes: "
+        "0.",
+        limits=(0, 1),
+    )
+    labelled_loss: str = option(
+        "cross_entropy",
+        "Loss of the labelled images: the mean cross entropy, or hard_examples: the mean over "
+        "pixels whose class has at most --hard_example_threshold, of which at least "
+        "--hard_example_pixels are kept; published for Cityscapes.",
+        choices=("cross_entropy", "hard_examples"),
+    )
+    hard_example_threshold: float = option(
+        0.7,
+        "Probability of its class up to which a pixel is a hard example.",
+        limits=(0, 1),
+        needs="labelled_loss=hard_examples",
+    )
+    hard_example_pixels: int = option(
+        200000,
+        "Fewest pixels of a replica's labelled batch that count, the hardest ones.",
+        limits=(0, None),
+        needs="labelled_loss=hard_examples",
+    )
+    unlabeled_weight: float = option(
+        1.0,
+        "Factor on all losses of images without masks; published: 1.",
+        limits=(0, None),
+    )
+    unlabeled_ramp_up_steps: int = option(
+        0, "Steps over which that factor rises linearly from 0; published: 0.", limits=(0, None)
+    )
+    strong_loss: str = option(
+        "plain",
+        "With --weakly: cross entropy of strong views among all classes, or class_aware: among "
+        "those that the image-level labels name, as in Learning Pseudo Labels.",
+        choices=("plain", "class_aware"),
+        needs="weakly",
+    )
+    class_thresholds: str = option(
+        "fixed",
+        "One --confidence_threshold for all classes, as published, or balanced: times the mean "
+        "confidence of a class over that of the class with the largest, for long tails.",
+        choices=("fixed", "balanced"),
+    )
+    class_threshold_momentum: float = option(
+        0.999,
+        "What is kept of those mean confidences at each step.",
+        limits=(0, 1),
+        needs="class_thresholds=balanced",
+    )
+
+
+# What both networks of the first version's authors are trained with.
+_OF_FIRST_VERSION = {
+    "augmentation": "long_side_crop",
+    "base_learning_rate": 0.001,
+    "learning_rate_lag_steps": 1,
+    "train_batch_size": 8,
+    "weight_decay": 1e-4,
+}
+_OF_SECOND_VERSION = {
+    "augmentation": "long_side_crop",
+    "base_learning_rate": 5e-6,
+    "learning_rate_lag_steps": 1,
+    "optimizer": "adamw",
+    "train_batch_size": 16,
+    "weight_decay": 0.01,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FixMatchConfig(WeakToStrongConfig):
+    """FixMatch by UniMatch's authors (UniMatch specification 3)."""
+
+    DEFAULTS: ClassVar[Mapping[str, Any]] = _OF_FIRST_VERSION
+
+    new_layers_learning_rate_multiplier: float = option(
+        10.0,
+        "Factor on the learning rate of what is built on the backbone. Published for FixMatch and "
+        "UniMatch on Cityscapes: 1.",
+        limits=(0, None),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class UniMatchConfig(FixMatchConfig):
+    """UniMatch (UniMatch specification 3)."""
+
+    feature_dropout: float = option(
+        0.5, "Share of the channels that the third pupil lacks.", limits=(0, 0.99)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class FixMatchV2Config(WeakToStrongConfig):
+    """FixMatch by UniMatch V2's authors (UniMatch specification 4)."""
+
+    UNHEEDED: ClassVar[tuple[str, ...]] = (*WeakToStrongConfig.UNHEEDED, "ema_decay")
+    DEFAULTS: ClassVar[Mapping[str, Any]] = _OF_SECOND_VERSION
+
+    teacher_decay: float = option(
+        0.996,
+        "Largest decay of the teacher's average, per step; before, it is the mean of all steps.",
+        limits=(0, 1),
+    )
+    new_layers_learning_rate_multiplier: float = option(
+        40.0, "Factor on the learning rate of what is built on the backbone.", limits=(0, None)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class UniMatchV2Config(FixMatchV2Config):
+    """UniMatch V2 (UniMatch specification 4)."""
