@@ -17,6 +17,7 @@ from tests.conftest import RECORD_SIZE
 from tests.extras import needs_crf
 from tests.programs import assert_user_error, run
 from tests.runs import NETWORK
+from tests.toy import ToyBackbone
 from tests.small_split import SPEC, StridedToyModel, make_images, numpy_prediction, png
 from tfseg.data.prediction_files import safe_path
 from tfseg.errors import UserError
@@ -32,10 +33,16 @@ from tfseg.inference.images.finding import (
 )
 from tfseg.inference.images.predict import predict_images
 from tfseg.inference.images.scale import Trained
+from tfseg.models import BACKBONES
 from tfseg.settings.data import DataConfig
 from tfseg.settings.prediction import ImagesConfig
 
 SIZES = ((20, 31), (33, 33), (7, 40), (50, 45))
+
+
+@pytest.fixture
+def toy_backbone(monkeypatch):
+    monkeypatch.setitem(BACKBONES, "toy", ToyBackbone)
 
 
 def write_images(folder, sizes=SIZES, *, names=None, seed=0):
@@ -571,6 +578,7 @@ def trained(records, tmp_path_factory):
     return logdir
 
 
+@pytest.mark.usefixtures("toy_backbone")
 def test_predictions_are_those_of_vis_and_of_python(trained, tmp_path):
     """JPEGs of several sizes, made records of by the converter, and predicted as files."""
     sizes = [(33, 33), (40, 71), (20, 50)]
@@ -623,6 +631,7 @@ def test_predictions_are_those_of_vis_and_of_python(trained, tmp_path):
     assert again == {"images": 3, "predicted": 0, "skipped": 3, "failed": {}}
 
 
+@pytest.mark.usefixtures("toy_backbone")
 def test_the_runs_resizing_is_kept(trained, records, tmp_path):
     """Training at a shorter side of 49 pixels is evaluated, drawn and predicted so."""
     logdir = tmp_path / "run"

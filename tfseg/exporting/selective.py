@@ -58,9 +58,10 @@ def quantized(
     while best[0] < wanted:
         if ranked is None:
             ranked = _most_harmed_first(debugger)
-        if len(kept) == len(ranked):
+        # One is left in 8 bits: the debugger refuses a network that has none.
+        if len(kept) >= len(ranked) - 1:
             break
-        kept = ranked[:count]
+        kept = ranked[: min(count, len(ranked) - 1)]
         count *= 2
         debugger.options = _keeping(kept)
         content = debugger.get_nondebug_quantized_model()

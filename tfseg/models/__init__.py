@@ -7,6 +7,7 @@ import numpy as np
 
 from tfseg.data.specs import DatasetSpec
 from tfseg.models.backbones import BACKBONES
+from tfseg.models.fusion import avoid_slow_fusions
 from tfseg.models.layers.convolutions import decayed_variables
 from tfseg.models.network import Network
 from tfseg.settings.heads import HEADS
@@ -60,6 +61,7 @@ def build_model(
       >>> model(tf.zeros([1, 65, 65, 3]))["logits"].shape
       TensorShape([1, 5, 5, 21])
     """
+    avoid_slow_fusions()
     options = {
         "num_classes": num_classes,
         "num_image_classes": num_image_classes,
