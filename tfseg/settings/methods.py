@@ -51,11 +51,13 @@ class PseudoSegConfig(MethodSettings):
         "Pixels whose largest probability, after sharpening, is below this do not count; 0: all "
         "count.",
     )
-    unlabeled_weight: float = option(1.0, "Weight of the consistency loss.")
+    unlabeled_weight: float = option(
+        1.0, "Factor on the losses of images without masks; published: 1.", limits=(0, None)
+    )
     unlabeled_ramp_up_steps: int = option(
         0,
-        "Steps over which that weight rises linearly from 0; for short runs, whose first pseudo "
-        "labels are all background. Published: 0.",
+        "Steps over which --unlabeled_weight rises linearly from 0; for short runs, whose first "
+        "pseudo labels are all background. Published: 0.",
         limits=(0, None),
     )
     cls_with_cls: bool = option(

@@ -52,11 +52,14 @@ class WeakToStrongConfig(MethodSettings):
     )
     unlabeled_weight: float = option(
         1.0,
-        "Factor on all losses of images without masks; published: 1.",
+        "Factor on the losses of images without masks; published: 1.",
         limits=(0, None),
     )
     unlabeled_ramp_up_steps: int = option(
-        0, "Steps over which that factor rises linearly from 0; published: 0.", limits=(0, None)
+        0,
+        "Steps over which --unlabeled_weight rises linearly from 0; for short runs, whose first "
+        "pseudo labels are all background. Published: 0.",
+        limits=(0, None),
     )
     strong_loss: str = option(
         "plain",
@@ -103,11 +106,9 @@ class FixMatchConfig(WeakToStrongConfig):
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = _OF_FIRST_VERSION
 
+    # Published on Cityscapes: 1.
     new_layers_learning_rate_multiplier: float = option(
-        10.0,
-        "Factor on the learning rate of what is built on the backbone. Published for FixMatch and "
-        "UniMatch on Cityscapes: 1.",
-        limits=(0, None),
+        10.0, "Factor on the learning rate of what is built on the backbone.", limits=(0, None)
     )
 
 
