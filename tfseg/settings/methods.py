@@ -382,7 +382,7 @@ class StrictConfig(SPNetConfig):
         choices=("previous_round", "ema"),
     )
     teacher_decay: float = option(
-        0.999, "Decay of that average, per step.", limits=(0, 1), needs="teacher=ema"
+        0.999, "Decay of the teacher's average, per step.", limits=(0, 1), needs="teacher=ema"
     )
     teacher_seen_bias: float = option(
         0.0,

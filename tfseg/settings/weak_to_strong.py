@@ -128,11 +128,8 @@ class FixMatchV2Config(WeakToStrongConfig):
     UNHEEDED: ClassVar[tuple[str, ...]] = (*WeakToStrongConfig.UNHEEDED, "ema_decay")
     DEFAULTS: ClassVar[Mapping[str, Any]] = _OF_SECOND_VERSION
 
-    teacher_decay: float = option(
-        0.996,
-        "Largest decay of the teacher's average, per step; before, it is the mean of all steps.",
-        limits=(0, 1),
-    )
+    # Reached after 250 steps; before, the average is the mean of all steps.
+    teacher_decay: float = option(0.996, "Decay of the teacher's average, per step.", limits=(0, 1))
     new_layers_learning_rate_multiplier: float = option(
         40.0, "Factor on the learning rate of what is built on the backbone.", limits=(0, None)
     )
