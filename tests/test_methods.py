@@ -15,6 +15,7 @@ from tfseg.data.stream import Stream, strong_keys
 from tfseg.models import BACKBONES, model_builder
 from tfseg.monitors import Monitors, summarise
 from tfseg.settings.data import DataConfig
+from tfseg.settings.heads import HEADS
 from tfseg.settings.methods import METHODS
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.reading import check_heeded, make
@@ -235,7 +236,9 @@ def make_method(name="pseudoseg", *, weakly=False, model=None, settings=None, sp
     given = {**train, **(model or {}), **(settings or {})}
     settings = METHODS[name].settings(**(settings or {}))
     config = TrainConfig(method=name, weakly=weakly, method_settings=settings, **train)
-    model_config = make(ModelConfig, **{**SMALL, "batch_norm_momentum": 0.9, **(model or {})})
+    unheeded = HEADS[(model or {}).get("head", "deeplab")].settings.UNHEEDED
+    small = {name: value for name, value in SMALL.items() if name not in unheeded}
+    model_config = make(ModelConfig, **{**small, "batch_norm_momentum": 0.9, **(model or {})})
     check_heeded(given, [model_config, DataConfig(), config])
     model_config = METHODS[name].load().network_config(model_config, settings)
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
