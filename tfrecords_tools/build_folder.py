@@ -3,7 +3,10 @@
 python tfrecords_tools/build_folder.py --images_dir=images --masks_dir=masks --splits_dir=lists \
     --class_names=classes.txt --output_dir=records
 
-* --splits_dir holds one <split>.txt per split with one id a line, without extension.
+* --splits_dir holds one <split>.txt per split with one id a line, without extension. Without it the
+  splits are drawn: `val` (--val_fraction), `train` (--labelled images with masks) and `unlabelled`
+  (the others, and all images without masks), with every class in each; the lists stay in
+  OUTPUT_DIR/lists.
 * --class_names is a text file with one name a line and nothing else; its line number, from 0, is
   the class id, and the first is background (--has_background=false where there is none).
 * Masks are one-channel images of class ids, or palette PNGs, whose indices are the ids. Every id of
@@ -18,13 +21,14 @@ high byte is kept, floating-point values within 0 and 1 are multiplied by 255.
 
 import csv
 import dataclasses
+import os
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from absl import flags
 
-from tfrecords_tools import class_files, file_finder, program
+from tfrecords_tools import class_files, drawn_splits, file_finder, program
 from tfrecords_tools.class_files import read_class_names
 from tfrecords_tools.encoder import Encoder, ImageSource
 from tfrecords_tools.file_finder import FileFinder, composed, find_all
@@ -45,7 +49,21 @@ def define_flags() -> None:
     """Defines the program's flags."""
     flags.DEFINE_string("images_dir", None, "Folder of images.")
     flags.DEFINE_string("masks_dir", None, "Folder of masks; without it all splits are unlabelled.")
-    flags.DEFINE_string("splits_dir", None, "Folder of <split>.txt, one id a line.")
+    flags.DEFINE_string(
+        "splits_dir",
+        None,
+        "Folder of <split>.txt, one id a line; without it train, unlabelled and val are drawn.",
+    )
+    flags.DEFINE_float(
+        "val_fraction", 0.2, "Without --splits_dir: share of the images with masks that is val."
+    )
+    flags.DEFINE_integer(
+        "labelled",
+        None,
+        "Without --splits_dir: images of train. Those left over are unlabelled; their masks stay "
+        "in the records, and only monitors see them. None: all that are not val.",
+    )
+    flags.DEFINE_integer("seed", 0, "Without --splits_dir: of the draw.")
     flags.DEFINE_string("class_names", None, "Text file, one class name a line, in id order.")
     flags.DEFINE_string("image_labels", None, "CSV: id,name name ...")
     flags.DEFINE_string(
@@ -270,9 +288,82 @@ def make_sources(
     return tasks
 
 
+# What is meant only where lists are drawn, and only where they are given.
+_OF_DRAWN, _OF_GIVEN = ("val_fraction", "labelled", "seed"), ("splits",)
+
+
+def _check_lists() -> None:
+    """Insists on flags that say one thing about the lists.
+
+    Raises:
+      UserError: a flag of drawn lists with --splits_dir, or the other way round; or no masks.
+    """
+    given = bool(FLAGS.splits_dir)
+    for name in _OF_DRAWN if given else _OF_GIVEN:
+        if FLAGS[name].present:
+            raise UserError(
+                f"--{name} is for lists that are {'drawn' if given else 'given'}.",
+                where=f"--{name}",
+                received=FLAGS[name].value,
+                fix=f"leave out --{name}, or " + ("--splits_dir" if given else "add --splits_dir"),
+            )
+    if not given and not FLAGS.masks_dir:
+        raise UserError(
+            "Lists are drawn among images with masks.",
+            where="--masks_dir",
+            fix="give --masks_dir, or lists of your own with --splits_dir",
+        )
+
+
+def draw_splits(
+    spec: DatasetSpec, label_map: Mapping[int, int] | None
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Draws the lists of the images below --images_dir, and says so.
+
+    Returns:
+      The ids of each split, and the splits in which no image has a mask.
+
+    Raises:
+      UserError: see `drawn_splits`.
+    """
+    wanted = drawn_splits.Wanted(FLAGS.val_fraction, FLAGS.labelled, FLAGS.seed)
+    ids = file_finder.ids_below(FLAGS.images_dir, without=os.path.realpath(FLAGS.masks_dir))
+    masks = FileFinder(FLAGS.masks_dir)
+    paths = {i: path for i in ids if (path := masks.find(i)) is not None}
+    if not paths:
+        # Says what the folder of masks has instead.
+        find_all(ids, masks, split="train", what="mask")
+    classes = drawn_splits.classes_of_masks(
+        paths,
+        spec,
+        label_map=label_map,
+        max_megapixels=FLAGS.max_image_megapixels,
+        num_workers=FLAGS.num_workers,
+    )
+    splits = drawn_splits.draw(classes, [i for i in ids if i not in paths], wanted)
+    for line in drawn_splits.describe(splits, classes, spec):
+        print(line, flush=True)
+    return splits, [name for name, ids in splits.items() if not set(ids) & set(paths)]
+
+
+def _told_image_labels(spec: DatasetSpec) -> ImageLabels:
+    """Reads --image_labels and says which of its names are no class."""
+    found = read_image_labels(
+        FLAGS.image_labels,
+        spec,
+        column=FLAGS.image_labels_column,
+        ignore_unknown=FLAGS.ignore_unknown_labels,
+    )
+    if found.unknown:
+        listed = ", ".join(f"{n} ({k} x)" for n, k in sorted(found.unknown.items()))
+        print(f"ignored image-level names that are no class: {listed}", flush=True)
+    return found
+
+
 def main(argv: list[str]) -> None:
     started = time.monotonic()
-    program.require("images_dir", "splits_dir", "class_names", "output_dir")
+    program.require("images_dir", "class_names", "output_dir")
+    _check_lists()
     program.check_folder(FLAGS.images_dir, "images_dir")
     if FLAGS.masks_dir:
         program.check_folder(FLAGS.masks_dir, "masks_dir")
@@ -298,24 +389,19 @@ def main(argv: list[str]) -> None:
         palette=colormap.as_palette(colormap.pascal(len(names))),
     )
     label_map = read_label_map(FLAGS.label_map, spec) if FLAGS.label_map else None
-    image_labels = None
-    if FLAGS.image_labels:
-        image_labels = read_image_labels(
-            FLAGS.image_labels,
-            spec,
-            column=FLAGS.image_labels_column,
-            ignore_unknown=FLAGS.ignore_unknown_labels,
-        )
-        if image_labels.unknown:
-            listed = ", ".join(f"{n} ({k} x)" for n, k in sorted(image_labels.unknown.items()))
-            print(f"ignored image-level names that are no class: {listed}", flush=True)
+    image_labels = _told_image_labels(spec) if FLAGS.image_labels else None
+    drawn = not FLAGS.splits_dir
+    if drawn:
+        splits, without_masks = draw_splits(spec, label_map)
+    else:
+        splits, without_masks = read_splits(FLAGS.splits_dir, FLAGS.splits), []
     tasks = make_sources(
-        read_splits(FLAGS.splits_dir, FLAGS.splits),
+        splits,
         FileFinder(FLAGS.images_dir),
         FileFinder(FLAGS.masks_dir) if FLAGS.masks_dir else None,
         image_labels,
-        unlabelled_splits=FLAGS.unlabelled_splits,
-        allow_missing_masks=FLAGS.allow_missing_masks,
+        unlabelled_splits=[*FLAGS.unlabelled_splits, *without_masks],
+        allow_missing_masks=FLAGS.allow_missing_masks or drawn,
     )
     program.write(
         spec,
@@ -328,6 +414,8 @@ def main(argv: list[str]) -> None:
         ),
         started=started,
     )
+    if drawn:
+        drawn_splits.save(splits, FLAGS.output_dir)
 
 
 if __name__ == "__main__":

@@ -75,6 +75,41 @@ class FileFinder:
         return [stems[k] for k in found[:most]]
 
 
+def ids_below(folder: str, *, without: str | None = None) -> list[str]:
+    """Returns the ids of all images below a folder, sorted: paths below it, without extension.
+
+    Args:
+      folder: of images; hidden files and folders do not count.
+      without: a folder that is left out, such as that of the masks.
+
+    Raises:
+      UserError: there are none, or two files have one id.
+    """
+    found = []
+    for path, folders, names in os.walk(folder):
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".")
+            and not (without and os.path.realpath(os.path.join(path, name)) == without)
+        )
+        below = os.path.relpath(path, folder)
+        for name in names:
+            stem, extension = os.path.splitext(name)
+            if extension.lower() in IMAGE_EXTENSIONS and not name.startswith("."):
+                found.append(composed(stem if below == "." else f"{below}/{stem}"))
+    if not found:
+        raise UserError(
+            "There are no images below the folder.",
+            where=folder,
+            accepted="files that end in " + " ".join(sorted(IMAGE_EXTENSIONS)),
+        )
+    finder = FileFinder(folder)
+    for i in found:
+        finder.find(i)  # Says which files have one id.
+    return sorted(found)
+
+
 def find_all(ids: Sequence[str], finder: Any, *, split: str, what: str) -> list[str]:
     """Returns the file of every id.
 

@@ -15,6 +15,8 @@ from tfseg.data.class_embeddings import ClassVectors
 from tfseg.data.class_splits import ClassSplit
 from tfseg.errors import UserError
 
+# The second split of records whose lists the converter has drawn.
+UNLABELLED_SPLIT = "unlabelled"
 DATASET_FILE = "dataset.json"
 # A mask has one byte for a pixel.
 _MAX_CLASSES = 256

@@ -1,11 +1,13 @@
 """Trains a run: from settings to checkpoints."""
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 
+from tfseg.data.specs import UNLABELLED_SPLIT, read_dataset_json
 from tfseg.errors import UserError
 from tfseg.models import model_builder
 from tfseg.runs import classes, initial_weights, reestimation, training_directory
@@ -35,6 +37,7 @@ def fit(settings: Training) -> int:
     Raises:
       UserError: settings, data or weights cannot be used, or the directory holds another run.
     """
+    settings = _with_split_of_records(settings)
     spec = _checked_spec(settings)
     plan = _Plan(settings, spec)
     training_directory.prepare(settings.train.train_logdir)
@@ -50,6 +53,23 @@ def fit(settings: Training) -> int:
         if is_chief and not training_directory.is_complete(settings.train):
             plan.write_record(initial_run)
         return _loop(plan, method, ema, interruption, is_chief)
+
+
+def _with_split_of_records(settings: Training) -> Training:
+    """Returns settings whose second split is the records' own, where none was asked for.
+
+    Raises:
+      UserError: dataset.json cannot be read.
+    """
+    data = settings.data
+    if "train_split_cls" in settings.given:
+        return settings
+    content = read_dataset_json(data.dataset_dir_cls or data.dataset_dir) or {}
+    splits = content.get("splits", {})
+    if data.train_split_cls in splits or UNLABELLED_SPLIT not in splits:
+        return settings
+    data = dataclasses.replace(data, train_split_cls=UNLABELLED_SPLIT)
+    return dataclasses.replace(settings, data=data)
 
 
 def _checked_spec(settings: Training) -> Any:

@@ -1,0 +1,185 @@
+"""Lists that a converter draws: shares, classes, repetition, and what cannot be drawn."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.test_converters import picture, run_tool, save
+from tfrecords_tools import drawn_splits
+from tfrecords_tools.drawn_splits import Wanted, draw
+from tfrecords_tools.file_finder import ids_below
+from tfseg.data.specs import DatasetSpec
+from tfseg.data.split_index import load_index
+from tfseg.errors import UserError
+from tfseg.runs import fit
+from tfseg.settings import programs
+
+SPEC = DatasetSpec("toy", ("background", "cat", "dog", "cow"))
+
+
+def masks(seed=0, count=200):
+    """Returns classes by id: cats are common, cows are in 5 images, some images show nothing."""
+    rng = np.random.default_rng(seed)
+    cows = set(rng.choice(count, 5, replace=False).tolist())
+    shown = rng.random((count, 2)) < (0.7, 0.2)
+    return {
+        f"i{k:03}": tuple(c + 1 for c in range(2) if shown[k, c]) + ((3,) if k in cows else ())
+        for k in range(count)
+    }
+
+
+def shares(ids, classes):
+    return [np.mean([k in classes[i] for i in ids]) for k in (1, 2)]
+
+
+@pytest.mark.parametrize("labelled", [None, 20])
+def test_every_image_is_in_one_split_of_the_wanted_size(labelled):
+    classes, bare = masks(), ["x1", "x0"]
+    splits = draw(classes, bare, Wanted(0.2, labelled))
+    assert len(splits["val"]) == 40 and len(splits["train"]) == (labelled or 160)
+    everything = [i for ids in splits.values() for i in ids]
+    assert sorted(everything) == sorted([*classes, *bare])
+    assert set(bare) <= set(splits["unlabelled"])
+    assert all(ids == sorted(ids) for ids in splits.values())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_classes_have_their_shares_and_rare_ones_are_everywhere(seed):
+    classes = masks(seed)
+    splits = draw(classes, [], Wanted(0.25, 40, seed))
+    for name in ("train", "val"):
+        assert any(3 in classes[i] for i in splits[name])
+        np.testing.assert_allclose(
+            shares(splits[name], classes), shares(classes, classes), atol=0.1
+        )
+
+
+def test_the_draw_repeats_and_depends_on_the_seed_alone():
+    classes = masks()
+    shuffled = dict(reversed(classes.items()))
+    assert draw(classes, [], Wanted(labelled=30)) == draw(shuffled, [], Wanted(labelled=30))
+    assert draw(classes, [], Wanted(seed=1)) != draw(classes, [], Wanted(seed=2))
+
+
+@pytest.mark.parametrize(
+    "wanted, message",
+    [({"val_fraction": 0.01}, "0 for val"), ({"labelled": 9}, "9 of the other 8 for train")],
+)
+def test_too_few_masks(wanted, message):
+    classes = {f"i{k}": (1,) for k in range(10)}
+    with pytest.raises(UserError, match=message):
+        draw(classes, [], Wanted(**wanted))
+
+
+@pytest.mark.parametrize(
+    "wanted, flag",
+    [({"val_fraction": 0.0}, "val_fraction"), ({"val_fraction": 1.0}, "val_fraction")]
+    + [({"labelled": 0}, "labelled")],
+)
+def test_values_that_cannot_be_meant(wanted, flag):
+    with pytest.raises(UserError, match=f"--{flag}"):
+        Wanted(**wanted)
+
+
+def test_a_class_that_no_mask_shows_is_named():
+    classes = {f"i{k}": (1,) for k in range(10)}
+    lines = drawn_splits.describe(draw(classes, [], Wanted()), classes, SPEC)
+    assert "warning: no mask of train shows dog, cow" in lines
+
+
+def test_ids_are_paths_below_the_folder(tmp_path):
+    for name in ("b.png", "a/c.PNG", "masks/b.png", ".hidden/x.png"):
+        save(tmp_path / name, picture(0), format="png")
+    (tmp_path / "notes.txt").write_text("")
+    assert ids_below(str(tmp_path), without=str(tmp_path / "masks")) == ["a/c", "b"]
+    save(tmp_path / "b.bmp", picture(0))
+    with pytest.raises(UserError, match="Several files fit id 'b'"):
+        ids_below(str(tmp_path))
+    with pytest.raises(UserError, match="no images"):
+        ids_below(str(tmp_path / ".hidden" / "none"))
+
+
+# In training --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "splits, given, expected",
+    [
+        (["train", "unlabelled", "val"], {}, "unlabelled"),
+        (["train", "unlabelled", "val"], {"train_split_cls": "val"}, "val"),
+        (["train", "train_aug", "unlabelled"], {}, "train_aug"),
+        (["train", "val"], {}, "train_aug"),
+        (None, {}, "train_aug"),
+    ],
+)
+def test_training_takes_the_unlabelled_split_of_drawn_lists(splits, given, expected, tmp_path):
+    if splits is not None:
+        content = {"splits": {name: {} for name in splits}}
+        (tmp_path / "dataset.json").write_text(json.dumps(content))
+    settings = programs.training(
+        {"dataset_dir": str(tmp_path), "train_logdir": "run", **given}, default_method="pseudoseg"
+    )
+    assert fit._with_split_of_records(settings).data.train_split_cls == expected
+
+
+# The program --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Ten images with masks of one class each, two without, names of classes."""
+    for k in range(12):
+        save(tmp_path / "images" / f"p{k:02}.jpg", picture(k))
+        if k < 10:
+            mask = np.zeros((8, 10))
+            mask[2:5] = 1 + k % 2
+            save(tmp_path / "images" / "masks" / f"p{k:02}.png", mask)
+    (tmp_path / "classes.txt").write_text("background\ncat\ndog\n")
+    return tmp_path
+
+
+def build(folder, *extra):
+    return run_tool(
+        "build_folder",
+        f"--images_dir={folder / 'images'}",
+        f"--masks_dir={folder / 'images' / 'masks'}",
+        f"--class_names={folder / 'classes.txt'}",
+        f"--output_dir={folder / 'out'}",
+        "--num_workers=1",
+        *extra,
+    )
+
+
+def test_records_of_drawn_lists(folder):
+    result = build(folder, "--val_fraction=0.3", "--labelled=4")
+    assert result.returncode == 0, result.stderr
+    assert "drawn: 4 images of train" in result.stdout
+    content = json.loads((folder / "out" / "dataset.json").read_text())
+    counts = {name: entry["count"] for name, entry in content["splits"].items()}
+    assert counts == {"train": 4, "unlabelled": 5, "val": 3}
+    spec = DatasetSpec.from_json(content, where="dataset.json")
+    index = load_index(str(folder / "out"), "unlabelled", spec)
+    # Masks of the images that are left over stay; two images have none.
+    assert index.has_mask.sum() == 3
+    listed = (folder / "out" / "lists" / "unlabelled.txt").read_text().split()
+    assert listed == sorted(index.ids) and {"p10", "p11"} <= set(listed)
+
+
+@pytest.mark.parametrize(
+    "extra, words",
+    [
+        (("--splits=train",), ("--splits", "given", "--splits_dir")),
+        (("--splits_dir=lists", "--labelled=3"), ("--labelled", "drawn", "--splits_dir")),
+        (("--masks_dir=",), ("--masks_dir", "among images with masks")),
+        (("--labelled=50",), ("too few masks", "10 images with masks")),
+        (("--val_fraction=2",), ("--val_fraction", "between 0 and 1")),
+    ],
+    ids=lambda x: " ".join(x),
+)
+def test_wrong_flags(folder, extra, words):
+    result = build(folder, *extra)
+    assert result.returncode == 2 and "Traceback" not in result.stderr, result.stderr
+    for word in words:
+        assert word in result.stderr
+    assert not (folder / "out").exists()

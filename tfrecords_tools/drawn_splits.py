@@ -1,0 +1,186 @@
+"""Splits that are drawn: which images evaluate, and which of the others keep their masks.
+
+Every class gets its share of both (iterative stratification), and where it is in three images or
+more at least one image of each. The draw depends on the ids, the classes in the masks and the seed
+alone.
+
+Source: Sechidis et al., "On the stratification of multi-label data", ECML PKDD 2011; ours: at least
+one image of each class.
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tfrecords_tools.masks import classes_in, map_ids, read_mask
+from tfseg.data.parallel import parallel_map
+from tfseg.data.specs import UNLABELLED_SPLIT, DatasetSpec
+from tfseg.errors import UserError
+
+TRAIN, VAL = "train", "val"
+# Folder of the lists in the output.
+LISTS = "lists"
+# A class in fewer images cannot be in train, unlabelled and val.
+_ENOUGH_FOR_ALL = 3
+# Stands for a class in images that show background alone.
+_NOTHING = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """How the images are divided.
+
+    Attributes:
+      val_fraction: share of the images with masks that evaluate.
+      labelled: how many of the others are training images with masks; None: all.
+      seed: of the draw.
+
+    Raises:
+      UserError: a value that cannot be meant.
+    """
+
+    val_fraction: float = 0.2
+    labelled: int | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        if not 0.0 < self.val_fraction < 1.0:
+            raise UserError(
+                "--val_fraction is a share of the images with masks.",
+                where="--val_fraction",
+                received=self.val_fraction,
+                accepted="a number between 0 and 1, for example 0.2",
+            )
+        if self.labelled is not None and self.labelled < 1:
+            raise UserError(
+                "--labelled counts training images with masks.",
+                where="--labelled",
+                received=self.labelled,
+                accepted="1 or more",
+            )
+
+
+def draw(
+    classes: Mapping[str, Sequence[int]], without_masks: Sequence[str], wanted: Wanted
+) -> dict[str, list[str]]:
+    """Divides images into splits.
+
+    Args:
+      classes: by id of an image with a mask, the classes in it.
+      without_masks: ids of the other images.
+      wanted: how.
+
+    Returns:
+      Ids of 'train' and 'val', and of 'unlabelled' where any are left for it; each sorted.
+
+    Raises:
+      UserError: there are too few masks.
+    """
+    ids = sorted(classes)
+    num_val = round(wanted.val_fraction * len(ids))
+    rest = len(ids) - num_val
+    num_train = rest if wanted.labelled is None else wanted.labelled
+    if num_val < 1 or not 1 <= num_train <= rest:
+        raise UserError(
+            "There are too few masks for these splits.",
+            where="--val_fraction, --labelled",
+            received=f"{len(ids)} images with masks: {num_val} for val, "
+            f"{num_train} of the other {rest} for train",
+            accepted="at least one image for val, and for --labelled no more than are left",
+            fix="change --val_fraction or --labelled, or add masks",
+        )
+    rng = np.random.default_rng(wanted.seed)
+    val = _stratified(ids, classes, num_val, rng)
+    left = [i for i in ids if i not in val]
+    train = _stratified(left, classes, num_train, rng)
+    unlabelled = sorted([i for i in left if i not in train] + list(without_masks))
+    splits = {TRAIN: sorted(train), UNLABELLED_SPLIT: unlabelled, VAL: sorted(val)}
+    return {name: chosen for name, chosen in splits.items() if chosen}
+
+
+def _stratified(
+    ids: Sequence[str], classes: Mapping[str, Sequence[int]], count: int, rng: np.random.Generator
+) -> set[str]:
+    """Draws `count` of the ids, so that each class has its share in what is drawn."""
+    share = count / len(ids)
+    order = [ids[k] for k in rng.permutation(len(ids))]
+    shown = {i: tuple(classes[i]) or (_NOTHING,) for i in order}
+    members: dict[int, list[str]] = {}
+    for i in order:
+        for k in shown[i]:
+            members.setdefault(k, []).append(i)
+    # How many images of each class are still to be chosen.
+    wish = {k: share * len(m) for k, m in members.items()}
+    for k, m in members.items():
+        if len(m) >= _ENOUGH_FOR_ALL:
+            wish[k] = max(wish[k], 1.0)
+    chosen: dict[str, None] = {}
+    while len(chosen) < count:
+        left = {k: [i for i in m if i not in chosen] for k, m in members.items() if wish[k] >= 0.5}
+        left = {k: m for k, m in left.items() if m}
+        if not left:
+            break
+        # The rarest class first: images of common ones are there later too.
+        rarest = min(left, key=lambda k: (len(left[k]), k))
+        image = left[rarest][0]
+        chosen[image] = None
+        for k in shown[image]:
+            wish[k] -= 1.0
+    # What is still to be drawn may show any class.
+    rest = [i for i in order if i not in chosen]
+    return {*chosen, *rest[: count - len(chosen)]}
+
+
+def classes_of_masks(
+    paths: Mapping[str, str],
+    spec: DatasetSpec,
+    *,
+    label_map: Mapping[int, int] | None,
+    max_megapixels: float,
+    num_workers: int,
+) -> dict[str, tuple[int, ...]]:
+    """Returns the classes in each mask, background left out.
+
+    Args:
+      paths: of the masks, by id.
+      spec, label_map, max_megapixels: as the converter reads masks.
+      num_workers: processes.
+
+    Raises:
+      UserError: a mask cannot be read, or holds an id that is no class.
+    """
+    look = functools.partial(_classes_in, spec, label_map, max_megapixels)
+    return dict(zip(paths, parallel_map(look, paths.values(), num_workers=num_workers)))
+
+
+def _classes_in(
+    spec: DatasetSpec, label_map: Mapping[int, int] | None, max_megapixels: float, path: str
+) -> tuple[int, ...]:
+    ids, _ = read_mask(path, max_megapixels=max_megapixels)
+    return classes_in(map_ids(ids, label_map, spec, where=path), spec)
+
+
+def describe(
+    splits: Mapping[str, Sequence[str]], classes: Mapping[str, Sequence[int]], spec: DatasetSpec
+) -> list[str]:
+    """Returns a line for each split, and one for each class that a split with masks lacks."""
+    lines = [f"drawn: {len(ids)} images of {name}" for name, ids in splits.items()]
+    for name in (TRAIN, VAL):
+        present = {k for i in splits[name] for k in classes[i]}
+        lacking = [k for k in range(spec.first_image_class, spec.num_classes) if k not in present]
+        if lacking:
+            names = ", ".join(spec.class_names[k] for k in lacking)
+            lines.append(f"warning: no mask of {name} shows {names}")
+    return lines
+
+
+def save(splits: Mapping[str, Sequence[str]], output_dir: str) -> None:
+    """Writes the lists below the output, one `<split>.txt` each."""
+    folder = os.path.join(output_dir, LISTS)
+    os.makedirs(folder, exist_ok=True)
+    for name, ids in splits.items():
+        with open(os.path.join(folder, f"{name}.txt"), "w", encoding="utf-8") as file:
+            file.write("".join(f"{i}\n" for i in ids))
