@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from tfseg.settings import presets
 from tfseg.settings.data import DataConfig
 from tfseg.settings.export import ExportConfig
 from tfseg.settings.network import ModelConfig
@@ -81,8 +82,9 @@ def training(given: Mapping[str, Any], *, default_method: str) -> Training:
       UserError: see `reading.read` and `reading.check_heeded`.
     """
     defaults = defaults_of(default_method)
-    of_method = read(TrainConfig, given, defaults=defaults).method_settings.DEFAULTS
-    defaults = {**defaults, **of_method}
+    train = read(TrainConfig, given, defaults=defaults)
+    of_preset = presets.defaults(train.preset, train.method, given)
+    defaults = {**defaults, **train.method_settings.DEFAULTS, **of_preset}
     network, data, train = (
         read(cls, given, defaults=defaults) for cls in (ModelConfig, DataConfig, TrainConfig)
     )

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from tfseg.settings.methods import METHODS
 from tfseg.settings.network import NAS
 from tfseg.settings.option import FREELY, NEVER, Section, option, owned
+from tfseg.settings.presets import PRESETS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +20,12 @@ class TrainConfig(Section):
         "Training method. Default in train_sup.py: supervised, in train_wss.py: pseudoseg, in "
         "train_zls.py: strict.",
         may_differ=NEVER,
+    )
+    preset: str | None = option(
+        None,
+        "Defaults that go together; light: minutes on a CPU.",
+        choices=tuple(PRESETS),
+        may_differ=FREELY,
     )
     train_logdir: str | None = option(
         None, "Directory for checkpoints, logs and config.json.", required=True, may_differ=FREELY
