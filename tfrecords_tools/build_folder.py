@@ -11,6 +11,8 @@ python tfrecords_tools/build_folder.py --images_dir=images --masks_dir=masks --s
   the class id, and the first is background (--has_background=false where there is none).
 * Masks are one-channel images of class ids, or palette PNGs, whose indices are the ids. Every id of
   a split needs one of its own name, unless the split stands in --unlabelled_splits.
+* --class_colors in place of --class_names is a CSV `name,r,g,b`: masks have a colour for each
+  class. A colour that is no class is an error, unless --void_color names it.
 * --image_labels is a CSV `id,name name ...` of the classes in each image (separated by ';' where
   names hold spaces); without it they are those of the mask, and unknown without a mask.
 * --label_map is a JSON file {"from": to} of mask ids; to the ignore label what shall not count.
@@ -26,10 +28,12 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+import numpy as np
 from absl import flags
 
-from tfrecords_tools import class_files, drawn_splits, file_finder, program
+from tfrecords_tools import class_files, color_masks, drawn_splits, file_finder, program
 from tfrecords_tools.class_files import read_class_names
+from tfrecords_tools.color_masks import ColorMaskReader
 from tfrecords_tools.encoder import Encoder, ImageSource
 from tfrecords_tools.file_finder import FileFinder, composed, find_all
 from tfrecords_tools.id_lists import check_unlabelled, read_splits
@@ -65,6 +69,16 @@ def define_flags() -> None:
     )
     flags.DEFINE_integer("seed", 0, "Without --splits_dir: of the draw.")
     flags.DEFINE_string("class_names", None, "Text file, one class name a line, in id order.")
+    flags.DEFINE_string(
+        "class_colors",
+        None,
+        "CSV 'name,r,g,b' in place of --class_names, where masks have a colour for each class.",
+    )
+    flags.DEFINE_multi_string(
+        "void_color",
+        [],
+        "With --class_colors: a colour r,g,b of masks that counts nowhere; may be repeated.",
+    )
     flags.DEFINE_string("image_labels", None, "CSV: id,name name ...")
     flags.DEFINE_string(
         "image_labels_column", None, "Header of that CSV's column; needed if it has more than two."
@@ -316,7 +330,7 @@ def _check_lists() -> None:
 
 
 def draw_splits(
-    spec: DatasetSpec, label_map: Mapping[int, int] | None
+    spec: DatasetSpec, label_map: Mapping[int, int] | None, mask_reader: ColorMaskReader | None
 ) -> tuple[dict[str, list[str]], list[str]]:
     """Draws the lists of the images below --images_dir, and says so.
 
@@ -338,12 +352,66 @@ def draw_splits(
         spec,
         label_map=label_map,
         max_megapixels=FLAGS.max_image_megapixels,
+        mask_reader=mask_reader,
         num_workers=FLAGS.num_workers,
     )
     splits = drawn_splits.draw(classes, [i for i in ids if i not in paths], wanted)
     for line in drawn_splits.describe(splits, classes, spec):
         print(line, flush=True)
     return splits, [name for name, ids in splits.items() if not set(ids) & set(paths)]
+
+
+def _classes() -> tuple[DatasetSpec, ColorMaskReader | None]:
+    """Returns the data set as the flags describe it, and what reads masks of colours.
+
+    Raises:
+      UserError: there are no classes, or they are told twice or wrongly.
+    """
+    if bool(FLAGS.class_names) == bool(FLAGS.class_colors):
+        raise UserError(
+            "The classes are told by one file.",
+            where="--class_names, --class_colors",
+            received="both" if FLAGS.class_names else "neither",
+            accepted="--class_names for masks of class ids, --class_colors for coloured masks",
+        )
+    if FLAGS.void_color and not FLAGS.class_colors:
+        raise UserError("--void_color needs --class_colors.", where="--void_color")
+    where = FLAGS.class_names or FLAGS.class_colors
+    if FLAGS.class_names:
+        names = read_class_names(where, has_background=FLAGS.has_background)
+        colors = colormap.pascal(len(names))
+    else:
+        of_class = color_masks.read_class_colors(where)
+        names, colors = tuple(of_class), list(of_class.values())
+    if len(names) < 2:
+        raise UserError("--class_names needs 2 names or more.", where=where)
+    class_files.check_ignore_label(names, FLAGS.ignore_label, where=where)
+    if FLAGS.has_background and not class_files.is_background(names[0]):
+        print(
+            f"note: class 0, '{names[0]}', counts as background, which no image-level label names "
+            "(--has_background=false where there is none)",
+            flush=True,
+        )
+    spec = DatasetSpec(
+        name=FLAGS.name,
+        class_names=names,
+        ignore_label=FLAGS.ignore_label,
+        has_background=FLAGS.has_background,
+        palette=colormap.as_palette(np.array(colors, np.uint8)),
+    )
+    if FLAGS.class_names:
+        return spec, None
+    ids = {color: k for k, color in enumerate(colors)}
+    for color in map(color_masks.parse_color, FLAGS.void_color):
+        if color in ids:
+            raise UserError(
+                "--void_color is the colour of a class.",
+                where="--void_color",
+                received=",".join(map(str, color)),
+                fix=f"leave it out, or take the class '{names[ids[color]]}' out of {where}",
+            )
+        ids[color] = FLAGS.ignore_label
+    return spec, ColorMaskReader(ids, FLAGS.max_image_megapixels)
 
 
 def _told_image_labels(spec: DatasetSpec) -> ImageLabels:
@@ -362,7 +430,7 @@ def _told_image_labels(spec: DatasetSpec) -> ImageLabels:
 
 def main(argv: list[str]) -> None:
     started = time.monotonic()
-    program.require("images_dir", "class_names", "output_dir")
+    program.require("images_dir", "output_dir")
     _check_lists()
     program.check_folder(FLAGS.images_dir, "images_dir")
     if FLAGS.masks_dir:
@@ -371,28 +439,12 @@ def main(argv: list[str]) -> None:
         raise UserError("--ignore_label must lie within 0 and 255.", received=FLAGS.ignore_label)
     if FLAGS.image_labels_column and not FLAGS.image_labels:
         raise UserError("--image_labels_column needs --image_labels.")
-    names = read_class_names(FLAGS.class_names, has_background=FLAGS.has_background)
-    if len(names) < 2:
-        raise UserError("--class_names needs 2 names or more.", where=FLAGS.class_names)
-    class_files.check_ignore_label(names, FLAGS.ignore_label, where=FLAGS.class_names)
-    if FLAGS.has_background and not class_files.is_background(names[0]):
-        print(
-            f"note: class 0, '{names[0]}', counts as background, which no image-level label names "
-            "(--has_background=false where there is none)",
-            flush=True,
-        )
-    spec = DatasetSpec(
-        name=FLAGS.name,
-        class_names=names,
-        ignore_label=FLAGS.ignore_label,
-        has_background=FLAGS.has_background,
-        palette=colormap.as_palette(colormap.pascal(len(names))),
-    )
+    spec, mask_reader = _classes()
     label_map = read_label_map(FLAGS.label_map, spec) if FLAGS.label_map else None
     image_labels = _told_image_labels(spec) if FLAGS.image_labels else None
     drawn = not FLAGS.splits_dir
     if drawn:
-        splits, without_masks = draw_splits(spec, label_map)
+        splits, without_masks = draw_splits(spec, label_map, mask_reader)
     else:
         splits, without_masks = read_splits(FLAGS.splits_dir, FLAGS.splits), []
     tasks = make_sources(
@@ -411,6 +463,7 @@ def main(argv: list[str]) -> None:
             label_map=label_map,
             max_megapixels=FLAGS.max_image_megapixels,
             exif_orientation=FLAGS.exif_orientation,
+            mask_reader=mask_reader,
         ),
         started=started,
     )

@@ -124,7 +124,8 @@ def parse(text: str, *, where: str, has_background: bool) -> tuple[str, ...]:
             where=where,
             received=f"it is {structure}: {names[0][:60]} ...",
             accepted=accepted,
-            fix="write the names alone, without header, ids and colours",
+            fix="write the names alone, without header, ids and colours; where masks have these "
+            "colours, give the table to build_folder.py with --class_colors",
         )
     for number, line in enumerate(lines, start=1):
         if not line or line.startswith(("#", "//")):

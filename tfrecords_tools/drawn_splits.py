@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tfrecords_tools.masks import classes_in, map_ids, read_mask
+from tfrecords_tools.encoder import Encoder, MaskReader
+from tfrecords_tools.masks import classes_in
 from tfseg.data.parallel import parallel_map
 from tfseg.data.specs import UNLABELLED_SPLIT, DatasetSpec
 from tfseg.errors import UserError
@@ -140,27 +141,26 @@ def classes_of_masks(
     *,
     label_map: Mapping[int, int] | None,
     max_megapixels: float,
+    mask_reader: MaskReader | None,
     num_workers: int,
 ) -> dict[str, tuple[int, ...]]:
     """Returns the classes in each mask, background left out.
 
     Args:
       paths: of the masks, by id.
-      spec, label_map, max_megapixels: as the converter reads masks.
+      spec, label_map, max_megapixels, mask_reader: of the `Encoder` that reads them later.
       num_workers: processes.
 
     Raises:
       UserError: a mask cannot be read, or holds an id that is no class.
     """
-    look = functools.partial(_classes_in, spec, label_map, max_megapixels)
+    encoder = Encoder(spec, label_map, max_megapixels, mask_reader=mask_reader)
+    look = functools.partial(_classes_in, encoder)
     return dict(zip(paths, parallel_map(look, paths.values(), num_workers=num_workers)))
 
 
-def _classes_in(
-    spec: DatasetSpec, label_map: Mapping[int, int] | None, max_megapixels: float, path: str
-) -> tuple[int, ...]:
-    ids, _ = read_mask(path, max_megapixels=max_megapixels)
-    return classes_in(map_ids(ids, label_map, spec, where=path), spec)
+def _classes_in(encoder: Encoder, path: str) -> tuple[int, ...]:
+    return classes_in(encoder.read_ids(path, (0, 0))[0], encoder.spec)
 
 
 def describe(

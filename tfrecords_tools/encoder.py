@@ -73,10 +73,9 @@ class Encoder:
                     accepted="a mask of the image's name in --masks_dir, a folder of its own",
                     fix=_advice_on_pairs(source.mask),
                 )
-            ids, mask_notes = self._read_mask(
-                source.mask, size_as_stored(image, self.exif_orientation)
+            ids, mask_notes = self.read_ids(
+                source.mask, size_as_stored(image, self.exif_orientation), where=where
             )
-            ids = map_ids(ids, self.label_map, self.spec, where=where)
             notes += mask_notes
         data, image, orientation_notes = orient(
             data, image, None if ids is None else ids.shape, self.exif_orientation
@@ -99,10 +98,27 @@ class Encoder:
             notes=(*source.notes, *notes, *orientation_notes),
         )
 
-    def _read_mask(self, mask: Any, size: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
-        if self.mask_reader is not None:
-            return self.mask_reader(mask, size)
-        return read_mask(mask, max_megapixels=self.max_megapixels)
+    def read_ids(
+        self, mask: Any, size: tuple[int, int], *, where: str | None = None
+    ) -> tuple[np.ndarray, list[str]]:
+        """Reads a mask.
+
+        Args:
+          mask: of a `ImageSource`.
+          size: height and width of the image, for readers that need them.
+          where: of messages; None: the mask.
+
+        Returns:
+          Class ids after the label map, [H, W] uint8, and notes.
+
+        Raises:
+          UserError: it cannot be read, or holds an id that is no class.
+        """
+        if self.mask_reader is None:
+            ids, notes = read_mask(mask, max_megapixels=self.max_megapixels)
+        else:
+            ids, notes = self.mask_reader(mask, size)
+        return map_ids(ids, self.label_map, self.spec, where=where or mask), notes
 
     def _image_labels(self, source: ImageSource, ids: np.ndarray | None) -> tuple[int, ...] | None:
         if source.image_labels is not None:

@@ -32,12 +32,30 @@ def read_mask(path: str, *, max_megapixels: float) -> tuple[np.ndarray, list[str
     Raises:
       UserError: undecodable, lossy, too big, or in colours.
     """
+    image = open_mask(path, max_megapixels=max_megapixels)
+    step = _grey_step(image, path)
+    values, notes = np.array(image), []
+    if image.mode not in ("P", "L", "1", "F") and not image.mode.startswith("I"):
+        values = _grey_of_equal_channels(image, path)
+        notes.append("mask of equal colour channels: their value was taken as the class id")
+    if values.dtype == bool:
+        values = values.astype(np.uint8)
+    ids = whole_ids(values, where=path) // step
+    return ids, notes + _palette_notes(image, ids)
+
+
+def open_mask(path: str, *, max_megapixels: float) -> Image.Image:
+    """Opens and decodes a mask whose values are as they were saved.
+
+    Raises:
+      UserError: undecodable, lossy or too big.
+    """
     try:
         image = Image.open(path)
         check_megapixels(path, image.height, image.width, max_megapixels)
         _check_stores_ids(image, path)
-        step = _grey_step(image, path)
         image.load()
+        return image
     except UserError:
         raise
     except FileNotFoundError:
@@ -49,14 +67,6 @@ def read_mask(path: str, *, max_megapixels: float) -> tuple[np.ndarray, list[str
             received=f"{type(error).__name__}: {error}",
             fix="replace the file",
         ) from None
-    values, notes = np.array(image), []
-    if image.mode not in ("P", "L", "1", "F") and not image.mode.startswith("I"):
-        values = _grey_of_equal_channels(image, path)
-        notes.append("mask of equal colour channels: their value was taken as the class id")
-    if values.dtype == bool:
-        values = values.astype(np.uint8)
-    ids = whole_ids(values, where=path) // step
-    return ids, notes + _palette_notes(image, ids)
 
 
 def _check_stores_ids(image: Image.Image, path: str) -> None:
@@ -114,7 +124,7 @@ def _grey_of_equal_channels(image: Image.Image, path: str) -> np.ndarray:
         where=path,
         received=received,
         accepted="one channel of class ids, or a palette PNG whose indices are the class ids",
-        fix="save the class ids; RGB renderings of masks cannot be read",
+        fix="save the class ids; or say which colour is which class, with --class_colors",
     )
 
 
