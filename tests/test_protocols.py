@@ -98,8 +98,8 @@ def test_without_such_settings_the_network_is_itself():
 @pytest.mark.parametrize(
     "cls, options, message",
     [
-        (EvalConfig, {"sliding_window": 9, "eval_crop_size": (33, 33)}, "--eval_crop_size=0,0"),
-        (VisConfig, {"input_multiple": 14, "vis_crop_size": (33, 33)}, "--vis_crop_size=0,0"),
+        (EvalConfig, {"sliding_window": 9, "eval_crop_size": (33, 33)}, "--eval_crop_size"),
+        (VisConfig, {"input_multiple": 14, "vis_crop_size": (33, 33)}, "--vis_crop_size"),
         (EvalConfig, {"sliding_window": 9, "input_multiple": 14}, "leave out one"),
         (EvalConfig, {"sliding_window": 9, "weakly": True}, "--weakly"),
     ],

@@ -82,6 +82,8 @@ def training(given: Mapping[str, Any], *, default_method: str) -> Training:
       UserError: see `reading.read` and `reading.check_heeded`.
     """
     defaults = defaults_of(default_method)
+    # What is missing is named in the order of the help page.
+    read(DataConfig, given, defaults=defaults)
     train = read(TrainConfig, given, defaults=defaults)
     of_preset = presets.defaults(train.preset, train.method, given)
     defaults = {**defaults, **train.method_settings.DEFAULTS, **of_preset}
