@@ -8,7 +8,9 @@ step is a forward pass and a backward pass of twice its work, 3; unlabelled imag
 view, 3, and the weak one without gradient, 1: 7/3. With image-level labels the weak backbone has
 a gradient too: 9/3. Learning Pseudo Labels runs two networks on both streams together; its measure
 is two supervised steps of that doubled batch. STRICT's teacher adds a forward pass of every view:
-(1 + 1.5^2 + 1.75^2) 2 = 12.6 for the published six, 15.6/3 in all. ZS3Net trains the last layer on
+(1 + 1.5^2 + 1.75^2) 2 = 12.6 for the published six, 15.6/3 in all. UniMatch sees two strong views
+(6) and the weak one with gradient (3), the donor without (1), and trains its decoder once more on
+dropped features: 13/3 of the encoder, 19/3 of the decoder. ZS3Net trains the last layer on
 features that one forward pass makes, 1/3, and its generator.
 """
 
@@ -99,6 +101,13 @@ VARIANTS = {
         Variant("strict, six views", "strict", head="projection"),
         Variant("strict, one view", "strict", {}, _ONE_VIEW, head="projection"),
     ),
+    "unimatch": (
+        Variant("supervised", "supervised"),
+        Variant("fixmatch", "fixmatch"),
+        Variant("unimatch", "unimatch"),
+        Variant("unimatch, weakly", "unimatch", _WEAKLY),
+        Variant("unimatch_v2", "unimatch_v2"),
+    ),
     "zs3net": (
         Variant("supervised", "supervised"),
         Variant("zs3net, per class", "zs3net"),
@@ -145,6 +154,9 @@ def _batch(method, config: TrainConfig, settings, crop: int) -> dict[str, dict[s
         if stream.labels == "seen":
             part["candidate"] = tf.equal(label, spec.seen_unseen.background)
         part |= dict.fromkeys(strong_keys(stream.strong_views), image)
+        if stream.boxes:
+            box = tf.constant([crop // 4, crop // 4, crop // 2, crop // 2], tf.int32)
+            part["boxes"] = tf.tile(box[None, None], [size[0], stream.strong_views, 1])
         if stream.image_labels != "none":
             part["image_label"] = tf.ones([size[0], spec.num_image_classes])
         batch[name] = part
