@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageFilter
+from PIL import Image
 
-from tfseg.data import pixels
+from tfseg.data import colors, pixels
 from tfseg.data.augment.base import Context, numpy_views, padding_color, scale_factors
 from tfseg.settings.data import DataConfig
 
@@ -102,13 +102,6 @@ def resize_short_side(
     )
 
 
-def blurred(image: np.ndarray, deviation: float | None) -> np.ndarray:
-    """Returns uint8 [H, W, 3] after a Gaussian blur of that many pixels; None: as it is."""
-    if deviation is None:
-        return image
-    return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(deviation)))
-
-
 def apply(
     image: np.ndarray,
     label: np.ndarray | None,
@@ -145,7 +138,7 @@ def apply(
 
     padded = cropped(image, np.rint(padding_color).astype(np.uint8))
     views = {
-        "image": blurred(padded, draws.blur).astype(np.float32),
+        "image": np.asarray(colors.blurred(Image.fromarray(padded), draws.blur), np.float32),
         "valid": cropped(np.ones(image.shape[:2], np.float32), 0.0),
     }
     if label is not None:
