@@ -47,15 +47,21 @@ def pytest_xdist_make_scheduler(config, log):
             file, _, name = nodeid.partition("::")
             if "[" not in name or not file.endswith(("test_golden.py", "test_methods.py")):
                 return file
-            return f"{file}::{name.partition('[')[2].partition(':')[0]}"
+            part = name.partition("[")[2].partition(":")[0]
+            # Files of one golden case, such as its inputs and results, share their first words.
+            return f"{file}::{'_'.join(part.split('_')[:2])}"
 
     return Scheduling(config, log)
 
 
 def pytest_collection_finish(session):
-    """Spares every later garbage collection what the imports have made."""
+    """Spares every later garbage collection what the imports have made, and most of them.
+
+    To trace a graph makes so many objects that Python looks through all of them again and again.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -94,7 +94,9 @@ def _run_here(words):
         sys.argv, cli._leave = argv, leave
         flags.FLAGS.remove_flag_values([name for name in flags.FLAGS if name not in before])
         flags.FLAGS.unparse_flags()
-        gc.collect()
+        if not code:
+            # Graphs hold each other in circles; a program that refused its flags has built none.
+            gc.collect()
     return subprocess.CompletedProcess(words, code, output.getvalue(), errors.getvalue())
 
 

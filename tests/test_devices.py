@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tfseg.errors import UserError
+from tfseg.settings.run import TrainConfig
 from tfseg.training import devices
 
 # TensorFlow 2.20's text in worker 0 after worker 1 of three was killed: worker 2 passes it on.
@@ -84,3 +85,11 @@ def test_a_lost_worker_ends_the_run_with_one_message(monkeypatch):
     other = tf.errors.InvalidArgumentError(None, None, "shape")
     with pytest.raises(tf.errors.InvalidArgumentError), devices.naming_lost_workers(strategy):
         raise other
+
+
+@pytest.mark.parametrize("flag", ["train_batch_size", "labelled_batch_size"])
+def test_a_batch_that_replicas_and_parts_cannot_divide_names_its_flag(flag):
+    config = TrainConfig(gradient_accumulation_steps=2)
+    devices.check_batch(8, config, 2, flag=flag)
+    with pytest.raises(UserError, match=f"(?s)--{flag}.*6 for 2 replica.*a multiple of 4"):
+        devices.check_batch(6, config, 2, flag=flag)

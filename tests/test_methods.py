@@ -316,14 +316,15 @@ BY_NIGHT = {
 }
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
+def by_night(regimes):
+    """Returns regimes as parameters of a test, those of `BY_NIGHT` marked."""
+    return [
         pytest.param(regime, marks=pytest.mark.nightly) if regime_id(regime) in BY_NIGHT else regime
-        for regime in REGIMES
-    ],
-    ids=regime_id,
-)
+        for regime in regimes
+    ]
+
+
+@pytest.fixture(scope="module", params=by_night(REGIMES), ids=regime_id)
 def regime(request):
     """Every regime; tests that take it run together, so that its step is traced once."""
     return request.param
@@ -396,7 +397,14 @@ def test_a_run_that_is_restored_elsewhere_is_the_same(regime, trainer, tmp_path)
 REPLICATED = {regime["name"]: regime for regime in REGIMES}
 
 
-@pytest.mark.parametrize("name", METHODS)
+# UniMatch is FixMatch with more passes, in both versions.
+SIMPLER = {"fixmatch", "fixmatch_v2"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.nightly) if n in SIMPLER else n for n in METHODS],
+)
 def test_contract_on_two_replicas(name, two_replicas):
     regime = REPLICATED[name]
     _check_contract(make_trainer(two_replicas, batch_of(regime), **regime))
@@ -449,7 +457,7 @@ def test_a_frozen_backbone_stays_as_it_was():
     assert any(name.startswith("decoder") and "moving_mean" in name for name in moved)
 
 
-@pytest.mark.parametrize("regime", HIDING, ids=regime_id)
+@pytest.mark.parametrize("regime", by_night(HIDING), ids=regime_id)
 def test_no_loss_depends_on_hidden_labels(regime):
     method, _ = make_method(**regime)
     batch = batch_of(regime)

@@ -170,7 +170,17 @@ SIBLINGS |= {"dilated_resnet50"}
 SIBLINGS |= set(SHAPES)
 
 
-@pytest.mark.parametrize("variant", sorted(set(BACKBONES) - SIBLINGS))
+# By day one network of each published family.
+BY_DAY = {"efficientnet_lite0", "mobilenet_v2", "resnet_v1_50_beta"}
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        v if v in BY_DAY else pytest.param(v, marks=pytest.mark.nightly)
+        for v in sorted(set(BACKBONES) - SIBLINGS)
+    ],
+)
 def test_every_family_of_backbones_can_be_used(variant):
     model = {"model_variant": variant, "decoder_output_stride": None}
     losses, figures = measure(model=model, batch=batch_for(batch_size=2))
@@ -377,6 +387,7 @@ def test_two_replicas_equal_one_with_xception_65(two_replicas):
     _assert_equal_steps(two_replicas, 1e-3, names=heads, model=model)
 
 
+@pytest.mark.nightly
 def test_without_synchronised_statistics_two_replicas_differ(two_replicas):
     with pytest.raises(AssertionError):
         _assert_equal_steps(two_replicas, 1e-3, model={"sync_batch_norm": False})

@@ -110,6 +110,107 @@ def wait_for(path, process, lines=1):
     raise AssertionError(f"{path} did not appear (exit code {process.poll()})")
 
 
+# Steps of seconds in place of trainings; the rest is that of every recipe.
+SKELETON = """
+set -euo pipefail
+cd "{folder}"
+PYTHON=python
+PARAMETERS=(DATASET_DIR SEED CROP STAGE1_FLAGS)
+FLAGFILES=(STAGE1_FLAGS)
+LATE=(CROP)
+SPLITS=(LABELLED_SPLIT)
+. {root}/experiments/recipe.sh
+begin
+step 1_train {root}/step first
+step 2_evaluate {root}/step second
+"""
+# Says that it has begun, waits for a file, and "saves" where it is told to stop.
+STEP = """#!/usr/bin/env bash
+trap 'echo saved >>saved.txt; exit 143' TERM
+echo "$1" >>begun.txt
+for _ in $(seq 600); do
+  [ ! -e "$1.go" ] || exit 0
+  sleep 0.05
+done
+exit 1
+"""
+
+
+@pytest.fixture
+def skeleton(tmp_path):
+    """Returns a function that begins a recipe of two steps; its folder is `tmp_path`."""
+    (tmp_path / "experiments").mkdir()
+    recipe = (ROOT / "experiments" / "recipe.sh").read_text()
+    (tmp_path / "experiments" / "recipe.sh").write_text(recipe)
+    (tmp_path / "step").write_text(STEP)
+    (tmp_path / "step").chmod(0o755)
+    (tmp_path / "run.sh").write_text(SKELETON.format(folder=tmp_path, root=tmp_path))
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "train-00000-of-00001.tfrecord").touch()
+    (tmp_path / "stage1.flags").write_text("--seed=0\n")
+
+    def begin(**settings):
+        given = {"SEED": "0", "CROP": "33,33", "LABELLED_SPLIT": "train"}
+        given |= {"DATASET_DIR": "records", "STAGE1_FLAGS": "stage1.flags", "OUTPUT_DIR": "out"}
+        with open(tmp_path / "log", "w") as file:
+            return subprocess.Popen(
+                ["bash", str(tmp_path / "run.sh")],
+                env={**environment(), **given, **settings},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    return begin
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_the_step_and_a_finished_one_is_passed_over(skeleton, tmp_path, signum):
+    (tmp_path / "first.go").touch()
+    process = skeleton()
+    wait_for(tmp_path / "begun.txt", process, lines=2)
+    process.send_signal(signum)
+    assert process.wait(timeout=20) == 128 + signum
+    assert (tmp_path / "saved.txt").read_text() == "saved\n"
+    assert [path.name for path in (tmp_path / "out" / "done").iterdir()] == ["1_train"]
+
+    (tmp_path / "second.go").touch()
+    process = skeleton()
+    assert process.wait(timeout=20) == 0
+    assert "== 1_train: done before ==" in (tmp_path / "log").read_text()
+    assert (tmp_path / "begun.txt").read_text().split() == ["first", "second", "second"]
+
+
+def test_a_killed_step_is_begun_again(skeleton, tmp_path):
+    process = skeleton()
+    wait_for(tmp_path / "begun.txt", process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=20)
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.go").touch()
+    assert skeleton().wait(timeout=20) == 0
+    assert (tmp_path / "begun.txt").read_text().split() == ["first", "first", "second"]
+
+
+def test_a_begun_recipe_refuses_other_parameters(skeleton, tmp_path):
+    (tmp_path / "first.go").touch()
+    process = skeleton()
+    wait_for(tmp_path / "begun.txt", process, lines=2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=20)
+    log = tmp_path / "log"
+    assert skeleton(SEED="1").wait(timeout=20) == 2
+    assert "< SEED=0" in log.read_text() and "> SEED=1" in log.read_text()
+    (tmp_path / "stage1.flags").write_text("--seed=5\n")
+    assert skeleton().wait(timeout=20) == 2 and "content of STAGE1_FLAGS" in log.read_text()
+    (tmp_path / "stage1.flags").write_text("--seed=0\n")
+    # The first training does not use it.
+    (tmp_path / "second.go").touch()
+    assert skeleton(CROP="65,65").wait(timeout=20) == 0
+    assert skeleton(CROP="97,97").wait(timeout=20) == 2
+
+
+@pytest.mark.nightly
 def test_the_recipe_goes_on_where_it_was_stopped(records, tmp_path):
     settings = settings_of(records, tmp_path, (*LPL, "--training_number_of_steps=30"))
     out, log = tmp_path / "out", tmp_path / "log"

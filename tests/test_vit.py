@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.test_methods import SPEC, make_trainer, one_replica, random_batch
+from tests.test_methods import SPEC, make_method, make_trainer, one_replica, random_batch
 from tfseg.errors import UserError
 from tfseg.inference.merge import Views
 from tfseg.inference.predictor import Predictor
@@ -224,21 +224,37 @@ REGIMES = [
 ]
 
 
+def network(head):
+    """Returns the settings of a small network with this head."""
+    return {"model_variant": "tiny", "decoder_output_stride": None, **HEADS[head]}
+
+
 def train_a_step(strategy, *, name, head, model=None, **options):
     config = TrainConfig(method=name, weakly=options.get("weakly", False), train_batch_size=4)
     batch = random_batch(METHODS[name].load(), config, spec=SPEC, crop=CROP)
-    model = {"model_variant": "tiny", "decoder_output_stride": None, **HEADS[head], **(model or {})}
+    model = {**network(head), **(model or {})}
     trainer = make_trainer(strategy, batch, name=name, model=model, **options)
     interval = trainer.train(1)
     assert all(np.isfinite(value) for value in interval.losses.values())
     return trainer
 
 
+# A method that needs only the network, and one that looks into it.
+BY_DAY = {"supervised-dpt", "pseudoseg-deeplab"}
+
+
+def _pair(regime, head):
+    """Returns a method and a head as parameters of a test; most by night."""
+    name = f"{regime['name']}-{head}"
+    marks = [] if name in BY_DAY else [pytest.mark.nightly]
+    return pytest.param(regime, head, id=name, marks=marks)
+
+
 # Not every method is published for, or built on, both heads.
 @pytest.mark.parametrize(
     "regime, head",
     [
-        pytest.param(regime, head, id=f"{regime['name']}-{head}")
+        _pair(regime, head)
         for regime in REGIMES
         for head in HEADS
         if head in METHODS[regime["name"]].load().heads
@@ -259,6 +275,7 @@ def test_two_replicas_train_it_alike(two_replicas):
         np.testing.assert_allclose(a, b, atol=1e-5, err_msg=a.name)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_it_trains_in_low_precision_compiled_or_in_parts(precision):
     how = {"float16": {"gradient_accumulation_steps": 2}, "bfloat16": {"jit_compile": True}}
@@ -273,15 +290,13 @@ def test_it_trains_in_low_precision_compiled_or_in_parts(precision):
 
 
 def test_a_frozen_encoder_has_no_group():
-    trainer = train_a_step(
-        one_replica(),
-        name="supervised",
-        head="dpt",
+    method, _ = make_method(
+        "supervised",
         optimizer="adamw",
         parameter_groups="encoder",
-        model={"freeze_backbone": True},
+        model={**network("dpt"), "freeze_backbone": True},
     )
-    assert [group.name for group in trainer.groups] == ["new_weights"]
+    assert [group.name for group in method.param_groups()] == ["new_weights"]
 
 
 # Mistakes ---------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ class ToyBackbone(Backbone):
             convolution = Conv2D(settings, f"toy/stage{i}", channels, filters, 3, stride=2)
             self.stages.append(ConvBatchNorm(convolution, settings, activation=tf.nn.relu))
             channels = self.channels[f"stage{i}"] = filters
-        self.low_level = {4: "stage2"}
+        self.low_level = {4: "stage2", 8: "stage3"}
         self.hypercolumn = {16: "stage4", 15: "stage3", 8: "stage2"}
 
     def call(self, x, training=False):
