@@ -254,8 +254,3 @@ def test_image_labels_of_a_crop_are_refused():
 def test_compiled_steps_on_several_replicas_are_refused(two_replicas):
     with two_replicas.scope(), pytest.raises(UserError, match="--jit_compile"):
         make_method(NAME, jit_compile=True)
-
-
-def test_it_is_not_compiled_for_several_replicas(two_replicas):
-    with two_replicas.scope(), pytest.raises(UserError, match="(?s)--jit_compile.*2 replicas"):
-        make_method(NAME, jit_compile=True)

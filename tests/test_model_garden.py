@@ -222,6 +222,7 @@ def test_arithmetic_is_narrow_and_variables_are_not(precision, config):
     assert tf.keras.layers.Dense(1).compute_dtype == "float32"
 
 
+@pytest.mark.nightly
 def test_two_replicas_take_the_statistics_of_one(two_replicas):
     image = _image(batch=4)
     alone = _build(sync_batch_norm=True)
