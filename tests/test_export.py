@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -12,6 +13,8 @@ import tensorflow as tf
 
 import tfseg
 from tests.programs import assert_user_error, run
+from tests.runs import NETWORK
+from tests.toy import ToyBackbone
 from tfseg.exporting import comparison, savedmodel, selective, tflite
 from tfseg.exporting.comparison import Comparison, Limits
 from tfseg.exporting.pictures import MadeUpPictures, RecordPictures
@@ -31,7 +34,31 @@ SPEC = DatasetSpec("toy", ("background", "cat", "dog", "cow"))
 SIZE = (33, 41)
 SMALL = {"aspp_convs_filters": 8, "decoder_filters": 8, "decoder_output_stride": (4,)}
 LIGHTEST = {"model_variant": "mobilenet_v2", "depth_multiplier": 0.1, "divisible_by": 2}
+TOY = {"model_variant": "toy"}
 METADATA = {"class_names": list(SPEC.class_names), "palette": [[0, 0, 0]] * 4}
+
+
+@pytest.fixture(autouse=True)
+def toy_backbone(monkeypatch):
+    monkeypatch.setitem(BACKBONES, "toy", ToyBackbone)
+
+
+@pytest.fixture(scope="module")
+def toy_run(tmp_path_factory):
+    """A run of the toy network with averaged weights, whose records are gone."""
+    folder = tmp_path_factory.mktemp("toy")
+    logdir = folder / "run"
+    shutil.copytree(RECORDS, folder / "records")
+    run(
+        "train_sup.py",
+        *NETWORK,
+        "--ema_decay=0.9",
+        "--training_number_of_steps=2",
+        f"--dataset_dir={folder / 'records'}",
+        f"--train_logdir={logdir}",
+    )
+    shutil.rmtree(folder / "records")
+    return logdir
 
 
 def network_of(model_variant, head="deeplab", **settings):
@@ -117,7 +144,7 @@ def test_a_smaller_file_agrees_nearly(quantization, tmp_path):
 
 
 def test_layers_stay_in_float32_until_8_bits_agree(tmp_path):
-    network = network_of(**LIGHTEST)
+    network = network_of(**TOY)
     checkpoint, shown = comparison.of_checkpoint(network, ARG_MAX), MadeUpPictures(SIZE)
     agreement, shares, kept = selective.Agreement(checkpoint, shown), [], []
     for wanted in (0.0, 1.0):
@@ -129,7 +156,7 @@ def test_layers_stay_in_float32_until_8_bits_agree(tmp_path):
 
 
 def test_only_classes_that_take_part_are_answered():
-    serving = Serving(network_of(**LIGHTEST), Decision((1, 3)))
+    serving = Serving(network_of(**TOY), Decision((1, 3)))
     found = serving(tf.constant([picture.image for picture in MadeUpPictures(SIZE)]))
     assert set(np.unique(found["labels"])) <= {1, 3}
     assert not found["probabilities"].numpy()[..., [0, 2]].any()
@@ -189,9 +216,9 @@ def test_a_saved_model_needs_no_tfseg(tmp_path):
         np.testing.assert_allclose(probs, trained.predict_probabilities(image), atol=1e-4)
 
 
-def test_the_folder_tells_what_the_file_is(tmp_path):
+def test_the_folder_tells_what_the_file_is(toy_run, tmp_path):
     found = tfseg.export(
-        RUN,
+        toy_run,
         tmp_path / "out",
         format="tflite",
         tflite_quantization="float16",
@@ -206,16 +233,16 @@ def test_the_folder_tells_what_the_file_is(tmp_path):
         assert archive.read("labels.txt").decode().split("\n")[:2] == ["background", "0"]
         assert json.loads(archive.read("metadata.json"))["size"] == [33, 33]
     card = (tmp_path / "out" / "README.md").read_text()
-    for words in ("| 1 | 0 | #800000 |", "mIoU", "SHA-256", "train_wss.py --model_variant", "step"):
+    for words in ("| 1 | 0 | #800000 |", "mIoU", "SHA-256", "train_sup.py --model_variant", "step"):
         assert words in card, words
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
-def test_an_onnx_file_has_names_and_colours(tmp_path):
+def test_an_onnx_file_has_names_and_colours(toy_run, tmp_path):
     import onnx as library
 
     # The records of the run are gone: images are made up, in sizes that have to be padded.
-    found = tfseg.export(RUN, tmp_path / "out", format="onnx", network="ema")
+    found = tfseg.export(toy_run, tmp_path / "out", format="onnx", network="ema")
     assert found["comparison"]["images_of"] == "made-up images"
     assert found["comparison"]["miou"] is None and found["comparison"]["largest_difference"] < 1e-3
     model = library.load(tmp_path / "out" / "model.onnx")
@@ -223,12 +250,12 @@ def test_an_onnx_file_has_names_and_colours(tmp_path):
     assert properties["class_names"][0] == "background" and len(properties["palette"]) == 11
 
 
-def test_a_file_that_disagrees_is_not_written(tmp_path, monkeypatch):
+def test_a_file_that_disagrees_is_not_written(toy_run, tmp_path, monkeypatch):
     def wrong(path):
         return lambda image: (np.full(image.shape[:2], 10), np.zeros([*image.shape[:2], 11]))
 
     monkeypatch.setattr(savedmodel, "load", wrong)
-    result = export(tmp_path / "out", check=False)
+    result = export(tmp_path / "out", checkpoint=toy_run, check=False)
     assert_user_error(result, "other labels than the checkpoint", "0.999")
     assert not list(tmp_path.iterdir())
 
