@@ -7,8 +7,8 @@ python tfrecords_tools/build_folder.py --images_dir=images --masks_dir=masks --s
   published lists do, `JPEGImages/x.jpg SegmentationClass/x.png`. Without it the splits are drawn:
   `val` (--val_fraction), `train` (--labelled images with masks) and `unlabelled` (the others, and
   all images without masks), with every class in each; the lists stay in OUTPUT_DIR/lists.
-* --class_names is a text file with one name a line and nothing else (or `id,name` with the ids 0, 1,
-  2 and so on); its line number, from 0, is the class id, and the first is background
+* --class_names is a text file with one name a line and nothing else (or `id,name` with the ids 0,
+  1, 2 and so on); its line number, from 0, is the class id, and the first is background
   (--has_background=false where there is none).
 * Masks are one-channel images of class ids, or palette PNGs, whose indices are the ids. Every id of
   a split needs one of its own name, unless the split stands in --unlabelled_splits. Masks may lie

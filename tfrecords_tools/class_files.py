@@ -1,8 +1,9 @@
 """Class names as people write them down, and classes that mean something else than their name.
 
-A class file has one name a line; the line's number, from 0, is the class id. A header, a reserved
-name or an empty line in it shifts every class behind it by one, which no mask gives away. So a file
-of another structure is an error, and a class that no mask shows is a warning.
+A class file has one name a line; the line's number, from 0, is the class id, and may stand before
+the name. A header without such ids, a reserved name or an empty line shifts every class behind it
+by one, which no mask gives away. So a file of another structure is an error, and a class that no
+mask shows is a warning.
 """
 
 import re
