@@ -72,6 +72,8 @@ def area(points, kind):
         ("rectangle", [[2, 1], [6, 4]]),
         ("rectangle", [[6, 4], [2, 1]]),
         ("rectangle", SQUARE),
+        ("oriented_rectangle", SQUARE),
+        ("rotation", SQUARE),
         ("rectangle", [[-5, 3], [30, 90]]),
         ("circle", [[5, 3], [7, 3]]),
     ],

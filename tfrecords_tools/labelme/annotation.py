@@ -13,7 +13,8 @@ from typing import Any
 from tfrecords_tools.text_files import read_json
 from tfseg.errors import UserError
 
-AREAS = ("polygon", "rectangle", "circle", "mask")
+# `oriented_rectangle` is of labelme 6, `rotation` is its name in X-AnyLabeling.
+AREAS = ("polygon", "rectangle", "oriented_rectangle", "rotation", "circle", "mask")
 # They have no area, so that they cannot be in a mask.
 LINES = ("line", "linestrip", "point", "points")
 _STRUCTURE = "labelme's JSON of one image: an object with the list 'shapes', and 'imagePath'"
@@ -193,7 +194,13 @@ def _shape(number: int, item: Any, path: str) -> Shape:
 
 
 # How many points a kind has; the rectangle of some tools has all four corners.
-_NUMBERS_OF_POINTS = {"rectangle": (2, 4), "circle": (2,), "mask": (2,)}
+_NUMBERS_OF_POINTS = {
+    "rectangle": (2, 4),
+    "oriented_rectangle": (4,),
+    "rotation": (4,),
+    "circle": (2,),
+    "mask": (2,),
+}
 
 
 def _points(value: Any, kind: str, where: str) -> tuple[tuple[float, float], ...]:
