@@ -9,9 +9,11 @@ result or a `UserError`; it takes little time and memory, and loses nothing in s
 """
 
 import argparse
+import base64
 import contextlib
 import dataclasses
 import functools
+import gzip
 import io
 import json
 import os
@@ -36,7 +38,12 @@ import tensorflow as tf
 from PIL import Image
 
 from tests import torch_files
-from tfseg.data import class_embeddings, class_splits, specs
+from tfrecords_tools import text_vectors
+from tfrecords_tools.encoder import Encoder, ImageSource
+from tfrecords_tools.image_label_files import read_image_labels
+from tfrecords_tools.labelme.painting import MaskReader, ids_of
+from tfrecords_tools.labelme.pairing import read_folder
+from tfseg.data import class_embeddings, class_names, class_splits, specs
 from tfseg.data import framing, tfexample
 from tfseg.data.encoded_image import image_size
 from tfseg.data.record_reader import RecordReader
@@ -377,6 +384,64 @@ def _read_vectors(folder: str, data: bytes) -> None:
     np.testing.assert_allclose(np.linalg.norm(vectors.values, axis=1), 1, atol=1e-3)
 
 
+def _labelme() -> list[bytes]:
+    """Files of labelme with all kinds of shapes, one with its image inside."""
+    mask = base64.b64encode(_png(np.eye(3, 4).astype(np.uint8))).decode()
+    shapes = [
+        {"label": "cat", "points": [[1, 1], [9, 2], [5, 8.5]], "shape_type": "polygon"},
+        {"label": "dog", "points": [[2, 3], [20, 9]], "shape_type": "rectangle"},
+        {"label": "dog", "points": [[8, 8], [11, 8]], "shape_type": "circle"},
+        {"label": "cat", "points": [[5, 6], [8, 8]], "shape_type": "mask", "mask": mask},
+        {"label": "__ignore__", "points": [[1, 2], [3, 4]], "shape_type": "line"},
+    ]
+    size = {"imageHeight": 20, "imageWidth": 24}
+    image = base64.b64encode(_images()[1]).decode()
+    contents = [
+        {"version": "5.5.0", "shapes": shapes, "imagePath": "x\\a.png", "imageData": None, **size},
+        {"shapes": shapes[:2], "imagePath": "gone.jpg", "imageData": image},
+    ]
+    return [json.dumps(content).encode() for content in contents]
+
+
+def _read_labelme(folder: str, data: bytes) -> None:
+    """Every label is a class or refused, and a mask has the size of its image."""
+    if b"gone" not in data:
+        _write(folder, "a.png", _images()[1])
+    _write(folder, "a.json", data)
+    found = read_folder(folder, folder, num_workers=1).values()
+    (entry,) = [entry for entry in found if entry.annotation is not None]
+    ids = ids_of([entry.annotation], SPEC.class_names, (), 255)
+    encoder = Encoder(SPEC, max_megapixels=MAX_MEGAPIXELS, mask_reader=MaskReader(ids))
+    encoded = encoder(ImageSource("a", entry.image, entry.annotation))
+    assert encoded.pixels.sum() == encoded.row.height * encoded.row.width
+
+
+_WORD_VECTORS = (
+    b"cat 0.5 1 -2\nbig dog 3 4 5\ncow 1 1 1\n",
+    b"3 2\ncat 0.5 1\ndog 3 4\ncow 1 1\n",
+    b"name,x,y\ncat,1,2\ndog,3,4e-3\n",
+    gzip.compress(b"cat 1 2\ndog 3 4\n", mtime=0),
+)
+
+
+def _read_word_vectors(folder: str, data: bytes) -> None:
+    table = text_vectors.read(_write(folder, "vectors", data), normalised=class_names.normalised)
+    for word in table.key_to_index:
+        assert np.isfinite(table.get_vector(word)).all()
+
+
+_IMAGE_LABELS = (
+    b"id,what\na.jpg,cat\nb,cat;dog\nc,\n",
+    b"filename,cat,dog\na.jpg,1,0\nx/b.png,1,1\n",
+    b"a,1\nb,2 1\n",
+)
+
+
+def _read_image_labels(folder: str, data: bytes) -> None:
+    labels = read_image_labels(_write(folder, "labels.csv", data), SPEC)
+    assert not labels.unknown and all(set(ids) <= {1, 2} for ids in labels.ids.values())
+
+
 def _read_class_split(folder: str, data: bytes) -> None:
     split = class_splits.load(_write(folder, "split.json", data), SPEC)
     assert {*split.seen, *split.unseen} <= set(range(3))
@@ -521,11 +586,14 @@ class Target:
 
 
 TARGETS = {
-    "image": Target(_images, _read_image, 18),
-    "record": Target(_examples, _read_record, 15),
-    "shard": Target(lambda: _made(_split, _SHARDS[0]), _read_shard, 13),
-    "index": Target(lambda: _made(_index, "train.index.npz"), _read_index, 13),
-    "dataset.json": Target(lambda: _made(_split, "dataset.json"), _read_dataset_json, 12),
+    "image": Target(_images, _read_image, 16),
+    "record": Target(_examples, _read_record, 13),
+    "shard": Target(lambda: _made(_split, _SHARDS[0]), _read_shard, 12),
+    "index": Target(lambda: _made(_index, "train.index.npz"), _read_index, 12),
+    "dataset.json": Target(lambda: _made(_split, "dataset.json"), _read_dataset_json, 10),
+    "labelme": Target(_labelme, _read_labelme, 5),
+    "word vectors": Target(lambda: list(_WORD_VECTORS), _read_word_vectors, 2),
+    "image labels": Target(lambda: list(_IMAGE_LABELS), _read_image_labels, 1),
     "vectors": Target(lambda: _made(_vectors, "vectors.npz"), _read_vectors, 4),
     "class split": Target(lambda: [_CLASS_SPLIT], _read_class_split, 4),
     "config.json": Target(lambda: _made(_config, "config.json"), _read_config, 4),

@@ -100,6 +100,26 @@ def _run_here(words):
     return subprocess.CompletedProcess(words, code, output.getvalue(), errors.getvalue())
 
 
+def convert(module, *words):
+    """Runs a program of tfrecords_tools in this process.
+
+    Args:
+      module: the program's.
+      *words: its command line.
+
+    Raises:
+      UserError: what the program would print as an error.
+    """
+    before = set(flags.FLAGS)
+    try:
+        module.define_flags()
+        flags.FLAGS([module.__name__, "--num_workers=1", *map(str, words)])
+        module.main([])
+    finally:
+        flags.FLAGS.remove_flag_values([name for name in flags.FLAGS if name not in before])
+        flags.FLAGS.unparse_flags()
+
+
 def _print_warning(message, category, filename, lineno, file=None, line=None):
     print(f"{filename}:{lineno}: {category.__name__}: {message}", file=sys.stderr)
 

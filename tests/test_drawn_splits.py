@@ -8,7 +8,7 @@ import pytest
 from tests.test_converters import picture, run_tool, save
 from tfrecords_tools import drawn_splits
 from tfrecords_tools.drawn_splits import Wanted, draw
-from tfrecords_tools.file_finder import ids_below
+from tfrecords_tools.file_finder import FileFinder, ids_below
 from tfseg.data.specs import DatasetSpec
 from tfseg.data.split_index import load_index
 from tfseg.errors import UserError
@@ -92,12 +92,19 @@ def test_ids_are_paths_below_the_folder(tmp_path):
     for name in ("b.png", "a/c.PNG", "masks/b.png", ".hidden/x.png"):
         save(tmp_path / name, picture(0), format="png")
     (tmp_path / "notes.txt").write_text("")
-    assert ids_below(str(tmp_path), without=str(tmp_path / "masks")) == ["a/c", "b"]
-    save(tmp_path / "b.bmp", picture(0))
-    with pytest.raises(UserError, match="Several files fit id 'b'"):
-        ids_below(str(tmp_path))
+    finder = FileFinder(str(tmp_path))
+    assert ids_below(finder, without=str(tmp_path / "masks")) == ["a/c", "b"]
     with pytest.raises(UserError, match="no images"):
-        ids_below(str(tmp_path / ".hidden" / "none"))
+        ids_below(FileFinder(str(tmp_path / ".hidden" / "none")))
+
+
+def test_versions_of_one_photograph_in_two_splits_are_told():
+    classes = {f"train/x{k // 2}_jpg.rf.{k:032x}": (1,) for k in range(20)}
+    lines = drawn_splits.describe(draw(classes, [], Wanted(0.4)), classes, SPEC)
+    assert any("versions of" in line and "x" in line for line in lines)
+    alone = {f"x{k}_jpg.rf.{k:032x}": (1,) for k in range(20)}
+    lines = drawn_splits.describe(draw(alone, [], Wanted(0.4)), alone, SPEC)
+    assert not any("versions of" in line for line in lines)
 
 
 # In training --------------------------------------------------------------------------------------

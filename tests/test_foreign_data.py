@@ -25,6 +25,7 @@ from tfrecords_tools.coco.painting import MaskReader, decode_region
 from tfrecords_tools.encoder import Encoder, ImageSource
 from tfrecords_tools.file_finder import FileFinder
 from tfrecords_tools.id_lists import read_splits
+from tfrecords_tools.image_label_files import read_image_labels
 from tfseg.data import writing
 from tfseg.data.specs import DATASETS, DatasetSpec
 from tfseg.errors import UserError
@@ -54,16 +55,18 @@ def sources(folder, masks="masks", **options):
     "text, message",
     [
         ("name,r,g,b\nbackground,0,0,0\ncat,128,0,0\n", "table .CSV. of 4 columns with commas"),
-        ("Pixel Value, Class\n0, background\n1, cat\n", "table .CSV. of 2 columns"),
+        ("Pixel Value, Class\n1, background\n2, cat\n", "table .CSV. of 2 columns"),
+        ("Pixel Value, Class\n0, background\n2, cat\n", "table .CSV. of 2 columns"),
         ("name,note\nbackground\ncat\n", "table .CSV."),
         ("background;0\ncat;1\n", "semicolons"),
-        ("0\tbackground\n1\tcat\n", "tabs"),
+        ("1\tbackground\n2\tcat\n", "tabs"),
+        ("0,background,x\n1,cat,x\n", "table .CSV. of 3 columns"),
         ('["background", "cat"]', "JSON"),
         ('{"0": "background",\n"1": "cat"}', "JSON"),
         ('"background"\n"cat"\n', "quoted list"),
         ("names:\n  0: background\n  1: cat\n", "YAML"),
         ("- background\n- cat\n", "YAML"),
-        ("0 background\n1 cat\n2 dog\n", "number before each name"),
+        ("1 background\n2 cat\n3 dog\n", "number before each name"),
         ("7: road\n8: sidewalk\n", "number before each name"),
         ("1. cat\n2. dog\n", "number before each name"),
         ("class\nbackground\ncat\n", "header"),
@@ -83,6 +86,21 @@ def test_class_files_of_another_structure_are_refused(tmp_path, text, message):
     with pytest.raises(UserError, match=message) as error:
         read_class_names(str(path), has_background=True)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Pixel Value, Class\n0, background\n1, traffic light\n",
+        "0\tbackground\n1\ttraffic light\n",
+        "0 background\n1 traffic light\n\n",
+        "0: background\n1: traffic light",
+        "id;name\n0;background\n1;traffic light\n",
+    ],
+)
+def test_names_behind_their_ids(text):
+    names = class_files.parse(text, where="x", has_background=True)
+    assert names == ("background", "traffic light")
 
 
 @pytest.mark.parametrize(
@@ -147,6 +165,14 @@ def test_every_class_shown_is_no_warning():
     some, none = np.array([5, 1, 1, 9]), np.zeros(4, int)
     assert class_files.warnings(SPEC, {"train": some, "more": none}, np.zeros(3)) == []
     assert class_files.warnings(SPEC, {}, np.ones(3)) == []
+
+
+@pytest.mark.parametrize("pixels, words", [(9, "counted as any other"), (0, "one name too many")])
+def test_void_that_is_a_class_is_told(pixels, words):
+    spec = DatasetSpec("folder", ("background", "cat", "Void"))
+    counts = {"train": np.array([50, 5, pixels, 20])}
+    (line,) = class_files.warnings(spec, counts, np.zeros(3))
+    assert "'Void'" in line and words in line and '{"0": 0' not in line
 
 
 def test_a_class_that_only_another_split_shows_is_told():
@@ -342,15 +368,16 @@ def pairs(tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("images/a.jpg masks/a.png\nimages/b.jpg masks/b.png\n", "one id, not 2 columns"),
-        ("a.jpg\ta.png\nb.jpg\tb.png\n", "one id, not 2 columns"),
+        ("images/a.jpg other/a.png\nimages/b.jpg other/b.png\n", "one id, not 2 columns"),
         ("a,a_mask\nb,b_mask\n", "one id, not 2 columns"),
+        ("a.jpg a.png\na.jpg b.png\n", "image more than once"),
+        ("a\na.jpg\n", "image more than once"),
         ("image, mask\na.jpg, a.png\n", "one id, not 2 columns|header"),
         ("a -1\nb 1\n", "one id, not 2 columns"),
         ("filename\na\nb\n", "column's header"),
-        ("a.jpg\nb.jpg\n", "without '.jpg'"),
-        ("images/a\n", "'a': write ids as paths below it"),
-        ("images\\a\n", r"not '\\'"),
+        ("other/a\n", "'a': write ids as paths below it"),
+        ("/images/a\n", "below the image folder"),
+        ("../a.jpg ../a.png\n", "below the image folder"),
         ("C:\\data\\a\n", "below the image folder"),
     ],
 )
@@ -364,9 +391,47 @@ def test_names_with_blanks_are_one_id(pairs):
     save(pairs / "images" / "my photo 1.jpg", picture(0))
     save(pairs / "masks" / "my photo 1.png", np.zeros((8, 10)))
     make_lists(pairs, "my photo 1\n")
-    assert len(sources(pairs)["train"]) == 1
-    make_lists(pairs, "my photo 1.jpg\n")
-    with pytest.raises(UserError, match="without '.jpg'"):
+    for text in ("my photo 1\n", "my photo 1.jpg\n", "my photo 1.jpg my photo 1.png\n"):
+        make_lists(pairs, text)
+        (source,) = sources(pairs)["train"]
+        assert source.id == "my photo 1" and source.mask.endswith("masks/my photo 1.png")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a.jpg\nb.jpg\n",
+        "a.JPG\nb.png\n",
+        "images/a\nimages/b\n",
+        "images\\a\nimages\\b.jpg\n",
+        "images/a.jpg masks/a.png\nimages/b.jpg masks/b.png\n",
+        "/images/a.jpg /masks/a.png\n/images/b.jpg /masks/b.png\n",
+        "a.jpg\ta.png\nb.jpg\tb.png\n",
+        "a,a\nb; b\n",
+    ],
+)
+def test_lists_with_extensions_folders_and_masks(pairs, text):
+    make_lists(pairs, text)
+    found = [(s.id, s.image, s.mask) for s in sources(pairs)["train"]]
+    assert found == [
+        (i, str(pairs / "images" / f"{i}.jpg"), str(pairs / "masks" / f"{i}.png")) for i in "ab"
+    ]
+
+
+def test_a_list_names_masks_that_have_other_names(pairs):
+    make_lists(pairs, "a.jpg b.png\nb.jpg a.png\n")
+    first, second = sources(pairs)["train"]
+    assert first.mask.endswith("b.png") and second.mask.endswith("a.png")
+    (source,) = sources(pairs, unlabelled_splits=["train"])["train"][:1]
+    assert source.mask is None
+
+
+def test_extensions_say_which_of_two_files(pairs):
+    save(pairs / "images" / "a.png", picture(5))
+    make_lists(pairs, "a.png\n")
+    assert sources(pairs)["train"][0].image.endswith("a.png")
+    make_lists(pairs, "a\n")
+    with pytest.raises(UserError, match="Several files fit"):
         sources(pairs)
 
 
@@ -412,7 +477,7 @@ def test_decomposed_names_are_found(pairs):
         (source,) = sources(pairs)["train"]
         assert Encoder(SPEC)(source).row.id == listed
     (pairs / "labels.csv").write_text(f"{composed},cat\n")
-    labels = build_folder.read_image_labels(str(pairs / "labels.csv"), SPEC)
+    labels = read_image_labels(str(pairs / "labels.csv"), SPEC)
     assert sources(pairs, labels=labels)["train"][0].image_labels == (1,)
 
 
@@ -424,11 +489,12 @@ def test_hidden_files_are_no_lists(pairs):
 @pytest.mark.parametrize(
     "text, column, message",
     [
-        ("filename,cat,dog\na.jpg,1,0\nb.jpg,0,1\n", None, "0 and 1 for each class"),
-        ("filename, cat, dog\na.jpg, 1, 0\n", None, "0 and 1 for each class"),
         ("a,1,0\nb,0,1\n", None, "0 and 1 for each class"),
-        ("id,width,cat,dog\na,640,1,0\n", None, "0 and 1 for each class"),
-        ("id,cat\na,1\nb,0\n", None, "0 and 1 for each class"),
+        ("id,katze,hund\na,1,0\n", None, "(?s)0 and 1 for each class.*katze"),
+        ("id,cat,dog\na,1,0.5\n", None, "'dog' is not made of 0 and 1"),
+        ("id,cat,dog\na,1,-1\nb,0,1\n", None, "0 and -1 beside each other"),
+        ("a,41\nb,2 17\n", None, "(?s)numbers in place of names.*2, 17, 41"),
+        ("a,1\nb,0;2\n", None, "(?s)numbers in place of names.*from 1 .'cat'. to 2 .'dog'."),
         ("id,cat,dog\na,1,0\nb,0,1\n", "cat", "0 and 1 for each class"),
         ("a,cat,dog\nb,dog,cat\n", None, "put ';' between the names"),
         ("a cat dog\nb dog\n", None, "put a comma"),
@@ -439,16 +505,42 @@ def test_hidden_files_are_no_lists(pairs):
 def test_label_files_of_other_tools(tmp_path, text, column, message, ignore_unknown):
     (tmp_path / "l.csv").write_text(text)
     with pytest.raises(UserError, match=message) as error:
-        build_folder.read_image_labels(
+        read_image_labels(
             str(tmp_path / "l.csv"), SPEC, column=column, ignore_unknown=ignore_unknown
         )
     assert "l.csv" in str(error.value) and "give --ignore_unknown" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "filename,cat,dog\na.jpg,1,0\nx/b.png,1,1\nc.jpg,0,0\n",
+        "filename, cat, dog\na, 1, 0\nx/b, 1.0, True\nc,,\n",
+        "id,width,dog,cat\na.jpg,640,-1,1\nx\\b.jpg,1,1,1\nc,2,-1,-1\n",
+        "id,background,cat,dog\na,1,1,0\nx/b,1,1,1\nc,1,0,0\n",
+        "id,what\na.jpg,1\nx/b,1 2\nc,\n",
+        "a,cat\nx/b,cat;dog\nc,\n",
+    ],
+)
+def test_image_level_labels_of_several_forms(tmp_path, text):
+    (tmp_path / "l.csv").write_text(text)
+    labels = read_image_labels(str(tmp_path / "l.csv"), SPEC)
+    assert labels.ids == {"a": (1,), "x/b": (1, 2), "c": ()} and not labels.unknown
+    assert labels.of("a.jpg") == (1,) and labels.of("d") is None
+
+
+def test_columns_that_are_no_class_or_are_missing_are_told(tmp_path):
+    (tmp_path / "l.csv").write_text("id,cat,zebra\na,1,1\nb,0,0\n")
+    with pytest.raises(UserError, match="(?s)unknown classes.*zebra .1 x"):
+        read_image_labels(str(tmp_path / "l.csv"), SPEC)
+    labels = read_image_labels(str(tmp_path / "l.csv"), SPEC, ignore_unknown=True)
+    assert labels.ids == {"a": (1,), "b": ()} and "no column of dog" in labels.notes[0]
+
+
 def test_classes_called_0_and_1_are_names(tmp_path):
     (tmp_path / "l.csv").write_text("id,digits\na,0 1\nb,1\n")
     spec = DatasetSpec("digits", ("background", "0", "1"))
-    labels = build_folder.read_image_labels(str(tmp_path / "l.csv"), spec)
+    labels = read_image_labels(str(tmp_path / "l.csv"), spec)
     assert labels.ids == {"a": (1, 2), "b": (2,)}
 
 

@@ -3,13 +3,17 @@
 python tfrecords_tools/build_class_embeddings.py --vectors=GoogleNews-vectors-negative300.bin \
     --class_names=classes.txt --norm=unit --output=word2vec.npz
 
-* --vectors is a word2vec .bin, a fastText .vec or .bin, or a GloVe .txt; its first bytes tell
-  which, not its name. gensim reads it (extra [embeddings]); --limit=500000 takes the first words
-  only, which are the most frequent ones, and most of the memory less.
+* --vectors is text with a word, or the name of a class, and its numbers in each line (GloVe's .txt,
+  fastText's .vec, a table of your own with blanks, tabs, commas or semicolons; .gz as it is); or a
+  word2vec or fastText .bin, which gensim reads (extra [embeddings]). The first bytes tell which.
+  --limit=500000 takes the first words only, which are the most frequent ones.
+* A small published file: python -m gensim.downloader -d glove-wiki-gigaword-50 (66 MB, 50 numbers a
+  word) prints where it lies.
 * --class_names has one name a line, or `name: words` where the class goes by other words than its
   name, such as `pottedplant: potted plant`. --dataset_dir takes the names of records instead.
-* A name of several words (parted by blanks, '_' or '-') has the mean of their vectors, or with
-  --multi_word=phrase_token the vector of the phrase ('potted_plant') where there is one.
+* A name of several words (parted by blanks, '_' or '-') has the vector of its own line where there
+  is one ('potted plant'), else the mean of its words' vectors, or with --multi_word=phrase_token
+  the vector of the phrase ('potted_plant') where there is one.
 * Every class's line in the report says from which words its vector is; `tokens` in the file too.
 
 SPNet and STRICT put fastText and word2vec side by side and give each class unit length: make a file
@@ -23,13 +27,14 @@ import dataclasses
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from absl import flags
 
-from tfrecords_tools import program
+from tfrecords_tools import program, text_vectors
 from tfrecords_tools.text_files import read_text
 from tfseg import files
 from tfseg.data import class_embeddings, class_names
@@ -39,15 +44,23 @@ from tfseg.errors import UserError
 FLAGS = flags.FLAGS
 MULTI_WORD = ("average", "phrase_token")
 FORMATS = ("fastText .bin", "word2vec .bin", "text with a header", "text")
+_SMALL = (
+    "a small published file is GloVe with 50 numbers (66 MB): "
+    "python -m gensim.downloader -d glove-wiki-gigaword-50 (pip install '.[embeddings]'); or write "
+    "a text yourself, a class and its numbers in each line"
+)
 _FASTTEXT_MAGIC = struct.pack("<i", 0x2F4F16BA)
 _HEADER = re.compile(rb"(\d{1,18}) (\d{1,18})\s*\n")
+_COMPARED_LINES = 20
 # Enough for a header and a row of numbers.
 _FIRST_BYTES = 1 << 16
 
 
 def define_flags() -> None:
     """Defines the program's flags."""
-    flags.DEFINE_string("vectors", None, "Published vectors: word2vec, fastText or GloVe.")
+    flags.DEFINE_string(
+        "vectors", None, "Vectors of words or classes: text, or a .bin of word2vec or fastText."
+    )
     flags.DEFINE_string("class_names", None, "Text file: a name, or `name: words`, in each line.")
     flags.DEFINE_string("dataset_dir", None, "Instead: records whose class names to take.")
     flags.DEFINE_string("output", None, "The file to write, FILE.npz.")
@@ -73,22 +86,46 @@ def detect_format(path: str) -> str:
         with files.open_regular(path, what="The file of vectors") as file:
             start = file.read(_FIRST_BYTES)
     except FileNotFoundError:
-        raise UserError("There is no such file of vectors.", where=f"--vectors={path}") from None
-    if start[:4] == _FASTTEXT_MAGIC:
+        raise UserError(
+            "There is no such file of vectors.", where=f"--vectors={path}", fix=_SMALL
+        ) from None
+    is_packed = start[:2] == text_vectors.GZIP
+    if is_packed:
+        start = _unpacked(start)
+    if start[:4] == _FASTTEXT_MAGIC and not is_packed:
         return "fastText .bin"
-    header = _HEADER.match(start)
+    header, form = _HEADER.match(start), text_vectors.form_of(_first_lines(start))
     if header is not None:
-        row = start[header.end() :].split(b"\n")[0]
-        is_text = _numbers_of(row) == int(header[2])
-        return "text with a header" if is_text else "word2vec .bin"
-    if _numbers_of(start.split(b"\n")[0]) > 1:
+        if form is not None and form.width == int(header[2]):
+            return "text with a header"
+        if not is_packed:
+            return "word2vec .bin"
+    elif form is not None:
         return "text"
     raise UserError(
         "The file of vectors is of no known kind.",
         where=f"--vectors={path}",
-        received=repr(start[:16]),
-        accepted="word2vec .bin, fastText .vec or .bin, GloVe .txt; unpacked",
+        received=repr(start[:16]) + (" in a .gz" if is_packed else ""),
+        accepted="text with a word and its numbers in each line (.gz too), word2vec .bin, fastText "
+        ".bin",
+        fix="unpack it if it is a .bin; " + _SMALL,
     )
+
+
+def _unpacked(start: bytes) -> bytes:
+    """Returns what the first bytes of a gzip file hold; nothing where they are damaged."""
+    try:
+        return zlib.decompressobj(wbits=31).decompress(start, _FIRST_BYTES)
+    except zlib.error:
+        return b""
+
+
+def _first_lines(start: bytes) -> list[str]:
+    """Returns the first whole lines of a file; published text holds words that are no UTF-8."""
+    lines = start.split(b"\n")
+    if len(start) >= _FIRST_BYTES:
+        lines.pop()
+    return [line.decode("utf-8-sig", "replace").strip() for line in lines[:_COMPARED_LINES]]
 
 
 def _check_length(path: str, limit: int | None) -> None:
@@ -113,47 +150,41 @@ def _check_length(path: str, limit: int | None) -> None:
         )
 
 
-def _numbers_of(row: bytes) -> int:
-    """Returns how many numbers follow a word in a line of text; 0 where it is none."""
-    try:
-        numbers = [float(x) for x in row.decode("utf-8").split()[1:]]
-    except (UnicodeDecodeError, ValueError):
-        return 0
-    return len(numbers)
-
-
-def read_vectors(path: str, limit: int | None = None) -> Any:
+def read_vectors(
+    path: str, limit: int | None = None, *, wanted: Collection[str] | None = None
+) -> Any:
     """Reads a file of vectors.
 
     Args:
       path: the file.
       limit: read only so many words; None: all.
+      wanted: words that are needed, normalised; text is searched for them alone. None: all.
 
     Returns:
-      gensim's `KeyedVectors`.
+      gensim's `KeyedVectors`, or the same of text without gensim.
 
     Raises:
-      UserError: gensim is not installed, or the file is damaged or of no known kind.
+      UserError: gensim is needed and not installed, or the file is damaged or of no known kind.
     """
     kind = detect_format(path)
+    if kind.startswith("text"):
+        return text_vectors.read(
+            path, normalised=class_names.normalised, wanted=wanted, limit=limit
+        )
     _check_length(path, limit)
     try:
         from gensim.models import KeyedVectors, fasttext
     except ImportError:
         raise UserError(
-            "Word vectors are read with gensim, which is not installed.",
+            f"{kind} is read with gensim, which is not installed.",
             where=f"--vectors={path}",
-            fix="pip install '.[embeddings]'",
+            fix="pip install '.[embeddings]'; or " + _SMALL,
         ) from None
     try:
         if kind == "fastText .bin":
             return fasttext.load_facebook_vectors(path)
         return KeyedVectors.load_word2vec_format(
-            path,
-            binary=kind == "word2vec .bin",
-            no_header=kind == "text",
-            limit=limit,
-            unicode_errors="replace",
+            path, binary=True, limit=limit, unicode_errors="replace"
         )
     except Exception as error:  # gensim raises whatever the bytes lead it to
         raise UserError(
@@ -215,37 +246,58 @@ def look_up(vectors: Any, text: str, *, multi_word: str) -> Found | None:
     Returns:
       None where a word has no vector.
     """
-    words = [word for word in re.split(r"[\s_-]+", text) if word]
-    if len(words) > 1 and multi_word == "phrase_token":
-        for token in _phrases(words):
-            if token in vectors.key_to_index:
-                return Found(vectors.get_vector(token), token)
+    words = words_of(text)
+    if len(words) == 1:
+        return _of_word(vectors, words[0])
+    # Names with blanks are lines that somebody wrote for the class.
+    whole, phrase = _phrase(vectors, words, " "), _phrase(vectors, words, "_-")
+    if whole or (phrase and multi_word == "phrase_token"):
+        return whole or phrase
     parts = [_of_word(vectors, word) for word in words]
     if not parts or None in parts:
-        return None
-    if len(parts) == 1:
-        return parts[0]
+        return phrase
     mean = np.mean([part.vector for part in parts], axis=0)
     return Found(mean, f"mean of {', '.join(part.tokens for part in parts)}")
 
 
-def _phrases(words: Sequence[str]) -> Iterator[str]:
+def words_of(text: str) -> list[str]:
+    """Returns the words of a class, which blanks, '_' or '-' part."""
+    return [word for word in re.split(r"[\s_-]+", text) if word]
+
+
+def _phrase(vectors: Any, words: Sequence[str], joints: str) -> Found | None:
+    """Returns the vector of several words that stand in the table as one."""
     changes: tuple[Callable[[str], str], ...] = (str, str.lower, str.capitalize)
     for change in changes:
-        for joint in "_-":
-            yield joint.join(change(word) for word in words)
+        for joint in joints:
+            token = joint.join(change(word) for word in words)
+            if token in vectors.key_to_index:
+                return Found(vectors.get_vector(token), token)
+    return None
 
 
 def _of_word(vectors: Any, word: str) -> Found | None:
     """Returns the vector of a word as it is written, in lower case, or by a declared alias."""
-    plain = class_names.normalised(word)
-    aliases = [alias for group in class_names.ALIASES if plain in group for alias in group]
-    for token in (word, word.lower(), *aliases):
+    for token in (word, word.lower(), *_aliases(word)):
         if token in vectors.key_to_index:
             return Found(vectors.get_vector(token), token)
     if hasattr(vectors, "vectors_ngrams"):
         return Found(vectors.get_vector(word), f"parts of '{word}'")
     return None
+
+
+def _aliases(word: str) -> list[str]:
+    plain = class_names.normalised(word)
+    return [alias for group in class_names.ALIASES if plain in group for alias in group]
+
+
+def needed_words(texts: Iterable[str]) -> set[str]:
+    """Returns all that may be looked up for classes, normalised: names, words and aliases."""
+    found = set()
+    for text in texts:
+        for word in (text, *words_of(text)):
+            found |= {class_names.normalised(w) for w in (word, *_aliases(word))}
+    return found
 
 
 def build(
@@ -256,7 +308,8 @@ def build(
     norm: str = "none",
     multi_word: str = "average",
     limit: int | None = None,
-) -> list[Found]:
+    optional: Collection[str] = (),
+) -> dict[str, Found]:
     """Writes the vectors of classes.
 
     Args:
@@ -264,17 +317,19 @@ def build(
       wanted: the words of every class, by its name.
       vectors: file of published vectors.
       norm, multi_word, limit: see the flags.
+      optional: classes that are left out where they have no vector.
 
     Returns:
-      What was found, in the order of `wanted`, before normalisation.
+      What was found for each class, in the order of `wanted`, before normalisation.
 
     Raises:
       UserError: see `read_vectors`; words without a vector, all of them are named.
     """
     if not output.endswith(".npz"):
         raise UserError("--output must end in .npz.", where="--output", received=output)
-    table = read_vectors(vectors, limit)
+    table = read_vectors(vectors, limit, wanted=needed_words(wanted.values()))
     found = {name: look_up(table, text, multi_word=multi_word) for name, text in wanted.items()}
+    found = {n: entry for n, entry in found.items() if entry is not None or n not in optional}
     missing = [f"'{wanted[name]}'" for name, entry in found.items() if entry is None]
     if missing:
         raise UserError(
@@ -284,7 +339,9 @@ def build(
             accepted="words that the file knows"
             + (f" among its first {limit}" if limit is not None else ""),
             fix="say in --class_names by which words a class goes, `name: words`"
-            + (", or raise --limit" if limit is not None else ""),
+            + (", or raise --limit" if limit is not None else "")
+            + "; "
+            + _SMALL,
         )
     os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
     class_embeddings.save(
@@ -293,7 +350,7 @@ def build(
         class_embeddings.normalise(np.stack([entry.vector for entry in found.values()]), norm),
         tokens=np.array([entry.tokens for entry in found.values()]),
     )
-    return list(found.values())
+    return found
 
 
 def main(argv: list[str]) -> None:
@@ -303,11 +360,14 @@ def main(argv: list[str]) -> None:
             "Give --class_names or --dataset_dir, and not both.",
             where="--class_names, --dataset_dir",
         )
+    optional: Sequence[str] = ()
     if FLAGS.class_names is not None:
         wanted = read_class_names(FLAGS.class_names)
     else:
-        names = load_spec(FLAGS.dataset_dir, "").class_names
-        wanted = dict(zip(names, names))
+        spec = load_spec(FLAGS.dataset_dir, "")
+        wanted = dict(zip(spec.class_names, spec.class_names))
+        # Methods that give background a vector say so.
+        optional = spec.class_names[:1] if spec.has_background else ()
     found = build(
         FLAGS.output,
         wanted,
@@ -315,11 +375,14 @@ def main(argv: list[str]) -> None:
         norm=FLAGS.norm,
         multi_word=FLAGS.multi_word,
         limit=FLAGS.limit,
+        optional=optional,
     )
     width = max(map(len, wanted))
-    for name, entry in zip(wanted, found):
-        print(f"  {name:<{width}}  {entry.tokens}")
-    print(f"{len(found)} vectors of {found[0].vector.size} numbers: {FLAGS.output}", flush=True)
+    for name in wanted:
+        tokens = found[name].tokens if name in found else "(no vector, left out)"
+        print(f"  {name:<{width}}  {tokens}")
+    size = next(iter(found.values())).vector.size
+    print(f"{len(found)} vectors of {size} numbers: {FLAGS.output}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Makes TFRecords of COCO: masks of 80 classes and background from its instance annotations.
+"""Makes TFRecords of COCO, or of what other tools export in its format: masks from outlines.
 
 python tfrecords_tools/build_coco.py --images_dir=coco \
     --annotations=coco/annotations/instances_train2017.json \
@@ -10,7 +10,10 @@ python tfrecords_tools/build_coco.py --images_dir=coco \
 * An image of the json is the file whose path below --images_dir ends in its `file_name`, or is the
   end of it, extensions aside. Sizes that the json lacks are those of the image.
 * Class ids are the categories in the order of their COCO ids, from 1; 0 is background, and so is a
-  category of that name.
+  category of that name. A category without annotations that only heads others is left out.
+* Other tools' files have other categories. Without --splits_dir several such files are a split
+  each (Roboflow's train, valid and test); of one file the splits are drawn as build_folder.py draws
+  them.
 * Annotations without an outline (boxes) are counted and leave the mask as it is.
 * Where annotations overlap, the earlier one in the file keeps the pixel.
 * Crowd regions are annotations like the others, or are ignored with --crowd=ignore (where no
@@ -18,30 +21,44 @@ python tfrecords_tools/build_coco.py --images_dir=coco \
 * Image-level labels are the categories of all annotations of an image.
 """
 
+import dataclasses
 import os
 import time
 from collections.abc import Mapping, Sequence
 
 from absl import flags
 
-from tfrecords_tools import program
+from tfrecords_tools import drawn_splits, program, split_flags
+from tfrecords_tools.coco import lists
 from tfrecords_tools.coco.instances import Instances, read_instances, shortened
 from tfrecords_tools.coco.painting import ACCEPTED_OUTLINES, MaskReader, has_outline
 from tfrecords_tools.coco.pairing import CocoFinder, Matcher
 from tfrecords_tools.encoder import Encoder, ImageSource
-from tfrecords_tools.file_finder import find_all
+from tfrecords_tools.file_finder import find_all, stem_of
 from tfrecords_tools.id_lists import check_unlabelled, read_splits
+from tfseg.data.specs import DATASETS
 from tfseg.errors import UserError
 
 FLAGS = flags.FLAGS
+# Where these are the categories and no flag says what the splits are.
+_COCO_LISTS = "data_splits/coco"
 
 
 def define_flags() -> None:
     """Defines the program's flags."""
     flags.DEFINE_string("images_dir", None, "Folder that holds train2017, val2017 and so on.")
     flags.DEFINE_multi_string("annotations", None, "Instances json; repeat for several.")
-    flags.DEFINE_string("splits_dir", "data_splits/coco", "Folder of <split>.txt.")
+    split_flags.define_flags(
+        without_lists=f"{_COCO_LISTS} for COCO's own categories, a split for each of several "
+        "--annotations, else train, unlabelled and val are drawn"
+    )
     flags.DEFINE_enum("crowd", "class", ("class", "ignore"), "What crowd regions become.")
+    flags.DEFINE_enum(
+        "empty_images",
+        "background",
+        ("background", "unlabelled"),
+        "Images of the json without annotations: all background, or as if the json had them not.",
+    )
     program.define_output_flags(num_shards=16)
     program.define_image_flags()
 
@@ -62,7 +79,8 @@ def make_sources(
     check_unlabelled(unlabelled_splits, splits)
     finder, matcher = CocoFinder(images_dir), Matcher(instances.images)
     tasks: dict[str, list[ImageSource]] = {}
-    for split, ids in splits.items():
+    for split, lines in splits.items():
+        ids = [line if finder.find(line) else stem_of(line) for line in lines]
         paths = find_all(ids, finder, split=split, what="image")
         unlabelled = split in unlabelled_splits
         entries = [matcher.find(os.path.relpath(path, images_dir)) for path in paths]
@@ -75,7 +93,8 @@ def make_sources(
                 received=", ".join(missing[:5]) + (" ..." if len(missing) > 5 else ""),
                 accepted="images of these files, such as " + ", ".join(matcher.near(missing[0])),
                 fix="give that file with --annotations, let the folders be those of 'file_name', "
-                "list the split in --unlabelled_splits, or give --allow_missing_masks",
+                "list the split in --unlabelled_splits, or give --allow_missing_masks (with "
+                "--empty_images=unlabelled images without annotations count as missing)",
             )
         tasks[split] = []
         for i, path, known in zip(ids, paths, entries):
@@ -111,20 +130,41 @@ def _check_outlines(tasks: Mapping[str, Sequence[ImageSource]]) -> None:
         )
 
 
-def main(argv: list[str]) -> None:
-    started = time.monotonic()
-    program.require("images_dir", "annotations", "splits_dir", "output_dir")
-    program.check_folder(FLAGS.images_dir, "images_dir")
+def _read() -> Instances:
+    """Reads --annotations and says what was left out."""
     instances = read_instances(FLAGS.annotations)
-    spec = instances.spec
     for note in instances.notes:
         print(f"note: {note}", flush=True)
+    if FLAGS.empty_images == "background":
+        return instances
+    annotated = {stem: image for stem, image in instances.images.items() if image.regions}
+    print(f"{len(instances.images) - len(annotated)} images have no annotations", flush=True)
+    return dataclasses.replace(instances, images=annotated)
+
+
+def main(argv: list[str]) -> None:
+    started = time.monotonic()
+    program.require("images_dir", "annotations", "output_dir")
+    program.check_folder(FLAGS.images_dir, "images_dir")
+    instances = _read()
+    spec = instances.spec
+    draw = split_flags.asks_to_draw()
+    if not FLAGS.splits_dir and not draw and spec is DATASETS["coco"]:
+        FLAGS.splits_dir = _COCO_LISTS
+    split_flags.check()
+    without_lists, bare = not FLAGS.splits_dir, []
+    if without_lists:
+        splits, bare = lists.without_lists(
+            FLAGS.images_dir, instances, FLAGS.annotations, draw=draw
+        )
+    else:
+        splits = read_splits(FLAGS.splits_dir, FLAGS.splits)
     tasks = make_sources(
         FLAGS.images_dir,
-        read_splits(FLAGS.splits_dir, FLAGS.splits),
+        splits,
         instances,
-        unlabelled_splits=FLAGS.unlabelled_splits,
-        allow_missing_masks=FLAGS.allow_missing_masks,
+        unlabelled_splits=[*FLAGS.unlabelled_splits, *bare],
+        allow_missing_masks=FLAGS.allow_missing_masks or without_lists,
     )
     program.write(
         spec,
@@ -137,6 +177,8 @@ def main(argv: list[str]) -> None:
         ),
         started=started,
     )
+    if without_lists:
+        drawn_splits.save(splits, FLAGS.output_dir)
 
 
 if __name__ == "__main__":

@@ -3,50 +3,59 @@
 python tfrecords_tools/build_folder.py --images_dir=images --masks_dir=masks --splits_dir=lists \
     --class_names=classes.txt --output_dir=records
 
-* --splits_dir holds one <split>.txt per split with one id a line, without extension. Without it the
-  splits are drawn: `val` (--val_fraction), `train` (--labelled images with masks) and `unlabelled`
-  (the others, and all images without masks), with every class in each; the lists stay in
-  OUTPUT_DIR/lists.
-* --class_names is a text file with one name a line and nothing else; its line number, from 0, is
-  the class id, and the first is background (--has_background=false where there is none).
+* --splits_dir holds one <split>.txt per split with one id a line, with or without extension; or, as
+  published lists do, `JPEGImages/x.jpg SegmentationClass/x.png`. Without it the splits are drawn:
+  `val` (--val_fraction), `train` (--labelled images with masks) and `unlabelled` (the others, and
+  all images without masks), with every class in each; the lists stay in OUTPUT_DIR/lists.
+* --class_names is a text file with one name a line and nothing else (or `id,name` with the ids 0,
+  1, 2 and so on); its line number, from 0, is the class id, and the first is background
+  (--has_background=false where there is none).
 * Masks are one-channel images of class ids, or palette PNGs, whose indices are the ids. Every id of
-  a split needs one of its own name, unless the split stands in --unlabelled_splits.
+  a split needs one of its own name, unless the split stands in --unlabelled_splits. Masks may lie
+  beside the images (--masks_dir the same folder) and have an ending (--mask_suffix=_mask), which is
+  looked for where none is given, and told.
 * --class_colors in place of --class_names is a CSV `name,r,g,b`: masks have a colour for each
   class. A colour that is no class is an error, unless --void_color names it.
 * --image_labels is a CSV `id,name name ...` of the classes in each image (separated by ';' where
-  names hold spaces); without it they are those of the mask, and unknown without a mask.
+  names hold spaces), or `id,NAME,NAME,...` with a column of 0 and 1 for each class; without it they
+  are those of the mask, and unknown without a mask.
 * --label_map is a JSON file {"from": to} of mask ids; to the ignore label what shall not count.
 
 Images keep their JPEG or PNG bytes; what is neither, or not RGB, becomes RGB PNG: of 16 bits the
 high byte is kept, floating-point values within 0 and 1 are multiplied by 255.
 """
 
-import csv
-import dataclasses
 import os
 import time
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from absl import flags
 
-from tfrecords_tools import class_files, color_masks, drawn_splits, file_finder, program
+from tfrecords_tools import (
+    class_files,
+    color_masks,
+    drawn_splits,
+    file_finder,
+    list_lines,
+    mask_names,
+    program,
+    split_flags,
+)
 from tfrecords_tools.class_files import read_class_names
 from tfrecords_tools.color_masks import ColorMaskReader
 from tfrecords_tools.encoder import Encoder, ImageSource
-from tfrecords_tools.file_finder import FileFinder, composed, find_all
+from tfrecords_tools.file_finder import FileFinder, composed, ids_below, stem_of
 from tfrecords_tools.id_lists import check_unlabelled, read_splits
-from tfrecords_tools.text_files import read_json, read_text
+from tfrecords_tools.image_label_files import ImageLabels, read_image_labels
+from tfrecords_tools.list_lines import Listed
+from tfrecords_tools.text_files import read_json
 from tfseg.data import colormap
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 
 FLAGS = flags.FLAGS
-# Cells of a CSV with a column for each class.
-_ONE_HOT = frozenset({"", "0", "1", "-1", "0.0", "1.0", "false", "true", "no", "yes"})
-# First cells that make a CSV's first line a header.
-_ID_HEADERS = frozenset({"id", "ids", "image", "image_id", "filename", "file", "name"})
+_NAMED = 5
 
 
 def define_flags() -> None:
@@ -54,20 +63,13 @@ def define_flags() -> None:
     flags.DEFINE_string("images_dir", None, "Folder of images.")
     flags.DEFINE_string("masks_dir", None, "Folder of masks; without it all splits are unlabelled.")
     flags.DEFINE_string(
-        "splits_dir",
+        "mask_suffix",
         None,
-        "Folder of <split>.txt, one id a line; without it train, unlabelled and val are drawn.",
+        "What follows an image's name in that of its mask, for example _mask. None: looked for "
+        "where no mask has the name of its image. Without --masks_dir the masks lie beside the "
+        "images.",
     )
-    flags.DEFINE_float(
-        "val_fraction", 0.2, "Without --splits_dir: share of the images with masks that is val."
-    )
-    flags.DEFINE_integer(
-        "labelled",
-        None,
-        "Without --splits_dir: images of train. Those left over are unlabelled; their masks stay "
-        "in the records, and only monitors see them. None: all that are not val.",
-    )
-    flags.DEFINE_integer("seed", 0, "Without --splits_dir: of the draw.")
+    split_flags.define_flags()
     flags.DEFINE_string("class_names", None, "Text file, one class name a line, in id order.")
     flags.DEFINE_string(
         "class_colors",
@@ -79,7 +81,9 @@ def define_flags() -> None:
         [],
         "With --class_colors: a colour r,g,b of masks that counts nowhere; may be repeated.",
     )
-    flags.DEFINE_string("image_labels", None, "CSV: id,name name ...")
+    flags.DEFINE_string(
+        "image_labels", None, "CSV: id,name name ...; or a column of 0 and 1 for each class."
+    )
     flags.DEFINE_string(
         "image_labels_column", None, "Header of that CSV's column; needed if it has more than two."
     )
@@ -126,130 +130,6 @@ def read_label_map(path: str, spec: DatasetSpec) -> dict[int, int]:
     return label_map
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageLabels:
-    """Image-level labels of a CSV: class ids by image id; names that are no class, counted."""
-
-    ids: Mapping[str, tuple[int, ...]]
-    unknown: Mapping[str, int]
-
-
-def _pick_columns(
-    rows: list[list[str]], column: str | None, class_names: Collection[str], path: str
-) -> tuple[int, int, bool]:
-    """Returns (column of ids, column of names, whether there is a header)."""
-    header = [cell.strip() for cell in rows[0]]
-    if column is not None:
-        if column not in header:
-            raise UserError(
-                "--image_labels_column is not in the CSV's first line.",
-                where=path,
-                received=column,
-                accepted=", ".join(header),
-            )
-        lower = [cell.lower() for cell in header]
-        return (lower.index("id") if "id" in lower else 0), header.index(column), True
-    if len(header) != 2:
-        hot = [k for k in range(1, len(header)) if _is_one_hot(row[k : k + 1] for row in rows[1:])]
-        if hot and (len(hot) == len(header) - 1 or any(header[k] in class_names for k in hot)):
-            raise _one_hot_error(path, ", ".join(header))
-        fix = "put a comma between id and names"
-        if len(header) > 2:
-            fix = "name the column with --image_labels_column"
-        if len(header) > 2 and all(cell in class_names for cell in header[1:]):
-            fix = "put ';' between the names of an image"
-        raise UserError(
-            "The CSV of image-level labels does not have two columns.",
-            where=path,
-            received=f"{len(header)} columns: {', '.join(header)}",
-            accepted="id,name name ..., with a comma between id and names",
-            fix=fix,
-        )
-    return 0, 1, header[0].lower() in _ID_HEADERS
-
-
-def _is_one_hot(rows: Iterable[Sequence[str]]) -> bool:
-    """Says whether cells, one row an image, are 0 and 1 and not names."""
-    cells = {cell.strip().lower() for row in rows for cell in row}
-    return bool(cells - {""}) and cells <= _ONE_HOT
-
-
-def _one_hot_error(path: str, received: str) -> UserError:
-    return UserError(
-        "The CSV of image-level labels has a column of 0 and 1 for each class (one-hot).",
-        where=path,
-        received=received,
-        accepted="id,name name ...: the names of the classes of each image in one column",
-        fix="write for each image the names of the columns that hold 1, with ';' between them",
-    )
-
-
-def _split_names(cell: str, class_id: Mapping[str, int]) -> list[str]:
-    """Splits "cat dog", "cat;traffic light" and "traffic light" where that is one class."""
-    if cell.strip() in class_id:
-        return [cell.strip()]
-    names = cell.split(";") if ";" in cell else cell.split()
-    return [name.strip() for name in names if name.strip()]
-
-
-def read_image_labels(
-    path: str, spec: DatasetSpec, *, column: str | None = None, ignore_unknown: bool = False
-) -> ImageLabels:
-    """Reads image-level labels.
-
-    Args:
-      path: CSV; the first line is a header if `column` is given or its first cell says so ('id').
-      spec: the classes; background cannot be named.
-      column: header of the column of names.
-      ignore_unknown: count names that are no class.
-
-    Raises:
-      UserError: malformed, an id twice, or unknown names.
-    """
-    try:
-        rows = [row for row in csv.reader(read_text(path).splitlines()) if row]
-    except csv.Error as error:
-        raise UserError("A CSV cannot be read.", where=path, received=str(error)) from None
-    if not rows:
-        raise UserError("The CSV of image-level labels is empty.", where=path)
-    class_id = {n: k for k, n in enumerate(spec.class_names) if k >= spec.first_image_class}
-    id_column, name_column, has_header = _pick_columns(rows, column, class_id, path)
-    named = [row[name_column : name_column + 1] for row in rows[has_header:]]
-    if not _ONE_HOT & set(class_id) and _is_one_hot(named):
-        raise _one_hot_error(path, ", ".join(rows[0]))
-    labels: dict[str, tuple[int, ...]] = {}
-    unknown: Counter = Counter()
-    for number, row in enumerate(rows[has_header:], start=1 + has_header):
-        if len(row) != len(rows[0]):
-            raise UserError(
-                "A line of the CSV has another number of columns.",
-                where=f"{path}, line {number}",
-                received=len(row),
-                accepted=len(rows[0]),
-            )
-        cell = row[name_column]
-        names = _split_names(cell, class_id)
-        image_id = composed(row[id_column].strip())
-        if image_id in labels:
-            raise UserError(
-                "The CSV holds an id twice.", where=f"{path}, line {number}", received=image_id
-            )
-        unknown.update(n for n in names if n not in class_id)
-        labels[image_id] = tuple(sorted({class_id[n] for n in names if n in class_id}))
-    none_known = bool(unknown) and not any(labels.values())
-    if unknown and (none_known or not ignore_unknown):
-        raise UserError(
-            "The CSV of image-level labels names "
-            + ("unknown classes only." if none_known else "unknown classes."),
-            where=path,
-            received=", ".join(f"{n} ({k} x)" for n, k in unknown.most_common(20)),
-            accepted=", ".join(class_id),
-            fix="correct the names"
-            + ("" if none_known else ", or give --ignore_unknown_labels to leave them out"),
-        )
-    return ImageLabels(labels, unknown)
-
-
 def make_sources(
     splits: Mapping[str, Sequence[str]],
     images: FileFinder,
@@ -261,29 +141,37 @@ def make_sources(
 ) -> dict[str, list[ImageSource]]:
     """Joins lists, images, masks and image-level labels.
 
+    Args:
+      splits: lines of lists by split, see `list_lines`.
+      images, masks: find the files; without masks no image has one.
+      image_labels: by id, or None.
+      unlabelled_splits: written without masks.
+      allow_missing_masks: write images without a mask without one.
+
     Raises:
       UserError: an image or a mask is missing, or the CSV has none of the ids.
     """
     check_unlabelled(unlabelled_splits, splits)
     tasks: dict[str, list[ImageSource]] = {}
-    for split, ids in splits.items():
-        image_paths = find_all(ids, images, split=split, what="image")
-        unlabelled = split in unlabelled_splits or masks is None
-        mask_paths = file_finder.mask_paths(
-            split, ids, masks, unlabelled=unlabelled, allow_missing=allow_missing_masks
+    for split, lines in splits.items():
+        listed = list_lines.resolve(lines, images, masks)
+        file_finder.check_found(
+            lines, [entry.image for entry in listed], images, split=split, what="image"
         )
+        unlabelled = split in unlabelled_splits or masks is None
+        paths = _masks_of(split, listed, masks, unlabelled, allow_missing_masks)
         tasks[split] = []
-        for i, image, mask in zip(ids, image_paths, mask_paths):
+        for entry, mask in zip(listed, paths):
             notes = []
             if mask is None and not unlabelled:
                 notes.append("image without a mask (--allow_missing_masks)")
-            labels = None if image_labels is None else image_labels.ids.get(composed(i))
+            labels = None if image_labels is None else image_labels.of(entry.id)
             if image_labels is not None and labels is None:
                 notes.append("image without a line in the CSV: its image-level labels are unknown")
             tasks[split].append(
                 ImageSource(
-                    i,
-                    image,
+                    entry.id,
+                    entry.image,
                     mask,
                     image_labels=labels,
                     image_labels_unknown=image_labels is not None,
@@ -297,56 +185,104 @@ def make_sources(
             "The CSV of image-level labels has a line for none of the images.",
             received=", ".join(list(image_labels.ids)[:3]),
             accepted="ids as in the lists, such as " + next(iter(tasks.values()))[0].id,
-            fix="write the ids of the lists into the CSV, without extension",
+            fix="write the ids of the lists into the CSV, with or without extension",
         )
     return tasks
 
 
-# What is meant only where lists are drawn, and only where they are given.
-_OF_DRAWN, _OF_GIVEN = ("val_fraction", "labelled", "seed"), ("splits",)
-
-
-def _check_lists() -> None:
-    """Insists on flags that say one thing about the lists.
-
-    Raises:
-      UserError: a flag of drawn lists with --splits_dir, or the other way round; or no masks.
-    """
-    given = bool(FLAGS.splits_dir)
-    for name in _OF_DRAWN if given else _OF_GIVEN:
-        if FLAGS[name].present:
-            raise UserError(
-                f"--{name} is for lists that are {'drawn' if given else 'given'}.",
-                where=f"--{name}",
-                received=FLAGS[name].value,
-                fix=f"leave out --{name}, or " + ("--splits_dir" if given else "add --splits_dir"),
-            )
-    if not given and not FLAGS.masks_dir:
-        raise UserError(
-            "Lists are drawn among images with masks.",
-            where="--masks_dir",
-            fix="give --masks_dir, or lists of your own with --splits_dir",
+def _masks_of(
+    split: str,
+    listed: Sequence[Listed],
+    masks: FileFinder | None,
+    unlabelled: bool,
+    allow_missing: bool,
+) -> list[str | None]:
+    """Returns the masks of a split: those that its lines name, those of the names of the others."""
+    if unlabelled:
+        return [None] * len(listed)
+    unnamed = [entry.id for entry in listed if entry.mask is None]
+    found: dict[str, str | None] = {}
+    if unnamed:
+        paths = file_finder.mask_paths(
+            split, unnamed, masks, unlabelled=False, allow_missing=allow_missing
         )
+        found = dict(zip(unnamed, paths))
+    return [entry.mask or found[entry.id] for entry in listed]
 
 
-def draw_splits(
+def _finders(ids: Sequence[str]) -> tuple[FileFinder, FileFinder | None]:
+    """Returns what finds images and masks by their names, and says so where that is by their kinds.
+
+    Args:
+      ids: of some images at least.
+    """
+    if not FLAGS.masks_dir:
+        return FileFinder(FLAGS.images_dir), None
+    if FLAGS.mask_suffix is None:
+        found = mask_names.by_kind(FLAGS.images_dir, FLAGS.masks_dir, ids)
+        if found:
+            print("masks: the lossless files beside the JPEG images of their names", flush=True)
+            return found[0], found[1]
+    return FileFinder(FLAGS.images_dir), FileFinder(FLAGS.masks_dir)
+
+
+def _with_suffix(masks: FileFinder, ids: Sequence[str]) -> FileFinder:
+    """Returns what finds masks by --mask_suffix, or by an ending that is looked for and told."""
+    suffix = FLAGS.mask_suffix
+    if suffix is None:
+        suffix, count = mask_names.by_ending(FLAGS.images_dir, FLAGS.masks_dir, ids)
+        if suffix:
+            print(
+                f"masks: files that end in '{suffix}' (--mask_suffix={suffix}), which fits "
+                f"{count} images",
+                flush=True,
+            )
+    return FileFinder(masks.folder, masks.extensions, suffix)
+
+
+def _given_lists() -> tuple[dict[str, list[str]], FileFinder, FileFinder | None]:
+    """Reads --splits_dir; returns the lines of each split, and what finds images and masks."""
+    splits = read_splits(FLAGS.splits_dir, FLAGS.splits)
+    if not FLAGS.masks_dir and any(map(list_lines.names_masks, splits.values())):
+        FLAGS.masks_dir = FLAGS.images_dir
+    images, masks = _finders([stem_of(line) for lines in splits.values() for line in lines])
+    if masks is None or masks.extensions != images.extensions:
+        return splits, images, masks
+    with_masks = [lines for name, lines in splits.items() if name not in FLAGS.unlabelled_splits]
+    ids = [
+        entry.id
+        for lines in with_masks
+        for entry in list_lines.resolve(lines, images, masks)
+        if entry.image is not None and entry.mask is None
+    ]
+    return splits, images, _with_suffix(masks, ids) if ids else masks
+
+
+def _drawn_lists(
     spec: DatasetSpec, label_map: Mapping[int, int] | None, mask_reader: ColorMaskReader | None
-) -> tuple[dict[str, list[str]], list[str]]:
+) -> tuple[dict[str, list[str]], list[str], FileFinder, FileFinder]:
     """Draws the lists of the images below --images_dir, and says so.
 
     Returns:
-      The ids of each split, and the splits in which no image has a mask.
+      The ids of each split, the splits in which no image has a mask, what finds images and masks.
 
     Raises:
       UserError: see `drawn_splits`.
     """
-    wanted = drawn_splits.Wanted(FLAGS.val_fraction, FLAGS.labelled, FLAGS.seed)
-    ids = file_finder.ids_below(FLAGS.images_dir, without=os.path.realpath(FLAGS.masks_dir))
-    masks = FileFinder(FLAGS.masks_dir)
+    masks_dir = os.path.realpath(FLAGS.masks_dir)
+    images, masks = _finders(ids_below(FileFinder(FLAGS.images_dir), without=masks_dir))
+    ids = ids_below(images, without=masks_dir)
+    if masks.extensions == images.extensions:
+        masks = _with_suffix(masks, ids)
+    if masks.suffix and mask_names.is_one_folder(FLAGS.images_dir, masks_dir):
+        ids = [i for i in ids if not i.endswith(masks.suffix)]
+    for i in ids:
+        images.find(i)  # Says which files have one id.
     paths = {i: path for i in ids if (path := masks.find(i)) is not None}
     if not paths:
         # Says what the folder of masks has instead.
-        find_all(ids, masks, split="train", what="mask")
+        file_finder.find_all(ids, masks, split="train", what="mask")
+    _tell_without_image(paths, masks)
     classes = drawn_splits.classes_of_masks(
         paths,
         spec,
@@ -355,10 +291,23 @@ def draw_splits(
         mask_reader=mask_reader,
         num_workers=FLAGS.num_workers,
     )
-    splits = drawn_splits.draw(classes, [i for i in ids if i not in paths], wanted)
-    for line in drawn_splits.describe(splits, classes, spec):
-        print(line, flush=True)
-    return splits, [name for name, ids in splits.items() if not set(ids) & set(paths)]
+    splits, bare = split_flags.draw(classes, [i for i in ids if i not in paths], spec)
+    return splits, bare, images, masks
+
+
+def _tell_without_image(paths: Mapping[str, str], masks: FileFinder) -> None:
+    """Prints which masks belong to no image."""
+    used = {composed(i + masks.suffix) for i in paths}
+    together = mask_names.is_one_folder(FLAGS.images_dir, masks.folder)
+    without = None if together else os.path.realpath(FLAGS.images_dir)
+    there = ids_below(masks, without=without)
+    left = [i for i in there if i.endswith(masks.suffix) and i not in used]
+    if left:
+        print(
+            f"note: {len(left)} masks have no image of their name and were left out: "
+            + ", ".join(left[:_NAMED]),
+            flush=True,
+        )
 
 
 def _classes() -> tuple[DatasetSpec, ColorMaskReader | None]:
@@ -425,34 +374,54 @@ def _told_image_labels(spec: DatasetSpec) -> ImageLabels:
     if found.unknown:
         listed = ", ".join(f"{n} ({k} x)" for n, k in sorted(found.unknown.items()))
         print(f"ignored image-level names that are no class: {listed}", flush=True)
+    for note in found.notes:
+        print(f"note: {note}", flush=True)
     return found
 
 
-def main(argv: list[str]) -> None:
-    started = time.monotonic()
+def _check_flags() -> None:
+    """Insists on flags that fit each other.
+
+    Raises:
+      UserError: they do not.
+    """
     program.require("images_dir", "output_dir")
-    _check_lists()
+    split_flags.check()
     program.check_folder(FLAGS.images_dir, "images_dir")
+    if FLAGS.mask_suffix and not FLAGS.masks_dir:
+        FLAGS.masks_dir = FLAGS.images_dir
     if FLAGS.masks_dir:
         program.check_folder(FLAGS.masks_dir, "masks_dir")
+    elif not FLAGS.splits_dir:
+        raise UserError(
+            "Lists are drawn among images with masks.",
+            where="--masks_dir",
+            fix="give --masks_dir (the folder of images again where masks lie beside them), or "
+            "lists of your own with --splits_dir",
+        )
     if not 0 <= FLAGS.ignore_label <= 255:
         raise UserError("--ignore_label must lie within 0 and 255.", received=FLAGS.ignore_label)
     if FLAGS.image_labels_column and not FLAGS.image_labels:
         raise UserError("--image_labels_column needs --image_labels.")
+
+
+def main(argv: list[str]) -> None:
+    started = time.monotonic()
+    _check_flags()
     spec, mask_reader = _classes()
     label_map = read_label_map(FLAGS.label_map, spec) if FLAGS.label_map else None
     image_labels = _told_image_labels(spec) if FLAGS.image_labels else None
-    drawn = not FLAGS.splits_dir
+    drawn, bare = not FLAGS.splits_dir, []
     if drawn:
-        splits, without_masks = draw_splits(spec, label_map, mask_reader)
+        splits, bare, images, masks = _drawn_lists(spec, label_map, mask_reader)
     else:
-        splits, without_masks = read_splits(FLAGS.splits_dir, FLAGS.splits), []
+        splits, images, masks = _given_lists()
     tasks = make_sources(
         splits,
-        FileFinder(FLAGS.images_dir),
-        FileFinder(FLAGS.masks_dir) if FLAGS.masks_dir else None,
+        images,
+        masks,
         image_labels,
-        unlabelled_splits=[*FLAGS.unlabelled_splits, *without_masks],
+        unlabelled_splits=[*FLAGS.unlabelled_splits, *bare],
         allow_missing_masks=FLAGS.allow_missing_masks or drawn,
     )
     program.write(

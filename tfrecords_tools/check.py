@@ -25,7 +25,7 @@ from tfrecords_tools.checks.report import describe
 from tfrecords_tools.checks.split import Problem, SplitResult, check_split
 from tfseg import sharing
 from tfseg.data import class_names, specs
-from tfseg.data.shards import splits_present
+from tfseg.data.shards import images_instead, splits_present
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 
@@ -91,7 +91,9 @@ def check(
     entries, problems = _entries(dataset_dir)
     present = sorted({*splits_present(dataset_dir), *(entries or {})})
     if not present:
-        raise UserError("The folder holds no records.", where=dataset_dir)
+        raise images_instead(dataset_dir) or UserError(
+            "The folder holds no records.", where=dataset_dir
+        )
     wrong = [s for s in splits or [] if s not in present]
     if wrong:
         raise UserError(

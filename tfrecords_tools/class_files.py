@@ -1,8 +1,9 @@
 """Class names as people write them down, and classes that mean something else than their name.
 
-A class file has one name a line; the line's number, from 0, is the class id. A header, a reserved
-name or an empty line in it shifts every class behind it by one, which no mask gives away. So a file
-of another structure is an error, and a class that no mask shows is a warning.
+A class file has one name a line; the line's number, from 0, is the class id, and may stand before
+the name. A header without such ids, a reserved name or an empty line shifts every class behind it
+by one, which no mask gives away. So a file of another structure is an error, and a class that no
+mask shows is a warning.
 """
 
 import re
@@ -21,7 +22,11 @@ MAX_NAMES = 256
 _MAX_NAMED = 10
 _BACKGROUND = frozenset({"background", "bg"})
 # labelme writes this line first; its masks do not count it.
-_LABELME_IGNORE = "__ignore__"
+LABELME_IGNORE = "__ignore__"
+# Names of pixels that count nowhere.
+_VOID = frozenset(
+    {"void", "ignore", "ignored", "unlabelled", "unlabeled", "dontcare", "undefined", "invalid"}
+)
 # First lines that head a column and name no class.
 _HEADERS = frozenset(
     {"name", "names", "class", "classes", "classname", "classnames", "classid", "id", "pixelvalue"}
@@ -33,12 +38,18 @@ _MORE_HEADERS = frozenset(
 _TABLE_HEADERS = _HEADERS | _MORE_HEADERS | {"r", "g", "b", "red", "green", "blue", "color"}
 _YAML = ("names:", "nc:", "path:", "train:", "---", "%yaml")
 _NUMBERED = re.compile(r"(\d+)(\s*[:=.)]\s*|\s+)\S")
+_ID_AND_NAME = re.compile(r"(\d{1,3})(?:\s*[:,;\t|]\s*|\s+)([^\s:,;|][^,;\t|]*)")
 _SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "'|'"}
 
 
 def is_background(name: str) -> bool:
     """Says whether a name is one of background: 'background', '_background_', 'bg'."""
     return normalised(name) in _BACKGROUND
+
+
+def is_void(name: str) -> bool:
+    """Says whether a name is one of pixels that count nowhere: 'void', 'unlabelled'."""
+    return normalised(name) in _VOID
 
 
 def is_header(line: str) -> bool:
@@ -76,6 +87,25 @@ def other_structure(lines: Sequence[str]) -> str | None:
     return None
 
 
+def without_ids(lines: Sequence[str]) -> list[str] | None:
+    """Returns the names of lines `id name` whose ids are 0, 1, 2 and so on.
+
+    Roboflow's `_classes.csv` is of this form, with a header.
+
+    Args:
+      lines: without blanks around them, none empty.
+
+    Returns:
+      None where the lines are something else.
+    """
+    rows = [_ID_AND_NAME.fullmatch(line) for line in lines]
+    if not rows[0] and _TABLE_HEADERS & {normalised(c) for c in re.split("[,;\t|]", lines[0])}:
+        rows = rows[1:]
+    if not rows or not all(rows) or [int(row[1]) for row in rows] != list(range(len(rows))):
+        return None
+    return [row[2] for row in rows]
+
+
 def not_in_id_order(names: Sequence[str], has_background: bool) -> str | None:
     """Says why the first names can hardly be those of ids 0, 1 and so on.
 
@@ -86,8 +116,8 @@ def not_in_id_order(names: Sequence[str], has_background: bool) -> str | None:
     Returns:
       One sentence, None where nothing speaks against the order.
     """
-    if _LABELME_IGNORE in names:
-        return f"'{_LABELME_IGNORE}' is a reserved name of labelme, whose masks do not count it."
+    if LABELME_IGNORE in names:
+        return f"'{LABELME_IGNORE}' is a reserved name of labelme, whose masks do not count it."
     plain = normalised(names[0])
     if plain in _HEADERS or (has_background and plain in _MORE_HEADERS):
         return f"The first name, '{names[0]}', looks like a column's header."
@@ -102,7 +132,8 @@ def parse(text: str, *, where: str, has_background: bool) -> tuple[str, ...]:
     """Returns the names of a class file.
 
     Args:
-      text: its content, one name a line; empty lines at its end do not count.
+      text: its content, one name a line, or `id name` with the ids 0, 1, 2 and so on; empty lines
+        at its end do not count.
       where: the file.
       has_background: the first class is background.
 
@@ -117,6 +148,9 @@ def parse(text: str, *, where: str, has_background: bool) -> tuple[str, ...]:
     names = [line for line in lines if line]
     if not names:
         raise UserError("The class file holds no names.", where=where, accepted=accepted)
+    numbered = without_ids(names)
+    if numbered is not None and len(names) == len(lines):
+        names = lines = numbered
     structure = other_structure(names)
     if structure is not None:
         raise UserError(
@@ -205,6 +239,14 @@ def warnings(
             f"class '{name}' has id {spec.ignore_label}, which is the ignore label: it counts "
             "nowhere"
         )
+    shown = sum(pixels.values()) if pixels else np.ones(spec.num_classes + 1)
+    for k, name in enumerate(spec.class_names):
+        if is_void(name) and k != spec.ignore_label and shown[k]:
+            found.append(
+                f"class '{name}' (id {k}) is learned and counted as any other. Where its pixels "
+                f"shall count nowhere: build_folder.py --label_map that maps {k} to "
+                f"{spec.ignore_label}, or --void_color in place of its line in --class_colors"
+            )
     structure = other_structure(spec.class_names)
     order = not_in_id_order(spec.class_names, spec.has_background)
     if structure is not None:
@@ -251,7 +293,13 @@ def _likely_causes(
     shown = np.flatnonzero(pixels[:-1]).tolist()
     causes = []
     ignored = pixels[-1] / pixels.sum()
-    if ignored > 0:
+    void = [k for k in absent if is_void(spec.class_names[k])]
+    if void:
+        causes.append(
+            f"'{spec.class_names[void[0]]}' is one name too many: what counts nowhere has the "
+            f"ignore label {spec.ignore_label} and no name"
+        )
+    if ignored > 0 and len(void) < len(absent):
         causes.append(
             f"{ignored:.1%} of the pixels have the ignore label {spec.ignore_label}; if "
             f"{spec.ignore_label} is a class in the masks (such as masks of 0 and 255), map it: "

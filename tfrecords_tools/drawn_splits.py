@@ -26,6 +26,9 @@ TRAIN, VAL = "train", "val"
 LISTS = "lists"
 # A class in fewer images cannot be in train, unlabelled and val.
 _ENOUGH_FOR_ALL = 3
+# What Roboflow writes between the name of a photograph and the number of its version.
+_ROBOFLOW_VERSION = ".rf."
+_NAMED = 2
 # Stands for a class in images that show background alone.
 _NOTHING = -1
 
@@ -174,7 +177,28 @@ def describe(
         if lacking:
             names = ", ".join(spec.class_names[k] for k in lacking)
             lines.append(f"warning: no mask of {name} shows {names}")
+    twins = _versions_elsewhere(splits)
+    if twins:
+        lines.append(
+            f"warning: other versions of {len(twins)} images of {VAL} are in other splits, as "
+            f"Roboflow names them ({', '.join(twins[:_NAMED])}): {VAL} measures too well. Export "
+            "without augmentation, or give the splits of the export with --splits_dir"
+        )
     return lines
+
+
+def _versions_elsewhere(splits: Mapping[str, Sequence[str]]) -> list[str]:
+    """Returns images of val of whose photograph another split has a version, as Roboflow names it.
+
+    Its augmentation makes several images `x_jpg.rf.HASH` of one photograph `x`.
+    """
+    splits_of: dict[str, dict[str, str]] = {}
+    for name, ids in splits.items():
+        for i in ids:
+            photograph, version, _ = os.path.basename(i).partition(_ROBOFLOW_VERSION)
+            if version:
+                splits_of.setdefault(photograph, {})[name] = i
+    return [of[VAL] for of in splits_of.values() if VAL in of and len(of) > 1]
 
 
 def save(splits: Mapping[str, Sequence[str]], output_dir: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfrecords_tools.file_finder import FileFinder
-from tfrecords_tools.images import orient, read_image, size_as_stored
+from tfrecords_tools.images import Embedded, orient, read_image, size_as_stored
 from tfrecords_tools.masks import classes_in, encode_mask, map_ids, read_mask
 from tfseg.data import tfexample, writing
 from tfseg.data.index import Row
@@ -22,7 +22,7 @@ class ImageSource:
 
     Attributes:
       id: `image/filename`.
-      image: path.
+      image: path, or the image inside another file.
       mask: path, or whatever the converter's mask reader takes; None: written without a mask.
       image_labels: class ids known from elsewhere; None: take those of the mask, if there is one.
       image_labels_unknown: do not take them from the mask either.
@@ -30,7 +30,7 @@ class ImageSource:
     """
 
     id: str
-    image: str
+    image: str | Embedded
     mask: Any = None
     image_labels: tuple[int, ...] | None = None
     image_labels_unknown: bool = False
@@ -134,8 +134,8 @@ def _advice_on_pairs(path: str) -> str:
     near = FileFinder(folder).near(os.path.splitext(name)[0])
     beside = f" (beside it lie {', '.join(near)})" if near else ""
     return (
-        f"copy the masks{beside} into a folder of their own, under the names of their images "
-        "without an ending such as '_mask', and give that folder with --masks_dir"
+        f"say what follows the image's name in that of a mask{beside} with --mask_suffix; or "
+        "copy the masks into a folder of their own and give that folder with --masks_dir"
     )
 
 

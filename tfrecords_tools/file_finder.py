@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import posixpath
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -20,14 +21,26 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def stem_of(path: str) -> str:
+    """Returns a path with '/' between folders, in composed characters, without extension."""
+    path = posixpath.normpath(composed(path).replace("\\", "/")).lstrip("/")
+    stem, extension = os.path.splitext(path)
+    return stem if extension.lower() in IMAGE_EXTENSIONS else path
+
+
 class FileFinder:
     """Finds the file of an id: folder/id plus one of the known extensions, in any case.
 
     Composed and decomposed accents (NFC, NFD) are the same.
+
+    Args:
+      folder: of the files.
+      extensions: with the dot, in lower case.
+      suffix: of the names, before the extension: `_mask` finds `a_mask.png` for id `a`.
     """
 
-    def __init__(self, folder: str, extensions: Iterable[str] = IMAGE_EXTENSIONS):
-        self.folder, self.extensions = folder, frozenset(extensions)
+    def __init__(self, folder: str, extensions: Iterable[str] = IMAGE_EXTENSIONS, suffix: str = ""):
+        self.folder, self.extensions, self.suffix = folder, frozenset(extensions), suffix
         self._stems: dict[str, dict[str, list[str]]] = {}
 
     def _in(self, folder: str) -> dict[str, list[str]]:
@@ -52,11 +65,13 @@ class FileFinder:
         Raises:
           UserError: several files fit.
         """
-        folder, stem = os.path.split(i)
-        names = self._in(folder).get(composed(stem), [])
+        return self._only_one(i, self.suffix)
+
+    def _only_one(self, i: str, suffix: str) -> str | None:
+        folder, names = os.path.dirname(i), self.names_of(i, suffix)
         if len(names) > 1:
             raise UserError(
-                f"Several files fit id '{i}'.",
+                f"Several files fit id '{i}'" + (f" with '{suffix}'." if suffix else "."),
                 where=os.path.join(self.folder, folder),
                 received=", ".join(names),
                 accepted="one image of that name in --images_dir, and one mask in --masks_dir",
@@ -64,6 +79,39 @@ class FileFinder:
                 "else keep one of them",
             )
         return os.path.join(self._folder_on_disk(folder), names[0]) if names else None
+
+    def names_of(self, i: str, suffix: str = "") -> list[str]:
+        """Returns the names of all files of an id."""
+        folder, stem = os.path.split(i)
+        return self._in(folder).get(composed(stem + suffix), [])
+
+    def named(self, path: str) -> tuple[str, str] | None:
+        """Finds the file that a text names; the suffix plays no part.
+
+        Args:
+          path: below the folder, with or without extension.
+
+        Returns:
+          The path without extension and the file, None if there is none.
+
+        Raises:
+          UserError: several files fit.
+        """
+        found = self._only_one(path, "")
+        if found is not None:
+            return path, found
+        stem, extension = os.path.splitext(path)
+        if extension.lower() not in self.extensions:
+            return None
+        exact = [n for n in self.names_of(stem) if composed(n) == composed(os.path.basename(path))]
+        if exact:
+            return stem, os.path.join(self._folder_on_disk(os.path.dirname(path)), exact[0])
+        found = self._only_one(stem, "")
+        return None if found is None else (stem, found)
+
+    def ids_in(self, folder: str) -> list[str]:
+        """Returns the paths of a folder's files without extension, in composed characters."""
+        return [composed(os.path.join(folder, stem)) for stem in self._in(folder)]
 
     def near(self, i: str, most: int = 3) -> list[str]:
         """Returns files of an id's folder whose names hold the id or look like it."""
@@ -75,38 +123,36 @@ class FileFinder:
         return [stems[k] for k in found[:most]]
 
 
-def ids_below(folder: str, *, without: str | None = None) -> list[str]:
-    """Returns the ids of all images below a folder, sorted: paths below it, without extension.
+def ids_below(finder: FileFinder, *, without: str | None = None, what: str = "images") -> list[str]:
+    """Returns the ids of all files below a finder's folder, sorted: paths without extension.
 
     Args:
-      folder: of images; hidden files and folders do not count.
+      finder: of the files; hidden ones do not count, and its suffix plays no part.
       without: a folder that is left out, such as that of the masks.
+      what: the files are, for the message.
 
     Raises:
-      UserError: there are none, or two files have one id.
+      UserError: there are none.
     """
-    found = []
-    for path, folders, names in os.walk(folder):
+    found = set()
+    for path, folders, names in os.walk(finder.folder):
         folders[:] = sorted(
             name
             for name in folders
             if not name.startswith(".")
             and not (without and os.path.realpath(os.path.join(path, name)) == without)
         )
-        below = os.path.relpath(path, folder)
+        below = os.path.relpath(path, finder.folder)
         for name in names:
             stem, extension = os.path.splitext(name)
-            if extension.lower() in IMAGE_EXTENSIONS and not name.startswith("."):
-                found.append(composed(stem if below == "." else f"{below}/{stem}"))
+            if extension.lower() in finder.extensions and not name.startswith("."):
+                found.add(composed(stem if below == "." else f"{below}/{stem}"))
     if not found:
         raise UserError(
-            "There are no images below the folder.",
-            where=folder,
-            accepted="files that end in " + " ".join(sorted(IMAGE_EXTENSIONS)),
+            f"There are no {what} below the folder.",
+            where=finder.folder,
+            accepted="files that end in " + " ".join(sorted(finder.extensions)),
         )
-    finder = FileFinder(folder)
-    for i in found:
-        finder.find(i)  # Says which files have one id.
     return sorted(found)
 
 
@@ -123,16 +169,32 @@ def find_all(ids: Sequence[str], finder: Any, *, split: str, what: str) -> list[
       UserError: some have none; names how many and the first ones, and the likely cause.
     """
     paths = [finder.find(i) for i in ids]
+    check_found(ids, paths, finder, split=split, what=what)
+    return paths
+
+
+def check_found(
+    ids: Sequence[str], paths: Sequence[str | None], finder: Any, *, split: str, what: str
+) -> None:
+    """Insists that every id has a file.
+
+    Args:
+      paths: of the ids, None where there is none.
+      ids, finder, split, what: see `find_all`.
+
+    Raises:
+      UserError: see `find_all`.
+    """
     missing = [i for i, path in zip(ids, paths) if path is None]
     if missing:
+        suffix = getattr(finder, "suffix", "")
         raise UserError(
             f"{len(missing)} of {len(ids)} ids of split '{split}' have no {what}.",
             where=finder.folder,
             received=", ".join(missing[:5]) + (" ..." if len(missing) > 5 else ""),
-            accepted="<id> plus one of " + " ".join(sorted(finder.extensions)),
+            accepted=f"<id>{suffix} plus one of " + " ".join(sorted(finder.extensions)),
             fix=_advice(missing, finder, f"{split}.txt", what),
         )
-    return paths
 
 
 def _is_there(finder: Any, name: str) -> bool:
@@ -152,8 +214,8 @@ def _advice(missing: Sequence[str], finder: Any, listed_in: str, what: str) -> s
         if len(columns) > 1 and (sum(are_files) > 1 or _is_there(finder, columns[0])):
             return (
                 f"a line of {listed_in} holds one id, not {len(columns)} columns: leave the first "
-                "one, as a path below the folder of images without extension; the mask of an id "
-                "is the file of the same name in --masks_dir"
+                "one; or give build_folder.py the paths of an image and of its mask, both below "
+                "--images_dir and --masks_dir"
             )
     i = missing[0]
     if "\\" in i:
@@ -163,15 +225,15 @@ def _advice(missing: Sequence[str], finder: Any, listed_in: str, what: str) -> s
         return f"ids stand in the lists without '{extension}'"
     if os.path.basename(i) != i and _is_there(finder, os.path.basename(i)):
         return f"the folder has '{os.path.basename(i)}': write ids as paths below it"
-    if what == "image" and class_files.is_header(i):
+    if what == "image" and class_files.is_header(re.split(r"\s*[,;|\t]", i)[0]):
         return f"the first line of {listed_in} looks like a column's header: remove it"
     near = finder.near(i)
     if what == "mask":
         by_name = ""
         if near:
             by_name = (
-                f"the folder has {', '.join(near)}: give each mask the name of its image (take the "
-                "ending, such as '_mask', out of the names); or "
+                f"the folder has {', '.join(near)}: give each mask the name of its image, or say "
+                "what follows it with --mask_suffix (for example --mask_suffix=_mask); or "
             )
         return by_name + (
             "add the masks, list the split in --unlabelled_splits if it is used without them, "
@@ -207,8 +269,8 @@ def mask_paths(
                 received=", ".join(ids[:5]) + (" ..." if len(ids) > 5 else ""),
                 accepted="<id> plus one of " + " ".join(sorted(finder.extensions)),
                 fix=(f"the folder has {', '.join(near)}: " if near else "")
-                + "give each mask the name of its image, or list the split in --unlabelled_splits "
-                "if it is used without masks",
+                + "give each mask the name of its image, say what follows it with --mask_suffix, "
+                "or list the split in --unlabelled_splits if it is used without masks",
             )
         return paths
     return find_all(ids, finder, split=split, what="mask")

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tfrecords_tools.list_lines import names_masks
 from tfrecords_tools.program import check_folder
 from tfrecords_tools.text_files import read_text
 from tfseg.errors import UserError
@@ -15,8 +16,10 @@ from tfseg.errors import UserError
 def read_ids(path: str) -> list[str]:
     """Reads a list of ids, one a line; blank lines do not count.
 
+    A line may also name an image and its mask; see `list_lines`.
+
     Raises:
-      UserError: an id stands there twice, or points out of the folder.
+      UserError: a line stands there twice, or points out of the folder.
     """
     ids = [line.strip() for line in read_text(path).splitlines()]
     ids = [i for i in ids if i]
@@ -29,7 +32,9 @@ def read_ids(path: str) -> list[str]:
             fix="remove the repetitions",
         )
     for i in ids:
-        if os.path.isabs(i) or ntpath.splitdrive(i)[0] or ".." in re.split(r"[/\\]", i):
+        # Published lists of images and masks begin with '/' and mean the data set's folder.
+        is_rooted = os.path.isabs(i) and not names_masks([i])
+        if is_rooted or ntpath.splitdrive(i)[0] or ".." in re.split(r"[/\\\s,;|]", i):
             raise UserError("An id must be a name below the image folder.", where=path, received=i)
     return ids
 

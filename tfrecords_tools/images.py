@@ -1,6 +1,7 @@
 """Image files as records hold them: JPEG or PNG in RGB, turned as flags say."""
 
 import io
+from typing import Protocol
 
 from PIL import Image, ImageOps
 
@@ -18,14 +19,23 @@ from tfseg.errors import UserError
 _NEARLY_BLACK = 15
 
 
-def read_image(path: str, *, max_megapixels: float) -> tuple[bytes, Image.Image, list[str]]:
+class Embedded(Protocol):
+    """An image inside another file; its text names the place, for messages."""
+
+    def read(self) -> bytes:
+        """Returns the encoded image."""
+
+
+def read_image(
+    source: str | Embedded, *, max_megapixels: float
+) -> tuple[bytes, Image.Image, list[str]]:
     """Reads an image and decodes it completely, as a check.
 
     JPEG and PNG with three colour channels keep their bytes; everything else is converted to a
     PNG with three channels of 8 bits, see `image_files.to_rgb`.
 
     Args:
-      path: the file.
+      source: path of the file, or the image inside another one.
       max_megapixels: cap, from the header.
 
     Returns:
@@ -34,8 +44,12 @@ def read_image(path: str, *, max_megapixels: float) -> tuple[bytes, Image.Image,
     Raises:
       UserError: too big, undecodable, or values of another range; names the file.
     """
-    with open(path, "rb") as file:
-        data = file.read()
+    path = str(source)
+    if isinstance(source, str):
+        with open(path, "rb") as file:
+            data = file.read()
+    else:
+        data = source.read()
     try:
         image = open_image_file(data, path, max_megapixels=max_megapixels)
         image.load()

@@ -1,16 +1,14 @@
 """Instances files: the json of COCO, as it is and as other tools write it."""
 
 import dataclasses
-import os
-import posixpath
 import re
+import urllib.parse
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from tfrecords_tools import class_files
-from tfrecords_tools.file_finder import composed
-from tfseg.data.image_files import IMAGE_EXTENSIONS
+from tfrecords_tools.file_finder import composed, stem_of
 from tfrecords_tools.text_files import read_json
 from tfseg.data.specs import DATASETS, DatasetSpec
 from tfseg.errors import UserError
@@ -31,6 +29,8 @@ _OTHER_ANNOTATIONS = {
     "segments_info": "COCO panoptic, whose masks are PNGs",
     "caption": "COCO captions",
 }
+# Addresses of Label Studio that name no host.
+_LOCAL_FILES = "/data/local-files/"
 _STRUCTURE = "COCO's instances json: an object with the lists images, annotations, categories"
 
 
@@ -180,6 +180,18 @@ class _Reader:
         order = sorted(found, key=lambda c: (isinstance(c, str), c if isinstance(c, int) else 0))
         return {c: found[c] for c in order}
 
+    def headings(
+        self, items: Sequence[dict[str, Any]], categories: Mapping[int | str, str]
+    ) -> set[int | str]:
+        """Returns the categories whose name is the 'supercategory' of another one."""
+        below: dict[str, set[int | str]] = {}
+        for k, item in enumerate(items):
+            above = item.get("supercategory")
+            if isinstance(above, str):
+                number = self.identity(item, "id", f"categories[{k}]")
+                below.setdefault(above.strip(), set()).add(number)
+        return {c for c, name in categories.items() if below.get(name, set()) - {c}}
+
     def images(
         self, items: Sequence[dict[str, Any]]
     ) -> dict[int | str, tuple[str, tuple[int, int] | None]]:
@@ -189,7 +201,7 @@ class _Reader:
             place = f"images[{k}]"
             number = self.identity(item, "id", place)
             place += f", image {number}"
-            name = composed(self.text(item, "file_name", place)).replace("\\", "/")
+            name = _path_of(composed(self.text(item, "file_name", place)).replace("\\", "/"))
             height, width = (self.length(item, key, place) for key in ("height", "width"))
             entry = (name, (height, width) if height and width else None)
             if found.get(number, entry) != entry:
@@ -203,10 +215,12 @@ class _Reader:
         self,
         items: Sequence[dict[str, Any]],
         images: Mapping[int | str, tuple[str, Any]],
-        class_id: Mapping[int | str, int],
         categories: Mapping[int | str, str],
     ) -> tuple[dict[int | str, list[Region]], int]:
-        """Returns regions by image id, and how many annotations belong to no image."""
+        """Returns regions by image id, and how many annotations belong to no image.
+
+        The regions have the ids of their categories; the classes are known when all files are read.
+        """
         regions: dict[int | str, list[Region]] = {i: [] for i in images}
         without_image: list[Any] = []
         for k, item in enumerate(items):
@@ -239,7 +253,7 @@ class _Reader:
             regions[image].append(
                 Region(
                     shortened(item.get("id", f"number {k}")),
-                    class_id[category],
+                    category,
                     item.get("segmentation"),
                     crowd in _YES,
                 )
@@ -279,6 +293,19 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
+def _path_of(name: str) -> str:
+    """Returns the path in a `file_name`; Label Studio may write an address there."""
+    if "://" not in name and not name.startswith(_LOCAL_FILES):
+        return name
+    try:
+        parts = urllib.parse.urlsplit(name)
+        asked_for = urllib.parse.parse_qs(parts.query).get("d")
+    except ValueError:
+        return name
+    path = asked_for[0] if asked_for else urllib.parse.unquote(parts.path)
+    return path.replace("\\", "/").strip() if _is_unicode(path) and path.strip("/ ") else name
+
+
 def read_instances(paths: Sequence[str]) -> Instances:
     """Reads instances files.
 
@@ -288,14 +315,14 @@ def read_instances(paths: Sequence[str]) -> Instances:
     """
     categories: dict[int | str, str] | None = None
     images: dict[str, ImageAnnotations] = {}
-    notes = []
+    notes, headings = [], set()
     for path in paths:
         reader = _Reader(path)
         content = reader.content()
         own = reader.categories(content["categories"])
         if categories is None:
             categories = own
-            names, class_id = _classes(categories, path)
+        headings |= reader.headings(content["categories"], own)
         if own != categories:
             differing = sorted(map(str, set(own.items()) ^ set(categories.items())))
             raise reader.error(
@@ -304,9 +331,7 @@ def read_instances(paths: Sequence[str]) -> Instances:
                 accepted=f"the categories of {paths[0]}",
             )
         entries = reader.images(content["images"])
-        regions, num_without_image = reader.regions(
-            content["annotations"], entries, class_id, categories
-        )
+        regions, num_without_image = reader.regions(content["annotations"], entries, categories)
         if num_without_image:
             notes.append(
                 f"{path}: {num_without_image} annotations of images that the file does not list "
@@ -323,12 +348,53 @@ def read_instances(paths: Sequence[str]) -> Instances:
                     accepted="one entry for each image, with all of its annotations",
                 )
             images[stem] = ImageAnnotations(path, name, size, tuple(regions[i]))
-    background = [name for c, name in categories.items() if not class_id[c]]
+    return _with_classes(categories, headings, images, notes, paths[0])
+
+
+def _with_classes(
+    categories: Mapping[int | str, str],
+    headings: Collection[int | str],
+    images: Mapping[str, ImageAnnotations],
+    notes: Sequence[str],
+    path: str,
+) -> Instances:
+    """Decides which category is which class.
+
+    Args:
+      categories: names by id.
+      headings: those that may stand there as headings of others alone, as Roboflow's category 0.
+      images: whose regions have the ids of their categories.
+      notes: so far.
+      path: the first file, for messages.
+
+    Raises:
+      UserError: see `_classes`.
+    """
+    used = {region.class_id for image in images.values() for region in image.regions}
+    kept = {c: name for c, name in categories.items() if c in used or c not in headings}
+    left_out = [f"'{name}' ({c})" for c, name in categories.items() if c not in kept]
+    names, class_id = _classes(kept or categories, path)
+    notes = list(notes)
+    if left_out and kept:
+        notes.append(f"category {', '.join(left_out)} only heads others and was left out")
+    background = [name for c, name in kept.items() if not class_id[c]]
     if background:
         notes.append(f"category '{background[0]}' is taken as background, class 0")
     known = DATASETS["coco"]
-    spec = known if names == known.class_names else DatasetSpec("coco_like", names)
-    return Instances(spec, images, tuple(notes))
+    return Instances(
+        known if names == known.class_names else DatasetSpec("coco_like", names),
+        {
+            stem: dataclasses.replace(
+                image,
+                regions=tuple(
+                    dataclasses.replace(region, class_id=class_id[region.class_id])
+                    for region in image.regions
+                ),
+            )
+            for stem, image in images.items()
+        },
+        tuple(notes),
+    )
 
 
 def _classes(
@@ -359,10 +425,3 @@ def _classes(
         )
     class_id = {c: k for k, c in enumerate(objects, start=1)}
     return names, {c: class_id.get(c, 0) for c in categories}
-
-
-def stem_of(path: str) -> str:
-    """Returns a path with '/' between folders, in composed characters, without extension."""
-    path = posixpath.normpath(composed(path).replace("\\", "/")).lstrip("/")
-    stem, extension = os.path.splitext(path)
-    return stem if extension.lower() in IMAGE_EXTENSIONS else path

@@ -63,7 +63,10 @@ class MaskReader:
         if crowds:
             notes.append("image with crowd regions")
         if not annotations.regions:
-            notes.append("image without annotations: its mask is all background")
+            notes.append(
+                "image without annotations: its mask is all background (--empty_images=unlabelled "
+                "where nobody has looked for objects)"
+            )
         return label, notes
 
 

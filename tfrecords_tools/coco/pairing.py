@@ -4,8 +4,8 @@ import os
 import posixpath
 from collections.abc import Mapping, Sequence
 
-from tfrecords_tools.coco.instances import ImageAnnotations, stem_of
-from tfrecords_tools.file_finder import FileFinder
+from tfrecords_tools.coco.instances import ImageAnnotations
+from tfrecords_tools.file_finder import FileFinder, stem_of
 from tfseg.errors import UserError
 
 

@@ -4,9 +4,12 @@ import itertools
 import os
 import re
 
+from tfseg.data.image_files import IMAGE_EXTENSIONS
 from tfseg.errors import UserError
 
 _SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d+)-of-(?P<total>\d+)(\.\w+)?")
+# Folders below each other in which images are looked for.
+_SEARCHED_DEPTH = 2
 # Shards of other people's converters.
 _LOOSE_SHARD = re.compile(r"(?P<split>.+)-\d+\.(tfrecords?|records?)")
 
@@ -46,6 +49,41 @@ def splits_present(dataset_dir: str) -> list[str]:
     return sorted(_files_by_split(dataset_dir))
 
 
+def images_instead(dataset_dir: str) -> UserError | None:
+    """Returns what to say of a folder of images where one of records was meant.
+
+    Args:
+      dataset_dir: folder without a shard.
+
+    Returns:
+      None where it has no images either.
+    """
+    image, has_json = None, False
+    for path, folders, names in os.walk(dataset_dir):
+        # A large tree of something else is not searched.
+        if os.path.relpath(path, dataset_dir).count(os.sep) >= _SEARCHED_DEPTH:
+            folders.clear()
+        image = image or next((name for name in sorted(names) if _is_image(name)), None)
+        has_json = has_json or any(name.endswith(".json") for name in names)
+    if image is None:
+        return None
+    converter = "tfrecords_tools/build_folder.py --masks_dir=MASKS --class_names=classes.txt"
+    if has_json:
+        converter += " (or build_labelme.py, build_coco.py for annotations in JSON)"
+    return UserError(
+        "The folder holds images, not records of them.",
+        where=dataset_dir,
+        received=image,
+        accepted="shards such as train-00000-of-00004.tfrecord",
+        fix=f"make records with python {converter} --images_dir={dataset_dir} "
+        "--output_dir=records, and give that folder; predict.py --images takes images as they are",
+    )
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
+
+
 def files_of(dataset_dir: str, split: str) -> list[str]:
     """Returns the names of all files that are shards of a split, complete or not."""
     return _files_by_split(dataset_dir).get(split, [])
@@ -58,6 +96,8 @@ def shards_of(dataset_dir: str, split: str) -> list[str]:
       UserError: no such split (names those present), or its set of shards is not complete.
     """
     files = _files_by_split(dataset_dir)
+    if not files and (error := images_instead(dataset_dir)):
+        raise error
     if split not in files:
         raise UserError(
             f"There is no split '{split}'.",
