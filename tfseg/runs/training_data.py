@@ -1,6 +1,7 @@
 """A run's streams: positioned, described, and able to say what went wrong in them."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -127,14 +128,15 @@ class TrainingData:
         batch = next(iter(self._dataset(0, pipeline.Slice())))
         batch = tf.nest.map_structure(lambda x: x[:max_images], batch)
         predict = tf.function(method.panels)
-        logdir = self._config.train_logdir
-        writer = tf.summary.create_file_writer(logdir) if is_chief else None
+        # Made when there is something to write, for it leaves a file.
+        make_writer = functools.cache(tf.summary.create_file_writer)
 
         def write(step: int) -> None:
             panels = {name: value.numpy() for name, value in predict(batch).items()}
-            if not panels or writer is None:
+            if not panels or not is_chief:
                 return
             rows = [panel(row, spec) for row in zip(*panels.values())]
+            writer = make_writer(self._config.train_logdir)
             with writer.as_default(step=step):
                 tf.summary.image(", ".join(panels), rows, max_outputs=max_images)
             writer.flush()
