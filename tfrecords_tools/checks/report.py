@@ -7,6 +7,7 @@ import numpy as np
 
 from tfrecords_tools import class_files
 from tfrecords_tools.checks.split import Problem, SplitResult
+from tfseg.data import label_weights
 from tfseg.data.specs import DatasetSpec
 
 
@@ -20,6 +21,16 @@ def class_warnings(results: Sequence[SplitResult], spec: DatasetSpec) -> list[st
         np.array([labelled[k] for k in range(spec.num_classes)]),
         are_pseudo=any(r.num_pseudo_labels for r in with_masks),
     )
+
+
+def _balanced_weights(results: Sequence[SplitResult], spec: DatasetSpec) -> list[str]:
+    """Returns what --label_weights=balanced is in each split with masks, in order of the classes."""
+    lines = [
+        f"  {r.split}: {' '.join(f'{weight:g}' for weight in label_weights.balanced(r.pixels[:-1]))}"
+        for r in results
+        if r.pixels is not None and r.pixels[:-1].any()
+    ]
+    return ["--label_weights=balanced, by class:", *lines] if lines else []
 
 
 def describe(
@@ -51,7 +62,7 @@ def describe(
             for r in results
         ]
         lines.append(f"  {name:<{width}}" + "".join(f"{s:>17}" for s in shares))
-    lines.append("")
+    lines += ["", *_balanced_weights(results, spec), ""]
     for r in results:
         lines += [f"note: {r.split}: {n} x {note}" for note, n in sorted(r.notes.items())]
     lines += [f"note: {remark}" for remark in remarks]

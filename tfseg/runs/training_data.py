@@ -40,6 +40,17 @@ class TrainingData:
             )
         return "data: " + "; ".join(parts)
 
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """Returns split, images and masks of each stream, by which changed data is noticed."""
+        return {
+            name: {
+                "split": source.split,
+                "images": int(source.index.size),
+                "masks": int(source.index.has_mask.sum()),
+            }
+            for name, source in self._sources.items()
+        }
+
     def median_sides(self) -> list[int]:
         """Returns the medians of the shorter and the longer sides of all images read, pixels."""
         sizes = [

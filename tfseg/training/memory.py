@@ -11,9 +11,7 @@ from tfseg.errors import UserError
 _GIB = 2**30
 # The estimate counts everything that a step keeps; it never needs so much less than that.
 _HOPELESS = 4
-_FIX = (
-    "take a smaller --train_batch_size or --train_crop_size, or --gradient_accumulation_steps"
-)
+_FIX = "take a smaller --train_batch_size or --train_crop_size, or --gradient_accumulation_steps"
 # Outputs of these operations are kept from the forward to the backward pass.
 _KEPT = {
     "Conv2D",
