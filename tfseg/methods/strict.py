@@ -422,8 +422,9 @@ class Strict(SPNet):
           logits: float32 [N, h, w, C].
           target: int32 [N, h, w].
 
-        Source: specification 4.4. Pixels with a label weigh as --label_weights says (ours). With --background_loss=with_unseen a background pixel's loss is
-        -log of the sum of the probabilities of background and the unseen classes (ours).
+        Source: specification 4.4. Pixels with a label weigh as --label_weights says (ours). With
+        --background_loss=with_unseen a background pixel's loss is -log of the sum of the
+        probabilities of background and the unseen classes (ours).
         """
         split = self.spec.seen_unseen
         visible = zero_label.only(logits, split.visible)
