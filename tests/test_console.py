@@ -43,7 +43,7 @@ def test_a_wrong_word_is_one_message(words, message):
 )
 def test_help_names_the_program_as_it_was_called(words, says):
     text = run("tfseg", *words, "--help").stdout
-    assert says in text and "python " not in text.split("\n\n  --")[0].split("\n\nDATA")[0]
+    assert says in text and "python " not in text
 
 
 def test_every_converter_has_a_kind():

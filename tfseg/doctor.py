@@ -168,8 +168,19 @@ def check_features(features: frozenset[str] | None) -> None:
 
 
 def _devices(versions: Mapping[str, str | None]) -> list[str]:
-    """Prints the GPUs and what keeps TensorFlow from using them; returns the devices to try."""
-    import tensorflow as tf
+    """Prints the GPUs and what keeps TensorFlow from using them; returns the devices to try.
+
+    Raises:
+      UserError: TensorFlow cannot be imported.
+    """
+    try:
+        import tensorflow as tf
+    except Exception as error:
+        raise UserError(
+            "TensorFlow cannot be imported.",
+            received=f"{type(error).__name__}: {error}",
+            fix=f"pip install --force-reinstall 'tensorflow=={versions['tensorflow']}'",
+        ) from error
 
     gpus = tf.config.list_physical_devices("GPU")
     for number, gpu in enumerate(gpus):

@@ -190,8 +190,6 @@ class _Plan:
         if not find.has_checkpoint(folder):
             return classes.initial_run(self.settings.train, self.spec)
         changed = run_record.check_continues(folder, self._sections, self.spec)
-        if changed:
-            print(f"note: goes on with other settings: {'; '.join(changed)}", flush=True)
         train = self.settings.train
         is_balanced = self.settings.given.get("label_weights") == BALANCED
         training_directory.check_same_data(
@@ -200,6 +198,8 @@ class _Plan:
                 folder, self.data.facts(), train.label_weights if is_balanced else None
             ),
         )
+        if changed:
+            print(f"note: goes on with other settings: {'; '.join(changed)}", flush=True)
         record = run_record.read(folder) or {}
         training_directory.note_new_order(record, self.streams)
         return record.get("initial_run")

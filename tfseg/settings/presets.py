@@ -163,8 +163,8 @@ def _check_given(name: str, preset: Preset, given: Mapping[str, Any]) -> None:
                 f"--{setting}={given[setting]} does not go with --preset={name}.",
                 where=f"--{setting}",
                 received=given[setting],
-                accepted=", ".join(f"--{fixed}={preset.shared[fixed]}" for fixed in preset.fixed)
-                + " and what goes with it",
+                accepted="what goes with "
+                + ", ".join(f"--{fixed}={preset.shared[fixed]}" for fixed in preset.fixed),
                 fix=f"leave out --{setting}; or leave out --preset, and give the other settings",
             )
     optimizer = given.get("optimizer", preset.optimizers[0])
