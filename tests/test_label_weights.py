@@ -8,12 +8,13 @@ import pytest
 import tensorflow as tf
 
 from tests.programs import assert_user_error, run
-from tests.runs import NETWORK
 from tfseg.data import label_weights
 from tfseg.data.class_splits import ClassSplit
 from tfseg.data.specs import DATASET_FILE, DatasetSpec
 from tfseg.errors import UserError
 from tfseg.ops.losses import weights_of
+from tfseg.runs import fit
+from tfseg.settings import programs
 
 SPEC = DatasetSpec("toy", ("background", "cat", "dog", "cow"))
 
@@ -71,26 +72,17 @@ def test_every_pixel_has_the_weight_of_its_class():
     assert weights_of(label, None).numpy().tolist() == [1, 1, 1, 1]
 
 
-def arguments(records, logdir, *extra):
-    return (
-        "train_sup.py",
-        *NETWORK,
-        f"--dataset_dir={records}",
-        f"--train_logdir={logdir}",
-        "--training_number_of_steps=1",
-        *extra,
-    )
-
-
-def test_a_run_keeps_the_numbers(records, tmp_path):
-    run(*arguments(records, tmp_path, "--label_weights=balanced"))
-    kept = json.loads((tmp_path / "config.json").read_text())["train"]["label_weights"]
-    counts = json.loads((records / DATASET_FILE).read_text())["splits"]["train"]["pixels"]
-    del counts["(ignored)"]
-    assert kept == label_weights.balanced(list(counts.values()))
+def test_a_run_keeps_the_numbers(tmp_path, capsys):
+    folder = described(tmp_path, background=60, cat=30, dog=10, cow=0)
+    given = {"dataset_dir": folder, "train_logdir": "run", "label_weights": "balanced"}
+    settings = programs.training(given, default_method="supervised")
+    kept = fit._with_balanced_weights(settings, SPEC).sections["train"].label_weights
+    assert list(kept) == label_weights.balanced([60, 30, 10, 0])
+    assert "no mask of split train has a pixel of cow" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("value", ["even", "1"])
-def test_another_word_or_number_of_numbers(records, tmp_path, value):
-    result = run(*arguments(records, tmp_path, f"--label_weights={value}"), check=False)
+def test_another_word_or_number_of_numbers(tmp_path, value):
+    words = (f"--dataset_dir={described(tmp_path)}", f"--train_logdir={tmp_path / 'run'}")
+    result = run("train_sup.py", *words, f"--label_weights={value}", check=False)
     assert_user_error(result, "--label_weights", "balanced")

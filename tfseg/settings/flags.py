@@ -84,8 +84,9 @@ def _parsed(field: Any, annotation: Any) -> Any:
     scalar, is_tuple = element_type(annotation)
     if not is_tuple or value is None:
         return value
-    if len(value) == 1 and value[0] in words:
-        return value[0]
+    # A flagfile may have brought numbers before the word.
+    if value and value[-1] in words:
+        return value[-1]
     empty = None if type(None) in typing.get_args(annotation) else ()
     try:
         return tuple(scalar(x) for x in value) or empty

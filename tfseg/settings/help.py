@@ -34,6 +34,7 @@ RARE_GROUPS = (
     "network in detail",
     "optimiser",
     "precision and devices",
+    "resuming",
     "dense CRF",
     "accepted, without effect",
 )
