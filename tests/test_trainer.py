@@ -258,8 +258,10 @@ def test_a_checkpoint_is_as_large_as_its_values(tmp_path):
     store = Store(str(tmp_path), trainer.method.networks(), trainer.state())
     values = sum(v.numpy().nbytes for v in (*trainer.state().values(), *trainer.variables))
     assert store.num_bytes() == values
-    data = [p for p in tmp_path.iterdir() if ".data-" in p.name] if store.save(1) else []
-    assert store.num_bytes() <= sum(path.stat().st_size for path in data) < 2 * values
+    store.save(1)
+    stored = sum(p.stat().st_size for p in tmp_path.iterdir() if ".data-" in p.name)
+    # Names of variables and the like.
+    assert values <= stored < values + 4096
 
 
 def test_gradient_accumulation_equals_the_whole_batch(tmp_path, monkeypatch):

@@ -34,7 +34,6 @@ RARE_GROUPS = (
     "network in detail",
     "optimiser",
     "precision and devices",
-    "resuming",
     "dense CRF",
     "accepted, without effect",
 )

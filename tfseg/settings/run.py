@@ -42,7 +42,7 @@ class TrainConfig(Section):
         False,
         "Go on with a run on other splits, images or counts of pixels than it had so far.",
         may_differ=FREELY,
-        group="resuming",
+        group="saving and logging",
     )
     seed: int = option(0, "Seed of initial weights, data order, augmentation and dropout.")
     deterministic: bool = option(
