@@ -116,10 +116,9 @@ def nvidia() -> Nvidia | None:
     if told.returncode:
         said = (told.stdout + told.stderr).strip() or f"exit code {told.returncode}"
         return Nvidia(files, _driver_of_kernel(), said)
-    versions = told.stdout.split()
-    if not versions:
-        return None
-    return Nvidia(len(versions), versions[0], None)
+    # Where there is none it says so in words.
+    versions = re.findall(r"^\d+\.[\d.]+$", told.stdout, re.MULTILINE)
+    return Nvidia(len(versions), versions[0], None) if versions else None
 
 
 def _driver_of_kernel() -> str | None:
