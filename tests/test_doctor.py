@@ -97,3 +97,21 @@ def test_a_training_step_is_run_and_timed(monkeypatch):
     }
     settings = programs.training(given, default_method="supervised")
     assert 0 < doctor.step_seconds(settings, "CPU:0") < 60
+
+
+@pytest.mark.parametrize(
+    "says, code, expected",
+    [
+        ("550.54.15\n550.54.15", 0, machine.Nvidia(2, "550.54.15", None)),
+        ("No devices were found", 0, None),
+        ("couldn't communicate with the driver", 9, "couldn't communicate with the driver"),
+    ],
+    ids=["two", "none", "fails"],
+)
+def test_nvidia_smi_is_asked(tmp_path, monkeypatch, says, code, expected):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f'#!/bin/sh\necho "{says}"\nexit {code}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    found = machine.nvidia()
+    assert (found.error if code else found) == expected
