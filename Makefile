@@ -39,7 +39,7 @@ $(VENV_ADDONS)/.crf: $(VENV_ADDONS)/.installed
 	@$(VENV_ADDONS)/bin/python -m pip install $(PIP_FLAGS) -e '.[crf]' && touch $@ || echo "$(NO_CRF)"
 
 demo: $(VENV)/.installed
-	$(BIN)/python experiments/demo.py --output_dir=demo_output
+	$(BIN)/tfseg demo --output_dir=demo_output
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .

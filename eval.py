@@ -1,8 +1,4 @@
-"""Evaluates the checkpoints of a training directory.
-
-python eval.py --checkpoint_dir=run --dataset_dir=records --eval_logdir=run/eval \
-    --eval_split=val --max_number_of_evaluations=1
-"""
+"""The program `tfseg eval`, from a clone; `tfseg/cli.py` says what it does."""
 
 from tfseg import cli
 

@@ -1,7 +1,4 @@
-"""Writes a trained network in the format of another program, compared with its checkpoint.
-
-python export.py --checkpoint_dir=run --format=tflite --size=257,257 --output=exported
-"""
+"""The program `tfseg export`, from a clone; `tfseg/cli.py` says what it does."""
 
 from tfseg import cli
 

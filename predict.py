@@ -1,7 +1,4 @@
-"""Predicts plain images: a file, a folder, a pattern or a list; no records are needed.
-
-python predict.py --checkpoint_dir=run --images=photos --output_dir=masks
-"""
+"""The program `tfseg predict`, from a clone; `tfseg/cli.py` says what it does."""
 
 from tfseg import cli
 

@@ -1,11 +1,6 @@
-"""Trains a network on pixel labels (the supervised baseline).
-
-python train_sup.py --dataset_dir=records --train_logdir=run --train_split=train \
-    --model_variant=xception_65 --atrous_rates=6 --atrous_rates=12 --atrous_rates=18 \
-    --decoder_output_stride=4 --train_batch_size=8
-"""
+"""The program `tfseg train-sup`, from a clone; `tfseg/cli.py` says what it does."""
 
 from tfseg import cli
 
 if __name__ == "__main__":
-    cli.train(default_method="supervised")
+    cli.train_sup()

@@ -1,8 +1,4 @@
-"""Draws the predictions of a checkpoint and makes a gallery of them.
-
-python vis.py --checkpoint_dir=run --dataset_dir=records --vis_logdir=run/vis \
-    --vis_split=val --also_save_raw_predictions
-"""
+"""The program `tfseg vis`, from a clone; `tfseg/cli.py` says what it does."""
 
 from tfseg import cli
 

@@ -1,7 +1,8 @@
 """Runs the project's programs as a user would.
 
-`run` calls the programs of the network in the test's own process, which spares the seconds that
-TensorFlow takes to start; `fresh=True`, `start` and everything else start a process.
+`run` calls the programs of the network, and the command `tfseg`, in the test's own process, which
+spares the seconds that TensorFlow takes to start; `fresh=True`, `start` and everything else start a
+process.
 """
 
 import contextlib
@@ -17,19 +18,22 @@ from unittest import mock
 
 from absl import flags
 
-from tfseg import cli
+from tfseg import cli, console
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 _TRAINING = ("train_sup.py", "train_wss.py", "train_zls.py")
 _PROGRAMS = (*_TRAINING, "eval.py", "vis.py", "predict.py", "export.py")
+_COMMAND = "tfseg"
 # Flags that change TensorFlow itself, for good.
 _OF_THE_PROCESS = ("--deterministic", "--clone_on_cpu", "--strategy")
 
 
 def command(*arguments):
     """Returns the words that start `python <arguments>`; the network's programs know the toy."""
-    with_toy = ["-m", "tests.with_toy"] if arguments[0] in _PROGRAMS else []
-    return [sys.executable, *with_toy, *map(str, arguments)]
+    in_front = ["-m", "tests.with_toy"] if arguments[0] in _PROGRAMS else []
+    if arguments[0] == _COMMAND:
+        in_front = ["-m"]
+    return [sys.executable, *in_front, *map(str, arguments)]
 
 
 def environment():
@@ -49,7 +53,7 @@ def run(*arguments, check=True, timeout=300, fresh=False, **options):
     """
     words = [str(word) for word in arguments]
     own = any(word.split("=")[0] in _OF_THE_PROCESS for word in words)
-    if words[0] in _PROGRAMS and not (fresh or own or options):
+    if words[0] in (*_PROGRAMS, _COMMAND) and not (fresh or own or options):
         result = _run_here(words)
     else:
         result = subprocess.run(
@@ -86,7 +90,10 @@ def _run_here(words):
             # What a process of its own would print on stderr.
             warnings.simplefilter("default", UserWarning)
             warnings.showwarning = _print_warning
-            runpy.run_path(words[0], run_name="__main__")
+            if words[0] == _COMMAND:
+                console.main()
+            else:
+                runpy.run_path(words[0], run_name="__main__")
     except SystemExit as leaving:
         code = leaving.code or 0
     finally:

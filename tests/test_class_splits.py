@@ -216,6 +216,13 @@ def test_a_file_that_is_none(tmp_path):
         class_splits.load(write(tmp_path, "[]"), SPEC)
 
 
+def test_a_split_that_comes_with_the_package_is_found_in_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spec = DatasetSpec("digits", ("background", *map(str, range(10))))
+    split = class_splits.load("experiments/digits_split.json", spec)
+    assert [spec.class_names[c] for c in split.unseen] == ["7", "8", "9"]
+
+
 def test_data_sets_without_room_are_refused(tmp_path):
     with refused("ade20k", "ignore label 0"):
         class_splits.load("spnet_voc12", DATASETS["ade20k"])

@@ -282,9 +282,24 @@ def test_an_interrupted_run_reaches_the_same_weights(records, uninterrupted, tmp
 def test_a_finished_run_does_nothing_when_repeated(records, trained, tmp_path):
     logdir = tmp_path / "run"
     shutil.copytree(trained[0], logdir)
-    result = train(records, logdir)
-    assert "step 4/4" not in result.stdout
-    assert_same_weights(trained[0], logdir)
+    before = {path.name: path.stat().st_mtime_ns for path in logdir.rglob("*")}
+    result = train(records, logdir, "--save_summaries_images=true", "--momentum=0.8")
+    assert f"the run is complete: {logdir / 'model.ckpt-4'}" in result.stdout
+    # Nothing is built, and no file of the run is touched or added.
+    assert "network:" not in result.stdout and "step 4/4" not in result.stdout
+    after = {path.name: path.stat().st_mtime_ns for path in logdir.rglob("*")}
+    assert after.keys() - before.keys() <= {".train.lock"}
+    assert {name: after[name] for name in before if name != ".train.lock"} == {
+        name: time for name, time in before.items() if name != ".train.lock"
+    }
+
+
+def test_a_run_does_not_go_on_with_another_split_unasked(records, trained, tmp_path):
+    logdir = tmp_path / "run"
+    shutil.copytree(trained[0], logdir)
+    extra = ("--train_split=val", "--training_number_of_steps=5")
+    result = train(records, logdir, *extra, check=False)
+    assert_user_error(result, "split val", "split train", "--allow_changed_data")
 
 
 @pytest.mark.parametrize(
@@ -329,6 +344,13 @@ def test_missing_required_flag():
 def test_unknown_split_names_those_present(records, tmp_path):
     result = train(records, tmp_path, "--train_split=labelled", check=False)
     assert_user_error(result, "labelled", "train, train_aug, val")
+
+
+def test_training_among_the_records(records):
+    before = sorted(records.iterdir())
+    result = train(records, records, check=False)
+    assert_user_error(result, "--train_logdir is a folder of records")
+    assert sorted(records.iterdir()) == before
 
 
 def test_missing_directory(tmp_path):

@@ -56,3 +56,45 @@ def test_a_wrong_command_line(words, message, capsys):
         command_line.run(lambda argv: 0, ["program", *words])
     assert leaving.value.code == 2
     assert message in capsys.readouterr().err
+
+
+# Flagfiles ---------------------------------------------------------------------------------------
+
+
+def test_lines_of_a_flagfile_stand_where_it_is_named(tmp_path):
+    inner, outer = tmp_path / "inner", tmp_path / "outer"
+    inner.write_text("--b=2\n")
+    outer.write_text(f"# A comment.\n// Another.\n--a=1\n\n  --flagfile={inner}  \n--c=3\n")
+    words = ["--x=0", f"--flagfile={outer}", "-flagfile", str(inner), "--x=9"]
+    expected = ["--x=0", "--a=1", "--b=2", "--c=3", "--b=2", "--x=9"]
+    assert command_line.with_flagfiles(words) == expected
+
+
+def test_flagfiles_that_are_shipped_are_found_in_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = command_line.with_flagfiles(["--flagfile=digits_pseudoseg_weakly"])
+    assert "--atrous_rates=2" in words and any("weakly" in word for word in words)
+    assert not any("flagfile" in word for word in words)
+    # A file of the user's comes first.
+    (tmp_path / "digits_pseudoseg_weakly").write_text("--own=1")
+    assert command_line.with_flagfiles(["--flagfile=digits_pseudoseg_weakly"]) == ["--own=1"]
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("digit", None, "digits"),
+        ("", None, "no name"),
+        ("own", b"--flagfile=own", "includes itself"),
+        ("own", b"\xff\xfe", "no text"),
+        ("folder/", None, "not a file"),
+    ],
+    ids=str,
+)
+def test_a_flagfile_that_cannot_be_used(tmp_path, monkeypatch, name, content, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        command_line.with_flagfiles([f"--flagfile={name}"])

@@ -29,6 +29,7 @@ SECTIONS = {*programs.TRAINING, *programs.EVALUATION, *programs.PICTURES, *progr
 class Toy(Section):
     size: tuple[int, ...] = option((5, 5), "Sides.")
     rates: tuple[int, ...] | None = option(None, "Rates.", multi=True)
+    weights: tuple[float, ...] | str | None = option(None, "W.", multi=True, words=("even",))
     name: str | None = option(None, "Name.", required=True)
     old: int = option(1, "Old.", dead=True)
     exotic: bool = option(False, "Exotic.", unsupported="it is too exotic")
@@ -60,6 +61,24 @@ def parse(monkeypatch):
 def test_lists_and_repeated_flags_become_tuples(parse):
     toy = parse("--name=x", "--size=7,9", "--rates=6", "--rates=12")
     assert toy == Toy(size=(7, 9), rates=(6, 12), name="x")
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [(["1", "0.5"], (1.0, 0.5)), (["even"], "even"), (["1", "0.5", "even"], "even")],
+    ids=str,
+)
+def test_a_word_stands_in_the_place_of_numbers(parse, words, expected):
+    assert parse("--name=x", *(f"--weights={word}" for word in words)).weights == expected
+    assert make(Toy, name="x", weights=expected).weights == expected
+
+
+@pytest.mark.parametrize("words", [["odd"], ["even", "1"]], ids=str)
+def test_another_word_is_refused(parse, words):
+    with pytest.raises(UserError, match="(?s)--weights.*even, or --weights=NUMBER repeated"):
+        parse("--name=x", *(f"--weights={word}" for word in words))
+    with pytest.raises(UserError, match="--weights"):
+        make(Toy, name="x", weights="odd")
 
 
 def test_an_empty_list_is_a_value_where_none_is_not_meant(parse):

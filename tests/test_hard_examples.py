@@ -39,6 +39,14 @@ def test_ignored_pixels_never_count_and_are_the_easiest():
     assert float(loss) == 0.0
 
 
+def test_class_weights_act_on_the_loss_and_not_on_the_choice():
+    logits, label = logits_of([PROBS]), tf.constant([LABEL])
+    options = {"ignore_label": 255, "min_kept": 1}
+    plain = hard_examples.hard_pixel_loss(logits, label, **options)
+    weighted = hard_examples.hard_pixel_loss(logits, label, class_weights=(3.0, 1.0), **options)
+    np.testing.assert_allclose(weighted, 3 * plain, rtol=1e-6)
+
+
 def test_replicas_mine_their_batch_together(two_replicas):
     probs = np.array([[[0.1, 0.2, 0.3, 0.75]], [[0.8, 0.9, 0.91, 0.92]]])
     label = tf.zeros([1, 1, 4], tf.int32)

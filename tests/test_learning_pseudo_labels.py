@@ -98,6 +98,14 @@ def test_classes_that_were_never_right_count_as_one_or_as_zero(counts_as, learns
     assert losses["hybrid_segmentation"] == 0.0
 
 
+def test_class_weights_act_on_masks_alone():
+    batch = batch_for()
+    before, _ = measure(batch)
+    after, _ = measure(batch, label_weights=(2.0,) * 4)
+    assert after["hybrid_segmentation"] == pytest.approx(2 * before["hybrid_segmentation"])
+    assert {n for n in before if before[n] != after[n]} == {"hybrid_segmentation"}
+
+
 def test_masks_of_the_second_split_replace_predictions():
     batch = batch_for()
     before, _ = measure(batch)
@@ -235,7 +243,6 @@ def test_two_replicas_equal_one_with_synchronised_statistics(two_replicas, parts
 @pytest.mark.parametrize(
     "train, flag",
     [
-        ({"label_weights": (1.0, 2.0, 2.0, 2.0)}, "--label_weights"),
         ({"top_k_percent_pixels": 0.5}, "--top_k_percent_pixels"),
         ({"upsample_logits": False}, "--upsample_logits"),
     ],

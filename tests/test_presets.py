@@ -61,6 +61,20 @@ def test_another_backbone_contradicts_it():
         settings_of(model_variant="xception_65")
 
 
+@pytest.mark.parametrize(
+    "given, flag",
+    [({"head": "dpt"}, "--head"), ({"optimizer": "adamw"}, "--base_learning_rate")],
+)
+def test_what_does_not_go_with_it_is_one_message(given, flag):
+    with pytest.raises(UserError, match=f"(?s)--preset=light.*{flag}"):
+        settings_of(**given)
+    assert settings_of(optimizer="adamw", base_learning_rate=1e-4)["optimizer"] == "adamw"
+
+
+def test_methods_published_with_adamw_get_the_optimiser_of_its_rate():
+    assert settings_of(method="unimatch_v2")["optimizer"] == "momentum"
+
+
 def test_an_unknown_preset_names_those_there_are():
     with pytest.raises(UserError, match="(?s)--preset.*light"):
         settings_of(preset="heavy")

@@ -336,6 +336,25 @@ def test_the_loss_is_the_cross_entropy_among_visible_classes(spec, weight):
     assert nothing == 0
 
 
+@pytest.mark.parametrize("background_loss", ["plain", "with_unseen"])
+def test_labels_weigh_as_their_classes_and_pseudo_labels_do_not(background_loss):
+    options = {"background_loss": background_loss, "pseudo_label_weight": 0.5}
+    logits, target = random_logits()
+    weights = np.float32([2.0, 3.0, 4.0, 100.0])
+    plain, weighted = (
+        strict(**options, train=train).segmentation_loss(tf.constant(logits), tf.constant(target))
+        for train in ({}, {"label_weights": tuple(weights.tolist())})
+    )
+    losses = cross_entropy(logits, [0, 1, 2, 3])
+    if background_loss == "with_unseen":
+        losses[..., 0] = -np.log(np.exp(-losses[..., [0, UNSEEN]]).sum(-1))
+    losses = chosen_by(target, losses)
+    count = (target != IGNORE) * np.where(target == UNSEEN, 0.5, 1.0)
+    of_class = np.append(weights[:UNSEEN], 1.0)[np.where(target == IGNORE, 0, target)]
+    np.testing.assert_allclose(plain, (losses * count).sum() / count.sum(), rtol=1e-5)
+    np.testing.assert_allclose(weighted, (losses * count * of_class).sum() / count.sum(), rtol=1e-5)
+
+
 def test_background_may_hide_unseen_classes():
     method = strict(background_loss="with_unseen")
     logits, target = random_logits()
@@ -516,7 +535,6 @@ WRONG = [
     ({"pseudo_label_void": True}, "--pseudo_label_void"),
     ({"spec": NO_BACKGROUND, "disagreeing": "ignore"}, "--disagreeing"),
     ({"spec": NO_BACKGROUND, "background_loss": "with_unseen"}, "--background_loss"),
-    ({"train": {"label_weights": (1.0, 1.0, 1.0, 2.0)}}, "--label_weights"),
 ]
 
 

@@ -9,6 +9,8 @@ import pytest
 import tensorflow as tf
 
 from tests.toy import ToyMethod, ToyNetwork, batches
+from tfseg import machine
+from tfseg.errors import UserError
 from tfseg.monitors import Monitors
 from tfseg.settings.run import TrainConfig
 from tfseg.training import memory
@@ -230,10 +232,36 @@ def test_the_chief_removes_what_killed_runs_left_and_nothing_newer(tmp_path):
     assert [n for n in os.listdir(tmp_path) if n.startswith(".writing")] == [".writing-y.b"]
 
 
-def test_a_step_that_does_not_fit_into_memory_is_told(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(memory, "_physical_memory", lambda: 10)
-    assert train(*make_trainer(tmp_path, training_number_of_steps=1)) == 0
-    assert "warning: this machine has" in capsys.readouterr().out
+def test_a_step_for_which_memory_is_tight_is_told_and_a_hopeless_one_refused():
+    gib = 2**30
+    assert memory.warn_or_refuse(23 * gib, 24 * gib) is None
+    assert "warning: this machine has 24.0 GiB" in memory.warn_or_refuse(30 * gib, 24 * gib)
+    with pytest.raises(UserError, match="(?s)about 832.0 GiB.*24.0 GiB.*--train_batch_size"):
+        memory.warn_or_refuse(832 * gib, 24 * gib)
+
+
+@pytest.mark.parametrize(
+    "function, value, message",
+    [("memory_bytes", 10, "far more memory"), ("free_disk_bytes", 700, "two checkpoints")],
+)
+def test_what_cannot_be_done_leaves_nothing(tmp_path, monkeypatch, function, value, message):
+    if message == "far more memory" and tf.config.list_physical_devices("GPU"):
+        pytest.skip("the memory of a GPU is its own")
+    monkeypatch.setattr(machine, function, lambda *_: value)
+    with pytest.raises(UserError, match=message):
+        train(*make_trainer(tmp_path / "run"), begin=lambda: pytest.fail("the run has begun"))
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_a_checkpoint_is_as_large_as_its_values(tmp_path):
+    trainer, _, _ = make_trainer(tmp_path)
+    store = Store(str(tmp_path), trainer.method.networks(), trainer.state())
+    values = sum(v.numpy().nbytes for v in (*trainer.state().values(), *trainer.variables))
+    assert store.num_bytes() == values
+    store.save(1)
+    stored = sum(p.stat().st_size for p in tmp_path.iterdir() if ".data-" in p.name)
+    # Names of variables and the like.
+    assert values <= stored < values + 4096
 
 
 def test_gradient_accumulation_equals_the_whole_batch(tmp_path, monkeypatch):

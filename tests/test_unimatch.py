@@ -95,6 +95,18 @@ def test_a_pixel_counts_in_the_denominator_whether_it_is_sure_or_not():
     np.testing.assert_allclose(loss, np.log(4.0) * 2 / 3, rtol=1e-6)
 
 
+@pytest.mark.parametrize("loss", ["cross_entropy", "hard_examples"])
+def test_class_weights_act_on_the_masks(loss):
+    logits, label = tf.random.stateless_normal([1, 4, 4, 4], [1, 2]), tf.fill([1, 4, 4], 2)
+    values = [
+        make_method("unimatch", settings={"labelled_loss": loss}, **train)[0].labelled_loss(
+            logits, label
+        )
+        for train in ({}, {"label_weights": (1.0, 1.0, 3.0, 1.0)})
+    ]
+    np.testing.assert_allclose(values[1], 3 * values[0], rtol=1e-5)
+
+
 def test_a_batch_of_padding_costs_nothing():
     method, _ = make_method("unimatch")
     batch = batch_of({"name": "unimatch"})

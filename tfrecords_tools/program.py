@@ -61,10 +61,15 @@ def require(*names: str) -> None:
             raise UserError(f"--{name} is required.", where=f"--{name}", accepted=FLAGS[name].help)
 
 
-def run(main: Callable[[list[str]], Any]) -> None:
-    """Runs a converter; a termination request cleans up as Ctrl-C does."""
+def run(main: Callable[[list[str]], Any], about: str | None = None) -> None:
+    """Runs a converter; a termination request cleans up as Ctrl-C does.
+
+    Args:
+      main: see `command_line.run`.
+      about: see `command_line.run`.
+    """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    command_line.run(main)
+    command_line.run(main, about=about)
 
 
 def check_folder(path: str, flag: str) -> None:

@@ -4,7 +4,8 @@ A map of the package, in the order in which a command meets it:
 
 * `settings` holds every setting: frozen dataclasses, one field = one flag + its help; registries of
   methods, heads and augmentations; `flags` makes absl flags of them, and `help` the help page.
-* `cli` is the programs, `api` the same as Python functions: `tfseg.fit`, `evaluate`, `draw`,
+* `console` is the command `tfseg`, one name in front of every program (`demo` and `doctor` among
+  them). `cli` is the programs, `api` the same as Python functions: `tfseg.fit`, `evaluate`, `draw`,
   `predict_images`, `load`, `predict`, `export`. Both call `runs`, which puts a run together from
   settings.
 * `data` reads TFRecords (`split_index`, `record_reader`), knows data sets and splits (`specs`),
@@ -22,6 +23,7 @@ A map of the package, in the order in which a command meets it:
   prediction on plain images.
 * `exporting` writes it as a SavedModel, a TFLite or an ONNX file, compared with the checkpoint.
 * `sharing` has what processes need that share a folder: temporary names and locks.
+* `shipped` finds the flagfiles that come with the package, `machine` knows memory and processor.
 * `files` reads JSON and .npz, and `unpickling` pickles, whatever is in them.
 * `errors` has the one exception that a user ever sees.
 

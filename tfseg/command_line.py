@@ -1,10 +1,13 @@
 """The frame of every command line: parse flags, run, one message and exit code 2 on mistakes.
 
 `absl.app.run` prints a usage page and leaves with code 1 where a flag is wrong, and lets errors
-escape as tracebacks. Here a wrong flag is a `UserError` like any other.
+escape as tracebacks. Here a wrong flag is a `UserError` like any other. Flagfiles are read
+here too, so that those which come with the package are found by their names.
 """
 
 import difflib
+import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -12,6 +15,7 @@ from typing import Any, NoReturn
 from absl import flags
 from absl import logging as _logging  # noqa: F401  (defines --logtostderr, --verbosity, ...)
 
+from tfseg import files, shipped
 from tfseg.errors import UserError, exit_code
 
 _HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
@@ -21,14 +25,17 @@ _CHECK = "--only_check_args"
 _INTERRUPTED_EXIT_CODE = 130
 
 
-def help_text(argv: Sequence[str], page: Callable[[Sequence[str]], str] | None = None) -> str:
-    """Returns the program's docstring and its flags with help and default.
+def help_text(
+    argv: Sequence[str], about: str, page: Callable[[Sequence[str]], str] | None = None
+) -> str:
+    """Returns what a program does, and its flags with help and default.
 
     Args:
       argv: the command line.
+      about: what the program does.
       page: makes the text on the flags; None: absl's own text.
     """
-    parts = [(sys.modules["__main__"].__doc__ or "").strip()]
+    parts = [about.strip()]
     if page is not None:
         parts.append(page(argv))
     else:
@@ -36,10 +43,74 @@ def help_text(argv: Sequence[str], page: Callable[[Sequence[str]], str] | None =
             if module.split(".")[0] != "absl":
                 parts.append(flags.FLAGS.module_help(module).strip())
     parts.append(
-        "--flagfile=PATH reads flags from a file, one a line.\n"
+        "--flagfile=PATH reads flags from a file, one a line, or from one that comes with tfseg.\n"
         f"{_CHECK} checks that all flags are known and well formed, and does nothing."
     )
     return "\n\n".join(part for part in parts if part)
+
+
+def with_flagfiles(words: Sequence[str], including: tuple[str, ...] = ()) -> list[str]:
+    """Puts the lines of flagfiles in the place of --flagfile.
+
+    Args:
+      words: of a command line or a flagfile.
+      including: the flagfiles in which these words stand.
+
+    Raises:
+      UserError: there is no such flagfile, it is no text, or it includes itself.
+    """
+    expanded, remaining = [], iter(words)
+    for word in remaining:
+        match = re.fullmatch(r"--?flagfile(?:=(.*))?", word)
+        if match is None:
+            expanded.append(word)
+            continue
+        path = _flagfile(match[1] if match[1] is not None else next(remaining, ""))
+        if path in including:
+            raise UserError(
+                "A flagfile includes itself.",
+                where=f"--flagfile={path}",
+                received=" -> ".join((*including, path)),
+                fix="take out one of these lines",
+            )
+        lines = [line.strip() for line in _lines_of(path)]
+        lines = [line for line in lines if line and not line.startswith(("#", "//"))]
+        expanded += with_flagfiles(lines, (*including, path))
+    return expanded
+
+
+def _flagfile(name: str) -> str:
+    """Returns the path of a user's flagfile, else of the one of that name in the package.
+
+    Raises:
+      UserError: there is neither.
+    """
+    path = os.path.expanduser(name.strip())
+    if os.path.exists(path):
+        return path
+    found = shipped.find(path, ".flags") if path else None
+    if found is None:
+        known = shipped.names(".flags")
+        near = difflib.get_close_matches(path.removesuffix(".flags"), known, n=5, cutoff=0.4)
+        raise UserError(
+            "There is no such flagfile.",
+            where="--flagfile",
+            received=name or "no name",
+            accepted="a file, or one that comes with tfseg: " + ", ".join(near or known),
+        )
+    return found
+
+
+def _lines_of(path: str) -> list[str]:
+    with files.open_regular(path, what="The flagfile") as file:
+        try:
+            return file.read().decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError:
+            raise UserError(
+                "The flagfile is no text.",
+                where=f"--flagfile={path}",
+                accepted="UTF-8 text, one flag in a line",
+            ) from None
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -76,6 +147,7 @@ def run(
     main: Callable[[list[str]], Any],
     argv: list[str] | None = None,
     help_page: Callable[[Sequence[str]], str] | None = None,
+    about: str | None = None,
 ) -> NoReturn:
     """Parses the command line, runs `main` and leaves the process.
 
@@ -83,6 +155,7 @@ def run(
       main: takes the remaining command line (the program's name); returns an exit code or None.
       argv: the command line, `sys.argv` by default.
       help_page: see `help_text`.
+      about: what --help says that the program does; None: the docstring of the module of `main`.
 
     Raises:
       SystemExit: always. 0 when all is well and for --help, 2 for mistakes of the user (with one
@@ -90,13 +163,16 @@ def run(
         traceback.
     """
     argv = sys.argv if argv is None else argv
-    if any(word in _HELP for word in argv[1:]):
-        print(help_text(argv, help_page))
-        sys.exit(0)
+    if about is None:
+        about = sys.modules[main.__module__].__doc__ or ""
 
     def parse_and_run() -> Any:
-        rest = _parse([word for word in argv if word != _CHECK])
-        return 0 if _CHECK in argv else main(rest)
+        words = [argv[0], *with_flagfiles(argv[1:])]
+        if any(word in _HELP for word in words[1:]):
+            print(help_text(words, about, help_page))
+            return 0
+        rest = _parse([word for word in words if word != _CHECK])
+        return 0 if _CHECK in words else main(rest)
 
     try:
         code = exit_code(parse_and_run)

@@ -7,6 +7,7 @@ import numpy as np
 
 from tfrecords_tools import class_files
 from tfrecords_tools.checks.split import Problem, SplitResult
+from tfseg.data import label_weights
 from tfseg.data.specs import DatasetSpec
 
 
@@ -20,6 +21,18 @@ def class_warnings(results: Sequence[SplitResult], spec: DatasetSpec) -> list[st
         np.array([labelled[k] for k in range(spec.num_classes)]),
         are_pseudo=any(r.num_pseudo_labels for r in with_masks),
     )
+
+
+def _table(
+    results: Sequence[SplitResult], names: Sequence[str], columns: Sequence[list[str] | None]
+) -> list[str]:
+    """Returns the lines of a table: a row for each name, a column for each split; None: nothing."""
+    width = max(map(len, names))
+    lines = [" " * (width + 2) + "".join(f"{r.split[:16]:>17}" for r in results)]
+    for k, name in enumerate(names):
+        cells = ["-" if column is None else column[k] for column in columns]
+        lines.append(f"  {name:<{width}}" + "".join(f"{cell:>17}" for cell in cells))
+    return lines
 
 
 def describe(
@@ -41,16 +54,18 @@ def describe(
             f"{r.num_image_labels:>8} "
             f"{r.num_bytes / 1e6:>8.1f} {len(r.problems):>9}"
         )
-    lines += ["", "share of the masks' pixels:"]
+    shares, weights = [], []
+    for r in results:
+        total = 0 if r.pixels is None else r.pixels.sum()
+        shares.append([f"{n / total:.2%}" for n in r.pixels] if total else None)
+        has_labels = total and r.pixels[:-1].any()
+        weights.append(
+            [f"{w:g}" for w in label_weights.balanced(r.pixels[:-1])] if has_labels else None
+        )
     names = (*spec.class_names, "(ignored)")
-    width = max(map(len, names))
-    lines.append(" " * (width + 2) + "".join(f"{r.split[:16]:>17}" for r in results))
-    for k, name in enumerate(names):
-        shares = [
-            "-" if r.pixels is None or not r.pixels.sum() else f"{r.pixels[k] / r.pixels.sum():.2%}"
-            for r in results
-        ]
-        lines.append(f"  {name:<{width}}" + "".join(f"{s:>17}" for s in shares))
+    lines += ["", "share of the masks' pixels:", *_table(results, names, shares)]
+    if any(weights):
+        lines += ["", "--label_weights=balanced:", *_table(results, spec.class_names, weights)]
     lines.append("")
     for r in results:
         lines += [f"note: {r.split}: {n} x {note}" for note, n in sorted(r.notes.items())]

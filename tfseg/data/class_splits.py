@@ -9,13 +9,14 @@ Source: STRICT specification 1.6, 2 and 2.1; ZS3 specification 2.3.
 
 import dataclasses
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tfseg import files
+from tfseg import files, shipped
 from tfseg.data import class_names
 from tfseg.errors import UserError
 
@@ -304,6 +305,8 @@ def _of_file(path: str, spec: Any) -> tuple[set[int], set[int], set[int], int | 
 def _read(path: str) -> dict[str, Any]:
     """Reads a split's file; lists and the background that it leaves out are empty and None.
 
+    A path at which there is no file may be the name of one that comes with the package.
+
     Raises:
       UserError: no such file, no JSON, or another structure.
     """
@@ -311,6 +314,8 @@ def _read(path: str) -> dict[str, Any]:
     accepted = (
         '{"seen": [names], "unseen": [names], "validation": [names], "background": name or null}'
     )
+    if not os.path.exists(path):
+        path = shipped.find(path, ".json") or path
     try:
         content = files.read_json(path, what="The class split", where=where, accepted=accepted)
     except FileNotFoundError:

@@ -34,6 +34,7 @@ SPEC_FORM = {
 _ENTRY_FORM = {
     "count?": _NATURAL,
     "num_pseudo_labels?": _NATURAL,
+    "pixels?": {str: _NATURAL},
     "shards": [{"file": str, "bytes": _NATURAL, "records?": _NATURAL, "sha256?": str}],
 }
 _FIX = "make the records again with one of tfrecords_tools, or mend the file"
@@ -268,7 +269,8 @@ def split_entry(content: Mapping[str, Any], split: str, *, where: str) -> dict[s
       where: the file, for messages.
 
     Returns:
-      'shards': 'file', 'records', 'bytes' and 'sha256' of each; 'count' and others may be absent.
+      'shards': 'file', 'records', 'bytes' and 'sha256' of each; 'count', 'pixels' by class name and
+      others may be absent.
 
     Raises:
       UserError: the entry has another structure, or lists a shard twice.

@@ -135,7 +135,10 @@ class LearningPseudoLabels(Method):
         weak_loss, _ = self._cross_entropy(hybrid[size:], from_pseudo, present[size:])
         return {
             "hybrid_segmentation": self._mean_cross_entropy(
-                hybrid[:size], labelled["label"], present[:size]
+                hybrid[:size],
+                labelled["label"],
+                present[:size],
+                class_weights=self.config.label_weights,
             ),
             "pseudo_segmentation": self._mean_cross_entropy(
                 pseudo[size:], from_hybrid, present[size:]
@@ -161,8 +164,9 @@ class LearningPseudoLabels(Method):
             temperature=self.settings.cce_temperature,
         )
 
-    def _mean_cross_entropy(self, logits, label, present) -> tf.Tensor:
+    def _mean_cross_entropy(self, logits, label, present, *, class_weights=None) -> tf.Tensor:
         loss, kept = self._cross_entropy(logits, label, present)
+        loss *= loss_ops.weights_of(label, class_weights)
         denominator = tf.reduce_sum(kept)
         if self.over_replicas:
             denominator = loss_ops.replica_mean(denominator)

@@ -77,6 +77,7 @@ class SPNet(Method):
             zero_label.only(logits, self.spec.seen_unseen.seen),
             maps["label"],
             ignore_label=self.spec.ignore_label,
+            class_weights=self.config.label_weights,
         )
         return {"segmentation": self.mean_loss(pixel_loss, kept)}
 

@@ -43,7 +43,7 @@ from tfseg.monitors import Monitors
 from tfseg.ops import agreement
 from tfseg.ops.calibration import Calibration, calibrated
 from tfseg.ops.confident_share import class_of_image, most_confident, standardised
-from tfseg.ops.losses import pixel_cross_entropy
+from tfseg.ops.losses import pixel_cross_entropy, weights_of
 from tfseg.settings.methods import StrictConfig
 
 # Optimisers whose state is zero at the start, so that a round may begin with it.
@@ -422,8 +422,9 @@ class Strict(SPNet):
           logits: float32 [N, h, w, C].
           target: int32 [N, h, w].
 
-        Source: specification 4.4. With --background_loss=with_unseen a background pixel's loss is
-        -log of the sum of the probabilities of background and the unseen classes (ours).
+        Source: specification 4.4. Pixels with a label weigh as --label_weights says (ours). With
+        --background_loss=with_unseen a background pixel's loss is -log of the sum of the
+        probabilities of background and the unseen classes (ours).
         """
         split = self.spec.seen_unseen
         visible = zero_label.only(logits, split.visible)
@@ -433,6 +434,8 @@ class Strict(SPNet):
             either = tf.reduce_logsumexp(visible, -1) - tf.reduce_logsumexp(possible, -1)
             pixel_loss = tf.where(tf.equal(target, split.background), either, pixel_loss)
         pseudo = zero_label.among(target, split.unseen)
+        of_class = weights_of(target, self.config.label_weights)
+        pixel_loss *= tf.where(pseudo, 1.0, of_class)
         weight = kept * tf.where(pseudo, self.settings.pseudo_label_weight, 1.0)
         return self.mean_loss(pixel_loss, weight)
 

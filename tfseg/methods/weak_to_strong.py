@@ -270,12 +270,14 @@ class WeakToStrong(Method):
                 ignore_label=self.spec.ignore_label,
                 threshold=self.settings.hard_example_threshold,
                 min_kept=self.settings.hard_example_pixels,
+                class_weights=self.config.label_weights,
                 over_replicas=self.over_replicas,
             )
         return loss_ops.segmentation_loss(
             logits,
             label,
             ignore_label=self.spec.ignore_label,
+            class_weights=self.config.label_weights,
             over_replicas=self.over_replicas,
         )
 

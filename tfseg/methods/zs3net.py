@@ -281,13 +281,16 @@ class ZS3Net(Method):
     def classifier_loss(self, features: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
         """Returns the weighted cross entropy of features, a scalar (specification 4.4).
 
+        Seen classes weigh as --label_weights says (ours; 1 as published).
+
         Args:
           features: float32 [N, h, w, D].
           label: int32 [N, H, W], at any size.
         """
+        of_class = self.config.label_weights or (1.0,) * self.spec.num_classes
         weights = [
-            self.settings.unseen_weight if c in self._unseen else 1.0
-            for c in range(self.spec.num_classes)
+            self.settings.unseen_weight if c in self._unseen else weight
+            for c, weight in enumerate(of_class)
         ]
         loss = loss_ops.segmentation_loss(
             self.classify(features),

@@ -3,6 +3,8 @@
 Source: UniMatch specification 3.1. (`ops.losses.hardest_pixels_mean` takes a share.)
 """
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from tfseg.ops.losses import pixel_cross_entropy, replica_mean, safe_divide
@@ -59,9 +61,13 @@ def hard_pixel_loss(
     ignore_label: int,
     threshold: float = 0.7,
     min_kept: int = 200000,
+    class_weights: Sequence[float] | None = None,
     over_replicas: bool = False,
 ) -> tf.Tensor:
     """Mean cross entropy over the pixels of `hard_pixels`, whose arguments these are.
+
+    Args:
+      class_weights: C weights on the loss; which pixels count does not depend on them.
 
     Returns:
       float32 scalar; 0 where every pixel is ignored.
@@ -76,7 +82,9 @@ def hard_pixel_loss(
         over_replicas=over_replicas,
     )
     hard = tf.where(counted, label, ignore_label)
-    loss, kept = pixel_cross_entropy(logits, hard, ignore_label=ignore_label)
+    loss, kept = pixel_cross_entropy(
+        logits, hard, ignore_label=ignore_label, class_weights=class_weights
+    )
     total = tf.reduce_sum(kept)
     if over_replicas:
         total = replica_mean(total)

@@ -89,6 +89,23 @@ def pixel_cross_entropy(
     return loss * weight, tf.cast(kept, tf.float32)
 
 
+def weights_of(label: tf.Tensor, class_weights: Sequence[float] | None) -> tf.Tensor:
+    """Returns the weight of each pixel's class, 1 without weights and for ids that have none.
+
+    Args:
+      label: int32, any shape, class ids and others.
+      class_weights: by class id; None: 1.
+
+    Returns:
+      float32, shape of `label`.
+    """
+    if class_weights is None:
+        return tf.ones_like(label, tf.float32)
+    known = (label >= 0) & (label < len(class_weights))
+    weight = tf.gather(tf.constant(class_weights, tf.float32), tf.where(known, label, 0))
+    return tf.where(known, weight, 1.0)
+
+
 def number_of_hardest(pixels: tf.Tensor, top_k: tf.Tensor) -> tf.Tensor:
     """Returns trunc(top_k * pixels), int32; above 2^24 pixels, where float32 rounds, at most all.
 

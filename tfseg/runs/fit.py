@@ -2,11 +2,12 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
 
+from tfseg.data import label_weights
 from tfseg.data.specs import UNLABELLED_SPLIT, read_dataset_json
 from tfseg.errors import UserError
 from tfseg.models import model_builder
@@ -17,7 +18,7 @@ from tfseg.runs.training_data import TrainingData
 from tfseg.settings.data import DataConfig
 from tfseg.settings.methods import METHODS
 from tfseg.settings.programs import Training
-from tfseg.settings.run import TrainConfig
+from tfseg.settings.run import BALANCED, TrainConfig
 from tfseg.training import devices
 from tfseg.training.interruption import Interruption
 from tfseg.training.loop import run
@@ -37,22 +38,33 @@ def fit(settings: Training) -> int:
     Raises:
       UserError: settings, data or weights cannot be used, or the directory holds another run.
     """
+    folder, data = settings.train.train_logdir, settings.data
+    training_directory.check_holds_no_records(folder, (data.dataset_dir, data.dataset_dir_cls))
     settings = _with_split_of_records(settings)
     spec = _checked_spec(settings)
+    settings = _with_balanced_weights(settings, spec)
     plan = _Plan(settings, spec)
-    training_directory.prepare(settings.train.train_logdir)
+    training_directory.prepare(folder)
     is_chief = devices.is_chief(plan.strategy)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(training_directory.sole_run(settings.train.train_logdir, is_chief))
+        stack.enter_context(training_directory.sole_run(folder, is_chief))
+        training_directory.check_not_emptied(folder)
         initial_run = plan.initial_run()
+        is_complete = training_directory.is_complete(settings.train)
+        if is_complete and not settings.train.reestimate_batch_norm:
+            print(f"the run is complete: {find.newest(folder)}", flush=True)
+            return 0
         interruption = stack.enter_context(Interruption())
         stack.enter_context(devices.naming_lost_workers(plan.strategy))
         with plan.strategy.scope():
             method, ema = plan.build()
         plan.describe(method)
-        if is_chief and not training_directory.is_complete(settings.train):
-            plan.write_record(initial_run)
-        return _loop(plan, method, ema, interruption, is_chief)
+
+        def begin() -> None:
+            if is_chief:
+                plan.write_record(initial_run)
+
+        return _loop(plan, method, ema, interruption, is_chief, begin)
 
 
 def _with_split_of_records(settings: Training) -> Training:
@@ -82,14 +94,36 @@ def _checked_spec(settings: Training) -> Any:
     check_sides("train_crop_size", data.train_crop_size)
     classes.check_split_is_given(data, train.method)
     spec = classes.spec_of(data, settings.given)
-    if train.label_weights is not None and len(train.label_weights) != spec.num_classes:
+    weights = train.label_weights
+    if weights not in (None, BALANCED) and len(weights) != spec.num_classes:
         raise UserError(
             "--label_weights needs one weight per class.",
             where="--label_weights",
-            received=f"{len(train.label_weights)} weights",
-            accepted=f"{spec.num_classes} weights, in the order of {spec.name}'s classes",
+            received=f"{len(weights)} weights",
+            accepted=f"{BALANCED}, or {spec.num_classes} weights, in the order of {spec.name}'s "
+            "classes",
         )
     return spec
+
+
+def _with_balanced_weights(settings: Training, spec: Any) -> Training:
+    """Returns settings with numbers in the place of --label_weights=balanced.
+
+    Raises:
+      UserError: the records do not tell how many pixels each class has.
+    """
+    if settings.train.label_weights != BALANCED:
+        return settings
+    split = settings.data.train_split
+    weights, absent = label_weights.of_split(settings.data.dataset_dir, split, spec)
+    if absent:
+        print(
+            f"warning: no mask of split {split} has a pixel of {', '.join(absent)}; "
+            "--label_weights=balanced gives them 1",
+            flush=True,
+        )
+    train = dataclasses.replace(settings.train, label_weights=tuple(weights))
+    return dataclasses.replace(settings, train=train)
 
 
 class _Plan:
@@ -156,6 +190,14 @@ class _Plan:
         if not find.has_checkpoint(folder):
             return classes.initial_run(self.settings.train, self.spec)
         changed = run_record.check_continues(folder, self._sections, self.spec)
+        train = self.settings.train
+        is_balanced = self.settings.given.get("label_weights") == BALANCED
+        training_directory.check_same_data(
+            train,
+            run_record.changed_data(
+                folder, self.data.facts(), train.label_weights if is_balanced else None
+            ),
+        )
         if changed:
             print(f"note: goes on with other settings: {'; '.join(changed)}", flush=True)
         record = run_record.read(folder) or {}
@@ -197,6 +239,7 @@ class _Plan:
             "initial_run": initial_run,
             "drawn_by": self.data.drawn_by,
             "images": {"median_sides": self.data.median_sides()},
+            "streams": self.data.facts(),
         }
         run_record.write(self.settings.train.train_logdir, self._sections, self.spec, extra)
 
@@ -205,7 +248,14 @@ class _Plan:
         return reestimation.run(self.settings.train, self._build, self.data, interruption)
 
 
-def _loop(plan: _Plan, method: Any, ema: Any, interruption: Any, is_chief: bool) -> int:
+def _loop(
+    plan: _Plan,
+    method: Any,
+    ema: Any,
+    interruption: Any,
+    is_chief: bool,
+    begin: Callable[[], None],
+) -> int:
     """Trains to the last step; returns an exit code."""
     data, config = plan.data, plan.settings.train
     trainer = Trainer(
@@ -232,6 +282,7 @@ def _loop(plan: _Plan, method: Any, ema: Any, interruption: Any, is_chief: bool)
             describe_batch=data.describe_batch,
             write_panels=panels,
             start_at=start_at,
+            begin=begin,
             is_chief=is_chief,
         )
         if code == 0 and config.reestimate_batch_norm:

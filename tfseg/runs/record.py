@@ -6,17 +6,19 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfseg import files
 from tfseg.errors import UserError
 from tfseg.settings.option import FREELY, NEVER
 from tfseg.settings.reading import flat, may_differ, names_of, options_of
+from tfseg.settings.run import TrainConfig
 
 NAME = "config.json"
 
 _ID = range(256)
+_NATURAL = range(1 << 63)
 # What other programs read of it. A foreign file of this name may have none of these keys.
 _FORM = {
     "model?": {},
@@ -39,6 +41,7 @@ _FORM = {
         "vectors?": ({"width": int, "sha256": str}, None),
     },
     "images?": {"median_sides?": [range(1, 1 << 31)]},
+    "streams?": {str: {"split": str, "images": _NATURAL, "masks": _NATURAL}},
     "initial_run?": (
         {"seen_classes?": [str], "oracle_layout?": bool, "drop_images?": [str]},
         None,
@@ -98,8 +101,9 @@ def write(folder: str, sections: Mapping[str, Any], spec: Any, extra: Mapping[st
       sections: settings by the name of their section: model, data, train, method.
       spec: the data set's classes (an object with `to_json`).
       extra: further facts: the number of replicas, as 'initial_run' what `told` says of the run
-        from whose checkpoint this one started, as 'drawn_by' how the streams were drawn, and as
-        'images' the medians of the shorter and the longer sides of the training images.
+        from whose checkpoint this one started, as 'drawn_by' how the streams were drawn, as
+        'images' the medians of the shorter and the longer sides of the training images, and as
+        'streams' the split of each stream, its number of images and of masks.
     """
     record = {
         "format": FORMAT,
@@ -189,6 +193,36 @@ def check_continues(folder: str, sections: Mapping[str, Any], spec: Any) -> list
         if fact != now[flag]:
             raise _another_run(folder, f"--{flag}: {now[flag]}", f"--{flag}: {fact}")
     return changed
+
+
+def changed_data(
+    folder: str, streams: Mapping[str, Any], balanced: Sequence[float] | None
+) -> list[str]:
+    """Says where the data of a run is not what it was when the run was last started.
+
+    Args:
+      folder: the training directory; it has checkpoints.
+      streams: split, images and masks of each stream.
+      balanced: --label_weights=balanced in numbers; None: not asked for.
+
+    Returns:
+      Differences, each as "what: before -> now"; of older runs less is known.
+    """
+    record = read(folder, of_run=True) or {}
+    before = record.get("streams", streams)
+    changed = [
+        f"stream {name}: {_told_stream(before[name])} -> {_told_stream(streams[name])}"
+        for name in streams
+        if name in before and before[name] != streams[name]
+    ]
+    weights = settings_in(record, TrainConfig).get("label_weights")
+    if balanced is not None and weights is not None and list(weights) != list(balanced):
+        changed.append(f"--label_weights=balanced: {weights} -> {list(balanced)}")
+    return changed
+
+
+def _told_stream(facts: Mapping[str, Any]) -> str:
+    return f"split {facts['split']}, {facts['images']} images, {facts['masks']} masks"
 
 
 def zero_label_facts(dataset: Mapping[str, Any]) -> dict[str, str | None]:

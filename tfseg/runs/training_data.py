@@ -1,6 +1,7 @@
 """A run's streams: positioned, described, and able to say what went wrong in them."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -38,6 +39,17 @@ class TrainingData:
                 f"{int(index.has_mask.sum())} with masks{left_out}"
             )
         return "data: " + "; ".join(parts)
+
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """Returns split, images and masks of each stream, by which changed data is noticed."""
+        return {
+            name: {
+                "split": source.split,
+                "images": int(source.index.size),
+                "masks": int(source.index.has_mask.sum()),
+            }
+            for name, source in self._sources.items()
+        }
 
     def median_sides(self) -> list[int]:
         """Returns the medians of the shorter and the longer sides of all images read, pixels."""
@@ -127,14 +139,15 @@ class TrainingData:
         batch = next(iter(self._dataset(0, pipeline.Slice())))
         batch = tf.nest.map_structure(lambda x: x[:max_images], batch)
         predict = tf.function(method.panels)
-        logdir = self._config.train_logdir
-        writer = tf.summary.create_file_writer(logdir) if is_chief else None
+        # Made when there is something to write, for it leaves a file.
+        make_writer = functools.cache(tf.summary.create_file_writer)
 
         def write(step: int) -> None:
             panels = {name: value.numpy() for name, value in predict(batch).items()}
-            if not panels or writer is None:
+            if not panels or not is_chief:
                 return
             rows = [panel(row, spec) for row in zip(*panels.values())]
+            writer = make_writer(self._config.train_logdir)
             with writer.as_default(step=step):
                 tf.summary.image(", ".join(panels), rows, max_outputs=max_images)
             writer.flush()

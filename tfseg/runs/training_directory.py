@@ -2,14 +2,17 @@
 
 import contextlib
 import datetime
+import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tfseg import sharing
 from tfseg.data import pipeline
+from tfseg.data.specs import DATASET_FILE
 from tfseg.errors import UserError
+from tfseg.runs import record as run_record
 from tfseg.settings.run import TrainConfig
 from tfseg.weights.checkpoint import find
 
@@ -27,6 +30,82 @@ def prepare(path: str) -> None:
         os.makedirs(path, exist_ok=True)
     except FileExistsError:
         raise UserError("--train_logdir is a file.", where=path, fix="choose a directory") from None
+
+
+def check_holds_no_records(logdir: str, dataset_dirs: Iterable[str | None]) -> None:
+    """Refuses to train in a folder of records: a checkpoint's files look like a split's.
+
+    Args:
+      logdir: of the run; it need not be there.
+      dataset_dirs: folders of records that are read.
+
+    Raises:
+      UserError: it is one of them, or holds a dataset.json.
+    """
+    read = {os.path.realpath(path) for path in dataset_dirs if path}
+    if os.path.realpath(logdir) in read or os.path.exists(os.path.join(logdir, DATASET_FILE)):
+        raise UserError(
+            "--train_logdir is a folder of records.",
+            where=f"--train_logdir={logdir}",
+            accepted="another folder, or one that is not there yet",
+            fix="choose another --train_logdir; checkpoints among records would read as a split",
+        )
+
+
+def check_not_emptied(logdir: str) -> None:
+    """Refuses to begin anew where a run had checkpoints and has none any more.
+
+    Raises:
+      UserError: TensorFlow's file 'checkpoint' or the log tells of checkpoints that are gone.
+    """
+    record = run_record.read(logdir)
+    if record is None or find.has_checkpoint(logdir):
+        return
+    steps = run_record.settings_in(record, TrainConfig).get("training_number_of_steps")
+    last = _last_logged_step(logdir)
+    is_named = os.path.exists(os.path.join(logdir, "checkpoint"))
+    if is_named or (steps is not None and last is not None and last >= steps):
+        raise UserError(
+            "The checkpoints of this run are gone.",
+            where=f"--train_logdir={logdir}",
+            received=f"{run_record.NAME} without a checkpoint"
+            + ("" if last is None else f"; the log ends at step {last}"),
+            accepted="its checkpoints, or an empty folder",
+            fix="restore them; or choose another --train_logdir, or delete this one to start anew",
+        )
+
+
+def _last_logged_step(logdir: str) -> int | None:
+    """Returns the last step of train_log.jsonl, None where it tells none."""
+    try:
+        with open(os.path.join(logdir, "train_log.jsonl")) as file:
+            last = json.loads(file.readlines()[-1])["step"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return last if isinstance(last, int) else None
+
+
+def check_same_data(config: TrainConfig, changed: Sequence[str]) -> None:
+    """Insists on the data that a run had so far, unless the user wants other data.
+
+    Args:
+      config: of the run.
+      changed: see `record.changed_data`.
+
+    Raises:
+      UserError: it changed, without --allow_changed_data.
+    """
+    if changed and not config.allow_changed_data:
+        raise UserError(
+            "The run would go on with other data than it had.",
+            where=f"--train_logdir={config.train_logdir}",
+            received="; ".join(changed),
+            accepted=f"the data of the first run (from its {run_record.NAME})",
+            fix="repeat the flags of the first run; or add --allow_changed_data, if other data is "
+            "meant",
+        )
+    if changed:
+        print(f"note: goes on with other data: {'; '.join(changed)}", flush=True)
 
 
 @contextlib.contextmanager

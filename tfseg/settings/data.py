@@ -150,6 +150,8 @@ class DataConfig(Section):
         64.0, "Refuse to decode images whose header declares more than this many megapixels."
     )
     data_threads: int = option(
-        0, "Parallel calls of the input pipeline; 0: as many as there are cores."
+        0,
+        "Parallel calls of the input pipeline; 0: as many as there are cores.",
+        group="precision and devices",
     )
     augmentation_settings: Any = owned("augmentation", AUGMENTATIONS)

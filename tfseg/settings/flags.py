@@ -41,7 +41,9 @@ def define(*classes: type) -> None:
 def _define(field: Any, annotation: Any) -> None:
     name, meta = field.name, field.metadata
     scalar, is_tuple = element_type(annotation)
-    if is_tuple and meta["multi"]:
+    if is_tuple and meta["words"]:
+        flags.DEFINE_multi_string(name, None, meta["help"])
+    elif is_tuple and meta["multi"]:
         multi = {int: flags.DEFINE_multi_integer, float: flags.DEFINE_multi_float}[scalar]
         multi(name, None, meta["help"])
     elif is_tuple:
@@ -71,16 +73,20 @@ def given(*classes: type) -> dict[str, Any]:
         for field, annotation in _settings_in(cls):
             if field.name in found or not FLAGS[field.name].present:
                 continue
-            found[field.name] = _parsed(field.name, annotation)
+            found[field.name] = _parsed(field, annotation)
     return found
 
 
-def _parsed(name: str, annotation: Any) -> Any:
+def _parsed(field: Any, annotation: Any) -> Any:
     """Returns the flag's value in the setting's type."""
+    name, words = field.name, field.metadata["words"]
     value = FLAGS[name].value
     scalar, is_tuple = element_type(annotation)
     if not is_tuple or value is None:
         return value
+    # A flagfile may have brought numbers before the word.
+    if value and value[-1] in words:
+        return value[-1]
     empty = None if type(None) in typing.get_args(annotation) else ()
     try:
         return tuple(scalar(x) for x in value) or empty
@@ -89,7 +95,9 @@ def _parsed(name: str, annotation: Any) -> Any:
             f"--{name} is not a list of {scalar.__name__} values.",
             where=f"--{name}",
             received=",".join(str(x) for x in value),
-            accepted="comma-separated numbers, for example 513,513",
+            accepted=f"{' or '.join(words)}, or --{name}=NUMBER repeated"
+            if words
+            else "comma-separated numbers, for example 513,513",
         ) from None
 
 

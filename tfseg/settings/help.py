@@ -15,6 +15,7 @@ from tfseg.settings.reading import options_of, owned_of
 
 # Every group, in the order of the page; what --help leaves to --helpfull comes last.
 GROUPS = (
+    "demo",
     "evaluation",
     "pictures",
     "plain images",

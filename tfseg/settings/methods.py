@@ -97,7 +97,6 @@ class LearningPseudoLabelsConfig(MethodSettings):
 
     UNHEEDED: ClassVar[tuple[str, ...]] = (
         *OF_ZERO_LABEL,
-        "label_weights",
         "top_k_percent_pixels",
         "upsample_logits",
     )
@@ -321,7 +320,6 @@ class ZeroLabelConfig(MethodSettings):
 
     UNHEEDED: ClassVar[tuple[str, ...]] = (
         "hard_example_mining_step",
-        "label_weights",
         "last_layer_gradient_multiplier",
         "parameter_groups",
         "top_k_percent_pixels",

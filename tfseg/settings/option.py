@@ -18,6 +18,7 @@ def option(
     help: str,
     *,
     choices: tuple[str, ...] | None = None,
+    words: tuple[str, ...] = (),
     multi: bool = False,
     required: bool = False,
     dead: bool = False,
@@ -34,6 +35,7 @@ def option(
       default: the value when the flag is absent.
       help: the flag's help, one or two sentences, with units.
       choices: accepted values of a string flag.
+      words: texts that a repeated flag accepts in the place of its values.
       multi: a tuple given by repeating the flag (`--atrous_rates=6 --atrous_rates=12`);
         tuples are otherwise one comma-separated value (`--train_crop_size=513,513`).
       required: the program cannot run without it.
@@ -51,6 +53,7 @@ def option(
         metadata={
             "help": help,
             "choices": choices,
+            "words": words,
             "multi": multi,
             "required": required,
             "dead": dead,

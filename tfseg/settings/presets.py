@@ -21,12 +21,17 @@ class Preset:
       of_method: more, or others, for one method.
       of_weakly: more, or others, for one method with --weakly.
       fixed: settings without which the others make no sense; a user may not give other values.
+      excluded: values of settings that do not go with the fixed ones.
+      optimizers: those for which the preset's learning rates are made; who gives another must give
+        --base_learning_rate too.
     """
 
     shared: Mapping[str, Any]
     of_method: Mapping[str, Mapping[str, Any]]
     of_weakly: Mapping[str, Mapping[str, Any]]
     fixed: tuple[str, ...]
+    excluded: Mapping[str, tuple[Any, ...]]
+    optimizers: tuple[str, ...]
 
 
 _LIGHT = Preset(
@@ -94,6 +99,9 @@ _LIGHT = Preset(
         },
         # The loss is divided by the batch once more, as published.
         "zs3net": {"new_layers_learning_rate_multiplier": 10.0},
+        # Published with AdamW, whose rates are others by orders of magnitude.
+        "fixmatch_v2": {"optimizer": "momentum", "weight_decay": 1e-4},
+        "unimatch_v2": {"optimizer": "momentum", "weight_decay": 1e-4},
     },
     of_weakly={
         "pseudoseg": {
@@ -105,6 +113,9 @@ _LIGHT = Preset(
         },
     },
     fixed=("model_variant",),
+    excluded={"head": ("dpt",)},
+    # Adam has a rate of its own.
+    optimizers=("momentum", "adam"),
 )
 PRESETS = {"light": _LIGHT}
 
@@ -123,6 +134,19 @@ def defaults(name: str | None, method: str, given: Mapping[str, Any]) -> dict[st
     if name is None:
         return {}
     preset = PRESETS[name]
+    _check_given(name, preset, given)
+    found = {**preset.shared, **preset.of_method.get(method, {})}
+    if given.get("weakly"):
+        found |= preset.of_weakly.get(method, {})
+    return found
+
+
+def _check_given(name: str, preset: Preset, given: Mapping[str, Any]) -> None:
+    """Refuses what a user gave beside a preset and what contradicts it.
+
+    Raises:
+      UserError: a setting does.
+    """
     for setting in preset.fixed:
         value = preset.shared[setting]
         if given.get(setting, value) != value:
@@ -133,7 +157,22 @@ def defaults(name: str | None, method: str, given: Mapping[str, Any]) -> dict[st
                 accepted=value,
                 fix=f"leave out --{setting}; or leave out --preset, and give the other settings",
             )
-    found = {**preset.shared, **preset.of_method.get(method, {})}
-    if given.get("weakly"):
-        found |= preset.of_weakly.get(method, {})
-    return found
+    for setting, values in preset.excluded.items():
+        if given.get(setting) in values:
+            raise UserError(
+                f"--{setting}={given[setting]} does not go with --preset={name}.",
+                where=f"--{setting}",
+                received=given[setting],
+                accepted="what goes with "
+                + ", ".join(f"--{fixed}={preset.shared[fixed]}" for fixed in preset.fixed),
+                fix=f"leave out --{setting}; or leave out --preset, and give the other settings",
+            )
+    optimizer = given.get("optimizer", preset.optimizers[0])
+    if optimizer not in preset.optimizers and "base_learning_rate" not in given:
+        raise UserError(
+            f"The learning rate of --preset={name} is not made for --optimizer={optimizer}.",
+            where="--optimizer",
+            received=optimizer,
+            accepted=", ".join(preset.optimizers),
+            fix="add --base_learning_rate, or leave out --optimizer",
+        )

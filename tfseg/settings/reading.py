@@ -219,6 +219,8 @@ def _fits(
     scalar, is_tuple = element_type(annotation)
     if value is None and type(None) in typing.get_args(annotation):
         return True
+    if isinstance(value, str) and value in field.metadata["words"]:
+        return True
     if isinstance(value, list | tuple) != is_tuple:
         return False
     values = value if is_tuple else [value]

@@ -8,6 +8,9 @@ from tfseg.settings.network import NAS
 from tfseg.settings.option import FREELY, NEVER, Section, option, owned
 from tfseg.settings.presets import PRESETS
 
+# In the place of --label_weights' numbers.
+BALANCED = "balanced"
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(Section):
@@ -34,6 +37,12 @@ class TrainConfig(Section):
     train_batch_size: int = option(64, "Images per stream and step, over all replicas.")
     gradient_accumulation_steps: int = option(
         1, "Split each replica's batch into this many parts, to save memory.", limits=(1, None)
+    )
+    allow_changed_data: bool = option(
+        False,
+        "Go on with a run on other splits, images or counts of pixels than it had so far.",
+        may_differ=FREELY,
+        group="saving and logging",
     )
     seed: int = option(0, "Seed of initial weights, data order, augmentation and dropout.")
     deterministic: bool = option(
@@ -175,8 +184,13 @@ class TrainConfig(Section):
     upsample_logits: bool = option(
         True, "Loss at label resolution; false: labels are reduced to the logits' resolution."
     )
-    label_weights: tuple[float, ...] | None = option(
-        None, "Weight of each class in the cross entropy; None: 1.", multi=True
+    label_weights: tuple[float, ...] | str | None = option(
+        None,
+        "Weight of each class in the cross entropy of images with masks; None: 1. balanced: N / (K "
+        "n) for a class with n of the N labelled pixels of --train_split, which has K classes; "
+        "tfrecords_tools/check.py prints the numbers.",
+        multi=True,
+        words=(BALANCED,),
     )
     hard_example_mining_step: int = option(
         0, "Steps over which the share of mined pixels falls from 1 to --top_k_percent_pixels."

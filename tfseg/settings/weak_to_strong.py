@@ -18,7 +18,6 @@ class WeakToStrongConfig(MethodSettings):
     UNHEEDED: ClassVar[tuple[str, ...]] = (
         *OF_ZERO_LABEL,
         "hard_example_mining_step",
-        "label_weights",
         "last_layer_gradient_multiplier",
         "parameter_groups",
         "top_k_percent_pixels",

@@ -15,7 +15,8 @@ from tfseg.settings.run import TrainConfig
 
 _INSTALL_CUDA = (
     "install the CUDA libraries beside TensorFlow (pip install 'tensorflow[and-cuda]') and check "
-    "the driver with nvidia-smi; or run on the CPU: --clone_on_cpu"
+    "the driver with nvidia-smi; tfseg doctor says which of the two is missing; or run on the CPU: "
+    "--clone_on_cpu"
 )
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tfseg import sharing
+from tfseg import machine, sharing
+from tfseg.errors import UserError
 from tfseg.settings.run import TrainConfig
 from tfseg.training import memory
 from tfseg.training.interruption import Stopped
@@ -64,6 +65,28 @@ def _open_store(trainer: Trainer, config: TrainConfig, is_chief: bool) -> Store:
     if is_chief:
         sharing.remove_leftovers(config.train_logdir, before=start)
     return store
+
+
+def check_room(folder: str, needed: int) -> None:
+    """Insists on room for two checkpoints: a new one is written before an old one is deleted.
+
+    Args:
+      folder: of the checkpoints.
+      needed: bytes of one.
+
+    Raises:
+      UserError: the disk has not that much left.
+    """
+    free = machine.free_disk_bytes(folder)
+    if free < 2 * needed:
+        raise UserError(
+            "The disk has no room for two checkpoints.",
+            where=f"--train_logdir={folder}",
+            received=f"{free / 2**20:.0f} MiB free",
+            accepted=f"at least {2 * needed / 2**20:.0f} MiB; a checkpoint has "
+            f"{needed / 2**20:.0f} MiB",
+            fix="free some space, or choose a --train_logdir on another disk",
+        )
 
 
 def _tell_start(trainer: Trainer, store: Store, restored: str | None) -> None:
@@ -135,6 +158,7 @@ def run(
     describe_batch: DescribeBatch,
     write_panels: Callable[[int], None] | None = None,
     start_at: Callable[[int], None],
+    begin: Callable[[], None] = lambda: None,
     is_chief: bool = True,
 ) -> int:
     """Trains to `training_number_of_steps`, resuming where an earlier run stopped.
@@ -146,10 +170,14 @@ def run(
       describe_batch: names the images of a step's global batch, for error messages.
       write_panels: writes image summaries at a step.
       start_at: called with the first step before any batch is read; positions the data there.
+      begin: called once nothing stands in the way of the first step; before, nothing is written.
       is_chief: whether this worker keeps checkpoints and logs.
 
     Returns:
       Exit code: 0, or 128 + signal when a signal stopped the run after saving.
+
+    Raises:
+      UserError: disk or memory do not suffice, or a checkpoint cannot be read or written.
     """
     store = _open_store(trainer, config, is_chief)
     restored = store.restore()
@@ -158,13 +186,15 @@ def run(
     if restored and first_step >= config.training_number_of_steps:
         print(f"the run is complete: {restored}", flush=True)
         return 0
+    check_room(config.train_logdir, store.num_bytes())
     _tell_start(trainer, store, restored)
     start_at(first_step)
+    print(memory.describe(trainer.step_function, trainer.iterator, trainer.variables), flush=True)
+    begin()
     saver = _Saver(store, config)
     saver.last_step = first_step if restored else None
     reports = _Reports(trainer, config, images_per_step, is_chief)
     last_panels = 0.0
-    print(memory.describe(trainer.step_function, trainer.iterator, trainer.variables), flush=True)
     try:
         with Profile(config.profile_logdir):
             while trainer.step < config.training_number_of_steps:

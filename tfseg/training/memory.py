@@ -1,11 +1,17 @@
 """An estimate of a training step's memory, from the traced graph."""
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from tfseg import machine
+from tfseg.errors import UserError
+
+_GIB = 2**30
+# The estimate counts everything that a step keeps; it never needs so much less than that.
+_HOPELESS = 4
+_FIX = "take a smaller --train_batch_size or --train_crop_size, or --gradient_accumulation_steps"
 # Outputs of these operations are kept from the forward to the backward pass.
 _KEPT = {
     "Conv2D",
@@ -42,27 +48,51 @@ def activation_bytes(graph: Any) -> int:
 
 
 def describe(step_function: Callable, iterator: Any, variables: Sequence[tf.Variable]) -> str:
-    """Returns one line with the estimated memory of a training step.
+    """Returns one line with the estimated memory of a training step, and a warning if it is tight.
 
     The step is traced here, once; the first step uses the same trace.
+
+    Raises:
+      UserError: this machine has far less, and no GPU with memory of its own.
     """
     graph = step_function.get_concrete_function(iterator).graph
     # Weights, gradients and one optimiser slot.
     parameters = 3 * sum(v.shape.num_elements() * v.dtype.size for v in variables)
     total = parameters + activation_bytes(graph)
     line = (
-        f"memory: about {total / 2**30:.1f} GiB for a step "
-        f"({parameters / 2**30:.1f} GiB weights, gradients and momentum; the rest activations)"
+        f"memory: about {total / _GIB:.1f} GiB for a step "
+        f"({parameters / _GIB:.1f} GiB weights, gradients and momentum; the rest activations)"
     )
-    if not tf.config.list_physical_devices("GPU") and total > _physical_memory():
-        line += (
-            f"\nwarning: this machine has {_physical_memory() / 2**30:.1f} GiB; if training ends "
-            "without a word, take a smaller --train_batch_size or --train_crop_size, or "
-            "--gradient_accumulation_steps"
+    if tf.config.list_physical_devices("GPU"):
+        return line
+    warning = warn_or_refuse(total, machine.memory_bytes())
+    return f"{line}\n{warning}" if warning else line
+
+
+def warn_or_refuse(needed: int, present: int) -> str | None:
+    """Holds the memory of a step against that of the machine.
+
+    Args:
+      needed: estimated bytes.
+      present: bytes that this process may use.
+
+    Returns:
+      A warning where it is tight, else None.
+
+    Raises:
+      UserError: it is hopeless.
+    """
+    if needed > _HOPELESS * present:
+        raise UserError(
+            "A training step would need far more memory than this machine has.",
+            where="--train_batch_size, --train_crop_size",
+            received=f"about {needed / _GIB:.1f} GiB for a step",
+            accepted=f"{present / _GIB:.1f} GiB, which this machine has",
+            fix=_FIX,
         )
-    return line
-
-
-def _physical_memory() -> int:
-    """Returns the bytes of this machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > present:
+        return (
+            f"warning: this machine has {present / _GIB:.1f} GiB; if training ends without a word, "
+            f"{_FIX}"
+        )
+    return None

@@ -45,6 +45,12 @@ class Store:
     may_lack: Collection[str] = ()
     lacking: tuple[str, ...] = dataclasses.field(default=(), init=False)
 
+    def num_bytes(self) -> int:
+        """Returns the size of a checkpoint: of all values in it."""
+        parts = (network.variables for network in self.networks.values())
+        variables = [v for part in (*parts, self.state.values()) for v in part]
+        return sum(v.shape.num_elements() * v.dtype.size for v in variables)
+
     def save(self, step: int) -> str:
         """Writes a checkpoint so that it is either whole or absent; returns its prefix.
 
