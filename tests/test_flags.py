@@ -311,8 +311,8 @@ def test_help_is_short_grouped_and_of_the_chosen_method(method):
 
 
 def test_help_shows_defaults_of_the_program():
-    assert "--save_summaries_images=true" in page("--help")
-    assert "--save_summaries_images=false" in page("--help", default_method="supervised")
+    assert "--save_summaries_secs=180" in page("--help")
+    assert "--save_summaries_secs=600" in page("--help", default_method="supervised")
     assert "--crop_area=0.9,1.0" in page("--augmentation=resized_crop", "--help")
 
 

@@ -152,6 +152,8 @@ def test_the_gallery_links_photographs_and_pictures(prefix, photos, tmp_path):
     for link in page.links:
         assert (tmp_path / "out" / link).is_file()
     assert prefix in page.text and "mIoU" not in page.text
+    run = os.path.basename(os.path.dirname(prefix))
+    assert f"<title>{run}: toy, 4 images</title>" in page.text
     assert "image-orientation: from-image" in page.text
 
 

@@ -28,7 +28,6 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-import numpy as np
 from absl import flags
 
 from tfrecords_tools import class_files, color_masks, drawn_splits, file_finder, program
@@ -38,7 +37,6 @@ from tfrecords_tools.encoder import Encoder, ImageSource
 from tfrecords_tools.file_finder import FileFinder, composed, find_all
 from tfrecords_tools.id_lists import check_unlabelled, read_splits
 from tfrecords_tools.text_files import read_json, read_text
-from tfseg.data import colormap
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 
@@ -379,7 +377,7 @@ def _classes() -> tuple[DatasetSpec, ColorMaskReader | None]:
     where = FLAGS.class_names or FLAGS.class_colors
     if FLAGS.class_names:
         names = read_class_names(where, has_background=FLAGS.has_background)
-        colors = colormap.pascal(len(names))
+        colors = None
     else:
         of_class = color_masks.read_class_colors(where)
         names, colors = tuple(of_class), list(of_class.values())
@@ -397,7 +395,7 @@ def _classes() -> tuple[DatasetSpec, ColorMaskReader | None]:
         class_names=names,
         ignore_label=FLAGS.ignore_label,
         has_background=FLAGS.has_background,
-        palette=colormap.as_palette(np.array(colors, np.uint8)),
+        palette=None if colors is None else tuple(colors),
     )
     if FLAGS.class_names:
         return spec, None

@@ -12,14 +12,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tfrecords_tools.text_files import read_text
-from tfseg.data.class_names import normalised
+from tfseg.data.class_names import is_background, normalised
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 
 # Masks are 8-bit images.
 MAX_NAMES = 256
 _MAX_NAMED = 10
-_BACKGROUND = frozenset({"background", "bg"})
 # labelme writes this line first; its masks do not count it.
 _LABELME_IGNORE = "__ignore__"
 # First lines that head a column and name no class.
@@ -34,11 +33,6 @@ _TABLE_HEADERS = _HEADERS | _MORE_HEADERS | {"r", "g", "b", "red", "green", "blu
 _YAML = ("names:", "nc:", "path:", "train:", "---", "%yaml")
 _NUMBERED = re.compile(r"(\d+)(\s*[:=.)]\s*|\s+)\S")
 _SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "'|'"}
-
-
-def is_background(name: str) -> bool:
-    """Says whether a name is one of background: 'background', '_background_', 'bg'."""
-    return normalised(name) in _BACKGROUND
 
 
 def is_header(line: str) -> bool:

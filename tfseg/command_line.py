@@ -5,9 +5,10 @@ escape as tracebacks. Here a wrong flag is a `UserError` like any other.
 """
 
 import difflib
+import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from absl import flags
 from absl import logging as _logging  # noqa: F401  (defines --logtostderr, --verbosity, ...)
@@ -17,8 +18,9 @@ from tfseg.errors import UserError, exit_code
 _HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 # absl's name; not defined as a flag here, because absl.app, which something may import, does that.
 _CHECK = "--only_check_args"
-# The shell's convention for a process that SIGINT ended.
+# The shell's convention for a process that SIGINT ended, and for one that SIGPIPE ended.
 _INTERRUPTED_EXIT_CODE = 130
+_UNREAD_EXIT_CODE = 141
 
 
 def help_text(argv: Sequence[str], page: Callable[[Sequence[str]], str] | None = None) -> str:
@@ -72,6 +74,20 @@ def _parse(argv: list[str]) -> list[str]:
     return rest
 
 
+def _is_unread(stream: TextIO | None) -> bool:
+    """Whether nobody reads a stream any more; what it still holds is then thrown away."""
+    try:
+        if stream is not None:
+            stream.flush()
+    except BrokenPipeError:
+        # Python writes what is left at exit, and would complain again.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        return True
+    return False
+
+
 def run(
     main: Callable[[list[str]], Any],
     argv: list[str] | None = None,
@@ -86,21 +102,28 @@ def run(
 
     Raises:
       SystemExit: always. 0 when all is well and for --help, 2 for mistakes of the user (with one
-        message on stderr), 130 after Ctrl-C. Other exceptions are defects and keep their
-        traceback.
+        message on stderr), 130 after Ctrl-C, 141 where the reader of the output has gone
+        (`| head`). Other exceptions are defects and keep their traceback.
     """
     argv = sys.argv if argv is None else argv
-    if any(word in _HELP for word in argv[1:]):
-        print(help_text(argv, help_page))
-        sys.exit(0)
 
     def parse_and_run() -> Any:
+        if any(word in _HELP for word in argv[1:]):
+            print(help_text(argv, help_page))
+            return 0
         rest = _parse([word for word in argv if word != _CHECK])
         return 0 if _CHECK in argv else main(rest)
 
     try:
-        code = exit_code(parse_and_run)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr, flush=True)
-        code = _INTERRUPTED_EXIT_CODE
-    sys.exit(code)
+        try:
+            code = exit_code(parse_and_run)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr, flush=True)
+            code = _INTERRUPTED_EXIT_CODE
+        unread = [_is_unread(stream) for stream in (sys.stdout, sys.stderr)]
+    except BrokenPipeError:
+        # A pipe between processes of ours is another matter.
+        unread = [_is_unread(stream) for stream in (sys.stdout, sys.stderr)]
+        if not any(unread):
+            raise
+    sys.exit(_UNREAD_EXIT_CODE if any(unread) else code)

@@ -347,7 +347,7 @@ def _write_gallery(
             facts[text] = "–" if summary[key] is None else f"{100 * summary[key]:.2f} %"
     text = gallery.page(
         [d.entry for d in drawn],
-        title=f"{spec.name}, {config.vis_split}",
+        title=f"{gallery.run_name(prefix)}: {spec.name}, {config.vis_split}",
         class_names=spec.class_names,
         colors=colors_of(spec, config.colormap_type),
         facts=facts,

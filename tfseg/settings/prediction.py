@@ -269,8 +269,9 @@ class VisConfig(PredictionConfig):
     )
     colormap_type: str | None = option(
         None,
-        "Colours; None: the palette of the records' dataset.json, else the data set's own.",
-        choices=("pascal", "cityscapes", "ade20k"),
+        "Colours; None: the palette of the records' dataset.json, else the data set's own, else "
+        "distinct ones.",
+        choices=("pascal", "cityscapes", "ade20k", "distinct"),
     )
     also_save_raw_predictions: bool = option(
         False, "Also write class-id PNGs at the original size."
@@ -333,8 +334,8 @@ class ImagesConfig(PredictionConfig):
     )
     colormap_type: str | None = option(
         None,
-        "Colours; None: the palette of the training records.",
-        choices=("pascal", "cityscapes", "ade20k"),
+        "Colours; None: the palette of the training records, else distinct ones.",
+        choices=("pascal", "cityscapes", "ade20k", "distinct"),
     )
     max_image_megapixels: float = option(
         200.0, "Refuse to decode images whose header declares more than this many megapixels."

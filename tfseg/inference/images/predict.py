@@ -327,6 +327,7 @@ class _Job:
                 kinds=self._kinds,
                 spec=spec,
                 colors=self._colors,
+                prefix=trained.prefix,
                 facts=facts | facts_of(self._config, spec),
             )
             print(f"open in a browser: {path(GALLERY, '.html')}", flush=True)
@@ -358,7 +359,9 @@ def _header(trained: Trained, config: ImagesConfig, image_input: ImageInput) -> 
         "weights": weights,
         "network": config.network,
         "resize_to": None if resize is None else list(resize),
-        "colormap_type": config.colormap_type,
+        # Folders from before there were distinct colours have the others.
+        "colormap_type": config.colormap_type
+        or ("distinct" if trained.spec.colormap_name == "distinct" else None),
         "seen_bias": [config.seen_bias, config.seen_bias_space],
         **settings_of(config, trained.data_config, None),
     }
