@@ -179,7 +179,7 @@ def test_an_implementation_is_loaded_when_it_is_needed():
             "(?s)--shape=square does not use --color.*--shape=round",
         ),
         ({"shape": "square", "tilt": 3}, "--tilt needs --turned"),
-        ({"shape": "square", "bevel": 3}, "(?s)--bevel would not be heeded.*--edge=bevel"),
+        ({"shape": "square", "bevel": 3}, "(?s)--bevel would have no effect.*--edge=bevel"),
         (
             {"shape": "square", "edge": "bevel", "bevel": 3, "turned": True},
             "(?s)--bevel=3.*--turned=true",

@@ -459,7 +459,7 @@ def test_a_folder_with_other_predictions_is_left_alone(prefix, photos, tmp_path,
         (tmp_path / "model.index").write_bytes(b"other weights")
     elif change == "no manifest":
         os.remove(out / "manifest.jsonl")
-        words = "no manifest says what made them"
+        words = "files that no manifest lists"
     elif change == "damaged":
         (out / "manifest.jsonl").write_text("{]\n")
         words = "(?s)is damaged.*line 1.*another --output_dir"

@@ -388,7 +388,7 @@ def test_images_and_masks_can_be_resized_as_published(records, tmp_path, kind, b
 
 
 def test_images_are_not_resized_in_two_ways(records, tmp_path):
-    with pytest.raises(UserError, match="two ways"):
+    with pytest.raises(UserError, match="Two settings resize"):
         evaluator_of(records, tmp_path, None, eval_resize="warp", max_side=50)
 
 

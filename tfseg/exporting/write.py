@@ -163,8 +163,8 @@ def _calibration(
 def _without_masks(config: ExportConfig, compared_on: str) -> UserError:
     quantization = config.format_settings.tflite_quantization
     return UserError(
-        f"--tflite_quantization={quantization} needs images with masks, by which the file is "
-        "judged"
+        f"--tflite_quantization={quantization} needs images with masks, on which the file is "
+        "measured"
         + (", and images that show the ranges of its features." if quantization == "int8" else "."),
         where="--dataset_dir, --compare_split",
         received=compared_on,

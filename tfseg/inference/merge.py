@@ -92,7 +92,7 @@ class Views:
             )
         if self.merge_scales != "masks" and self.class_filter != ClassFilter():
             raise UserError(
-                "Classes are filtered in merged masks only.",
+                "Classes can be filtered only with --merge_scales=masks.",
                 where="--fp_cut, --topk_classes, --bg_pow, --suppressed_class",
                 received=f"--merge_scales={self.merge_scales}",
                 accepted="--merge_scales=masks",

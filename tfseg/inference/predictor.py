@@ -79,7 +79,7 @@ class Predictor:
     ):
         if not wanted or set(wanted) - set(Prediction._fields):
             raise UserError(
-                "This cannot be asked of a network.",
+                "A network does not compute this.",
                 where="wanted",
                 received=", ".join(map(str, wanted)) or "nothing",
                 accepted=", ".join(Prediction._fields),

@@ -39,7 +39,7 @@ _UNSEEN_MASKS = {
 
 
 def check(config: PredictionConfig, spec: DatasetSpec) -> None:
-    """Insists on settings that go with the class split, or with there being none.
+    """Insists on settings that fit the class split, or the lack of one.
 
     Raises:
       UserError: they do not.
@@ -47,7 +47,7 @@ def check(config: PredictionConfig, spec: DatasetSpec) -> None:
     if spec.seen_unseen is None:
         if config.seen_bias:
             raise UserError(
-                "Without a class split there are no seen classes to weaken.",
+                "--seen_bias needs a class split, which says which classes are seen.",
                 where="--seen_bias",
                 received=config.seen_bias,
                 fix="leave out --seen_bias, or evaluate a run that was trained with --class_split",
@@ -55,14 +55,14 @@ def check(config: PredictionConfig, spec: DatasetSpec) -> None:
         return
     if config.seen_bias_space == "prob" and config.seen_bias > 1:
         raise UserError(
-            "A bias of probabilities above 1 leaves no seen class.",
+            "A --seen_bias above 1 rules out every seen class.",
             where="--seen_bias",
             received=config.seen_bias,
             accepted="0 to 1, or any number from 0 on with --seen_bias_space=logit",
         )
     if config.seen_bias_space == "prob" and config.seen_bias and config.dense_crf:
         raise UserError(
-            "The dense CRF needs probabilities, which are none after a bias was subtracted.",
+            "The dense CRF needs probabilities. After --seen_bias is subtracted they are none.",
             where="--seen_bias, --dense_crf",
             accepted="--seen_bias_space=logit",
             fix="sweep and set the bias in logit space, or leave out one of the two",
@@ -73,7 +73,7 @@ def check(config: PredictionConfig, spec: DatasetSpec) -> None:
     }
     for flag in [flag for flag, is_set in refused.items() if is_set]:
         raise UserError(
-            "A run with seen and unseen classes is not tested this way.",
+            f"{flag} cannot be used with a run of seen and unseen classes.",
             where=flag,
             received=f"class split {spec.seen_unseen.name}",
             fix=f"leave out {flag}",

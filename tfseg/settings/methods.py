@@ -172,7 +172,7 @@ class SLRNetConfig(MethodSettings):
     What is None takes the value of the regime, `supervision`.
 
     Raises:
-      UserError: a setting would not be heeded, or two contradict each other.
+      UserError: a setting would have no effect, or two contradict each other.
     """
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = {"head": "low_rank"}
@@ -541,7 +541,7 @@ class ZS3NetConfig(ZeroLabelConfig):
     def __post_init__(self):
         if not self.mmd_bandwidths or min(self.mmd_bandwidths) <= 0:
             raise UserError(
-                "--mmd_bandwidths are positive numbers.",
+                "--mmd_bandwidths must be positive numbers.",
                 where="--mmd_bandwidths",
                 received=", ".join(map(str, self.mmd_bandwidths)),
                 accepted="published: 2,5,10,20,40,80",

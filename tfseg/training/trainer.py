@@ -336,7 +336,7 @@ class Trainer:
         stored = int(self.round_steps.numpy())
         if self.step > 0 and stored != self._period:
             raise UserError(
-                "The rounds of this run had another length so far.",
+                "The rounds of this run had another length before.",
                 where="--rounds, --training_number_of_steps",
                 received=f"rounds of {self._period} steps",
                 accepted=f"rounds of {stored} steps",

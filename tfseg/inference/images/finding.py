@@ -190,7 +190,7 @@ def part_of(text: str) -> tuple[int, int]:
     part = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= part[0] <= part[1]:
         raise UserError(
-            "--part is one of several shares.",
+            "--part must be one of several shares.",
             where="--part",
             received=text,
             accepted="k/n with k from 1 to n, for example 3/16",

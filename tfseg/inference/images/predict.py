@@ -63,8 +63,8 @@ def predict_images(
       predicted now and before; 'failed': what is wrong with the others, by key.
 
     Raises:
-      UserError: a setting cannot be meant, the directory holds other predictions, or the only image
-        is damaged.
+      UserError: a setting is wrong, the directory holds other predictions, or the only image is
+        damaged.
     """
     job = _Job(trained, config, found)
     print(job.describe(), flush=True)
@@ -82,7 +82,7 @@ def predict_images(
 
 
 class _Job:
-    """What is to be done, found out before anything is written.
+    """The work to be done. It is checked before anything is written.
 
     Attributes:
       part: (k, n), or None.
@@ -149,7 +149,7 @@ class _Job:
         limit, classes = self._config.max_probability_megabytes, self._trained.spec.num_classes
         for image in self.todo:
             pixels = 0
-            # What cannot be read is told when its turn comes.
+            # A file that cannot be read is reported when its turn comes.
             with contextlib.suppress(Exception), Image.open(image.path) as file:
                 pixels = file.width * file.height
             if 2e-6 * pixels * classes > limit:
@@ -256,7 +256,7 @@ class _Job:
     def _fault(self, image: ImageFile, pixels: np.ndarray) -> UserError | None:
         if "overlay" in self._kinds and max(pixels.shape) > _MAX_JPEG_SIDE:
             return UserError(
-                "An overlay is a JPEG, which has no sides of this length.",
+                "The image is too large for an overlay, which is a JPEG.",
                 where=image.path,
                 received=f"{pixels.shape[0]}x{pixels.shape[1]}",
                 accepted=f"at most {_MAX_JPEG_SIDE}",
@@ -391,7 +391,7 @@ def _read_entries(folder: str, fingerprint: str, num_classes: int) -> dict[str, 
             path = os.path.join(folder, kind)
             if os.path.isdir(path) and not manifest.exists(folder) and os.listdir(path):
                 raise UserError(
-                    "The output directory holds files of which no manifest says what made them.",
+                    "The output directory holds files that no manifest lists.",
                     where=f"--output_dir={folder}",
                     received=path,
                     accepted="an empty folder, or one that predict.py has written",
@@ -411,7 +411,7 @@ def _in_groups(
         except tf.errors.ResourceExhaustedError:
             image, pixels = group[0]
             raise UserError(
-                "The memory does not suffice for an image.",
+                "There is not enough memory to predict an image.",
                 where=image.path,
                 received=f"{pixels.shape[0]}x{pixels.shape[1]} pixels",
                 fix="add --tile_size, for example the size of the training crops, or --scale=auto",

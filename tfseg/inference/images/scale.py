@@ -42,7 +42,7 @@ def image_input_of(trained: Trained, config: ImagesConfig) -> ImageInput:
     """Returns how images enter the network.
 
     Raises:
-      UserError: they are to be resized in two ways, or to a size that is not known.
+      UserError: two settings resize them, or the size is not known.
     """
     area = None
     if config.scale == "auto":
