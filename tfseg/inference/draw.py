@@ -79,7 +79,7 @@ _MAX_PENDING = 64
 
 @dataclasses.dataclass(frozen=True)
 class _Drawn:
-    """What became of one image: its place on the page, and its counts if it has a mask."""
+    """The result for one image: its entry on the page, and its counts if it has a mask."""
 
     entry: gallery.Entry
     matrix: np.ndarray | None

@@ -1,7 +1,7 @@
 """The published evaluations of UniMatch and its second version: windows, and whole patches.
 
-Both stand between a network and what looks at it (`merge.look`): called like the network, they give
-logits at the size of the image.
+Both wrap a network. They are called like a network (by `merge.look`) and return logits at the size
+of the image.
 
 Source: UniMatch specification 7.
 """
@@ -53,7 +53,7 @@ class SlidingWindow:
         return 1 - (-room // stride), place
 
     def probabilities(self, image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Adds up what the network says in each window.
+        """Adds up the network's probabilities in all windows.
 
         Args:
           image: RGB 0..255 [N, H, W, 3].
@@ -131,7 +131,7 @@ class WholePatches:
 
 
 def wrapped(model: Any, config: PredictionConfig) -> Any:
-    """Returns a network as the settings want an image to be seen.
+    """Returns the network, wrapped as the settings say.
 
     Raises:
       UserError: see `check`.

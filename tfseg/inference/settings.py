@@ -140,8 +140,8 @@ def views_of(
     Args:
       config: settings.
       spec: the data set.
-      crop_size: to which images are padded. Where there is none the sizes of scaled images are
-        those that the network takes too; with one they are the published ones.
+      crop_size: to which images are padded. Without one, scaled images have sizes that the network
+        takes; with one, the published sizes.
 
     Raises:
       UserError: settings do not go together, or the data set has no such class.

@@ -1,8 +1,8 @@
-"""Runs with seen and unseen classes: all that predicting and measuring know of them.
+"""Runs with seen and unseen classes: how they predict, and how they are measured.
 
-Seen and unseen classes alone may be answered, and pixels of others are measured as the class split
-says. Seen classes can be weakened by a bias. Such a run is measured in several modes, each with a
-matrix of its own: the network sees every image once, and its answer is read several times.
+Only seen and unseen classes may be predicted. The class split says how pixels of other classes are
+measured. A bias can lower the scores of seen classes. Such a run is measured in several modes, each
+with a matrix of its own: the network sees every image once, and its scores are read several times.
 
 Source: STRICT specification 1.6, 4.7 and 6; ZS3 specification 6.
 """
@@ -81,7 +81,7 @@ def check(config: PredictionConfig, spec: DatasetSpec) -> None:
 
 
 def classes_taking_part(spec: DatasetSpec) -> np.ndarray:
-    """Returns the ids of the classes that may be answered and are measured, ascending."""
+    """Returns the ids of the classes that may be predicted and are measured, ascending."""
     if spec.seen_unseen is None:
         return np.arange(spec.num_classes)
     return np.array(spec.seen_unseen.visible)
@@ -105,7 +105,7 @@ def evaluated_label(label: np.ndarray, spec: DatasetSpec) -> np.ndarray:
 
 
 def decision_of(config: PredictionConfig, spec: DatasetSpec) -> Decision:
-    """Returns how labels come from what a network says: with seen classes weakened, or as it is."""
+    """Returns how labels come from a network's scores: with or without a bias of seen classes."""
     if spec.seen_unseen is None or not config.seen_bias:
         return ARG_MAX
     seen = spec.seen_unseen.seen
@@ -113,7 +113,7 @@ def decision_of(config: PredictionConfig, spec: DatasetSpec) -> Decision:
 
 
 def decision_among_visible(config: PredictionConfig, spec: DatasetSpec) -> Decision:
-    """Returns `decision_of` where nothing else says which classes may be answered."""
+    """Returns `decision_of` where nothing else says which classes may be predicted."""
     decision = decision_of(config, spec)
     classes = tuple(classes_taking_part(spec).tolist())
     if len(classes) == spec.num_classes:
@@ -137,7 +137,7 @@ def facts(config: PredictionConfig, spec: DatasetSpec) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One way to read what the network says, and the pixels by which it is measured.
+    """One way to read the network's scores, and the pixels on which it is measured.
 
     Attributes:
       name: mode, or what is swept.

@@ -279,7 +279,7 @@ class Strict(SPNet):
           seed: int32 [2]; for random sizes of views.
 
         Returns:
-          float32 [N, height, width, U] of each view, for the U classes that a pseudo label may name.
+          float32 [N, height, width, U] of each view, U classes that a pseudo label may name.
 
         Source: specification 4.1.
         """

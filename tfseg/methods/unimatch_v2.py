@@ -1,8 +1,8 @@
 """UniMatch V2: an averaged teacher, and two strong views with complementary channels.
 
 1. The teacher, a moving average of the network, predicts the weak views.
-2. The donor of an image is the image at the mirrored place of the batch. A rectangle of it is pasted
-   into each strong view.
+2. The donor of an image is the image at the mirrored place of the batch. A rectangle of it is
+   pasted into each strong view.
 3. Labelled images pass the network. The two strong views pass it together. Between backbone and
    decoder, each view drops the channels that the other one keeps; kept channels are doubled. Half
    of the images keep all channels in both views.

@@ -1,8 +1,8 @@
-"""Predicts image files and writes what was asked for of each.
+"""Predicts image files and writes the wanted files of each.
 
-Images are decoded by a thread, predicted here, and encoded by other threads. Each is entered into
-the manifest once all its files are there, so that a run that was stopped, however it was stopped,
-goes on where it was.
+Images are decoded by a thread, predicted here, and encoded by other threads. An image is entered
+into the manifest once all its files are there. So a run that was stopped in any way goes on where
+it was.
 """
 
 import collections
@@ -141,7 +141,7 @@ class _Job:
         )
 
     def _check_probabilities(self) -> None:
-        """Refuses probabilities that would take too much, going by the headers of the files.
+        """Refuses probabilities that would take too much memory; reads the files' headers only.
 
         Raises:
           UserError: names the image.
@@ -337,7 +337,7 @@ class _Job:
 
 
 def _checked_kinds(config: ImagesConfig) -> tuple[str, ...]:
-    """Returns what is to be written, each once.
+    """Returns the kinds of files to write, each once.
 
     Raises:
       UserError: nothing, or an unknown kind.

@@ -1,4 +1,4 @@
-"""The scale at which plain images are seen, against that of the images of training."""
+"""The scale of plain images compared with that of the training images."""
 
 import dataclasses
 import math

@@ -50,7 +50,7 @@ def write_page(
       path: of the page, in the output directory.
       images: the files; those without an entry are left out.
       entries: by key.
-      kinds: of files that are shown, where they are kinds of pictures.
+      kinds: of files that were written; those that are pictures are shown.
       spec, colors: classes and their colours.
       prefix: of the checkpoint.
       facts: shown as they are.
