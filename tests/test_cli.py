@@ -32,6 +32,7 @@ def train(records, logdir, *extra, **options):
         f"--train_logdir={logdir}",
         "--training_number_of_steps=4",
         "--log_steps=1",
+        "--save_summaries_images=false",
         *extra,
         **options,
     )
@@ -254,6 +255,7 @@ def long_run(logdir, records):
         "--training_number_of_steps=40",
         "--log_steps=1",
         "--save_interval_steps=5",
+        "--save_summaries_images=false",
         "--decoder_output_stride=4",
     )
 

@@ -6,6 +6,7 @@ escape as tracebacks. Here a wrong flag is a `UserError` like any other.
 
 import difflib
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TextIO
@@ -74,18 +75,21 @@ def _parse(argv: list[str]) -> list[str]:
     return rest
 
 
-def _is_unread(stream: TextIO | None) -> bool:
-    """Whether nobody reads a stream any more; what it still holds is then thrown away."""
+def _has_no_reader(stream: TextIO | None) -> bool:
+    """Whether a stream is a pipe that nobody reads any more."""
     try:
-        if stream is not None:
-            stream.flush()
-    except BrokenPipeError:
-        # Python writes what is left at exit, and would complain again.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
-        return True
-    return False
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # None, or not a stream of the system.
+        return False
+
+
+def _throw_away(stream: TextIO) -> None:
+    """Throws away what a stream still holds: Python writes it at exit, and would complain again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def run(
@@ -120,10 +124,13 @@ def run(
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr, flush=True)
             code = _INTERRUPTED_EXIT_CODE
-        unread = [_is_unread(stream) for stream in (sys.stdout, sys.stderr)]
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
     except BrokenPipeError:
-        # A pipe between processes of ours is another matter.
-        unread = [_is_unread(stream) for stream in (sys.stdout, sys.stderr)]
-        if not any(unread):
+        unread = [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]
+        if not unread:  # A pipe between processes of ours is another matter.
             raise
-    sys.exit(_UNREAD_EXIT_CODE if any(unread) else code)
+        for stream in unread:
+            _throw_away(stream)
+        code = _UNREAD_EXIT_CODE
+    sys.exit(code)
