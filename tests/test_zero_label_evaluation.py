@@ -340,7 +340,7 @@ def test_other_ranges_are_refused(text):
 @pytest.mark.parametrize(
     "split, changes, words",
     [
-        (None, {"seen_bias": 0.1}, ("--seen_bias", "no seen classes")),
+        (None, {"seen_bias": 0.1}, ("--seen_bias", "needs a class split")),
         (None, {"modes": ("vanilla",)}, ("--modes", "--class_split")),
         (None, {"seen_bias_sweep": "0:1:1"}, ("--seen_bias_sweep", "--class_split")),
         (NO_BACKGROUND, {"modes": ("zero",)}, ("--modes", "zero_label")),
