@@ -134,7 +134,8 @@ class TrainingData:
             panels = {name: value.numpy() for name, value in predict(batch).items()}
             if not panels or writer is None:
                 return
-            rows = [panel(row, spec) for row in zip(*panels.values())]
+            # (An array: of a list of bytes TensorFlow makes int32, and a black picture of that.)
+            rows = np.stack([panel(row, spec) for row in zip(*panels.values())])
             with writer.as_default(step=step):
                 tf.summary.image(", ".join(panels), rows, max_outputs=max_images)
             writer.flush()
