@@ -63,9 +63,10 @@ class PaddedCropSettings(ScalingSettings):
 
     augmentation_size: int | None = option(
         None,
-        "Pixels. warped_crop: the side to which images are warped; published: 513 for crops of "
-        "321; None: the same ratio to --train_crop_size. short_side_crop: the length of the "
-        "shorter side at scale 1; None: the shorter side of --train_crop_size, as published.",
+        "Size of images before the crop, pixels. warped_crop: the side to which images are warped; "
+        "published: 513 for crops of 321; None: the same ratio to --train_crop_size. "
+        "short_side_crop: the length of the shorter side at scale 1; None: the shorter side of "
+        "--train_crop_size, as published.",
         limits=(1, None),
         training=True,
     )

@@ -214,7 +214,7 @@ class SLRNetConfig(MethodSettings):
     )
     labelled_oversampling: int | None = option(
         None,
-        "With --sampling=published: times an image with a mask comes in an epoch. None: as "
+        "With --sampling=published: how often an image with a mask comes in an epoch. None: as "
         "published, 3 with image-level labels, 7 without.",
         limits=(1, None),
         needs="sampling=published",
@@ -273,9 +273,9 @@ class SLRNetConfig(MethodSettings):
     )
     pseudo_mask_rule: str = option(
         "classes",
-        "Pseudo mask. classes: every class, background too, is compared with its own largest "
-        "value, as for PASCAL VOC. foreground: background is where no other class is above "
-        "--cutoff_low, as for COCO.",
+        "Rule by which pseudo masks are made. classes: every class, background too, is compared "
+        "with its own largest value, as for PASCAL VOC. foreground: background is where no other "
+        "class is above --cutoff_low, as for COCO.",
         choices=("classes", "foreground"),
     )
     require_all_classes: bool = option(
@@ -406,10 +406,10 @@ class StrictConfig(SPNetConfig):
     )
     pseudo_label_share: float | None = option(
         None,
-        "Per cent. Of the pixels of an image that the teacher takes for an unseen class, this "
-        "share, the most confident ones, gets its pseudo label. Published for ZS5: 25 on PASCAL "
-        "VOC, 75 on Pascal-Context, with --generator_classes=all and --disagreeing=ignore. None: "
-        "all of them do.",
+        "Share of pixels that get a pseudo label, per cent. It is of the pixels of an image that "
+        "the teacher takes for an unseen class; the most confident ones get its pseudo label. "
+        "Published for ZS5: 25 on PASCAL VOC, 75 on Pascal-Context, with --generator_classes=all "
+        "and --disagreeing=ignore. None: all of them.",
         limits=(0, 100),
     )
     pseudo_label_scores: str = option(
@@ -422,10 +422,10 @@ class StrictConfig(SPNetConfig):
     )
     pseudo_label_names: str = option(
         "pixel",
-        "With standardised scores. pixel: every pixel gets the class that stands out most at this "
-        "pixel. image: all pixels of an image that stand out get one class, the one whose scores "
-        "there exceed its mean over the batch most. The views then have to agree on the pixels "
-        "that stand out, not on the class.",
+        "Which class stands out, with standardised scores. pixel: every pixel gets the class that "
+        "stands out most at this pixel. image: all pixels of an image that stand out get one "
+        "class, the one whose scores there exceed its mean over the batch most. The views then "
+        "have to agree on the pixels that stand out, not on the class.",
         choices=("pixel", "image"),
     )
     pseudo_label_void: bool = option(
@@ -435,10 +435,10 @@ class StrictConfig(SPNetConfig):
     )
     disagreeing: str = option(
         "background",
-        "Where background is a seen class: label of a candidate without a pseudo label. "
-        "background: as published for STRICT. ignore: as published for ZS5. Candidates that the "
-        "teacher takes for a seen class, or that do not stand out among standardised scores, are "
-        "background in both cases.",
+        "Label of candidates without a pseudo label, where background is a seen class. background: "
+        "as published for STRICT. ignore: as published for ZS5. Candidates that the teacher takes "
+        "for a seen class, or that do not stand out among standardised scores, are background in "
+        "both cases.",
         choices=("background", "ignore"),
     )
     background_loss: str = option(

@@ -230,21 +230,21 @@ class EvalConfig(PredictionConfig):
     weakly: bool = option(False, "Also report image-level classification metrics.")
     absent_classes: str = option(
         "skip",
-        "Classes that are neither in the masks nor in the predictions. skip: the mean IoU leaves "
-        "them out. zero: their IoU is 0, as in the published evaluation of Learning Pseudo Labels.",
+        "IoU of classes neither in masks nor in predictions. skip: the mean leaves them out. zero: "
+        "it is 0, as in the published evaluation of Learning Pseudo Labels.",
         choices=("skip", "zero"),
     )
     modes: tuple[str, ...] | None = option(
         None,
-        "With a --class_split, comma-separated. generalised: all classes may be predicted; mIoU "
-        "and class IoUs are those of this mode. zero_label: only unseen classes may be predicted, "
-        "and only their pixels count. vanilla: only unseen classes may be predicted, and all "
-        "pixels count. None: all three, with --dense_crf only generalised.",
+        "Scores of a run with a --class_split, comma-separated. generalised: all classes may be "
+        "predicted; mIoU and class IoUs are those of this mode. zero_label: only unseen classes "
+        "may be predicted, and only their pixels count. vanilla: only unseen classes may be "
+        "predicted, and all pixels count. None: all three, with --dense_crf only generalised.",
     )
     seen_bias_sweep: str | None = option(
         None,
-        "first:last:step, for example 0:1:0.05. The generalised mode is also scored with each of "
-        "these values of --seen_bias. It needs a run with --exclude_validation_classes.",
+        "Values of --seen_bias to compare: first:last:step, for example 0:1:0.05. The generalised "
+        "mode is also scored with each of them. It needs a run with --exclude_validation_classes.",
     )
     num_clones: int = option(1, "Replicas for evaluation.")
     master: str = option("", "Unused.", dead=True)
@@ -320,8 +320,8 @@ class ImagesConfig(PredictionConfig):
     )
     scale: str = option(
         "none",
-        "none: images keep their own size, or the one of the run's --min_resize_value. auto: they "
-        "are resized to the size of the run's training images (from its config.json).",
+        "Size at which images are predicted. none: their own, or that of the run's "
+        "--min_resize_value. auto: that of the run's training images (from its config.json).",
         choices=("none", "auto"),
     )
     part: str | None = option(

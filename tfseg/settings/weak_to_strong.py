@@ -70,9 +70,9 @@ class WeakToStrongConfig(MethodSettings):
     )
     class_thresholds: str = option(
         "fixed",
-        "Threshold of each class. fixed: --confidence_threshold, as published. balanced, for rare "
-        "classes: --confidence_threshold times the mean confidence of the class, divided by the "
-        "largest mean confidence of a class.",
+        "Confidence threshold of each class. fixed: --confidence_threshold, as published. "
+        "balanced, for rare classes: --confidence_threshold times the mean confidence of the "
+        "class, divided by the largest mean confidence of a class.",
         choices=("fixed", "balanced"),
     )
     class_threshold_momentum: float = option(
