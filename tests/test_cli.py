@@ -9,6 +9,7 @@ import signal
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from tests.conftest import RECORD_SIZE
@@ -32,6 +33,7 @@ def train(records, logdir, *extra, **options):
         f"--train_logdir={logdir}",
         "--training_number_of_steps=4",
         "--log_steps=1",
+        "--save_summaries_images=false",
         *extra,
         **options,
     )
@@ -56,6 +58,20 @@ def test_training_says_what_it_does_and_keeps_a_record(trained):
     assert record["seed"] == 0 and record["versions"]["tensorflow"]
     assert record["images"] == {"median_sides": [SIZE, SIZE]}
     assert result.stderr == ""
+
+
+def test_tensorboard_shows_images_labels_and_predictions(records, trained):
+    shown = {}
+    for path in trained[0].glob("events.*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            shown |= {value.tag: value.tensor.string_val[2:] for value in event.summary.value}
+    pictures = [tf.io.decode_png(x).numpy() for x in shown["image, label, prediction"]]
+    assert [picture.shape for picture in pictures] == [(SIZE, 3 * SIZE, 3)] * 4
+    assert np.stack(pictures)[:, :, :SIZE].mean() > 5  # Not black.
+    colors = load_spec(str(records), "").colors()
+    classes = colors[[*range(11), 255]].tolist()
+    found = np.unique(np.stack(pictures)[:, :, SIZE:].reshape(-1, 3), axis=0).tolist()
+    assert len(found) > 1 and all(color in classes for color in found)
 
 
 def test_evaluation_and_pictures_take_the_network_from_the_run(records, trained, tmp_path):
@@ -254,6 +270,7 @@ def long_run(logdir, records):
         "--training_number_of_steps=40",
         "--log_steps=1",
         "--save_interval_steps=5",
+        "--save_summaries_images=false",
         "--decoder_output_stride=4",
     )
 

@@ -183,7 +183,7 @@ def test_what_the_network_or_the_data_cannot_do(records, tmp_path, extra, words)
 def test_vectors_that_the_head_does_not_need(records, tmp_path):
     extra = projecting(records, "--head=deeplab", split_file(tmp_path))
     result = run(*arguments(records, tmp_path, *extra), check=False)
-    assert_user_error(result, "--class_embeddings would not be heeded", "--head=projection")
+    assert_user_error(result, "--class_embeddings would have no effect", "--head=projection")
 
 
 def test_vectors_of_another_width_than_the_head(records, tmp_path):

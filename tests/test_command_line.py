@@ -1,9 +1,13 @@
 """Exit codes and messages of every program's frame."""
 
 import errno
+import os
+import subprocess
+import sys
 
 import pytest
 
+from tests.programs import ROOT, environment
 from tfseg import command_line
 from tfseg.errors import UserError
 
@@ -40,6 +44,43 @@ def test_exit_code(effect, code):
 def test_ctrl_c_is_answered_with_one_word(capsys):
     leave_by(KeyboardInterrupt())
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("words", [["--help"], []], ids=["help", "work"])
+@pytest.mark.parametrize("lines", [1, 5000])
+def test_a_reader_that_has_gone_ends_a_program_quietly(words, lines, capfd, monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    pages = {"help_page": lambda argv: "flag\n" * lines}
+    with open(writing, "w") as output, pytest.raises(SystemExit) as leaving:
+        monkeypatch.setattr(sys, "stdout", output)
+        command_line.run(lambda argv: print("line\n" * lines), ["program", *words], **pages)
+    monkeypatch.undo()
+    # (Closing the file wrote what was left, as the end of a process does.)
+    assert leaving.value.code == 141
+    assert capfd.readouterr().err == ""
+
+
+def test_another_broken_pipe_is_a_defect():
+    with pytest.raises(BrokenPipeError):
+        leave_by(BrokenPipeError())
+
+
+def test_a_package_that_is_missing_is_one_message(capsys):
+    assert leave_by(ModuleNotFoundError("No module named 'cv2'", name="cv2")) == 2
+    error = capsys.readouterr().err
+    assert "'cv2' is not installed" in error and sys.executable in error
+    with pytest.raises(ModuleNotFoundError):
+        leave_by(ModuleNotFoundError("No module named 'tfseg.x'", name="tfseg.x"))
+
+
+def test_a_program_without_its_environment_says_so():
+    # A bare Python, as that of the system is.
+    bare = {k: v for k, v in environment().items() if k != "PYTHONPATH"}
+    command = [sys.executable, "-S", "train_sup.py"]
+    result = subprocess.run(command, cwd=ROOT, env=bare, capture_output=True, text=True)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert "'absl' is not installed" in result.stderr and "activate" in result.stderr
 
 
 def test_a_defect_keeps_its_traceback():

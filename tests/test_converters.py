@@ -409,8 +409,7 @@ def test_same_input_same_bytes_with_one_process_or_two(folder, tmp_path):
     assert process.returncode == 0, process.stderr
     assert set(contents(tmp_path / "two")) == set(contents(tmp_path / "one"))
     for name, content in contents(tmp_path / "two").items():
-        if name != "dataset.json":  # the command line gives it a palette
-            assert content == (tmp_path / "one" / name).read_bytes()
+        assert content == (tmp_path / "one" / name).read_bytes()
 
 
 def test_running_again_replaces_the_split(folder, tmp_path):

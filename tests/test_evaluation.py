@@ -146,6 +146,7 @@ def test_metrics_are_written(split, tmp_path):
     tags = scalars(tmp_path / "eval")
     assert tags["eval/miou_overall"] == (70, pytest.approx(content["miou"]))
     assert tags["eval/miou_class_3"] == (70, pytest.approx(content["class_iou"]["cow"]))
+    assert tags["eval/iou/cow"] == tags["eval/miou_class_3"]
     assert "mIoU" in describe(result)
 
 
@@ -176,7 +177,7 @@ def test_a_class_without_true_pixels_is_null(tmp_path):
     assert result["miou"] == pytest.approx(
         (result["class_iou"]["background"] + result["class_iou"]["cat"]) / 4
     )
-    assert "eval/miou_class_2" not in scalars(tmp_path / "eval")
+    assert not {"eval/miou_class_2", "eval/iou/dog"} & set(scalars(tmp_path / "eval"))
 
 
 def test_image_level_metrics_come_from_all_pairs(split, tmp_path):

@@ -198,7 +198,7 @@ def test_an_implementation_is_loaded_when_it_is_needed():
             "(?s)--shape=square does not use --color.*--shape=round",
         ),
         ({"shape": "square", "tilt": 3}, "--tilt needs --turned"),
-        ({"shape": "square", "bevel": 3}, "(?s)--bevel would not be heeded.*--edge=bevel"),
+        ({"shape": "square", "bevel": 3}, "(?s)--bevel would have no effect.*--edge=bevel"),
         (
             {"shape": "square", "edge": "bevel", "bevel": 3, "turned": True},
             "(?s)--bevel=3.*--turned=true",
@@ -330,8 +330,8 @@ def test_help_is_short_grouped_and_of_the_chosen_method(method):
 
 
 def test_help_shows_defaults_of_the_program():
-    assert "--save_summaries_images=true" in page("--help")
-    assert "--save_summaries_images=false" in page("--help", default_method="supervised")
+    assert "--save_summaries_secs=180" in page("--help")
+    assert "--save_summaries_secs=600" in page("--help", default_method="supervised")
     assert "--crop_area=0.9,1.0" in page("--augmentation=resized_crop", "--help")
 
 

@@ -152,6 +152,8 @@ def test_the_gallery_links_photographs_and_pictures(prefix, photos, tmp_path):
     for link in page.links:
         assert (tmp_path / "out" / link).is_file()
     assert prefix in page.text and "mIoU" not in page.text
+    run = os.path.basename(os.path.dirname(prefix))
+    assert f"<title>{run}: toy, 4 images</title>" in page.text
     assert "image-orientation: from-image" in page.text
 
 
@@ -457,7 +459,7 @@ def test_a_folder_with_other_predictions_is_left_alone(prefix, photos, tmp_path,
         (tmp_path / "model.index").write_bytes(b"other weights")
     elif change == "no manifest":
         os.remove(out / "manifest.jsonl")
-        words = "no manifest says what made them"
+        words = "files that no manifest lists"
     elif change == "damaged":
         (out / "manifest.jsonl").write_text("{]\n")
         words = "(?s)is damaged.*line 1.*another --output_dir"

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tests.toy import ToyMethod, ToyNetwork, batches
 from tfseg.errors import UserError
+from tfseg.methods.base import ParamGroup
 from tfseg.settings.run import TrainConfig
 from tfseg.training.loop import run
 from tfseg.training.trainer import Trainer
@@ -137,6 +138,21 @@ def test_the_learning_rate_falls_in_every_round(tmp_path):
     expected = [0.1 * (1 - i / PERIOD) ** 0.9 for i in range(PERIOD + 1)]
     np.testing.assert_allclose(rates[: PERIOD + 1], expected, atol=1e-7)
     np.testing.assert_allclose(rates[PERIOD + 1 :], expected[1:PERIOD], atol=1e-7)
+
+
+def test_the_rate_that_is_told_is_the_given_one(tmp_path):
+    class Grouped(Rounds):
+        def param_groups(self):
+            return [
+                ParamGroup("kernels", [self.model.kernel], lr_multiplier=10.0),
+                ParamGroup("biases", [self.model.bias], schedule=0.02, lr_multiplier=2.0),
+            ]
+
+    trainer, _, _ = make(tmp_path, Grouped)
+    assert trainer.current_learning_rate() == pytest.approx(0.1)
+    told = trainer.describe_rates()
+    assert "kernels: 10 times as much" in told and "biases: always 0.04" in told
+    assert make(tmp_path)[0].describe_rates() is None
 
 
 @pytest.mark.parametrize("stop", [0, 1, PERIOD - 1, PERIOD, PERIOD + 1, 2 * PERIOD])

@@ -91,6 +91,51 @@ def test_pascal_colors():
     assert len(np.unique(colors, axis=0)) == 512
 
 
+def test_distinct_colors_differ_and_are_seen():
+    colors = colormap.distinct(20).astype(int)
+    apart = np.linalg.norm(colors[:, None] - colors, axis=-1) + 999 * np.eye(20)
+    assert apart.min() > 60
+    # Neither black nor grey, which look like nothing found.
+    assert (colors.max(1) > 100).all() and (np.ptp(colors, axis=1) > 50).all()
+    assert len(np.unique(colormap.distinct(256), axis=0)) == 256
+    np.testing.assert_array_equal(colormap.distinct(256)[:20], colors)
+    np.testing.assert_array_equal(
+        colormap.distinct(21, first_is_black=True), [[0, 0, 0], *colors.tolist()]
+    )
+
+
+@pytest.mark.parametrize(
+    "names, background, first_is_black",
+    [
+        (("background", "cat"), True, True),
+        (("_Background_", "cat"), False, True),
+        (("sky", "cat"), True, False),
+        (("sky", "cat"), False, False),
+    ],
+)
+def test_black_means_background(names, background, first_is_black):
+    spec = DatasetSpec("mine", names, has_background=background)
+    assert spec.class_0_is_blank == first_is_black
+    assert (spec.colors()[0].max() == 0) == first_is_black
+    assert spec.colors()[1].max() > 0 and tuple(spec.colors()[255]) == colormap.VOID
+
+
+def test_the_colors_of_published_data_sets_stay():
+    voc = DATASETS["pascal_voc_seg"]
+    np.testing.assert_array_equal(voc.colors(), colormap.pascal())
+    # Records of it may have any name.
+    mine = DatasetSpec("mine", voc.class_names)
+    np.testing.assert_array_equal(mine.colors(), colormap.pascal())
+    for name in ("cityscapes", "ade20k"):
+        spec = DATASETS[name]
+        np.testing.assert_array_equal(spec.colors(), colormap.table(spec.palette))
+
+
+def test_a_palette_wins():
+    spec = DatasetSpec("mine", ("background", "a", "b"), ignore_label=9, palette=((1, 2, 3),) * 3)
+    assert (spec.colors()[:3] == [1, 2, 3]).all() and tuple(spec.colors()[9]) == colormap.VOID
+
+
 def test_palette_is_continued_by_the_rule():
     table = colormap.table(((1, 2, 3),))
     assert table.shape == (256, 3) and table[0].tolist() == [1, 2, 3]

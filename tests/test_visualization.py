@@ -28,6 +28,7 @@ from tfseg.data.prediction_files import output_names, raw_ids
 from tfseg.data.specs import DATASETS, DatasetSpec
 from tfseg.errors import UserError
 from tfseg.inference import draw as drawing
+from tfseg.inference import gallery
 from tfseg.inference.coloring import colors_of, overlay, panel
 from tfseg.inference.files import png, write
 from tfseg.inference.pictures import original_labels
@@ -88,13 +89,13 @@ def test_raw_predictions_are_class_ids_at_the_original_size(drawn):
 
 def test_coloured_predictions_and_masks_follow_the_palette(drawn):
     folder, _, labels, predictions, _ = drawn
-    voc = np.array([[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0]])
+    colors = colormap.distinct(4, first_is_black=True)
     for i, (prediction, label) in enumerate(zip(predictions, labels)):
         shown = read(folder, "segmentation_results", f"image_{i}.png")
-        np.testing.assert_array_equal(shown, voc[prediction])
+        np.testing.assert_array_equal(shown, colors[prediction])
         truth = read(folder, "truth", f"image_{i}.png")
-        np.testing.assert_array_equal(truth[label != 255], voc[label[label != 255]])
-        assert (truth[label == 255] == (224, 224, 192)).all()
+        np.testing.assert_array_equal(truth[label != 255], colors[label[label != 255]])
+        assert (truth[label == 255] == colormap.VOID).all()
 
 
 def test_images_are_the_very_bytes_of_the_record(drawn):
@@ -131,6 +132,22 @@ def test_the_gallery_needs_nothing_from_outside(drawn):
     for link in page.links:
         assert os.path.isfile(folder / urllib.parse.unquote(link))
     assert "http" not in page.text and "@import" not in page.text and "url(" not in page.text
+
+
+def test_a_click_enlarges_a_picture_and_the_title_names_the_run(drawn):
+    text = Page(drawn[0] / "index.html").text
+    assert "<title>r: toy, val</title>" in text and "<h1>r: toy, val</h1>" in text
+    assert text.count('<dialog id="large">') == 1 and "large.showModal()" in text
+    # Where there is no JavaScript, a click leads to the file.
+    assert text.count('<figure><a href="') == text.count("<img loading")
+
+
+@pytest.mark.parametrize(
+    "prefix, name",
+    [("/a/run 1/model.ckpt-7", "run 1"), ("/a/run/reestimated/model.ckpt-7", "run/reestimated")],
+)
+def test_a_run_is_called_as_its_folder(prefix, name):
+    assert gallery.run_name(prefix) == name
 
 
 def test_nothing_temporary_stays(drawn):
@@ -271,7 +288,8 @@ def test_the_palette_of_the_data_set_wins_unless_a_colour_map_is_asked_for():
     np.testing.assert_array_equal(colors_of(spec)[:2], [[1, 2, 3], [4, 5, 6]])
     cityscapes = colors_of(spec, "cityscapes")
     np.testing.assert_array_equal(cityscapes[:19], colormap.cityscapes())
-    with pytest.raises(UserError, match="pascal, cityscapes, ade20k"):
+    np.testing.assert_array_equal(colors_of(spec, "distinct"), colors_of(SPEC))
+    with pytest.raises(UserError, match="pascal, cityscapes, ade20k, distinct"):
         colors_of(spec, "rainbow")
 
 
@@ -283,12 +301,19 @@ def test_an_overlay_leaves_background_clear():
     assert result[0, 1, 0] > 100 > result[0, 1, 1]
 
 
+def test_an_overlay_tints_a_first_class_that_is_no_background():
+    spec = dataclasses.replace(SPEC, class_names=("sky", "cat"))
+    image = np.full((1, 1, 3), 100, np.uint8)
+    shown = overlay(image, np.zeros((1, 1), int), spec, colors_of(spec))
+    assert np.abs(shown[0, 0].astype(int) - 100).max() > 20
+
+
 def test_a_panel_shows_image_truth_and_prediction():
     image = np.array([[[300.0, -5.0, 99.6]]], np.float32)
     heat = np.array([[0.5]], np.float32)
     shown = panel([image, np.array([[255]]), np.array([[1]]), heat], SPEC)
     assert shown.dtype == np.uint8
-    expected = [[[255, 0, 100], [224, 224, 192], [128, 0, 0], [128, 128, 128]]]
+    expected = [[[255, 0, 100], [224, 224, 192], colors_of(SPEC)[1], [128, 128, 128]]]
     np.testing.assert_array_equal(shown, expected)
 
 
@@ -297,7 +322,7 @@ def test_a_panel_brings_pictures_to_one_size():
     shown = panel([image, ids], SPEC)
     assert shown.shape == (4, 4, 3)
     np.testing.assert_array_equal(
-        shown[:, 2:].reshape(4, 6)[:, :3], [[128, 0, 0]] * 2 + [[224, 224, 192]] * 2
+        shown[:, 2:].reshape(4, 6)[:, :3], [colors_of(SPEC)[1]] * 2 + [[224, 224, 192]] * 2
     )
 
 

@@ -340,7 +340,7 @@ def test_other_ranges_are_refused(text):
 @pytest.mark.parametrize(
     "split, changes, words",
     [
-        (None, {"seen_bias": 0.1}, ("--seen_bias", "no seen classes")),
+        (None, {"seen_bias": 0.1}, ("--seen_bias", "needs a class split")),
         (None, {"modes": ("vanilla",)}, ("--modes", "--class_split")),
         (None, {"seen_bias_sweep": "0:1:1"}, ("--seen_bias_sweep", "--class_split")),
         (NO_BACKGROUND, {"modes": ("zero",)}, ("--modes", "zero_label")),
@@ -388,7 +388,7 @@ def test_images_and_masks_can_be_resized_as_published(records, tmp_path, kind, b
 
 
 def test_images_are_not_resized_in_two_ways(records, tmp_path):
-    with pytest.raises(UserError, match="two ways"):
+    with pytest.raises(UserError, match="Two settings resize"):
         evaluator_of(records, tmp_path, None, eval_resize="warp", max_side=50)
 
 

@@ -29,7 +29,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from tfrecords_tools import program
 from tfrecords_tools.encoder import make_record
 from tfrecords_tools.masks import classes_in
-from tfseg.data import class_embeddings, colormap, writing
+from tfseg.data import class_embeddings, writing
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 
@@ -38,11 +38,7 @@ FLAGS = flags.FLAGS
 
 def make_spec(num_digits: int) -> DatasetSpec:
     """Returns the description of scenes that show the digits 0 to num_digits - 1."""
-    return DatasetSpec(
-        name="digits",
-        class_names=("background", *map(str, range(num_digits))),
-        palette=colormap.as_palette(colormap.pascal(num_digits + 1)),
-    )
+    return DatasetSpec(name="digits", class_names=("background", *map(str, range(num_digits))))
 
 
 CLASS_EMBEDDINGS_FILE = "class_embeddings.npz"

@@ -29,7 +29,6 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 from absl import flags
 
 from tfrecords_tools import (
@@ -50,7 +49,7 @@ from tfrecords_tools.id_lists import check_unlabelled, read_splits
 from tfrecords_tools.image_label_files import ImageLabels, read_image_labels
 from tfrecords_tools.list_lines import Listed
 from tfrecords_tools.text_files import read_json
-from tfseg.data import colormap
+from tfseg.data.class_names import is_background
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 
@@ -328,14 +327,14 @@ def _classes() -> tuple[DatasetSpec, ColorMaskReader | None]:
     where = FLAGS.class_names or FLAGS.class_colors
     if FLAGS.class_names:
         names = read_class_names(where, has_background=FLAGS.has_background)
-        colors = colormap.pascal(len(names))
+        colors = None
     else:
         of_class = color_masks.read_class_colors(where)
         names, colors = tuple(of_class), list(of_class.values())
     if len(names) < 2:
         raise UserError("--class_names needs 2 names or more.", where=where)
     class_files.check_ignore_label(names, FLAGS.ignore_label, where=where)
-    if FLAGS.has_background and not class_files.is_background(names[0]):
+    if FLAGS.has_background and not is_background(names[0]):
         print(
             f"note: class 0, '{names[0]}', counts as background, which no image-level label names "
             "(--has_background=false where there is none)",
@@ -346,7 +345,7 @@ def _classes() -> tuple[DatasetSpec, ColorMaskReader | None]:
         class_names=names,
         ignore_label=FLAGS.ignore_label,
         has_background=FLAGS.has_background,
-        palette=colormap.as_palette(np.array(colors, np.uint8)),
+        palette=None if colors is None else tuple(colors),
     )
     if FLAGS.class_names:
         return spec, None

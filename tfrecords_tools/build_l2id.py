@@ -33,7 +33,6 @@ from tfrecords_tools.encoder import Encoder, ImageSource
 from tfrecords_tools.file_finder import FileFinder, find_all
 from tfrecords_tools.id_lists import check_unlabelled, read_splits
 from tfseg import files, unpickling
-from tfseg.data import colormap
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 
@@ -289,11 +288,7 @@ def make_spec(num_classes: int, names_file: str | None = None) -> DatasetSpec:
         )
     if num_classes > 254:
         raise UserError("A mask holds at most 254 classes.", received=f"{num_classes} classes")
-    return DatasetSpec(
-        name="l2id",
-        class_names=("background", *names),
-        palette=colormap.as_palette(colormap.pascal(num_classes + 1)),
-    )
+    return DatasetSpec(name="l2id", class_names=("background", *names))
 
 
 def make_sources(

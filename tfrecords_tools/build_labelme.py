@@ -27,6 +27,7 @@ from tfrecords_tools.labelme.annotation import Annotation
 from tfrecords_tools.labelme.painting import IGNORED, MaskReader, classes_of, has_area, ids_of
 from tfrecords_tools.labelme.pairing import Annotated, read_folder
 from tfrecords_tools.text_files import read_text
+from tfseg.data.class_names import is_background
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 
@@ -64,7 +65,7 @@ def read_names(path: str) -> tuple[str, ...]:
     lines = read_text(path).splitlines()
     named = "\n".join(line for line in lines if line.strip() != IGNORED)
     names = class_files.parse(named, where=path, has_background=True)
-    if class_files.is_background(names[0]):
+    if is_background(names[0]):
         return names
     return ("background", *names)
 
@@ -77,7 +78,7 @@ def names_of(annotations: Sequence[Annotation], void_labels: Sequence[str]) -> t
     """
     labels = {shape.label for annotation in annotations for shape in annotation.shapes}
     labels -= {IGNORED, *void_labels}
-    names = sorted(label for label in labels if not class_files.is_background(label))
+    names = sorted(label for label in labels if not is_background(label))
     if not names:
         raise UserError(
             "No shape has a label that is a class.",

@@ -13,14 +13,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tfrecords_tools.text_files import read_text
-from tfseg.data.class_names import normalised
+from tfseg.data.class_names import is_background, normalised
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 
 # Masks are 8-bit images.
 MAX_NAMES = 256
 _MAX_NAMED = 10
-_BACKGROUND = frozenset({"background", "bg"})
 # labelme writes this line first; its masks do not count it.
 LABELME_IGNORE = "__ignore__"
 # Names of pixels that count nowhere.
@@ -40,11 +39,6 @@ _YAML = ("names:", "nc:", "path:", "train:", "---", "%yaml")
 _NUMBERED = re.compile(r"(\d+)(\s*[:=.)]\s*|\s+)\S")
 _ID_AND_NAME = re.compile(r"(\d{1,3})(?:\s*[:,;\t|]\s*|\s+)([^\s:,;|][^,;\t|]*)")
 _SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "'|'"}
-
-
-def is_background(name: str) -> bool:
-    """Says whether a name is one of background: 'background', '_background_', 'bg'."""
-    return normalised(name) in _BACKGROUND
 
 
 def is_void(name: str) -> bool:

@@ -8,9 +8,9 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from tfrecords_tools import class_files
 from tfrecords_tools.file_finder import stem_of
 from tfrecords_tools.text_files import read_text
+from tfseg.data.class_names import is_background
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 
@@ -275,7 +275,7 @@ def _class_columns(
                 accepted="1 where an image shows the class, else 0 (or -1, and then no 0)",
                 fix="decide for each image, and leave out images of which nobody knows",
             )
-    return {k: header[k] for k in hot if not class_files.is_background(header[k])}
+    return {k: header[k] for k in hot if not is_background(header[k])}
 
 
 def _one_hot_error(path: str, received: str) -> UserError:

@@ -8,9 +8,10 @@ here too, so that those which come with the package are found by their names.
 import difflib
 import os
 import re
+import select
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from absl import flags
 from absl import logging as _logging  # noqa: F401  (defines --logtostderr, --verbosity, ...)
@@ -21,8 +22,9 @@ from tfseg.errors import UserError, exit_code
 _HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 # absl's name; not defined as a flag here, because absl.app, which something may import, does that.
 _CHECK = "--only_check_args"
-# The shell's convention for a process that SIGINT ended.
+# The shell's convention for a process that SIGINT ended, and for one that SIGPIPE ended.
 _INTERRUPTED_EXIT_CODE = 130
+_UNREAD_EXIT_CODE = 141
 
 
 def help_text(
@@ -143,6 +145,23 @@ def _parse(argv: list[str]) -> list[str]:
     return rest
 
 
+def _has_no_reader(stream: TextIO | None) -> bool:
+    """Whether a stream is a pipe that nobody reads any more."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # None, or not a stream of the system.
+        return False
+
+
+def _throw_away(stream: TextIO) -> None:
+    """Throws away what a stream still holds: Python writes it at exit, and would complain again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
 def run(
     main: Callable[[list[str]], Any],
     argv: list[str] | None = None,
@@ -159,8 +178,8 @@ def run(
 
     Raises:
       SystemExit: always. 0 when all is well and for --help, 2 for mistakes of the user (with one
-        message on stderr), 130 after Ctrl-C. Other exceptions are defects and keep their
-        traceback.
+        message on stderr), 130 after Ctrl-C, 141 where the reader of the output has gone
+        (`| head`). Other exceptions are defects and keep their traceback.
     """
     argv = sys.argv if argv is None else argv
     if about is None:
@@ -175,8 +194,18 @@ def run(
         return 0 if _CHECK in words else main(rest)
 
     try:
-        code = exit_code(parse_and_run)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr, flush=True)
-        code = _INTERRUPTED_EXIT_CODE
+        try:
+            code = exit_code(parse_and_run)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr, flush=True)
+            code = _INTERRUPTED_EXIT_CODE
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+    except BrokenPipeError:
+        unread = [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]
+        if not unread:  # A pipe between processes of ours is another matter.
+            raise
+        for stream in unread:
+            _throw_away(stream)
+        code = _UNREAD_EXIT_CODE
     sys.exit(code)

@@ -108,6 +108,23 @@ def from_os_error(error: OSError) -> UserError | None:
     return None
 
 
+# Folders of this repository that can be imported.
+_OWN = ("tfseg", "tfrecords_tools", "tests")
+
+
+def from_missing_module(error: ModuleNotFoundError) -> UserError | None:
+    """Returns the user's view of a package that is not installed, or None if it is one of ours."""
+    name = (error.name or "").partition(".")[0]
+    if not name or name in _OWN:
+        return None
+    return UserError(
+        f"The Python package '{name}' is not installed for this Python.",
+        where=sys.executable,
+        fix="activate the environment in which tfseg is installed (source .venv/bin/activate), or "
+        "install tfseg for this Python (pip install -e .)",
+    )
+
+
 def report(error: UserError) -> int:
     """Prints one message to stderr and returns the exit code for user errors."""
     print(f"error: {error}", file=sys.stderr, flush=True)
@@ -122,6 +139,11 @@ def exit_code(main: Callable[..., Any], *args: Any) -> int:
         return report(error)
     except OSError as error:
         as_user_error = from_os_error(error)
+        if as_user_error is None:
+            raise
+        return report(as_user_error)
+    except ModuleNotFoundError as error:
+        as_user_error = from_missing_module(error)
         if as_user_error is None:
             raise
         return report(as_user_error)

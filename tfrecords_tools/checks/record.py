@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from tfrecords_tools.masks import classes_in
-from tfseg.data import framing, tfexample, writing
+from tfseg.data import colormap, framing, tfexample, writing
 from tfseg.data.encoded_image import open_image
 from tfseg.data.framing import Location, RecordError
 from tfseg.data.index import Row
@@ -173,6 +173,10 @@ class Examiner:
 
 
 def _grey_of_palette(spec: DatasetSpec) -> set[int]:
-    """Returns the grey values that a picture of the mask in its colours would have."""
-    colors = np.concatenate([spec.colors()[: spec.num_classes], [[224, 224, 192]]])
+    """Returns the grey values that a picture of the mask in its colours would have.
+
+    Masks without a palette in dataset.json mostly have that of PASCAL VOC.
+    """
+    colors = colormap.table(spec.palette or ())
+    colors = np.concatenate([colors[: spec.num_classes], [colormap.VOID]])
     return set(np.asarray(Image.fromarray(colors[None].astype(np.uint8)).convert("L"))[0].tolist())

@@ -10,6 +10,7 @@ from typing import Any
 from tfrecords_tools import class_files
 from tfrecords_tools.file_finder import composed, stem_of
 from tfrecords_tools.text_files import read_json
+from tfseg.data.class_names import is_background
 from tfseg.data.specs import DATASETS, DatasetSpec
 from tfseg.errors import UserError
 
@@ -405,7 +406,7 @@ def _classes(
     Raises:
       UserError: too many of them, or two of one name.
     """
-    objects = {c: n for c, n in categories.items() if not class_files.is_background(n)}
+    objects = {c: n for c, n in categories.items() if not is_background(n)}
     names = ("background", *objects.values())
     twice = [name for name, n in Counter(names).items() if n > 1]
     if twice:

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from tfrecords_tools import class_files
 from tfrecords_tools.labelme.annotation import LINES, Annotation, Shape
+from tfseg.data.class_names import is_background
 from tfseg.errors import UserError
 
 IGNORED = class_files.LABELME_IGNORE
@@ -162,7 +163,7 @@ def ids_of(
     ids |= dict.fromkeys((IGNORED, *void_labels), ignore_label)
     for annotation in annotations:
         for shape in annotation.shapes:
-            if shape.label not in ids and class_files.is_background(shape.label):
+            if shape.label not in ids and is_background(shape.label):
                 ids[shape.label] = 0
             if shape.label not in ids:
                 raise UserError(

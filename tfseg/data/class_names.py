@@ -15,12 +15,18 @@ ALIASES = (
     ("sofa", "couch"),
     ("tvmonitor", "tv"),
 )
+_BACKGROUND = frozenset({"background", "bg"})
 _ALIASES_OF = {name: group for group in ALIASES for name in group}
 
 
 def normalised(name: str) -> str:
     """Returns a name in lower case, without blanks, underscores and hyphens."""
     return "".join(c for c in name.lower() if c not in " _-")
+
+
+def is_background(name: str) -> bool:
+    """Says whether a name is one of background: 'background', '_background_', 'bg'."""
+    return normalised(name) in _BACKGROUND
 
 
 def matches(names: Sequence[str], wanted: str) -> list[int]:

@@ -66,7 +66,7 @@ class ImageInput:
         kept. None: they are not.
 
     Raises:
-      UserError: images are to be resized in two ways.
+      UserError: two settings resize the images.
 
     Source: `resize_to` 'warp' and 'short_side': STRICT specification 2.4; ZS3 specification 2.6.
     """
@@ -83,7 +83,7 @@ class ImageInput:
             self.max_side is not None or self.config.min_resize_value is not None
         ):
             raise UserError(
-                "Images are to be resized in two ways.",
+                "Two settings resize the images.",
                 where="--scale, --max_side, --min_resize_value of the run"
                 if self.resize_to[0] == "area"
                 else "--eval_resize, --max_side, --min_resize_value",

@@ -34,8 +34,8 @@ def _usable_masks(
     missing = listed[~_is_among(listed, index.ids[usable])]
     if missing.size and all(other.split != stream.label_split for other in streams.values()):
         raise UserError(
-            f"{missing.size} of {listed.size} images of split '{stream.label_split}' are not in "
-            f"split '{stream.split}' with their masks, which would not be used.",
+            f"{missing.size} of {listed.size} masks of split '{stream.label_split}' would not be "
+            f"used: split '{stream.split}' lacks these images or their masks.",
             where=f"--train_split={stream.label_split}, --train_split_cls={stream.split}",
             received=f"{', '.join(missing[:3])}{' ...' if missing.size > 3 else ''}",
             accepted="a second split whose records hold the images of the first, masks included",

@@ -9,9 +9,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from tfseg import files
 from tfseg.data import colormap
 from tfseg.data.class_embeddings import ClassVectors
+from tfseg.data.class_names import is_background
 from tfseg.data.class_splits import ClassSplit
 from tfseg.errors import UserError
 
@@ -49,7 +52,7 @@ class DatasetSpec:
       class_names: index = class id.
       ignore_label: id of pixels that count nowhere.
       has_background: class 0 is background, which is no image-level class.
-      palette: RGB per class id, or None for `colormap.pascal`.
+      palette: RGB per class id; None: see `colormap_name`.
       eval_ids: id in which predictions are handed in, by class id (Cityscapes), or None.
       seen_unseen: seen and unseen classes of a zero-label run, or None.
       vectors: word vectors of the classes, or None.
@@ -78,9 +81,31 @@ class DatasetSpec:
         """Class id of the first image-level class; multi-hot column = id minus this."""
         return int(self.has_background)
 
-    def colors(self) -> Any:
-        """Returns the colour of every id, [256, 3] uint8."""
-        return colormap.table(self.palette)
+    @property
+    def class_0_is_blank(self) -> bool:
+        """Whether class 0 is nothing to show: its name is background, or it counts nowhere."""
+        return self.ignore_label == 0 or is_background(self.class_names[0])
+
+    @property
+    def colormap_name(self) -> str | None:
+        """Name of the colour map of a data set without a palette: 'pascal' or 'distinct'."""
+        if self.palette is not None:
+            return None
+        return "pascal" if self.class_names == _VOC else "distinct"
+
+    def colors(self) -> np.ndarray:
+        """Returns the colour of every id, [at least 256, 3] uint8: of the palette or of a map."""
+        palette = self.palette or ()
+        if self.colormap_name == "distinct":
+            palette = colormap.as_palette(self.distinct_colors())
+        colors = colormap.table(palette, max(256, self.num_classes))
+        if self.ignore_label >= max(self.num_classes, len(palette)):
+            colors[self.ignore_label] = colormap.VOID
+        return colors
+
+    def distinct_colors(self) -> np.ndarray:
+        """Returns distinct colours of the classes, [C, 3] uint8; a blank class 0 is black."""
+        return colormap.distinct(self.num_classes, first_is_black=self.class_0_is_blank)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the description as JSON's own types; of word vectors only what they are."""

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from tfseg import sharing
-from tfseg.data import colormap
 from tfseg.errors import UserError
 from tfseg.exporting import card
 from tfseg.exporting.comparison import compare, of_checkpoint
@@ -164,8 +163,8 @@ def _calibration(
 def _without_masks(config: ExportConfig, compared_on: str) -> UserError:
     quantization = config.format_settings.tflite_quantization
     return UserError(
-        f"--tflite_quantization={quantization} needs images with masks, by which the file is "
-        "judged"
+        f"--tflite_quantization={quantization} needs images with masks, on which the file is "
+        "measured"
         + (", and images that show the ranges of its features." if quantization == "int8" else "."),
         where="--dataset_dir, --compare_split",
         received=compared_on,
@@ -183,7 +182,7 @@ def _metadata(run: Run, config: ExportConfig, size: tuple[int, int] | None) -> d
         "size": size and list(size),
         "dataset": spec.name,
         "class_names": list(spec.class_names),
-        "palette": colormap.table(spec.palette)[: spec.num_classes].tolist(),
+        "palette": spec.colors()[: spec.num_classes].tolist(),
         "ignore_label": spec.ignore_label,
         "has_background": spec.has_background,
         "model_variant": run.network.config.model_variant,

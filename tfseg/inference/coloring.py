@@ -1,5 +1,6 @@
 """Class ids in colour: palettes, overlays, panels. Arrays in, arrays out."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,22 +19,26 @@ def colors_of(spec: DatasetSpec, colormap_type: str | None = None) -> np.ndarray
 
     Args:
       spec: the data set.
-      colormap_type: entry of `colormap.COLORMAPS`; None: the data set's own palette.
+      colormap_type: 'distinct' or an entry of `colormap.COLORMAPS`; None: those of the data set.
 
     Raises:
       UserError: there is no such colour map.
     """
-    palette = spec.palette
-    if colormap_type is not None:
-        check_choice(colormap_type, colormap.COLORMAPS, flag="colormap_type", what="colour map")
-        palette = colormap.as_palette(colormap.COLORMAPS[colormap_type]())
+    if colormap_type is None:
+        return spec.colors()
+    if colormap_type == "distinct":
+        palette = colormap.as_palette(spec.distinct_colors())
+        return dataclasses.replace(spec, palette=palette).colors()
+    accepted = (*colormap.COLORMAPS, "distinct")
+    check_choice(colormap_type, accepted, flag="colormap_type", what="colour map")
+    palette = colormap.as_palette(colormap.COLORMAPS[colormap_type]())
     return colormap.table(palette, max(256, spec.num_classes))
 
 
 def overlay(
     image: np.ndarray, prediction: np.ndarray, spec: DatasetSpec, colors: np.ndarray
 ) -> np.ndarray:
-    """Returns the image tinted by the prediction; background stays clear.
+    """Returns the image tinted by the prediction; a blank class 0 (`DatasetSpec`) stays clear.
 
     Args:
       image: uint8 [H, W, 3].
@@ -45,7 +50,7 @@ def overlay(
       uint8 [H, W, 3].
     """
     opacity = np.full(len(colors), _OVERLAY_OPACITY, np.float32)
-    if spec.has_background:
+    if spec.class_0_is_blank:
         opacity[0] = 0.0
     result = np.empty_like(image)
     # In strips: of a large image the floats would take many times the image's memory.

@@ -1,8 +1,8 @@
-"""From scores to labels: which classes may be answered, and whether seen ones are weakened.
+"""From scores to labels: which classes may be predicted, and whether seen ones get lower scores.
 
-Where it is known which classes an image may hold, the others are left out of every arg max and
-softmax, or taken out of the masks after the softmax, as the network's way of testing has it.
-Networks that never saw labels of some classes can be calibrated: the others are made weaker.
+Classes that an image is known not to hold are left out of every arg max and softmax, or removed
+from the masks after the softmax, depending on how the network is evaluated. Networks that never saw
+labels of some classes can be calibrated: the scores of the other classes are lowered.
 
 Source: Learning Pseudo Labels specification 4.3; STRICT specification 1.6.
 """
@@ -22,10 +22,10 @@ Restriction = Callable[[tf.Tensor], tf.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """One of several ways to get from what a network says to labels and probabilities.
+    """One of several ways to get labels and probabilities from a network's scores.
 
     Attributes:
-      classes: ids of the only classes that may be answered; None: all that may be in the image.
+      classes: ids of the only classes that may be predicted; None: all that may be in the image.
       calibration: of the probabilities of these; None: none.
     """
 
@@ -41,7 +41,7 @@ def restriction(present: tf.Tensor | None, classes: Sequence[int] | None = None)
 
     Args:
       present: float [N, C], 1 for the classes that may be in an image and 0 for others; None: all.
-      classes: ids of the only classes that may be answered; None: all.
+      classes: ids of the only classes that may be predicted; None: all.
 
     Returns:
       A function from [N, H, W, C] to the same shape.
@@ -58,7 +58,7 @@ def restriction(present: tf.Tensor | None, classes: Sequence[int] | None = None)
 
 
 class Decided:
-    """What decisions make of the scores of one batch.
+    """The labels and probabilities of one batch, by several decisions.
 
     Args:
       scores: float32 [N, H, W, C] by the `classes` of the decisions, restricted to them.

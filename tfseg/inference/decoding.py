@@ -28,8 +28,8 @@ def decode_rgb(data: bytes) -> np.ndarray:
 def decode_file(path: str, *, max_megapixels: float) -> np.ndarray:
     """Returns an image file as uint8 RGB [H, W, 3], upright.
 
-    JPEG and PNG are decoded as in training, other formats as the converters do. Where the file has
-    an EXIF orientation tag the pixels are then turned by it, which those of records are not.
+    JPEG and PNG are decoded as in training, other formats as the converters do. If the file has an
+    EXIF orientation tag, the pixels are turned by it. (Those of records are not.)
 
     Args:
       path: the file, of one of `image_files.IMAGE_EXTENSIONS`.

@@ -79,7 +79,7 @@ _MAX_PENDING = 64
 
 @dataclasses.dataclass(frozen=True)
 class _Drawn:
-    """What became of one image: its place on the page, and its counts if it has a mask."""
+    """The result for one image: its entry on the page, and its counts if it has a mask."""
 
     entry: gallery.Entry
     matrix: np.ndarray | None
@@ -347,7 +347,7 @@ def _write_gallery(
             facts[text] = "–" if summary[key] is None else f"{100 * summary[key]:.2f} %"
     text = gallery.page(
         [d.entry for d in drawn],
-        title=f"{spec.name}, {config.vis_split}",
+        title=f"{gallery.run_name(prefix)}: {spec.name}, {config.vis_split}",
         class_names=spec.class_names,
         colors=colors_of(spec, config.colormap_type),
         facts=facts,

@@ -178,7 +178,7 @@ class Evaluator:
     def _measured(self, label: tf.Tensor, variant: zero_label.Variant) -> tf.Tensor:
         """Returns the label map by which a variant is measured.
 
-        What takes no part in the class split is ignored in it already.
+        Classes that take no part in the class split are ignored in it already.
         """
         if variant.counted is None:
             return label

@@ -1,12 +1,13 @@
 """The page of pictures that vis.py and predict.py write.
 
 One HTML file, relative links, no network, no library. The page is complete without JavaScript
-(worst first); a few lines of it sort and filter.
+(worst first, a click leads to the file); a few lines of it sort, filter and enlarge.
 """
 
 import dataclasses
 import html
 import json
+import os
 import urllib.parse
 from collections.abc import Mapping, Sequence
 
@@ -38,6 +39,19 @@ def sorted_worst_first(entries: Sequence[Entry]) -> list[Entry]:
     return sorted(entries, key=lambda e: (e.iou is None, e.iou or 0.0, e.image_id))
 
 
+def run_name(prefix: str) -> str:
+    """Returns the name of the run that wrote a checkpoint: that of its folder.
+
+    Args:
+      prefix: of the checkpoint's files; a run also writes some into a folder of its own folder.
+    """
+    folder = os.path.dirname(os.path.abspath(prefix))
+    name = os.path.basename(folder)
+    if name == "reestimated":
+        name = os.path.join(os.path.basename(os.path.dirname(folder)), name)
+    return name
+
+
 def page(
     entries: Sequence[Entry],
     *,
@@ -53,7 +67,7 @@ def page(
 
     Args:
       entries: images, in any order.
-      title: heading.
+      title: heading, and title of the window.
       class_names: by class id.
       colors: [at least C, 3] uint8.
       facts: overall figures, shown as they are.
@@ -99,6 +113,7 @@ def page(
 <main id="cards">
 {cards}
 </main>
+<dialog id="large"><img alt=""><p></p></dialog>
 <script>{_SCRIPT}</script>
 </body>
 </html>
@@ -167,6 +182,12 @@ figure { margin: 0; } figcaption, p { font-size: .8rem; opacity: .7; margin: .2r
 /* The network sees pixels as stored; a camera's rotation mark must not turn one picture. */
 img { width: 100%; height: auto; display: block; image-orientation: none; }
 img.truth, img.prediction { image-rendering: pixelated; }
+.row a { cursor: zoom-in; }
+dialog { border: 0; padding: .5rem; max-width: none; max-height: none; background: #111;
+  color: #eee; cursor: zoom-out; }
+dialog::backdrop { background: #000c; }
+dialog img { width: 92vw; height: 86vh; object-fit: contain; }
+dialog p { text-align: center; overflow-wrap: anywhere; }
 @media (max-width: 40rem) { .row { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
 """
 
@@ -197,4 +218,40 @@ function update() {
 }
 for (const control of [order, ofClass, name_]) control.addEventListener('input', update);
 update();
+
+const large = document.getElementById('large'), [picture, about] = large.children;
+let current = null;
+function enlarge(link) {
+  const card = link.closest('article'), kind = link.firstElementChild.alt;
+  current = link;
+  picture.className = kind;
+  picture.src = link.href;
+  about.textContent = card.dataset.name + ', ' + kind
+    + ' (arrow keys: other pictures; Esc or a click: back)';
+  if (!large.open) large.showModal();
+}
+// Left and right: the pictures of an image, and on to the next image. Up and down: the same picture
+// of the next image.
+function neighbour(key) {
+  const shown = cards.filter(card => !card.hidden);
+  const links = shown.flatMap(card => [...card.querySelectorAll('.row a')]);
+  const step = {ArrowLeft: -1, ArrowRight: 1}[key];
+  if (step) return links[links.indexOf(current) + step];
+  const next = shown[shown.indexOf(current.closest('article')) + {ArrowUp: -1, ArrowDown: 1}[key]];
+  const image = next && next.querySelector('img.' + picture.className);
+  return image && image.parentElement;
+}
+main.addEventListener('click', event => {
+  const link = event.target.closest('.row a');
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey || !large.showModal) return;
+  event.preventDefault();
+  enlarge(link);
+});
+large.addEventListener('click', () => large.close());
+large.addEventListener('keydown', event => {
+  if (!event.key.startsWith('Arrow')) return;
+  event.preventDefault();
+  const link = neighbour(event.key);
+  if (link) enlarge(link);
+});
 """

@@ -1,4 +1,4 @@
-"""What a network says of an image, seen at one scale or several, mirrored or not, as one answer.
+"""Merges a network's scores for the views of an image: several scales, mirrored or not.
 
 Plain graph code for any batch and image size, without a loop over images.
 
@@ -49,20 +49,20 @@ class ClassFilter:
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """The views in which the network sees an image, and how what it says of them is merged.
+    """The views of an image that the network sees, and how their scores are merged.
 
     Attributes:
       scales: the image is seen at each of these sizes.
       flip: each is also seen mirrored.
-      merge_scales: what is averaged over the views. 'probs': the softmax of logits that were
-        brought to the image's size; 'logits': these logits; 'masks': the softmax of the logits as
-        they are, brought to the image's size, and the image-level logits too, which otherwise are
-        those of the unscaled image.
+      merge_scales: what is averaged over the views. 'probs': the logits are brought to the image's
+        size, and then their softmax is averaged. 'logits': these logits. 'masks': the softmax of
+        the logits at their own size, brought to the image's size; the image-level logits are
+        averaged too (in the other cases they are those of the unscaled image).
       scale_kernel: how the image is scaled: 'bilinear' with aligned corners, to
         trunc((side - 1) scale + 1) pixels; 'cubic' as OpenCV does, to round(side scale) pixels;
         'pillow', likewise, as Pillow's cubic resize does.
-      valid_sizes: the sizes of scaled images are rounded up to what the network takes; False: they
-        are the published ones, which few networks take where the image has any size.
+      valid_sizes: the sizes of scaled images are rounded up to sizes that the network takes; False:
+        they are the published ones, which few networks take for images of any size.
       class_filter: what is done to masks; only with 'masks'.
 
     Raises:
@@ -92,7 +92,7 @@ class Views:
             )
         if self.merge_scales != "masks" and self.class_filter != ClassFilter():
             raise UserError(
-                "Classes are filtered in merged masks only.",
+                "Classes can be filtered only with --merge_scales=masks.",
                 where="--fp_cut, --topk_classes, --bg_pow, --suppressed_class",
                 received=f"--merge_scales={self.merge_scales}",
                 accepted="--merge_scales=masks",
@@ -110,12 +110,12 @@ ONE_VIEW = Views()
 
 @dataclasses.dataclass(frozen=True)
 class Merged:
-    """What the views of a batch say together.
+    """The merged scores of a batch.
 
     Attributes:
       scores: float32 [N, H, W, C] for each restriction.
       are_logits: the scores are logits; else they are probabilities, or masks.
-      image_logits: float32 [N, K]; None: no classifier saw the views of which they are wanted.
+      image_logits: float32 [N, K]; None: the network gave none for the views that count.
     """
 
     scores: list[tf.Tensor]
@@ -132,15 +132,15 @@ def look(
     restrictions: Sequence[Restriction],
     upsampled: bool = True,
 ) -> Merged:
-    """Shows a network the views of a batch, each once, and merges what it says.
+    """Shows a network the views of a batch, each once, and merges its scores.
 
     Args:
       model: network of `build_model`.
       views: what it sees.
       image: float32 RGB 0..255 [N, H, W, 3].
-      present: float [N, C], the classes that masks are filtered by; None: by the image-level
-        scores, where `views.class_filter` says so.
-      restrictions: of `decisions.restriction`; masks know only that by `present`.
+      present: float [N, C], the classes that masks keep; None: the image-level scores decide, where
+        `views.class_filter` says so.
+      restrictions: of `decisions.restriction`; masks are restricted by `present` alone.
       upsampled: bring logits that need no merging to the image's size; False: leave them as small
         as they are.
 

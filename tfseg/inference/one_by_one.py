@@ -1,8 +1,8 @@
 """One image at a time, so that results on CPUs do not depend on the batch size, bit for bit.
 
-A CPU kernel may cut its work, and so round, differently with the batch size. One image is work
-enough for it. A GPU needs the batch, and is left with it. Evaluation and pictures promise this; a
-`Predictor` by itself does not, and so can be exported.
+A CPU kernel may divide its work differently for each batch size, and then rounds differently. One
+image is work enough for it. A GPU needs the whole batch and gets it. Evaluation and pictures
+predict this way; a `Predictor` by itself does not, and so can be exported.
 """
 
 from collections.abc import Callable
@@ -21,9 +21,8 @@ def batch_predictor(predictor: Predictor) -> BatchPredictor:
       predictor: what is predicted.
 
     Returns:
-      A function of images [N, H, W, 3], of which classes may be in each, float [N, C] or None, and
-      of weights [N]. Rows of weight 0 at the end only fill the batch up, and their result is
-      undefined: no work need be done for them.
+      A function of images [N, H, W, 3], the classes that may be in each, float [N, C] or None, and
+      weights [N]. Rows of weight 0 at the end only fill the batch; their result is undefined.
     """
     if tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"):
         return lambda image, present, weight: predictor(image, present)

@@ -1,7 +1,7 @@
-"""From images to what is asked of a network: labels, probabilities, image-level logits.
+"""From images to predictions: labels, probabilities, image-level logits.
 
-Evaluation, pictures and whatever leaves the library use the same `Predictor`. Calling it is plain
-graph code for any batch and image size: no loop over images, and nothing that depends on devices.
+Evaluation, pictures and exported networks use the same `Predictor`. Calling it is plain graph code
+for any batch and image size: no loop over images, and nothing that depends on devices.
 """
 
 from collections.abc import Collection
@@ -16,7 +16,7 @@ from tfseg.ops.resize import resize_nearest_align_corners
 
 
 class Prediction(NamedTuple):
-    """What a network says of a batch; what was not asked for is None.
+    """A network's prediction for a batch; parts that are not wanted are None.
 
     A named tuple, so that it may leave a `tf.function` and a SavedModel.
 
@@ -24,8 +24,8 @@ class Prediction(NamedTuple):
       labels: class of every pixel, int32 [N, H, W]; a tuple of them where the predictor has a
         tuple of decisions.
       probs: probability of every class, float32 [N, H, W, C]; a tuple of them likewise. The sum
-        over the classes that may be answered is 1; with merge_scales='masks' it is what the class
-        filter left, and with a calibration in space 'prob' what the bias left.
+        over the classes that may be predicted is 1. It is less where merge_scales='masks' filters
+        classes, or where a calibration in space 'prob' subtracts its bias.
       image_logits: image-level logits of all classes, float32 [N, K].
     """
 
@@ -35,14 +35,14 @@ class Prediction(NamedTuple):
 
 
 class Predictor:
-    """A network, the views in which it sees an image, and what is asked of it.
+    """A network, the views of an image that it sees, and the wanted parts of a prediction.
 
     Args:
       model: network of `build_model`; with a classifier where image-level logits are asked for.
-      views: what the network sees of an image, and how what it says of them is merged.
+      views: the views of an image, and how their scores are merged.
       wanted: any of 'labels', 'probs', 'image_logits'.
-      decision: how labels and probabilities come from what was merged; a tuple of decisions gives
-        one of each for each of them, and the network still sees every view once.
+      decision: how labels and probabilities come from the merged scores. A tuple of decisions gives
+        labels and probabilities for each of them; the network still sees every view once.
       prediction_with_upsampled_logits: upsample the logits and take the arg max; False: the
         reverse; None: as the network's settings say. With several views, merged masks or
         probabilities it is always the former.
@@ -79,7 +79,7 @@ class Predictor:
     ):
         if not wanted or set(wanted) - set(Prediction._fields):
             raise UserError(
-                "This cannot be asked of a network.",
+                "A network does not compute this.",
                 where="wanted",
                 received=", ".join(map(str, wanted)) or "nothing",
                 accepted=", ".join(Prediction._fields),
@@ -115,8 +115,8 @@ class Predictor:
             `ops.class_aware.present_classes`; None: all may. A softmax runs over those alone.
 
         Returns:
-          What is wanted of it. Image-level logits are of the image as it is, but their mean over
-          the views with merge_scales='masks'.
+          The wanted parts. Image-level logits are those of the image itself; with
+          merge_scales='masks' they are the mean over the views.
 
         Raises:
           UserError: image-level scores are needed, and the network gives none.

@@ -1,7 +1,7 @@
 """The published evaluations of UniMatch and its second version: windows, and whole patches.
 
-Both stand between a network and what looks at it (`merge.look`): called like the network, they give
-logits at the size of the image.
+Both wrap a network. They are called like a network (by `merge.look`) and return logits at the size
+of the image.
 
 Source: UniMatch specification 7.
 """
@@ -53,7 +53,7 @@ class SlidingWindow:
         return 1 - (-room // stride), place
 
     def probabilities(self, image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Adds up what the network says in each window.
+        """Adds up the network's probabilities in all windows.
 
         Args:
           image: RGB 0..255 [N, H, W, 3].
@@ -131,7 +131,7 @@ class WholePatches:
 
 
 def wrapped(model: Any, config: PredictionConfig) -> Any:
-    """Returns a network as the settings want an image to be seen.
+    """Returns the network, wrapped as the settings say.
 
     Raises:
       UserError: see `check`.
@@ -165,7 +165,7 @@ def check(config: PredictionConfig) -> None:
     flag, value = next(iter(chosen.items()))
     if len(chosen) > 1:
         raise UserError(
-            "An image is seen through windows, or as a whole in another size.",
+            "--sliding_window and --input_multiple cannot be used together.",
             where=", ".join(chosen),
             fix="leave out one of them",
         )
@@ -173,7 +173,7 @@ def check(config: PredictionConfig) -> None:
     size = getattr(config, crop, None)
     if size is not None and tuple(size) != (0, 0):
         raise UserError(
-            f"{flag} is for images as they are, without padding.",
+            f"{flag} needs images without padding.",
             where=f"--{crop}",
             received=",".join(map(str, size)),
             accepted="0,0",
@@ -181,13 +181,13 @@ def check(config: PredictionConfig) -> None:
         )
     if config.tile_size is not None:
         raise UserError(
-            f"{flag} and --tile_size are two ways to see an image.",
+            f"{flag} and --tile_size cannot be used together.",
             where=f"{flag}, --tile_size",
             fix="leave out one of them",
         )
     if config.sliding_window is not None and getattr(config, "weakly", False):
         raise UserError(
-            "Windows are parts of an image, and image-level scores are of the whole.",
+            "Image-level scores need the whole image and cannot be used with windows.",
             where="--sliding_window, --weakly",
             fix="leave out one of them",
         )

@@ -31,13 +31,18 @@ def write_metrics(folder: str, result: Mapping[str, Any]) -> None:
 
 
 def write_summaries(folder: str, result: Mapping[str, Any], spec: DatasetSpec) -> None:
-    """Writes TensorBoard scalars under the published names; undefined ones are left out."""
+    """Writes TensorBoard scalars; undefined ones are left out.
+
+    The IoU of a class stands under its name, `eval/iou/<name>`, and under the published one,
+    `eval/miou_class_<id>`.
+    """
     scalars = {
         "eval/miou_overall": result["miou"],
         "eval/pixel_accuracy": result["pixel_accuracy"],
     }
     for class_id, name in enumerate(spec.class_names):
         scalars[f"eval/miou_class_{class_id}"] = result["class_iou"][name]
+        scalars[f"eval/iou/{name}"] = result["class_iou"][name]
     for key in ("cls_overall", "cls_precision", "cls_recall"):
         scalars[f"eval/{key}"] = result.get(key)
     for mode, scores in zero_label.scores_by_mode(result).items():

@@ -17,8 +17,7 @@ def summarize(
     Args:
       matrix: integers [C, C], rows = truth.
       spec: the data set.
-      classes: ids of the classes that take part. The others are absent in neither sense: they have
-        no value.
+      classes: ids of the classes that take part. The others have no value, whatever `absent` is.
       absent: see `metrics.mean_iou`.
     """
     matrix = np.asarray(matrix)[np.ix_(classes, classes)]

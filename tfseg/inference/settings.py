@@ -22,7 +22,7 @@ _LARGEST_SCALE = 10
 
 
 def check(config: PredictionConfig, spec: DatasetSpec) -> None:
-    """Insists on settings that can be meant.
+    """Insists on settings that can be used together.
 
     Raises:
       UserError: a scale is not positive, settings do not go together or do not fit the data set, a
@@ -41,15 +41,15 @@ def check(config: PredictionConfig, spec: DatasetSpec) -> None:
     given = class_filter_of(config)
     if given and not spec.has_background:
         raise UserError(
-            "Where classes are filtered the background takes what they leave, and this data set "
-            "has none.",
+            "Filtering of classes needs a background class, which takes the place of removed "
+            "classes.",
             where=", ".join(f"--{name}" for name in given),
-            received=f"data set {spec.name}",
+            received=f"data set {spec.name}, which has none",
             fix="leave these flags out",
         )
     if uses_scores(config) and config.use_image_labels:
         raise UserError(
-            "Classes are filtered by image-level labels or by image-level scores.",
+            "Classes can be filtered by image-level labels or by image-level scores, not by both.",
             where="--use_image_labels, --fp_cut, --topk_classes",
             fix="leave out --use_image_labels, or --fp_cut and --topk_classes",
         )
@@ -69,7 +69,7 @@ def check(config: PredictionConfig, spec: DatasetSpec) -> None:
 
 
 def _check_tiles(config: PredictionConfig) -> None:
-    """Insists on tiles that can be meant; see also `tiling_of`.
+    """Insists on tiles of a possible size; see also `tiling_of`.
 
     Raises:
       UserError: the overlap leaves no step, or something needs the image as a whole.
@@ -79,7 +79,7 @@ def _check_tiles(config: PredictionConfig) -> None:
     overlap = config.tile_overlap
     if overlap is not None and overlap >= config.tile_size:
         raise UserError(
-            "Tiles overlap by less than their side.",
+            "The overlap of tiles must be less than their side.",
             where="--tile_overlap",
             received=overlap,
             accepted=f"0 to {config.tile_size - 1}, for example {config.tile_size // 2}",
@@ -93,7 +93,7 @@ def _check_tiles(config: PredictionConfig) -> None:
     }
     for flag in [flag for flag, is_set in whole.items() if is_set]:
         raise UserError(
-            f"{flag} looks at an image as a whole, and tiles are parts of it.",
+            f"{flag} needs the whole image and cannot be used with tiles.",
             where=flag,
             received=f"--tile_size={config.tile_size}",
             fix=f"leave out --tile_size, or {flag}",
@@ -113,7 +113,7 @@ def tiling_of(config: PredictionConfig, model: Any) -> Tiling | None:
     size = config.tile_size
     if size is None:
         return None
-    # One cell, the least that a network says anything of.
+    # One cell is the smallest image of which a network predicts anything.
     smallest = model.valid_size(2, 2)[0]
     if size < smallest or model.valid_size(size, size) != (size, size):
         larger = max(model.valid_size(size, size)[0], smallest)
@@ -140,8 +140,8 @@ def views_of(
     Args:
       config: settings.
       spec: the data set.
-      crop_size: to which images are padded. Where there is none the sizes of scaled images are
-        those that the network takes too; with one they are the published ones.
+      crop_size: to which images are padded. Without one, scaled images have sizes that the network
+        takes; with one, the published sizes.
 
     Raises:
       UserError: settings do not go together, or the data set has no such class.
@@ -188,7 +188,7 @@ def image_input_of(
         published protocols.
 
     Raises:
-      UserError: images are to be resized in two ways.
+      UserError: two settings resize the images.
     """
     if config.tile_size is not None or protocols.is_chosen(config):
         padded_to = UNPADDED

@@ -81,7 +81,7 @@ def watch_checkpoints(
     """
     if interval_secs < 0 or max_evaluations < 0:
         raise UserError(
-            "This must not be negative.",
+            "An interval and a number must not be negative.",
             where="--eval_interval_secs, --max_number_of_evaluations",
             received=f"{interval_secs}, {max_evaluations}",
         )

@@ -1,8 +1,8 @@
-"""Runs with seen and unseen classes: all that predicting and measuring know of them.
+"""Runs with seen and unseen classes: how they predict, and how they are measured.
 
-Seen and unseen classes alone may be answered, and pixels of others are measured as the class split
-says. Seen classes can be weakened by a bias. Such a run is measured in several modes, each with a
-matrix of its own: the network sees every image once, and its answer is read several times.
+Only seen and unseen classes may be predicted. The class split says how pixels of other classes are
+measured. A bias can lower the scores of seen classes. Such a run is measured in several modes, each
+with a matrix of its own: the network sees every image once, and its scores are read several times.
 
 Source: STRICT specification 1.6, 4.7 and 6; ZS3 specification 6.
 """
@@ -39,7 +39,7 @@ _UNSEEN_MASKS = {
 
 
 def check(config: PredictionConfig, spec: DatasetSpec) -> None:
-    """Insists on settings that go with the class split, or with there being none.
+    """Insists on settings that fit the class split, or the lack of one.
 
     Raises:
       UserError: they do not.
@@ -47,7 +47,7 @@ def check(config: PredictionConfig, spec: DatasetSpec) -> None:
     if spec.seen_unseen is None:
         if config.seen_bias:
             raise UserError(
-                "Without a class split there are no seen classes to weaken.",
+                "--seen_bias needs a class split, which says which classes are seen.",
                 where="--seen_bias",
                 received=config.seen_bias,
                 fix="leave out --seen_bias, or evaluate a run that was trained with --class_split",
@@ -55,14 +55,14 @@ def check(config: PredictionConfig, spec: DatasetSpec) -> None:
         return
     if config.seen_bias_space == "prob" and config.seen_bias > 1:
         raise UserError(
-            "A bias of probabilities above 1 leaves no seen class.",
+            "A --seen_bias above 1 rules out every seen class.",
             where="--seen_bias",
             received=config.seen_bias,
             accepted="0 to 1, or any number from 0 on with --seen_bias_space=logit",
         )
     if config.seen_bias_space == "prob" and config.seen_bias and config.dense_crf:
         raise UserError(
-            "The dense CRF needs probabilities, which are none after a bias was subtracted.",
+            "The dense CRF needs probabilities. After --seen_bias is subtracted they are none.",
             where="--seen_bias, --dense_crf",
             accepted="--seen_bias_space=logit",
             fix="sweep and set the bias in logit space, or leave out one of the two",
@@ -73,7 +73,7 @@ def check(config: PredictionConfig, spec: DatasetSpec) -> None:
     }
     for flag in [flag for flag, is_set in refused.items() if is_set]:
         raise UserError(
-            "A run with seen and unseen classes is not tested this way.",
+            f"{flag} cannot be used with a run of seen and unseen classes.",
             where=flag,
             received=f"class split {spec.seen_unseen.name}",
             fix=f"leave out {flag}",
@@ -81,7 +81,7 @@ def check(config: PredictionConfig, spec: DatasetSpec) -> None:
 
 
 def classes_taking_part(spec: DatasetSpec) -> np.ndarray:
-    """Returns the ids of the classes that may be answered and are measured, ascending."""
+    """Returns the ids of the classes that may be predicted and are measured, ascending."""
     if spec.seen_unseen is None:
         return np.arange(spec.num_classes)
     return np.array(spec.seen_unseen.visible)
@@ -105,7 +105,7 @@ def evaluated_label(label: np.ndarray, spec: DatasetSpec) -> np.ndarray:
 
 
 def decision_of(config: PredictionConfig, spec: DatasetSpec) -> Decision:
-    """Returns how labels come from what a network says: with seen classes weakened, or as it is."""
+    """Returns how labels come from a network's scores: with or without a bias of seen classes."""
     if spec.seen_unseen is None or not config.seen_bias:
         return ARG_MAX
     seen = spec.seen_unseen.seen
@@ -113,7 +113,7 @@ def decision_of(config: PredictionConfig, spec: DatasetSpec) -> Decision:
 
 
 def decision_among_visible(config: PredictionConfig, spec: DatasetSpec) -> Decision:
-    """Returns `decision_of` where nothing else says which classes may be answered."""
+    """Returns `decision_of` where nothing else says which classes may be predicted."""
     decision = decision_of(config, spec)
     classes = tuple(classes_taking_part(spec).tolist())
     if len(classes) == spec.num_classes:
@@ -137,7 +137,7 @@ def facts(config: PredictionConfig, spec: DatasetSpec) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One way to read what the network says, and the pixels by which it is measured.
+    """One way to read the network's scores, and the pixels on which it is measured.
 
     Attributes:
       name: mode, or what is swept.

@@ -225,10 +225,10 @@ class Method(tf.Module):
         return {"model": self.model}
 
     def auxiliary_heads(self) -> Sequence[tf.Module]:
-        """Returns what is trained beside the deployable network and is no part of it.
+        """Returns the modules that are trained beside the deployable network and are no part of it.
 
-        Checkpoints hold its variables among the network's, by their names; evaluation does not ask
-        for them. The default has none.
+        Checkpoints hold their variables among those of the network; evaluation does not read them.
+        The default has none.
         """
         return ()
 
@@ -255,7 +255,7 @@ class Method(tf.Module):
         return settings
 
     def check_initial_weights(self, random: Collection[str]) -> None:
-        """Looks at what a fresh run starts from; the default is content with everything.
+        """Checks what a fresh run starts from; the default accepts everything.
 
         Args:
           random: names of the deployable network's variables that start from random values.

@@ -1,8 +1,9 @@
 """FixMatch for segmentation, as UniMatch's authors have it.
 
-1. The network, as in evaluation, says what a second crop of the same image shows: the donor.
-2. Labelled images and weak views pass it together, in training: the weak views' pseudo labels.
-3. The strong view, with the donor's rectangle in it, learns them.
+1. The network, in evaluation mode, predicts a second crop of the same image, which is the donor.
+2. Labelled images and weak views pass the network together, in training mode. The predictions of
+   the weak views are the pseudo labels.
+3. The strong view, with the donor's rectangle in it, learns the pseudo labels.
 
 Source: Sohn et al., "FixMatch", NeurIPS 2020; UniMatch specification 3.
 """
@@ -73,7 +74,7 @@ class FixMatch(WeakToStrong):
         return views, logits[:size], self.strong_logits(views, seed), guess
 
     def guess_of_donor(self, donor):
-        """Returns what the network, as in evaluation, says of the donor's weak view."""
+        """Returns the prediction for the donor's weak view; the network is in evaluation mode."""
         logits = self.model(donor["image"], training=False)["logits"]
         return self.guess(self.logits_of(logits, donor["image"]), donor)
 

@@ -1,10 +1,12 @@
 """FixMatch with an averaged teacher, as the authors of UniMatch V2 have it.
 
-1. The teacher, a moving average of the network, says what the weak views show.
-2. Into each strong view a rectangle of the image at the mirrored place of the batch is pasted.
+1. The teacher, a moving average of the network, predicts the weak views.
+2. The donor of an image is the image at the mirrored place of the batch. A rectangle of it is
+   pasted into each strong view.
 3. Labelled images and strong views pass the network together.
 
-The average begins as a copy and forgets it with the first step; it is deployed with --network=ema.
+The average starts as a copy of the network. After the first step nothing of this copy is left. It
+is deployed with --network=ema.
 
 Source: UniMatch specification 4.
 """

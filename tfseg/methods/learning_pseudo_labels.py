@@ -1,12 +1,13 @@
 """Learning Pseudo Labels, stage 1: two networks that label each other's images.
 
-Every image has image-level labels, a few have masks. Each step takes images with masks and images
-that any record of the second split may be (those with a usable mask included).
+Every image has image-level labels, a few have masks. The first half of a batch are images with
+masks. The second half are images of the second split, with or without a usable mask.
 
 1. HybridNet, which is deployed, learns from the masks, from the image-level labels and from
-   PseudoNet's predictions on the second half of the batch.
-2. PseudoNet learns only from HybridNet's predictions there, so its IoU on the first half tells how
-   good its labels are: an image counts by the IoU of its worst class, to a high power.
+   PseudoNet's predictions on the second half.
+2. PseudoNet learns only from HybridNet's predictions on the second half. So its IoU on the first
+   half tells how good its labels are. Its labels for an image count by the IoU of the image's worst
+   class, to a high power.
 
 All cross entropies are class-aware: a softmax among the classes that the image-level labels name.
 Stage 2 is `train_sup.py` on HybridNet's labels (experiments/learning_pseudo_labels.sh).
@@ -146,7 +147,7 @@ class LearningPseudoLabels(Method):
             "classification": loss_ops.multi_label_loss(
                 tf.reduce_max(hybrid, [1, 2])[:, self.spec.first_image_class :], image_label
             ),
-            # Void counts 0 and stays in the mean, as published.
+            # The loss of void is 0, and the mean includes it, as published.
             "cross_training": tf.reduce_mean(weight[:, None, None] * weak_loss),
         }
 
@@ -237,7 +238,7 @@ class LearningPseudoLabels(Method):
             monitors.confusion(
                 name,
                 truth,
-                # Labels of images with masks are not counted; their ignored pixels are no class.
+                # (Images with masks are not counted, and their ignored pixels have no class.)
                 tf.where(weak["has_label"][:, None, None], 0, prediction),
                 num_classes=self.spec.num_classes,
                 weight=tf.broadcast_to(counted, tf.shape(truth)),

@@ -112,7 +112,7 @@ class SLRNet(Method):
             )
         if settings.pretrain_steps >= self.config.training_number_of_steps:
             raise UserError(
-                "Pseudo masks would never be learned from.",
+                "No step would learn from pseudo masks.",
                 where="--pretrain_steps",
                 received=f"{settings.pretrain_steps}, of "
                 f"--training_number_of_steps={self.config.training_number_of_steps}",
@@ -129,12 +129,12 @@ class SLRNet(Method):
             )
 
     def check_initial_weights(self, random: Collection[str]) -> None:
-        """Tells of new layers that nothing normalises; their losses soon cease to be finite.
+        """Warns of new layers without normalisation, whose losses soon become infinite.
 
-        With --fine_tune_batch_norm=false their batch norm keeps mean 0 and variance 1. What
-        `GlobalCueInjection` makes of products of features is far too large then: on scenes of
-        digits with efficientnet_lite0 the first loss was 134, of logits of up to 607. Two steps at
-        a rate of 0.002 made features of 4e20, and the next ones overflowed float32. With batch
+        With --fine_tune_batch_norm=false their batch norm keeps mean 0 and variance 1. The outputs
+        of `GlobalCueInjection`, products of features, are then far too large. On scenes of digits
+        with efficientnet_lite0, logits were up to 607, and the first loss was 134. After two steps
+        at a rate of 0.002 features were 4e20, and the next steps overflowed float32. With batch
         statistics a rate of 0.02 is stable there: the fifth loss is 1, logits are below 20.
         """
         if self.model.config.fine_tune_batch_norm or not any("global_cue" in x for x in random):
@@ -255,7 +255,9 @@ class SLRNet(Method):
     def refined_mask(
         self, images: Images, output: HeadOutput, flip: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Returns that mask refined, at the size of the image, without absent classes and gradient.
+        """Returns the mean mask, refined, at the size of the image, without absent classes.
+
+        It has no gradient.
 
         Source: specification 4.5.
         """
@@ -344,11 +346,11 @@ class SLRNet(Method):
     def labelled_mean(self, segmentation: tf.Tensor, has_label: tf.Tensor) -> tf.Tensor:
         """Returns the mean over images with masks, 0 if there are none.
 
-        Replicas that are not joined by --sync_batch_norm each take their own mean, as published.
-        With --sampling=published some have no mask then, and the mean over replicas counts them as
-        0: of a share p of images with masks and n images in a replica, the loss weighs
-        1 - (1 - p)^n of what it does where every replica has a mask (p = 0.1, n = 8: 0.57). Joined
-        replicas divide by the masks of all.
+        Without --sync_batch_norm each replica takes its own mean, as published. With
+        --sampling=published some replicas have no mask, and the mean over replicas counts them as
+        0. With a share p of images with masks and n images in a replica, the loss then weighs
+        1 - (1 - p)^n times as much as if every replica had a mask (p = 0.1, n = 8: 0.57). With
+        --sync_batch_norm the sum is divided by the number of masks of all replicas.
         """
         weight = tf.cast(has_label, tf.float32)
         count = tf.reduce_sum(weight)
@@ -428,7 +430,7 @@ class SLRNet(Method):
     def panels(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Returns an image, the prediction for it, its pseudo mask, and the truth."""
         images = self._images(batch)
-        # Those without masks come last; they are what a user wants to see.
+        # Images without masks come last. A user wants to see these.
         count = next(reversed(batch.values()))["image"].shape[0]
         output = self.model.two_views(images.image, training=False)
         unlabelled = dataclasses.replace(images, has_label=tf.zeros_like(images.has_label))

@@ -2,23 +2,22 @@
 
 1. At the start of a round the teacher becomes a copy of the network, which SPNet trained on the
    seen classes (--tf_initial_checkpoint).
-2. The teacher sees every crop as it is, mirrored, and enlarged, and may answer with unseen classes
-   only; where all views agree, their answer is a pseudo label.
+2. The teacher sees every crop as it is, mirrored, and enlarged. It may answer with unseen classes
+   only. Where all views agree, their answer is a pseudo label.
 3. Pixels that may be of an unseen class (`candidate`) take it; labelled pixels keep their label.
-4. One cross entropy over seen and unseen classes.
+4. The network learns from one cross entropy over seen and unseen classes.
 
-With --view_scales= and --mirror_views=false it is plain self-training; with
---generator_classes=all, --pseudo_label_share and --disagreeing=ignore besides, ZS5: the most
-confident pixels of every unseen class in an image get its label, its other pixels are ignored.
-(Where background takes no part they are in any case, and --disagreeing is refused.) What is no
-label of an unseen class is none of a seen class either, except background, for seen classes have
-labels; so an answer that is a seen class leaves a candidate background, or without label where
-background takes no part.
+With --view_scales= and --mirror_views=false it is plain self-training. With
+--generator_classes=all, --pseudo_label_share and --disagreeing=ignore besides, it is ZS5: in every
+image, the most confident pixels of every unseen class get its label, and the others are ignored.
+(Class splits without background ignore them in any case, and refuse --disagreeing.) The teacher may
+then answer with a seen class. A candidate cannot be of a seen class other than background, because
+those have labels. So it becomes background, or has no label where background takes no part.
 
-Where SPNet has learned that unseen objects are background, no probability finds them over all
-images, but they stand out in theirs: --pseudo_label_scores=standardised with --pseudo_label_share
-and --generator_classes=all (ours). Which class it is, images tell by comparison with each other:
---pseudo_label_names=image (ours).
+SPNet may have learned that unseen objects are background. A threshold for all images then finds
+none of them, but within an image they stand out: --pseudo_label_scores=standardised with
+--pseudo_label_share and --generator_classes=all (ours). A comparison of the images tells which
+class an object is of: --pseudo_label_names=image (ours).
 
 Batch norm keeps its statistics, as published, unless --fine_tune_batch_norm is given.
 
@@ -65,7 +64,7 @@ class Strict(SPNet):
         # (An empty flag is None.)
         self._view_scales = tuple(settings.view_scales or ())
         self._answers = split.unseen if settings.generator_classes == "unseen" else split.visible
-        # What a candidate is that is of no unseen class, and one of which nothing is known.
+        # Label of a candidate that is of no unseen class, and of one about which nothing is known.
         self._none = self.spec.ignore_label if split.background is None else split.background
         self._otherwise = self._none
         if settings.disagreeing == "ignore":
@@ -98,7 +97,7 @@ class Strict(SPNet):
             )
         if settings.pseudo_label_start >= self._period:
             raise UserError(
-                "There would never be a pseudo label.",
+                "No step would use pseudo labels.",
                 where="--pseudo_label_start",
                 received=settings.pseudo_label_start,
                 accepted=f"less than the {self._period} steps of a round",
@@ -109,19 +108,21 @@ class Strict(SPNet):
     def _check_views(self) -> None:
         settings, scales = self.settings, self._view_scales
         if any(scale <= 0 for scale in scales):
-            raise UserError("Sizes are positive.", where="--view_scales", received=scales)
+            raise UserError(
+                "The scales of views must be above 0.", where="--view_scales", received=scales
+            )
         if not settings.random_view_scales:
             return
         if len(set(scales)) < 2:
             raise UserError(
-                "Random sizes need a smallest and a largest one.",
+                "Random scales need a smallest and a largest one.",
                 where="--view_scales",
                 received=", ".join(map(str, scales)) or "none",
                 accepted="for example 0.5,1.75, as published",
             )
         if self.config.jit_compile:
             raise UserError(
-                "XLA cannot compile views of random sizes.",
+                "XLA cannot compile views of random scales.",
                 where="--random_view_scales, --jit_compile",
                 fix="leave out one of them",
             )
@@ -139,7 +140,7 @@ class Strict(SPNet):
             self._check_standardised()
         elif settings.pseudo_label_names != "pixel":
             raise UserError(
-                "Only what stands out gets one name for an image.",
+                "One class for an image needs standardised scores.",
                 where=f"--pseudo_label_names={settings.pseudo_label_names}",
                 received=f"--pseudo_label_scores={settings.pseudo_label_scores}",
                 fix="add --pseudo_label_scores=standardised",
@@ -164,8 +165,8 @@ class Strict(SPNet):
         where = "--pseudo_label_scores=standardised"
         if settings.pseudo_label_share is None or settings.generator_classes != "all":
             raise UserError(
-                "Scores are standardised for a share of them, and of probabilities among all "
-                "classes.",
+                "Standardised scores need --pseudo_label_share, and a teacher that may answer with "
+                "all classes.",
                 where=where,
                 received=f"--pseudo_label_share={settings.pseudo_label_share}, "
                 f"--generator_classes={settings.generator_classes}",
@@ -176,7 +177,8 @@ class Strict(SPNet):
         needed = 2 * replicas * parts
         if settings.pseudo_label_names == "image" and self.config.train_batch_size < needed:
             raise UserError(
-                "Images are named by comparison with others: every part of a batch needs two.",
+                "The class of an image is found by comparison with other images: every part of a "
+                "batch needs two images.",
                 where="--pseudo_label_names=image, --train_batch_size",
                 received=f"{self.config.train_batch_size} images for {replicas} replica(s), "
                 f"--gradient_accumulation_steps={parts}",
@@ -195,7 +197,7 @@ class Strict(SPNet):
         """Insists on a teacher that has learned before it teaches.
 
         Raises:
-          UserError: something of it would start from random values.
+          UserError: some of its variables would start from random values.
 
         Source: specification 1.4.
         """
@@ -203,7 +205,7 @@ class Strict(SPNet):
         learns_before = settings.teacher == "ema" and settings.pseudo_label_start > 0
         if random and not learns_before:
             raise UserError(
-                "The teacher would start from random values, and teach nothing.",
+                "The teacher would start from random values and would teach nothing.",
                 where="--tf_initial_checkpoint, --initialize_last_layer",
                 received=f"{len(random)} random variables: {', '.join(sorted(random)[:3])} ...",
                 accepted="a run of the same network, such as --method=spnet; or --teacher=ema with "
@@ -269,7 +271,7 @@ class Strict(SPNet):
     def view_logits(
         self, image: tf.Tensor, size: tuple[int, int], *, seed: tf.Tensor | None = None
     ) -> list[tf.Tensor]:
-        """Returns what the teacher says of every view, in the geometry of the first.
+        """Returns the teacher's logits of every view, in the geometry of the first.
 
         Args:
           image: RGB 0..255 [N, H, W, 3].
@@ -277,7 +279,7 @@ class Strict(SPNet):
           seed: int32 [2]; for random sizes of views.
 
         Returns:
-          float32 [N, height, width, U] of each view, the U classes that a pseudo label may name.
+          float32 [N, height, width, U] of each view, U classes that a pseudo label may name.
 
         Source: specification 4.1.
         """
@@ -319,8 +321,8 @@ class Strict(SPNet):
           seed: int32 [2]; for random sizes of views.
 
         Returns:
-          int32 [N, h, w]: an unseen class, or where the teacher says that it is none background or
-          the ignore label; and bool [N, h, w]: which of them count.
+          int32 [N, h, w]: an unseen class; or background or the ignore label, where the teacher
+          says that it is none of them. And bool [N, h, w]: which of these labels count.
 
         Source: specification 4.2; ZS3 specification 4.6 for the share.
         """
@@ -354,15 +356,15 @@ class Strict(SPNet):
     def _standing_out(
         self, logits: list[tf.Tensor], candidate: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns pseudo labels by how much a candidate stands out in its image (ours).
+        """Returns pseudo labels of the candidates that stand out in their image (ours).
 
         Args:
           logits: float32 [N, h, w, classes of the generator] of each view.
           candidate: bool [N, h, w].
 
         Returns:
-          As `pseudo_labels`. Where views agree on a class that does not stand out enough, it counts
-          that there is none; where they disagree nothing counts.
+          As `pseudo_labels`. Where the views agree on a class that does not stand out enough, the
+          label "no unseen class" counts. Where they disagree, no label counts.
         """
         unseen = [(i, c) for i, c in enumerate(self._answers) if c in self.spec.seen_unseen.unseen]
         columns, classes = (tf.constant(x, tf.int32) for x in zip(*unseen))
@@ -382,7 +384,7 @@ class Strict(SPNet):
     def _named_by_image(
         self, log_probs: list[tf.Tensor], candidate: tf.Tensor, classes: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns pseudo labels of one class per image, where any unseen one stands out (ours).
+        """Returns pseudo labels of one class per image, where an unseen class stands out (ours).
 
         Args:
           log_probs: float32 [N, h, w, U] of each view.
@@ -390,8 +392,9 @@ class Strict(SPNet):
           classes: the U unseen classes, int32.
 
         Returns:
-          As `pseudo_labels`. Where no view is among its share, it counts that there is none; where
-          some are, nothing counts.
+          As `pseudo_labels`. A pixel that stands out in all views gets the class of its image. If
+          it stands out in no view, the label "no unseen class" counts. If it stands out in some
+          views only, no label counts.
         """
         shares = [
             most_confident(
@@ -409,7 +412,7 @@ class Strict(SPNet):
         return label, everywhere | ~somewhere
 
     def _weakened(self, probs: tf.Tensor) -> tf.Tensor:
-        """Returns the teacher's probabilities less the bias of seen classes."""
+        """Returns the teacher's probabilities; those of seen classes are reduced by the bias."""
         if not self.settings.teacher_seen_bias:
             return probs
         seen = tuple(i for i, c in enumerate(self._answers) if c in self.spec.seen_unseen.seen)

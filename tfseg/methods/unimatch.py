@@ -1,9 +1,9 @@
-"""UniMatch: FixMatch with two strong views, and a third pupil whose features are dropped.
+"""UniMatch: FixMatch with two strong views, and a third pass with dropped features.
 
-1. The network, as in evaluation, says what a second crop of the same image shows: the donor.
-2. Labelled images and weak views pass the backbone together; the decoder sees their features, and
-   these once more with half of the channels dropped. (Batch norm of the decoder therefore sees the
-   dropped copies too, those of labelled images among them, which no loss sees.)
+1. The network, in evaluation mode, predicts a second crop of the same image, which is the donor.
+2. Labelled images and weak views pass the backbone together. The decoder sees their features, and
+   the same features again with half of the channels dropped. (So batch norm of the decoder also
+   sees the dropped copies. Those of labelled images have no loss.)
 3. The two strong views, with the donor's rectangles in them, pass the network together.
 4. Strong views and dropped features learn the weak views' pseudo labels.
 

@@ -1,12 +1,14 @@
-"""UniMatch V2: an averaged teacher, and two strong views that each keep the other's channels.
+"""UniMatch V2: an averaged teacher, and two strong views with complementary channels.
 
-1. The teacher, a moving average of the network, says what the weak views show.
-2. Into each strong view a rectangle of the image at the mirrored place of the batch is pasted.
-3. Labelled images pass the network; the two strong views pass it together, and between backbone
-   and decoder the second keeps, doubled, the channels that the first drops. Half of the images keep
-   all channels in both.
+1. The teacher, a moving average of the network, predicts the weak views.
+2. The donor of an image is the image at the mirrored place of the batch. A rectangle of it is
+   pasted into each strong view.
+3. Labelled images pass the network. The two strong views pass it together. Between backbone and
+   decoder, each view drops the channels that the other one keeps; kept channels are doubled. Half
+   of the images keep all channels in both views.
 
-The average begins as a copy and forgets it with the first step; it is deployed with --network=ema.
+The average starts as a copy of the network. After the first step nothing of this copy is left. It
+is deployed with --network=ema.
 
 Source: Yang et al., "UniMatch V2: Pushing the limit of semi-supervised semantic segmentation",
 TPAMI 2025; UniMatch specification 4. Ours: features of other widths than the first have a mask of

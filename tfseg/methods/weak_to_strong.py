@@ -1,15 +1,16 @@
 """What FixMatch, UniMatch and their second versions share.
 
-A network says what the weak view of an image without mask shows; where it is sure, that is the
-pseudo label of strong views of the same crop. Into each strong view a rectangle of another image is
-pasted (CutMix), and its pseudo label likewise. The labelled images learn from their masks. A method
-says who makes the pseudo labels, who the donor is, and which passes the network makes.
+A network predicts the weak view of an image without a mask. Where it is sure, its prediction is the
+pseudo label of strong views of the same crop. A rectangle of another image, the donor, is pasted
+into each strong view (CutMix), and its pseudo label too. The network also learns from the masks of
+the labelled images. A method decides which network makes the pseudo labels, which image is the
+donor, and which passes the network makes.
 
-Three things are ours and behind flags. With --weakly the classes that an image is known not to
-show take no part in its pseudo label, nor, with --strong_loss=class_aware, in the loss of its
-strong views; what CutMix pastes keeps the donor's classes. --class_thresholds=balanced asks less
-confidence of classes of which the network is less sure. And the weight of all that needs no mask
-can be another, or rise (--unlabeled_weight).
+Three things are ours and have flags. With --weakly, classes that an image is known not to show
+cannot be its pseudo label. With --strong_loss=class_aware they take no part in the loss of its
+strong views either; a pasted rectangle has the classes of the donor. With
+--class_thresholds=balanced a class needs less confidence if the network is less sure of it. The
+losses of images without masks can have another weight, which may rise (--unlabeled_weight).
 
 Source: Yang et al., "Revisiting weak-to-strong consistency in semi-supervised semantic
 segmentation", CVPR 2023, and "UniMatch V2", TPAMI 2025; UniMatch specification 2 to 4. Ours: a
@@ -38,7 +39,7 @@ from tfseg.settings.run import TrainConfig
 
 @dataclasses.dataclass(frozen=True)
 class Guess:
-    """What a network says of a batch of weak views; no gradient passes.
+    """A network's prediction for a batch of weak views, without gradient.
 
     Attributes:
       label: int32 [N, H, W], the likeliest class.
@@ -66,7 +67,7 @@ class Mixed:
     Attributes:
       image: RGB 0..255 [N, H, W, 3].
       own, donor: guesses of the two images.
-      inside: bool [N, H, W], what is the donor's.
+      inside: bool [N, H, W], pixels of the donor.
     """
 
     image: tf.Tensor
@@ -141,7 +142,7 @@ class WeakToStrong(Method):
         """
         if tuple(config.image_pyramid or (1.0,)) != (1.0,):
             raise UserError(
-                "Passes of several views see images at one scale.",
+                "This method works with images at one scale.",
                 where="--image_pyramid",
                 received=", ".join(map(str, config.image_pyramid)),
                 accepted="1.0",
@@ -177,7 +178,7 @@ class WeakToStrong(Method):
         return resize_bilinear(tf.cast(logits, tf.float32), image.shape[1:3])
 
     def guess(self, logits: tf.Tensor, stream: dict[str, tf.Tensor]) -> Guess:
-        """Returns what logits say of a stream's weak view.
+        """Returns the prediction that logits make for a stream's weak view.
 
         Args:
           logits: float32 [N, H, W, C].
@@ -206,7 +207,7 @@ class WeakToStrong(Method):
         """Returns the strong views with the donor's rectangles in them.
 
         Args:
-          own: batch of the images; its boxes say what is pasted.
+          own: batch of the images; its boxes say where the donor is pasted.
           donor: batch of as many others.
           guess, donor_guess: of the two.
         """
@@ -282,7 +283,9 @@ class WeakToStrong(Method):
         )
 
     def guess_loss(self, logits: tf.Tensor, guess: Guess | Mixed) -> tf.Tensor:
-        """Mean loss against a pseudo label: over all pixels but padding, sure or not.
+        """Returns the mean loss against a pseudo label, over all pixels but padding.
+
+        Pixels that are not sure have a loss of 0.
 
         Args:
           logits: float32 [N, H, W, C].
@@ -332,7 +335,7 @@ class WeakToStrong(Method):
           guess: of the weak views.
           unlabelled: batch of their stream.
           student: float32 [N, H, W, C], logits of the first strong view.
-          views: of `mixed_views`; what is the donor's in the first is not counted.
+          views: of `mixed_views`; pixels of the donor in the first view are not counted.
         """
         confident = tf.cast(guess.confidence >= self.thresholds(guess.label), tf.float32)
         confident *= guess.valid

@@ -1,4 +1,4 @@
-"""What the zero-label methods share: their stream, their losses on some classes, what is watched.
+"""What the zero-label methods share: their stream, losses on some of the classes, monitors.
 
 A class split (`tfseg.data.class_splits`) says which classes have pixel labels. All logits have a
 channel for every class of the data set; classes that take no part in a loss are masked, and get no
@@ -56,7 +56,7 @@ def among(label: tf.Tensor, classes: Sequence[int]) -> tf.Tensor:
 
 
 def only(logits: tf.Tensor, classes: Sequence[int]) -> tf.Tensor:
-    """Pushes the logits of all other classes far below: float32 [N, h, w, C] of the same."""
+    """Returns logits in which all other classes are far below, float32 [N, h, w, C]."""
     present = tf.cast(members(classes, logits.shape[-1]), tf.float32)
     return mask_absent_logits(logits, present[None])
 
@@ -117,7 +117,7 @@ def monitor(
 
 
 def prediction_panel(method: Method, image: tf.Tensor) -> tf.Tensor:
-    """Returns what the network says among seen and unseen classes, int32 [N, H, W]."""
+    """Returns the network's prediction among seen and unseen classes, int32 [N, H, W]."""
     logits = resize_bilinear(method.model(image, training=False)["logits"], image.shape[1:3])
     visible = only(logits, method.spec.seen_unseen.visible)
     return tf.argmax(visible, -1, output_type=tf.int32)

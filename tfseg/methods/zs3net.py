@@ -1,25 +1,25 @@
 """ZS3Net, step 2: a classifier over all classes, unseen ones learned from generated features.
 
 The network comes from step 1 (`--method=spnet --head=deeplab`, training on seen classes) by
-`--tf_initial_checkpoint`, and stays as it is but for the last convolution, which is new. The input
-of that convolution, features, is what is generated.
+`--tf_initial_checkpoint`. Its last convolution is new, and all else stays as it is. A generator
+makes features, the input of this convolution.
 
-1. A generator turns a class's word vector and noise into the feature of a pixel. It learns to match
-   the features of every seen class of every image (maximum mean discrepancy).
+1. The generator turns a class's word vector and noise into the feature of a pixel. It learns to
+   match the features of every seen class of every image (maximum mean discrepancy).
 2. Images whose layout holds unseen classes get a feature map from the generator; the others keep
    their own.
-3. The classifier learns from both, unseen classes weighing more.
+3. The classifier learns from both; unseen classes weigh more.
 4. With `graph_context` a second generator makes the features of regions from those around them; the
    classifier learns from these too.
 
-Where unseen classes are, the published code reads from their ground truth: `--oracle_layout`.
-Without it some images get a made layout (`ops.layouts`), in which unseen classes stand where seen
-ones are.
+The published code reads from the ground truth where unseen classes are: `--oracle_layout`. Without
+it some images get a made layout (`ops.layouts`), in which unseen classes take the place of seen
+ones.
 
 Source: Bucher et al., "Zero-shot semantic segmentation", NeurIPS 2019; ZS3 specification 4. Ours:
 the network is in inference mode while it makes features (theirs drew dropout and let batch norm
-drift); the generator also learns from images with a made layout, of whose seen classes it knows the
-features; loss and rate do not change with the number of replicas.
+drift); the generator also learns from the seen classes of images with a made layout, whose features
+are known; loss and rate do not change with the number of replicas.
 """
 
 import dataclasses
@@ -95,7 +95,7 @@ class ZS3Net(Method):
             )
         if self.settings.oracle_layout:
             print(
-                "warning: --oracle_layout: where the unseen classes are is read from their ground "
+                "warning: --oracle_layout reads the places of unseen classes from their ground "
                 "truth, as published; results are not zero-label",
                 flush=True,
             )
@@ -105,7 +105,7 @@ class ZS3Net(Method):
         model = build_model()
         if model.logits_layer is None:
             raise UserError(
-                "zs3net needs a last convolution of its own, on features that it can generate.",
+                "zs3net trains a last convolution, which this network does not have.",
                 where="--decoder_output_is_logits",
                 received=True,
                 fix="leave the flag out",
@@ -140,8 +140,8 @@ class ZS3Net(Method):
         """Insists on a trained network and a new classifier.
 
         Raises:
-          UserError: something of the network starts from random values and would stay so; or the
-            classifier does not.
+          UserError: a variable of the network starts from random values and would never be trained,
+            or the classifier does not start from random values.
 
         Source: specification 1.3.
         """
@@ -159,7 +159,7 @@ class ZS3Net(Method):
             )
         if not classifier <= set(random):
             raise UserError(
-                "The classifier of zs3net is new, for it has new classes.",
+                "The classifier of zs3net must start from random values: it has new classes.",
                 where="--initialize_last_layer",
                 received=True,
                 fix="leave the flag out",
@@ -174,7 +174,7 @@ class ZS3Net(Method):
 
     @classmethod
     def network_config(cls, config: ModelConfig, settings: ZS3NetConfig) -> ModelConfig:
-        """Says which settings are not heeded, as the network is in inference mode throughout."""
+        """Names settings without effect: the network is always in inference mode."""
         default = {field.name: field.default for field in dataclasses.fields(config)}
         changed = [n for n in _UNUSED_NETWORK_FLAGS if getattr(config, n) != default[n]]
         if changed:

@@ -189,7 +189,7 @@ def _check(config: ModelConfig) -> None:
         )
     if any(scale <= 0 for scale in config.image_pyramid or ()):
         raise UserError(
-            "Scales are positive.", where="--image_pyramid", received=config.image_pyramid
+            "Scales must be above 0.", where="--image_pyramid", received=config.image_pyramid
         )
     _check_decoder(config)
 
@@ -227,7 +227,7 @@ def _check_decoder(config: ModelConfig) -> None:
         value = getattr(config, name)
         if value is not None and (len(value) != 2 or min(value) < 1):
             raise UserError(
-                f"--{name} is two positive numbers.",
+                f"--{name} needs two positive numbers.",
                 where=f"--{name}",
                 received=value,
                 accepted="height,width",

@@ -1,7 +1,7 @@
 """Pseudo labels on which all views of an image agree: pure functions.
 
-A network sees an image as it is, mirrored, and at other sizes. What it says of each view is brought
-to the geometry of the first; a pixel gets a label where every view has the same arg max.
+A network sees an image as it is, mirrored, and at other sizes. Its answer for each view is brought
+to the geometry of the first view. A pixel gets a label where every view has the same arg max.
 
 Source: Pastore et al., "A closer look at self-training for zero-label semantic segmentation", L2ID
 at CVPR 2021; STRICT specification 4.1 to 4.3.
@@ -56,7 +56,7 @@ def scaled_views(
 def to_first(
     scores: tf.Tensor, size: Size, *, mirrored: bool, align_corners: bool = False
 ) -> tf.Tensor:
-    """Brings what a network says of a view to the geometry of the first view.
+    """Brings a network's scores of a view to the geometry of the first view.
 
     Args:
       scores: float [N, h, w, C].

@@ -1,4 +1,4 @@
-"""Cross entropy in which a class counts the less, the more pixels of the image have it.
+"""Cross entropy in which classes with many pixels in an image count less.
 
 Source: Araslanov and Roth, "Single-stage semantic segmentation from image labels", CVPR 2020,
 section 3.3; SLRNet specification 4.6.
@@ -27,8 +27,8 @@ def balanced_cross_entropy(
       label: int32 [N, H, W], class ids or `ignore_label`.
       ignore_label: label of pixels that count 0.
       image_label: float32 [N, C - 1] multi-hot over the foreground classes. With it an image
-        counts only if as many classes have pixels as it holds, background being one. None: every
-        image counts.
+        counts only if the number of classes with labelled pixels is that of its image-level
+        classes plus 1 for background. None: every image counts.
 
     Returns:
       float32 [N], means over all H W pixels, the ignored ones too; 0 for images that do not count.

@@ -1,6 +1,6 @@
-"""Calibrated stacking: classes with labels made weaker against classes that have none.
+"""Calibrated stacking: the scores of classes with labels are lowered before the arg max.
 
-A network that saw labels of some classes only is too sure of these.
+A network that saw labels of some classes only is too sure of these classes.
 
 Source: STRICT specification 1.6 and 8.14.
 """
@@ -16,12 +16,12 @@ BIAS_SPACES = ("prob", "logit")
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """How much seen classes are weakened against those that have no labels; see `calibrated`.
+    """How much the scores of seen classes are lowered; see `calibrated`.
 
     Attributes:
       seen: ids of the classes with labels.
-      bias: what is taken from them.
-      space: 'prob': from their probability; 'logit': from their logit.
+      bias: number that is subtracted from their scores.
+      space: these scores: 'prob': probabilities; 'logit': logits.
 
     Raises:
       UserError: an unknown space.

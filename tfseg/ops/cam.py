@@ -24,8 +24,7 @@ def class_activation_maps(
     Args:
       features: A, float [N, h, w, D], the classifier's input before its mean.
       kernel: W, float32 [1, 1, D, K].
-      multiplier: m, what dropout multiplies the pooled features by, float32 [N or 1, 1, 1, D];
-        None: 1.
+      multiplier: m, dropout's factors on the pooled features, float32 [N or 1, 1, 1, D]; None: 1.
 
     Returns:
       float32 [N, h, w, K], at least 0.

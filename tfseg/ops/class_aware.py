@@ -1,7 +1,7 @@
 """Cross entropy among the classes that an image is known to hold: pure functions.
 
-Where image-level labels say which classes are present, a pixel need only be told apart among
-these: the softmax runs over present classes, and absent ones get no gradient.
+Image-level labels say which classes are present, and the class of a pixel has to be found among
+these only. So the softmax runs over present classes, and absent ones get no gradient.
 
 Notation: f logits, T temperature, g in {0, 1}^C the present classes, e = exp(f / T),
 S = sum_k g_k e_k + eps, q = e / S, eps = 1e-5. The published code computes e itself, which
@@ -60,7 +60,7 @@ def class_aware_cross_entropy(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes -log(q_y + eps) of every pixel with label y.
 
-    eps caps the loss at 11.5 and stills the gradient of pixels that are hopelessly wrong. Absent
+    eps caps the loss at 11.5; pixels whose q_y is far below eps have nearly no gradient. Absent
     classes get no gradient, unless y itself is one.
 
     Args:

@@ -1,8 +1,7 @@
 """Class filtering: which classes an image may be given, by its image-level scores or labels.
 
-A network that scores every class for the image as a whole says more with both of its answers than
-with the masks alone: classes that it does not believe in are taken out of the masks, and the
-background, which fills whatever is left, is made weaker.
+A network may also score every class for the image as a whole. Classes with a low score are removed
+from the masks. The background, which would fill what is left, is made weaker.
 
 Source: SLRNet specification 6.
 """
@@ -17,9 +16,9 @@ def kept_classes(
 
     Args:
       image_logits: float [N, K].
-      score_cut: classes with p above this are kept; None: whatever p is.
-      top_classes: of these, as many as are kept: those with p at least that of the class at this
-        place, so that equals stay together; more than K are all. None: all.
+      score_cut: classes with p above this are kept; None: p may be anything.
+      top_classes: number of the classes with the highest p that are kept; classes with the same p
+        as the last of them are kept too. K or more: all. None: all.
 
     Returns:
       float32 [N, K] of 0 and 1.
@@ -43,14 +42,14 @@ def filter_classes(
     background_power: float = 1.0,
     suppressed_class: int | None = None,
 ) -> tf.Tensor:
-    """Takes classes out of masks and weakens others.
+    """Removes classes from masks and weakens others.
 
     Args:
       masks: float [N, H, W, C], 0 to 1.
       present: float32 [N, C], 1 for classes that stay and 0 for others; None: all stay.
       background_power: the masks of class 0 are raised to this power.
-      suppressed_class: class whose masks are raised to twice that power, because it is found too
-        often; None: none.
+      suppressed_class: class that is found too often; its masks are raised to twice that power.
+        None: none.
 
     Returns:
       float32 [N, H, W, C], 0 to 1: scores, which no longer sum to 1.

@@ -15,8 +15,8 @@ def class_scores(
     """Computes the scores of the foreground classes: pooled logits plus a penalty on small masks.
 
     The pooling is normalised global weighted pooling (nGWP): sum over pixels of logit times mask,
-    over 1 + the sum of the mask. Of classes with large masks it tells how sure the pixels are,
-    whatever their number; the focal penalty makes up for that.
+    over 1 + the sum of the mask. For a class with a large mask it says how sure the pixels are, and
+    does not depend on their number. So the focal penalty lowers the scores of small masks.
 
     Args:
       logits: float [N, h, w, C], class 0 is background.

@@ -12,8 +12,8 @@ def pixel_vectors(vectors: tf.Tensor, label: tf.Tensor, *, ignore_label: int) ->
     Args:
       vectors: float [C, D].
       label: integers, any shape; class ids or `ignore_label`.
-      ignore_label: pixels with this label get the vector of class 0, as published; what is made
-        from it is to be dropped by the label.
+      ignore_label: pixels with this label get the vector of class 0, as published; the caller has
+        to ignore what is made from it.
 
     Returns:
       Float [..., D].

@@ -1,8 +1,8 @@
 """The most confident share of every class and image, as pseudo labels: ZS5's rule, and ours.
 
-A network trained with objects that are background in its labels gives them no probability that it
-would not also give to real background elsewhere; within an image they stand out. `standardised`
-makes scores of that, `class_of_image` a name.
+A network may have been trained on labels that call unknown objects background. It then gives them
+no higher probability than it gives to real background in other images, but within their image they
+stand out. `standardised` measures how much, and `class_of_image` chooses their class.
 
 Source: Bucher et al., "Zero-shot semantic segmentation", NeurIPS 2019, section 3.2 (ZS5); ZS3
 specification 4.6, which settles what the paper leaves open.
@@ -21,8 +21,8 @@ def most_confident(
 ) -> tf.Tensor:
     """Labels, in each image, the most confident pixels of each class.
 
-    Of the n candidates of an image whose arg max is a class, the floor(percent n / 100) of the
-    highest probability are kept; of equal ones those that come first in reading order.
+    A class is the arg max of n candidates of an image. The floor(percent n / 100) of them with the
+    highest probability are kept. Among equal ones, the first in reading order are kept.
 
     Args:
       probs: float [N, h, w, C]; only their order and the arg max matter.
@@ -41,7 +41,7 @@ def most_confident(
         tf.reshape(x, [shape[0], -1]) for x in (label, tf.reduce_max(probs, -1), candidate)
     )
     order = tf.argsort(confidence, direction="DESCENDING", stable=True)
-    # By falling confidence: which class each pixel is one of, and the how manieth of it.
+    # By falling confidence: the class of each pixel, and its rank among the pixels of this class.
     named = tf.equal(flat_label[..., None], tf.constant(classes, tf.int32))
     named = tf.gather(named & flat_candidate[..., None], order, batch_dims=1)
     number = tf.cumsum(tf.cast(named, tf.int32), axis=1)
@@ -53,7 +53,7 @@ def most_confident(
 
 
 def standardised(scores: tf.Tensor, candidate: tf.Tensor) -> tf.Tensor:
-    """Returns by how many deviations scores exceed their mean over the candidates of an image.
+    """Returns scores minus their mean over an image's candidates, divided by their deviation.
 
     Args:
       scores: float32 [N, h, w, C].
@@ -73,11 +73,10 @@ def standardised(scores: tf.Tensor, candidate: tf.Tensor) -> tf.Tensor:
 
 
 def class_of_image(scores: tf.Tensor, chosen: tf.Tensor, candidate: tf.Tensor) -> tf.Tensor:
-    """Returns the class that the chosen pixels of an image are likelier of than is usual.
+    """Returns the class whose scores at an image's chosen pixels exceed its usual score most.
 
-    A network favours some of the classes that it has never learned, whatever it is shown; how much
-    more it says of one image than it says in general tells which of them it is. In general: in the
-    mean over the candidates of the batch.
+    A network favours some of the classes that it has never learned, whatever it is shown. So a
+    class is compared with its own mean over the candidates of the batch, not with other classes.
 
     Args:
       scores: float32 [N, h, w, C].

@@ -1,8 +1,8 @@
 """Progressive cross training: who may teach whom, and how much. Pure functions.
 
 Two networks label each other's weakly labelled images. One of them never learns from the images
-with masks, so its IoU on those, kept as running counts, tells how good its labels are elsewhere;
-each weakly labelled image counts by the IoU of its worst class.
+with masks. So its IoU on these (from running counts) tells how good its labels are elsewhere. Each
+weakly labelled image counts by the IoU of its worst class.
 
 Source: Wang et al., "Learning pseudo labels for semi-and-weakly supervised semantic segmentation",
 Pattern Recognition 2022, section 3.3; Learning Pseudo Labels specification 4.2.
@@ -21,8 +21,8 @@ def cross_label(
     Args:
       logits: float [N, H, W, C].
       present: float32 [N, C], classes that the image may hold.
-      label: int32 [N, H, W], true labels with ignored pixels; used where there are any.
-      has_label: bool [N], whether `label` is one.
+      label: int32 [N, H, W], true labels with ignored pixels; used for images with `has_label`.
+      has_label: bool [N], whether an image has a true label.
 
     Returns:
       int32 [N, H, W] without gradient: the arg max among present classes, or `label`.
@@ -46,8 +46,8 @@ def class_counts(
       prediction: int32 [N, H, W], class ids.
       num_classes: C.
       ignore_label: pixels with this label have no true class.
-      count_ignored: predictions there count as predictions (published), which makes every IoU
-        smaller than it is.
+      count_ignored: predictions there count as predictions, as published; every IoU is then too
+        small.
 
     Returns:
       float32 [3, C]: pixels of each true class, of each predicted class, and where both agree;
@@ -83,9 +83,9 @@ def image_weights(
       iou: float32 [C].
       present: float32 [N, C].
       power: exponent on the smallest IoU.
-      zero_counts_as: what an IoU of exactly 0 stands for: 1 in the published code, so that an image
-        of a class which was never met yet has the weight of its other classes; 0 says that nothing
-        is known to be right.
+      zero_counts_as: value in place of an IoU of exactly 0, which a class has that was never found
+        yet. 1, as published: the other classes of the image then decide its weight. 0: the image
+        has no weight yet.
 
     Returns:
       float32 [N] in [0, 1]; 1 for an image without present classes.

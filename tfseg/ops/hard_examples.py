@@ -21,9 +21,9 @@ def hard_pixels(
 ) -> tf.Tensor:
     """Returns which pixels count, bool [N, H, W].
 
-    p is the probability of a pixel's class, 1 where it is ignored. All pixels that are not ignored
-    count where these are fewer than `min_kept`; else those of p up to the threshold, or up to the
-    `min_kept`-th smallest p where that is larger.
+    p is the probability of a pixel's true class, and 1 for ignored pixels. If fewer than `min_kept`
+    pixels are not ignored, all of these count. Otherwise a pixel counts whose p is at most the
+    threshold, or at most the `min_kept`-th smallest p if that is larger.
 
     Args:
       logits: float32 [N, H, W, C].
@@ -31,7 +31,8 @@ def hard_pixels(
       ignore_label: of pixels that never count.
       threshold: probability.
       min_kept: pixels; of a replica.
-      over_replicas: take the smallest p of the global batch, `min_kept` times the replicas.
+      over_replicas: look at the pixels of the global batch; `min_kept` is then multiplied by the
+        number of replicas.
     """
     kept = tf.not_equal(label, ignore_label)
     safe_label = tf.where(kept, label, 0)

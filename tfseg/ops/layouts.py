@@ -1,8 +1,8 @@
-"""Layouts of unseen classes, made from label maps that hold none.
+"""Layouts of unseen classes, made from label maps without unseen classes.
 
-To generate features of an unseen class one has to say where it is. The published code looks that up
-in the ground truth of the unseen classes. Here regions of seen classes lend their shape, their size
-and their surroundings.
+Features of an unseen class are generated for pixels where the class is. The published code takes
+these pixels from the ground truth of the unseen classes. Here an unseen class gets the region of a
+seen class, with its shape, size and surroundings.
 
 Source: ours; ZS3 specification 8.1 (what is wrong with the published way).
 """

@@ -32,7 +32,7 @@ def safe_divide(numerator: tf.Tensor, denominator: tf.Tensor) -> tf.Tensor:
 def replica_mean(x: tf.Tensor) -> tf.Tensor:
     """Returns the mean of a float tensor over the replicas.
 
-    Of a denominator it is what makes losses add up: Σ_r n_r/d̄, averaged over R replicas, is Σn/Σd.
+    A denominator d has to be averaged so: the mean over R replicas of n_r / d̄ is Σn / Σd.
     """
     context = tf.distribute.get_replica_context()
     total = context.all_reduce(tf.distribute.ReduceOp.SUM, x)
@@ -40,7 +40,7 @@ def replica_mean(x: tf.Tensor) -> tf.Tensor:
 
 
 def top_k_fraction(step: tf.Tensor, *, final: float, ramp_steps: int) -> tf.Tensor | None:
-    """Share of the hardest pixels that make the loss at this step.
+    """Returns the share of the pixels, the hardest ones, that the loss counts at this step.
 
     Args:
       step: int64 scalar, optimiser steps done so far.
@@ -202,9 +202,9 @@ def segmentation_loss(
 def focal_of_mean(
     mean_cross_entropy: tf.Tensor, *, gamma: float = 2.0, alpha: float = 0.5
 ) -> tf.Tensor:
-    """Makes a focal loss of the mean cross entropy of a batch.
+    """Computes a focal loss from the mean cross entropy of a batch.
 
-    Not Lin's loss, which weighs every pixel by itself.
+    Lin's focal loss is another one: it weighs every pixel by itself.
 
     Args:
       mean_cross_entropy: float scalar.

@@ -28,7 +28,7 @@ def mmd(
 
     Args:
       generated: float [..., M, D], samples of one set.
-      real: [..., N, D], samples of the other; leading axes as there.
+      real: [..., N, D], samples of the other, with the same leading axes.
       bandwidths: v, squared widths of the kernels in the units of the samples.
       weights: 'right': each set's samples weigh one over their number. 'published': the N first of
         all M + N samples, generated ones first, weigh 1 / N and the others -1 / M, which mixes the

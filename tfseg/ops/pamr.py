@@ -1,11 +1,11 @@
 """Pixel-adaptive mask refinement (PAMR): masks drawn to the edges of an image.
 
-Each pixel takes the mean of its neighbours' mask values, weighted by likeness of colour, some
-times over. Its neighbours are the eight of a 3x3 window, at several dilations d; beyond the border
-the outermost pixels go on.
+Each pixel takes the mean of its neighbours' mask values, weighted by likeness of colour. This is
+repeated. Its neighbours are the eight of a 3x3 window, at several dilations d; beyond the border
+the outermost pixels are repeated.
 
-One neighbour is dealt with after the other, each a part of the padded masks that is cut out when
-its turn comes: memory stays that of a few copies of the masks, however many neighbours there are.
+The neighbours are computed one after the other: each is cut out of the padded masks when its turn
+comes. So the memory is that of a few copies of the masks, however many neighbours there are.
 
 Source: Araslanov and Roth, "Single-stage semantic segmentation from image labels", CVPR 2020,
 section 3.3; SLRNet specification 4.5.
@@ -27,7 +27,7 @@ _EPSILON = 1e-8
 def affinity(
     image: tf.Tensor, *, dilations: Sequence[int] = DILATIONS
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Computes how alike in colour a pixel p and its neighbours q are.
+    """Computes how similar the colours of a pixel p and of its neighbours q are.
 
     The softmax over q of the mean over channels of -|I_p - I_q| / (1e-8 + 0.1 s), with s the
     sample standard deviation of the window's values: nine at each dilation, the centre each time.

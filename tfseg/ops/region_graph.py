@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 from scipy import ndimage
 
-# A pixel's neighbours that come later in reading order; the others are theirs.
+# A pixel's neighbours that come later in reading order; with these every pair is found once.
 _LATER = ((0, 1), (1, -1), (1, 0), (1, 1))
 
 

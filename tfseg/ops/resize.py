@@ -188,7 +188,7 @@ def cubic_matrix(in_size: int | tf.Tensor, scale: float) -> np.ndarray | tf.Tens
     """Returns the matrix that scales a row of samples by a factor with OpenCV's cubic kernel.
 
     Sample i of the result lies at (i + 0.5) / scale - 0.5: OpenCV divides by the factor that was
-    asked for, not by the ratio of the rounded sizes. Beyond the ends the end samples go on.
+    asked for, not by the ratio of the rounded sizes. Beyond the ends the end samples are repeated.
 
     Args:
       in_size: number of samples, an int or an int32 scalar tensor.
@@ -256,7 +256,7 @@ def resize_cubic(x: tf.Tensor, size: Size) -> tf.Tensor:
         if _is_static(in_side, out_side):
             factors.append((in_side, out_side / in_side))
         else:
-            # A side of one pixel more or less would come of a factor in float32.
+            # A factor in float32 could make a side one pixel too long or too short.
             ratio = tf.cast(out_side, tf.float64) / tf.cast(in_side, tf.float64)
             factors.append((tf.convert_to_tensor(in_side), ratio))
     if all(_is_static(*pair) and pair[1] == 1.0 for pair in factors):
@@ -303,8 +303,8 @@ def _linear_matrix(in_size: int | tf.Tensor, scale: float | tf.Tensor) -> np.nda
 def pillow_matrix(in_size: int | tf.Tensor, out_size: int | tf.Tensor) -> np.ndarray | tf.Tensor:
     """Returns the matrix that resizes a row of samples with Pillow's cubic kernel.
 
-    Where a row shrinks, the kernel is as much wider, against aliasing. Weights beyond the ends are
-    left out and the others scaled to sum to 1.
+    If a row shrinks, the kernel is wider by the same factor, against aliasing. Weights beyond the
+    ends are left out, and the others are scaled to sum to 1.
 
     Args:
       in_size: number of samples, an int or an int32 scalar tensor.

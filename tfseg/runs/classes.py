@@ -153,7 +153,7 @@ def with_projection(config: ModelConfig, spec: Any, heads: Sequence[str]) -> Mod
     if config.head != "projection":
         if spec.vectors is not None and "projection" in heads:
             raise UserError(
-                f"--class_embeddings would not be heeded: --head={config.head} needs no word "
+                f"--class_embeddings would have no effect: --head={config.head} needs no word "
                 "vectors.",
                 where="--class_embeddings, --head",
                 accepted="--head=projection, the default of the method",

@@ -146,7 +146,8 @@ class TrainingData:
             panels = {name: value.numpy() for name, value in predict(batch).items()}
             if not panels or not is_chief:
                 return
-            rows = [panel(row, spec) for row in zip(*panels.values())]
+            # (An array: of a list of bytes TensorFlow makes int32, and a black picture of that.)
+            rows = np.stack([panel(row, spec) for row in zip(*panels.values())])
             writer = make_writer(self._config.train_logdir)
             with writer.as_default(step=step):
                 tf.summary.image(", ".join(panels), rows, max_outputs=max_images)

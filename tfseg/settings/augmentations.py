@@ -27,8 +27,8 @@ class DeepLabSettings(ScalingSettings):
 
     scale_factor_step_size: float = option(
         0.25,
-        "Distance between the random scales of --augmentation=deeplab; 0: continuous, as they "
-        "always are with the other augmentations.",
+        "Distance between the random scales of --augmentation=deeplab; 0: any scale, as with the "
+        "other augmentations.",
         training=True,
     )
 
@@ -63,18 +63,17 @@ class PaddedCropSettings(ScalingSettings):
 
     augmentation_size: int | None = option(
         None,
-        "Pixels. With --augmentation=warped_crop the side to which images are warped (published: "
-        "513 for crops of 321; None: in this ratio to --train_crop_size); with short_side_crop "
-        "what the random scales multiply (None: the shorter side of --train_crop_size, as "
-        "published).",
+        "Size of images before the crop, pixels. warped_crop: the side to which images are warped; "
+        "published: 513 for crops of 321; None: the same ratio to --train_crop_size. "
+        "short_side_crop: the length of the shorter side at scale 1; None: the shorter side of "
+        "--train_crop_size, as published.",
         limits=(1, None),
         training=True,
     )
     padding_color: str = option(
         "mean",
-        "Colour of what --augmentation=warped_crop, short_side_crop and long_side_crop pad: the "
-        "backbone's mean, as everywhere else, or black, as published and the default of "
-        "long_side_crop.",
+        "Colour of the padding of warped_crop, short_side_crop and long_side_crop. mean: the "
+        "backbone's mean, as everywhere else. black: as published, the default of long_side_crop.",
         choices=("mean", "black"),
         training=True,
     )
@@ -88,9 +87,8 @@ class LongSideCropSettings(ScalingSettings):
 
     padding_color: str = option(
         "black",
-        "Colour of what --augmentation=warped_crop, short_side_crop and long_side_crop pad: the "
-        "backbone's mean, as everywhere else, or black, as published and the default of "
-        "long_side_crop.",
+        "Colour of the padding of warped_crop, short_side_crop and long_side_crop. mean: the "
+        "backbone's mean, as everywhere else. black: as published, the default of long_side_crop.",
         choices=("mean", "black"),
         training=True,
     )

@@ -14,12 +14,14 @@ class DataConfig(Section):
     GROUP: ClassVar[str] = "data"
 
     dataset_dir: str | None = option(
-        None, "Directory with <split>-*.tfrecord shards.", required=True, may_differ=FREELY
+        None,
+        "Directory of records: the shards <split>-*.tfrecord.",
+        required=True,
+        may_differ=FREELY,
     )
     dataset_dir_cls: str | None = option(
         None,
-        "Directory of --train_split_cls, where that is not --dataset_dir; its classes must be the "
-        "same.",
+        "Directory of --train_split_cls; None: --dataset_dir. It must have the same classes.",
         training=True,
         may_differ=FREELY,
     )
@@ -30,12 +32,12 @@ class DataConfig(Section):
     )
     train_split: str = option("train", "Split with pixel labels.", training=True)
     train_split_cls: str = option(
-        "train_aug", "Second split: unlabelled or image-level labels.", training=True
+        "train_aug", "Second split: images without labels or with image-level ones.", training=True
     )
     image_label_source: str = option(
         "record",
-        "Image-level labels: those of the record (image/class/label), or as published the classes "
-        "found in the augmented crop of the mask.",
+        "Source of the image-level labels. record: image/class/label of the record. crop: the "
+        "classes in the augmented crop of the mask, as published.",
         choices=("record", "crop"),
         training=True,
     )
@@ -61,36 +63,36 @@ class DataConfig(Section):
     )
     seen_background: bool = option(
         False,
-        "Background is a seen class, also with a --class_split in which it takes no part.",
+        "Background is a seen class, even if the --class_split leaves it out.",
         needs="class_split",
         group="seen and unseen classes",
     )
     exclude_validation_classes: bool = option(
         False,
-        "For choosing settings: the split's validation classes are the unseen ones, and the true "
-        "unseen ones take no part.",
+        "For choosing settings: the split's validation classes take the place of the unseen ones, "
+        "which are left out.",
         needs="class_split",
         group="seen and unseen classes",
     )
     class_embeddings: str | None = option(
         None,
         "Word vectors of the classes: FILE.npz[:ARRAY][+FILE.npz[:ARRAY]...] with arrays 'names' "
-        "and 'vectors' (or ARRAY); several are put side by side.",
+        "and 'vectors' (or ARRAY). The vectors of several files are joined, class by class.",
         group="seen and unseen classes",
     )
     embedding_norm: str = option(
         "unit",
-        "Normalisation of the word vectors, after they were put side by side: unit length, "
-        "division by the longest, or none.",
+        "Normalisation of the joined word vectors. unit: each has length 1. max_norm: all are "
+        "divided by the length of the longest.",
         choices=("unit", "max_norm", "none"),
         needs="class_embeddings",
         group="seen and unseen classes",
     )
     drop_images: str | None = option(
         None,
-        "File with ids of training images to leave out, one in a line; for example those that show "
-        "unseen classes, as in ZS3Net's first step; tfrecords_tools/check.py --ids_with lists "
-        "them. It tells where unseen classes are not.",
+        "File with ids of training images to leave out, one a line. ZS3Net's first step leaves out "
+        "the images that show unseen classes; tfrecords_tools/check.py --ids_with lists them. Such "
+        "a list uses labels of unseen classes: it says which images do not show them.",
         training=True,
         may_differ=NEVER,
     )
@@ -112,7 +114,8 @@ class DataConfig(Section):
     )
     flip_probability: float = option(
         0.5,
-        "Probability of mirroring left and right; 0 where left and right matter; STRICT: 0.9.",
+        "Probability of mirroring left and right. 0 if left and right differ in meaning; published "
+        "for STRICT: 0.9.",
         limits=(0, 1),
         training=True,
         group="augmentation",
@@ -128,8 +131,8 @@ class DataConfig(Section):
     )
     cutout_half_size: int = option(
         50,
-        "Half the side, in pixels, of the square cut out of strong views; made for crops of 513, "
-        "take less for smaller ones; 0: none.",
+        "Half the side, in pixels, of the square cut out of strong views; 0: none. The default is "
+        "made for crops of 513; smaller crops need less.",
         limits=(0, None),
         training=True,
         group="augmentation",

@@ -24,8 +24,8 @@ class TFLiteSettings(FormatSettings):
     )
     tflite_quantization: str = option(
         "none",
-        "Numbers of the file: none, float32; float16, weights of 16 bits; dynamic, weights of 8 "
-        "bits; int8, weights and features of 8 bits, in all layers that bear it.",
+        "Numbers of the file. none: float32. float16: weights of 16 bits. dynamic: weights of 8 "
+        "bits. int8: weights and features of 8 bits, in all layers where accuracy allows it.",
         choices=QUANTIZATIONS,
     )
     calibration_split: str = option(
@@ -35,14 +35,14 @@ class TFLiteSettings(FormatSettings):
     )
     calibration_images: int = option(
         100,
-        "Number of these images, evenly over the split; 0: all.",
+        "Number of images of --calibration_split, evenly over the split; 0: all.",
         limits=(0, None),
         needs="tflite_quantization=int8",
     )
     int8_agreement: float = option(
         0.97,
         "Share of the calibration images' pixels on which --tflite_quantization=int8 must agree "
-        "with the network; layers are kept in float32 until it does, the most harmful first.",
+        "with the network. Layers stay in float32 until it does, the most harmful ones first.",
         limits=(0, 1),
         needs="tflite_quantization=int8",
     )
@@ -80,8 +80,8 @@ class ExportConfig(Section):
     )
     dataset_dir: str | None = option(
         None,
-        "Directory with the records on which the file is compared with the checkpoint; None: that "
-        "of the run, and made-up images where it is gone.",
+        "Records on which the file is compared with the checkpoint; None: those of the run, or "
+        "made-up images where they are gone.",
     )
     compare_split: str = option("val", "Split of the comparison.")
     compare_images: int = option(

@@ -31,7 +31,7 @@ class LowRankSettings(HeadSettings):
 
     background_logit: str = option(
         "constant",
-        "Background's logit in the low_rank head: the constant 1, or learned, which needs masks.",
+        "Background's logit in the low_rank head: constant (1), or learned, which needs masks.",
         choices=("constant", "learned"),
     )
     low_rank_view_scale: float = option(
@@ -42,7 +42,7 @@ class LowRankSettings(HeadSettings):
     )
     low_rank_iterations: int = option(
         1,
-        "Iterations of the low-rank factorisation; may be more in evaluation.",
+        "Iterations of the low-rank factorisation; evaluation may use more than training.",
         limits=(1, 1000),
         may_differ=TOLD,
     )
@@ -54,8 +54,8 @@ class LowRankSettings(HeadSettings):
     )
     low_rank_test_views: int = option(
         1,
-        "Views that evaluation factorises together: 1, or 2 (image and reduced copy, as in "
-        "training).",
+        "Views that evaluation factorises together: 1 (the image), or 2 (the image and a reduced "
+        "copy, as in training).",
         limits=(1, 2),
         may_differ=TOLD,
     )
@@ -67,9 +67,9 @@ class LowRankSettings(HeadSettings):
     )
     low_rank_gate: str = option(
         "published",
-        "What SLRNet's gate gives in training where it keeps a deep feature: published, "
-        "(deep - 0.3 shallow) / 0.7, so that the gate's mean is deep; or mixture, deep itself, so "
-        "that its mean is the mixture that evaluation takes.",
+        "Value of SLRNet's gate in training, where it keeps a deep feature. published: "
+        "(deep - 0.3 shallow) / 0.7; on average the gate then gives the deep feature. mixture: the "
+        "deep feature itself; on average the gate then gives the mixture that evaluation uses.",
         choices=("published", "mixture"),
         may_differ=TOLD,
         training=True,
@@ -88,7 +88,8 @@ class LowRankSettings(HeadSettings):
     )
     class_score_offset: float = option(
         0.01,
-        "What that penalty adds to a mask's mean before the logarithm.",
+        "Number that the penalty of --class_score_power adds to a mask's mean before the "
+        "logarithm.",
         limits=(1e-6, None),
         group="network in detail",
     )
@@ -122,14 +123,14 @@ class DPTSettings(HeadSettings):
 
     dpt_features: int | None = option(
         None,
-        "Channels of DPT's fusion; None: those published for the encoder, 64 (small), 128 (base) "
-        "or 256 (large).",
+        "Channels of DPT's fusion; None: as published for the encoder, 64 (small), 128 (base) or "
+        "256 (large).",
         limits=(1, None),
     )
     dpt_channels: tuple[int, ...] | None = option(
         None,
-        "Channels of the four maps before that, shallow to deep; None: those published for the "
-        "encoder, such as 48,96,192,384 (small).",
+        "Channels of the four feature maps that DPT merges, shallow to deep; None: as published "
+        "for the encoder, such as 48,96,192,384 (small).",
         group="network in detail",
     )
 

@@ -24,20 +24,23 @@ class PseudoSegConfig(MethodSettings):
 
     use_attention: bool = option(
         True,
-        "Self-attention Grad-CAM (SGC) beside the decoder; false: the decoder alone makes pseudo "
-        "labels, and, as published, without --weakly no image-level classifier is trained.",
+        "Self-attention Grad-CAM (SGC) makes pseudo labels together with the decoder; false: the "
+        "decoder makes them alone, and without --weakly no image-level classifier is trained, as "
+        "published.",
     )
     att_v2: bool = option(
         True, "SGC version 2: skip connection and normalised logits; false: version 1."
     )
     att_strides: tuple[int, ...] = option(
         (15, 16),
-        "Layers of SGC's hypercolumn by stride code; the largest also gives the Grad-CAM. Codes: "
-        "16 and 15 are the last two stages of every backbone.",
+        "Layers of SGC's hypercolumn by stride code; the layer of the largest code also gives the "
+        "Grad-CAM. 16 and 15 are the last two stages of every backbone.",
     )
     attention_dim: int = option(128, "Channels of SGC's query and key.")
     pseudo_src: str = option(
-        "avg", "Pseudo label: mean of decoder and SGC, or SGC alone.", choices=("att", "avg")
+        "avg",
+        "Source of pseudo labels: avg (mean of decoder and SGC), or att (SGC alone).",
+        choices=("att", "avg"),
     )
     logit_norm: bool = option(
         True, "Divide decoder and SGC logits by their joint root mean square before the softmax."
@@ -48,7 +51,7 @@ class PseudoSegConfig(MethodSettings):
     soft_pseudo_label: bool = option(True, "Soft targets; false: the arg max.")
     pseudo_label_threshold: float = option(
         0.0,
-        "Pixels whose largest probability, after sharpening, is below this do not count; 0: all "
+        "Pixels do not count whose largest probability, after sharpening, is below this; 0: all "
         "count.",
     )
     unlabeled_weight: float = option(
@@ -66,27 +69,27 @@ class PseudoSegConfig(MethodSettings):
     )
     mask_absent_classes: str = option(
         "none",
-        "With --weakly: remove classes that the image-level label denies from the decoder's "
-        "prediction, or from the fused label, before sharpening. Published: none.",
+        "With --weakly: from which prediction classes are removed that the image-level labels "
+        "exclude, before sharpening: decoder, fused (the fused label), or none (published).",
         choices=("none", "decoder", "fused"),
     )
     separate_passes: bool = option(
         False,
-        "Run the network once for each purpose, five times a step and six with --weakly, as "
-        "published, each with its own batch-norm update and dropout; false: three shared passes.",
+        "Run the network once for each purpose, as published: five times a step, six with "
+        "--weakly, each with its own batch-norm update and dropout; false: three shared passes.",
     )
     grad_cam_mean: str = option(
         "space",
         "Axes over which the class gradient is averaged for the labelled stream's Grad-CAM. "
-        "batch_and_rows is the published fault: it mixes the dropout masks of a replica's images. "
-        "Pseudo labels are the same in both.",
+        "batch_and_rows is a published fault: it mixes the dropout masks of a replica's images. "
+        "Pseudo labels do not depend on it.",
         choices=("space", "batch_and_rows"),
     )
     pixel_normalization_statistics: str = option(
         "moving",
-        "Statistics that normalise SGC's logits where it makes pseudo labels. batch is the "
-        "published fault: labels depend on the other images of the batch, and SGC can be run on "
-        "nothing else.",
+        "Statistics that normalise SGC's logits for pseudo labels. batch is a published fault: a "
+        "pseudo label then depends on the other images of the batch, and SGC cannot run on an "
+        "image alone.",
         choices=("moving", "batch"),
     )
 
@@ -106,29 +109,29 @@ class LearningPseudoLabelsConfig(MethodSettings):
     )
     score_power: float = option(
         8.0,
-        "Exponent on the IoU of an image's worst class, which weighs PseudoNet's labels for it; 0: "
-        "every image counts the same.",
+        "An image's weight is the IoU of its worst class to this power; PseudoNet's labels for the "
+        "image count by it. 0: every image counts the same.",
         limits=(0, None),
     )
     score_momentum: float = option(
-        0.99, "What is kept of PseudoNet's running pixel counts at each step.", limits=(0, 1)
+        0.99, "Share of PseudoNet's running pixel counts that each step keeps.", limits=(0, 1)
     )
     zero_iou_counts_as: str = option(
         "one",
-        "IoU of a class that PseudoNet never got right yet: one, as published (the image then has "
-        "the weight of its other classes), or zero, which is safer: such an image waits.",
+        "IoU that a class counts with as long as PseudoNet has never found it. one: as published; "
+        "the other classes of an image then decide its weight. zero: safer; the image has no "
+        "weight yet.",
         choices=("one", "zero"),
     )
     score_counts_void: bool = option(
         True,
-        "Predictions in void and padding count as predictions in PseudoNet's IoU, as published; "
-        "false, which is better: they do not, and padded images are not thought worse than they "
-        "are.",
+        "PseudoNet's IoU counts predictions in void and padding as wrong ones, as published. false "
+        "is better: padding then does not make an image look worse.",
     )
     pseudo_net_schedule: str = option(
         "constant",
-        "Learning rate of PseudoNet: constant (published) or decay, the run's own schedule, which "
-        "is better in the long run.",
+        "Learning rate of PseudoNet: constant (published), or decay (the run's own schedule), "
+        "which is better in long runs.",
         choices=("constant", "decay"),
     )
     logits_learning_rate_multiplier: float = option(
@@ -168,7 +171,7 @@ class SLRNetConfig(MethodSettings):
     What is None takes the value of the regime, `supervision`.
 
     Raises:
-      UserError: a setting would not be heeded, or two contradict each other.
+      UserError: a setting would have no effect, or two contradict each other.
     """
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = {"head": "low_rank"}
@@ -187,18 +190,18 @@ class SLRNetConfig(MethodSettings):
 
     supervision: str = option(
         "image_labels",
-        "image_labels: none of the images has a mask. pixel_and_image_labels: those of "
-        "--train_split have masks, all have image-level labels. pixel_labels: masks there, nothing "
-        "for the others.",
+        "Labels that training uses. image_labels: image-level labels, no masks. "
+        "pixel_and_image_labels: masks of --train_split, and image-level labels of all images. "
+        "pixel_labels: masks of --train_split alone.",
         choices=("image_labels", "pixel_and_image_labels", "pixel_labels"),
         may_differ=NEVER,
     )
     sampling: str = option(
         "stratified",
-        "Images with masks in a batch: stratified: --labelled_batch_size of --train_split beside "
-        "--train_batch_size of --train_split_cls, whose masks are not used; published: "
-        "--train_batch_size images of --train_split_cls as they come, those with masks "
-        "--labelled_oversampling times an epoch.",
+        "How a batch is drawn. stratified: --labelled_batch_size images of --train_split and "
+        "--train_batch_size of --train_split_cls, whose masks are not used. published: "
+        "--train_batch_size images of --train_split_cls, with and without masks in no fixed ratio; "
+        "images with masks come --labelled_oversampling times an epoch.",
         choices=("stratified", "published"),
         needs="supervision=pixel_and_image_labels|pixel_labels",
     )
@@ -210,35 +213,37 @@ class SLRNetConfig(MethodSettings):
     )
     labelled_oversampling: int | None = option(
         None,
-        "With --sampling=published; None: as published, 3 with image-level labels, 7 without.",
+        "With --sampling=published: how often an image with a mask comes in an epoch. None: as "
+        "published, 3 with image-level labels, 7 without.",
         limits=(1, None),
         needs="sampling=published",
     )
     image_sampling: str = option(
         "uniform",
-        "Order of the images without masks: uniform, or class_weighted: drawn with replacement, "
-        "those with rare classes more often, as published for COCO.",
+        "How images without masks are drawn. uniform: each once an epoch. class_weighted: with "
+        "replacement, images with rare classes more often, as published for COCO.",
         choices=("uniform", "class_weighted"),
         needs=("supervision=image_labels|pixel_and_image_labels", "sampling=stratified"),
     )
     draws_per_epoch: int | None = option(
         None,
-        "Images of an epoch with --image_sampling=class_weighted (published for COCO: 40000); "
-        "None: those of the split.",
+        "Images of an epoch with --image_sampling=class_weighted; None: as many as the split has. "
+        "Published for COCO: 40000.",
         limits=(1, None),
         needs="image_sampling=class_weighted",
     )
     clutter_penalty: float = option(
         1.0,
-        "With --image_sampling=class_weighted: exponent on the number of an image's classes, which "
-        "divides its weight; below 1: no penalty.",
+        "With --image_sampling=class_weighted: an image's weight is divided by 1 + the number of "
+        "its classes to this power; below 1: it is not divided.",
         limits=(0, None),
         needs="image_sampling=class_weighted",
     )
     pretrain_steps: int = option(
         3966,
-        "Steps before the pseudo masks are learned from. Published: six epochs, of 661 steps with "
-        "image-level labels alone, and eleven without them. Give --constant_steps the same number.",
+        "First steps, which do not learn from pseudo masks. Published: six epochs (of 661 steps) "
+        "with image-level labels alone, eleven without them. Give --constant_steps the same "
+        "number.",
         limits=(0, None),
     )
     loss_coefficients: tuple[float, ...] | None = option(
@@ -248,37 +253,40 @@ class SLRNetConfig(MethodSettings):
     )
     cutoff_top: float | None = option(
         None,
-        "Pseudo mask: share of a class's largest value in the image that a pixel needs; None: 0.6, "
-        "without image-level labels 0.8.",
+        "Pseudo mask: a pixel is of a class if its value exceeds this share of the class's largest "
+        "value in the image; None: 0.6, without image-level labels 0.8.",
         limits=(0, 1),
     )
     cutoff_low: float | None = option(
         None,
-        "Pseudo mask: what a pixel needs at the least; None: 0.2, without image-level labels 0.6.",
+        "Pseudo mask: value that a pixel has to exceed in any case; None: 0.2, without image-level "
+        "labels 0.6.",
         limits=(0, 1),
     )
     background_factor: float | None = option(
         None,
-        "Pseudo mask: that share for background; None: 0.7, without image-level labels 0.9.",
+        "Pseudo mask: the share of --cutoff_top for background; None: 0.7, without image-level "
+        "labels 0.9.",
         limits=(0, 1),
         needs="pseudo_mask_rule=classes",
     )
     pseudo_mask_rule: str = option(
         "classes",
-        "classes: every class, background too, by its own largest value, as for PASCAL VOC. "
-        "foreground: background is where no other class is above --cutoff_low, as for COCO.",
+        "Rule by which pseudo masks are made. classes: every class, background too, is compared "
+        "with its own largest value, as for PASCAL VOC. foreground: background is where no other "
+        "class is above --cutoff_low, as for COCO.",
         choices=("classes", "foreground"),
     )
     require_all_classes: bool = option(
         True,
-        "An image's segmentation loss counts only where its pseudo mask (or mask) holds background "
+        "An image's segmentation loss counts only if its pseudo mask (or mask) shows background "
         "and every class of its image-level labels, as published.",
         needs="supervision=image_labels|pixel_and_image_labels",
     )
     positive_weights: tuple[float, ...] | None = option(
         None,
-        "Factors on the class loss of classes that are present: one, or one for each class; None: "
-        "1. Published for COCO: 10 times the class weights.",
+        "Factors on the class loss of classes that are present: one number, or one for each class; "
+        "None: 1. Published for COCO: 10 times the class weights.",
         needs="supervision=image_labels|pixel_and_image_labels",
     )
     auxiliary_class_weight: float = option(
@@ -288,11 +296,11 @@ class SLRNetConfig(MethodSettings):
     )
     second_view_flip: bool = option(False, "Mirror the second view at random.")
     pamr_dilations: tuple[int, ...] = option(
-        (1, 2, 4, 8, 12, 24), "Distances in cells of the neighbours that refine a mask."
+        (1, 2, 4, 8, 12, 24), "Refinement of masks: distances of a cell's neighbours, in cells."
     )
-    pamr_iterations: int = option(10, "Iterations of that refinement.", limits=(0, None))
+    pamr_iterations: int = option(10, "Refinement of masks: iterations.", limits=(0, None))
     new_layers_learning_rate_multiplier: float = option(
-        10.0, "Factor on the learning rate of what is built on the backbone.", limits=(0, None)
+        10.0, "Factor on the learning rate of the layers on top of the backbone.", limits=(0, None)
     )
 
     def __post_init__(self):
@@ -327,7 +335,7 @@ class ZeroLabelConfig(MethodSettings):
     )
 
     new_layers_learning_rate_multiplier: float = option(
-        10.0, "Factor on the learning rate of what is built on the backbone.", limits=(0, None)
+        10.0, "Factor on the learning rate of the layers on top of the backbone.", limits=(0, None)
     )
 
 
@@ -339,10 +347,10 @@ class SPNetConfig(ZeroLabelConfig):
 
     training_rules: str = option(
         "spnet",
-        "How weights are trained: spnet: scale and shift of the backbone's batch norm are "
-        "constants, biases of new layers learn twice as fast as their kernels and do not decay. "
-        "zs3, as ZS3Net's first step: all weights learn and decay alike, and the loss is divided "
-        "by the batch once more.",
+        "How weights are trained. spnet: scale and shift of the backbone's batch norm are "
+        "constants; biases of new layers learn twice as fast as their kernels and do not decay. "
+        "zs3, for ZS3Net's first step: all weights learn and decay alike, and the mean loss is "
+        "divided by the batch size.",
         choices=("spnet", "zs3"),
     )
 
@@ -355,19 +363,19 @@ class StrictConfig(SPNetConfig):
 
     rounds: int = option(
         1,
-        "Rounds of self-training, equal parts of the steps; at the start of each the teacher "
-        "becomes a copy of the network, and momentum and learning rate start afresh.",
+        "Rounds of self-training, equal parts of the steps. At the start of each the teacher "
+        "becomes a copy of the network, and momentum and learning rate start again.",
         limits=(1, None),
     )
     view_scales: tuple[float, ...] | None = option(
-        (1.5, 1.75), "Sizes of the teacher's further views; an empty value: the image alone."
+        (1.5, 1.75), "Scales of the teacher's further views of an image; empty: none."
     )
     random_view_scales: bool = option(
         False,
-        "Draw as many sizes anew at every step, between the smallest and the largest of them; "
-        "published: 0.5,1.75.",
+        "Draw as many scales at random at every step, between the smallest and the largest of "
+        "--view_scales; published: 0.5,1.75.",
     )
-    mirror_views: bool = option(True, "Also the mirror image of every view.")
+    mirror_views: bool = option(True, "Add the mirror image of every view.")
     generator_classes: str = option(
         "unseen",
         "Classes that a pseudo label may name: the unseen ones, as published, or all.",
@@ -375,8 +383,8 @@ class StrictConfig(SPNetConfig):
     )
     teacher: str = option(
         "previous_round",
-        "What makes pseudo labels: the network of the round before, as published, or ema, a moving "
-        "average of the network.",
+        "Network that makes pseudo labels: previous_round (the one at the end of the round before, "
+        "as published), or ema (a moving average of the network).",
         choices=("previous_round", "ema"),
     )
     teacher_decay: float = option(
@@ -384,53 +392,58 @@ class StrictConfig(SPNetConfig):
     )
     teacher_seen_bias: float = option(
         0.0,
-        "With --generator_classes=all: taken from the teacher's probabilities of seen classes.",
+        "With --generator_classes=all: number that is subtracted from the teacher's probabilities "
+        "of seen classes.",
         limits=(0, 1),
     )
     min_confidence: float = option(
         0.0,
-        "Smallest probability, over the generator's classes and averaged over the views, of a "
-        "pseudo label. Published: 0.",
+        "Smallest probability of a pseudo label, among the classes of --generator_classes and "
+        "averaged over the views. Published: 0.",
         limits=(0, 1),
     )
     pseudo_label_share: float | None = option(
         None,
-        "Per cent of the candidates that an image has of each unseen class, the most confident "
-        "ones, that get a pseudo label; published for ZS5: 25 on PASCAL VOC, 75 on Pascal-Context, "
-        "with --generator_classes=all and --disagreeing=ignore. None: no such rule.",
+        "Share of pixels that get a pseudo label, per cent. It is of the pixels of an image that "
+        "the teacher takes for an unseen class; the most confident ones get its pseudo label. "
+        "Published for ZS5: 25 on PASCAL VOC, 75 on Pascal-Context, with --generator_classes=all "
+        "and --disagreeing=ignore. None: all of them.",
         limits=(0, 100),
     )
     pseudo_label_scores: str = option(
         "probability",
-        "By which score --pseudo_label_share chooses: the probability, or standardised: the "
-        "logarithm of an unseen class's probability less its mean over the image's candidates, "
-        "divided by their deviation; then every candidate is of the unseen class that stands out "
-        "most.",
+        "Score by which --pseudo_label_share chooses. probability. standardised: the logarithm of "
+        "an unseen class's probability, minus its mean over the candidates of the image, divided "
+        "by its standard deviation there; every candidate then counts as the unseen class that "
+        "stands out most.",
         choices=("probability", "standardised"),
     )
     pseudo_label_names: str = option(
         "pixel",
-        "With standardised scores: every pixel is of the class that stands out most there, or "
-        "image: all that stands out in an image is of one class, that which is there likelier than "
-        "usual in the batch. Views then have to agree on what stands out, not on the class.",
+        "Which class stands out, with standardised scores. pixel: every pixel gets the class that "
+        "stands out most at this pixel. image: all pixels of an image that stand out get one "
+        "class, the one whose scores there exceed its mean over the batch most. The views then "
+        "have to agree on the pixels that stand out, not on the class.",
         choices=("pixel", "image"),
     )
     pseudo_label_void: bool = option(
         False,
-        "Void and padding get pseudo labels too, as published; only where background takes no "
-        "part.",
+        "Void and padding get pseudo labels too, as published. Only for class splits without "
+        "background.",
     )
     disagreeing: str = option(
         "background",
-        "Where background is a seen class, a candidate without a pseudo label is background, as "
-        "published for STRICT, or is ignored, as for ZS5; what the teacher takes for a seen class "
-        "is background in both, and so is what does not stand out among standardised scores.",
+        "Label of candidates without a pseudo label, where background is a seen class. background: "
+        "as published for STRICT. ignore: as published for ZS5. Candidates that the teacher takes "
+        "for a seen class, or that do not stand out among standardised scores, are background in "
+        "both cases.",
         choices=("background", "ignore"),
     )
     background_loss: str = option(
         "plain",
-        "Background pixels: plain cross entropy, or with_unseen: -log of the sum of the "
-        "probabilities of background and the unseen classes, which it may hide. Published: plain.",
+        "Loss of background pixels. plain: cross entropy, as published. with_unseen: -log of the "
+        "sum of the probabilities of background and all unseen classes, as such a pixel may be of "
+        "an unseen class.",
         choices=("plain", "with_unseen"),
     )
     pseudo_label_weight: float = option(
@@ -438,7 +451,7 @@ class StrictConfig(SPNetConfig):
     )
     pseudo_label_start: int = option(
         0,
-        "Steps of each round without pseudo labels, which learn from the labels as they are.",
+        "First steps of each round, which use no pseudo labels.",
         limits=(0, None),
     )
 
@@ -449,8 +462,8 @@ class ZS3NetConfig(ZeroLabelConfig):
 
     oracle_layout: bool = option(
         False,
-        "LEAK: take the layouts of unseen classes from their ground truth, as published. "
-        "False: layouts are made from seen ones.",
+        "LEAK: take the layouts of unseen classes from their ground truth, as published. false: "
+        "make them from layouts of seen classes.",
         may_differ=NEVER,
     )
     layout: str = option(
@@ -468,14 +481,15 @@ class ZS3NetConfig(ZeroLabelConfig):
     )
     generated_pixels: str = option(
         "all",
-        "Pixels of such an image whose features are generated: all, as published, or those of "
-        "unseen classes.",
+        "Pixels of an image with a made layout whose features are generated: all (published), or "
+        "unseen (those of unseen classes).",
         choices=("all", "unseen"),
     )
     generator_updates: str | None = option(
         None,
-        "per_class: an update for every class of every image, one after the other, as published; "
-        "mean: one for their mean. None: per_class on one replica, else mean.",
+        "Updates of the generator in a step. per_class: one for every class of every image, one "
+        "after the other, as published. mean: one, by the mean of their losses. None: per_class on "
+        "one replica, else mean.",
         choices=("per_class", "mean"),
         may_differ=NEVER,
     )
@@ -493,19 +507,20 @@ class ZS3NetConfig(ZeroLabelConfig):
     )
     mmd_weights: str = option(
         "right",
-        "Estimator of the maximum mean discrepancy; published is wrong where the two sets differ "
-        "in size.",
+        "Estimator of the maximum mean discrepancy: right, or published, which is wrong if the two "
+        "sets differ in size.",
         choices=("right", "published"),
     )
     sampling_dropout: bool = option(
-        True, "Dropout also where the generator makes features for the classifier, as published."
+        True, "Dropout also in features that the generator makes for the classifier, as published."
     )
     unseen_weight: float = option(
         100.0, "Weight of unseen classes in the classifier's loss.", limits=(0, None)
     )
     loss_type: str = option(
         "ce",
-        "The classifier's loss: cross entropy, or focal, made of its mean over the batch.",
+        "The classifier's loss: ce (cross entropy), or focal, computed from the mean cross entropy "
+        "of the batch.",
         choices=("ce", "focal"),
     )
     classifier_init: str = option(
@@ -516,7 +531,7 @@ class ZS3NetConfig(ZeroLabelConfig):
     )
     graph_weight: float = option(
         0.1,
-        "Weight of the classifier's loss on such features.",
+        "With --graph_context: weight of the classifier's loss on the features along the graph.",
         limits=(0, None),
         needs="graph_context",
     )
@@ -524,7 +539,7 @@ class ZS3NetConfig(ZeroLabelConfig):
     def __post_init__(self):
         if not self.mmd_bandwidths or min(self.mmd_bandwidths) <= 0:
             raise UserError(
-                "--mmd_bandwidths are positive numbers.",
+                "--mmd_bandwidths must be positive numbers.",
                 where="--mmd_bandwidths",
                 received=", ".join(map(str, self.mmd_bandwidths)),
                 accepted="published: 2,5,10,20,40,80",

@@ -39,7 +39,7 @@ class ModelConfig(Section):
     )
     logits_kernel_size: int = option(
         1,
-        "Kernel of the logits convolution; 1 with ASPP batch norm.",
+        "Kernel size of the logits convolution; must be 1 with --aspp_with_batch_norm.",
         limits=(1, None),
         group="network in detail",
     )
@@ -114,20 +114,20 @@ class ModelConfig(Section):
     )
     head_initializer: str = option(
         "xavier_uniform",
-        "Initial values of ASPP, decoder and logits: DeepLab's (with --head=low_rank SLRNet's, "
-        "He normal), or uniform within 1/sqrt(fan-in), biases included, as PyTorch's "
-        "convolutions have.",
+        "Initial values of ASPP, decoder and logits. xavier_uniform: DeepLab's (with "
+        "--head=low_rank SLRNet's, He normal). uniform_fan_in: those of PyTorch's convolutions, "
+        "uniform within 1/sqrt(fan-in), biases too.",
         choices=("xavier_uniform", "uniform_fan_in"),
         group="network in detail",
         training=True,
     )
     head: str = option(
         "deeplab",
-        "What is built on the backbone: DeepLabv3+; dpt, which merges four depths of a vision "
-        "transformer (dinov2_*); low_rank, SLRNet's (--method=slrnet asks for "
-        "it by itself); or projection, SPNet's (the default of --method=spnet and strict): "
-        "DeepLab's head makes features as wide as the word vectors of the classes, logits are "
-        "their products with these.",
+        "Layers on top of the backbone. deeplab: DeepLabv3+. dpt: merges four depths of a vision "
+        "transformer (dinov2_*). low_rank: SLRNet's; --method=slrnet chooses it by itself. "
+        "projection: SPNet's, the default of --method=spnet and strict; DeepLab's head makes "
+        "features as wide as the word vectors of the classes, and the logits are the products of "
+        "features and word vectors.",
         choices=tuple(HEADS),
     )
     use_bounded_activation: bool = option(
@@ -137,9 +137,9 @@ class ModelConfig(Section):
     )
     xception_form: str = option(
         "deeplab",
-        "Xception's units: deeplab, as in the model zoo; or unimatch, as UniMatch's authors have "
-        "them: where the skip has no convolution it is the input after its ReLU (theirs works in "
-        "place), and batch norm has an epsilon of 1e-5 (the model zoo's: 1e-3).",
+        "Xception's units. deeplab: as in the model zoo. unimatch: as UniMatch's authors have "
+        "them; a skip connection without a convolution carries the input after its ReLU, and batch "
+        "norm has an epsilon of 1e-5 (model zoo: 1e-3).",
         choices=("deeplab", "unimatch"),
         group="network in detail",
     )
@@ -181,30 +181,32 @@ class ModelConfig(Section):
     )
     head_batch_norm_momentum: float | None = option(
         None,
-        "The same for ASPP and decoder alone; None: as --batch_norm_momentum has it. Published for "
-        "UniMatch on Xception: 0.9, with 0.9997 in the backbone.",
+        "Decay of the moving batch statistics in ASPP and decoder alone; None: "
+        "--batch_norm_momentum. Published for UniMatch on Xception: 0.9, with 0.9997 in the "
+        "backbone.",
         may_differ=TOLD,
         group="network in detail",
         training=True,
     )
     freeze_backbone: bool = option(
         False,
-        "Train only what is built on the backbone: its weights and batch norm statistics stay as "
-        "they were initialised, and its backward pass is spared. For a few dozen masks.",
+        "Train only the layers on top of the backbone, for a few dozen masks. The backbone's "
+        "weights and batch norm statistics stay as they were initialised, and a step takes less "
+        "time.",
         may_differ=TOLD,
         training=True,
     )
     fine_tune_batch_norm: bool = option(
         True,
-        "Batch norm uses batch statistics in training; false keeps the stored ones, which is the "
-        "default of --method=strict.",
+        "Batch norm uses batch statistics in training; false: the stored ones, the default of "
+        "--method=strict.",
         may_differ=TOLD,
         training=True,
     )
     sync_batch_norm: bool = option(
         False,
-        "Take every batch statistic and loss denominator over the global batch instead of the "
-        "replica's (published: false).",
+        "Take every batch statistic and loss denominator over the global batch; false: over each "
+        "replica's part, as published.",
         may_differ=TOLD,
         group="precision and devices",
         training=True,

@@ -18,16 +18,17 @@ class PredictionConfig(Section):
     add_flipped_images: bool = option(False, "Average with the mirrored image.", group="prediction")
     merge_scales: str = option(
         "probs",
-        "What is averaged over scales and mirror images: probabilities, as DeepLab does; logits, "
-        "as Learning Pseudo Labels does; or masks (probabilities at the network's own resolution) "
-        "and image-level scores, as SLRNet does.",
+        "What is averaged over scales and mirror images. probs: probabilities, as in DeepLab. "
+        "logits: as in Learning Pseudo Labels. masks: probabilities at the network's own "
+        "resolution, and image-level scores, as in SLRNet.",
         choices=("probs", "logits", "masks"),
         group="prediction",
     )
     scale_kernel: str = option(
         "bilinear",
-        "How the input is scaled: bilinear with aligned corners, as DeepLab does, or cubic as "
-        "OpenCV or Pillow does, for networks tested that way (Learning Pseudo Labels, SLRNet).",
+        "How the input is scaled. bilinear: with aligned corners, as in DeepLab. cubic: as OpenCV "
+        "does, published for Learning Pseudo Labels. pillow: cubic as Pillow does, published for "
+        "SLRNet.",
         choices=("bilinear", "cubic", "pillow"),
         group="prediction",
     )
@@ -40,8 +41,8 @@ class PredictionConfig(Section):
     )
     tile_size: int | None = option(
         None,
-        "Predict in overlapping tiles of this many pixels a side, whose probabilities are blended, "
-        "one row of tiles at a time: for images that are too large to be seen whole. None: whole.",
+        "Predict in overlapping tiles of this many pixels a side and blend their probabilities, "
+        "for images too large to be predicted as a whole. None: no tiles.",
         limits=(2, None),
         group="prediction",
     )
@@ -54,9 +55,9 @@ class PredictionConfig(Section):
     )
     eval_resize: str = option(
         "none",
-        "Size of image and mask in evaluation: none, their own; warp, --eval_resize_side on both "
-        "sides, as STRICT is tested; short_side, on the shorter side, as ZS3Net is tested. Scores "
-        "are then of resized masks, which is for the comparison with published numbers.",
+        "Size of image and mask in evaluation. none: their own. warp: --eval_resize_side on both "
+        "sides, published for STRICT. short_side: on the shorter side, published for ZS3Net. "
+        "Masks are resized too: only for the comparison with published numbers.",
         choices=("none", "warp", "short_side"),
         group="prediction",
     )
@@ -68,16 +69,17 @@ class PredictionConfig(Section):
     )
     sliding_window: int | None = option(
         None,
-        "See an image through windows of this side in pixels, two thirds of it apart, and add up "
-        "their probabilities; published on Cityscapes: 801 for UniMatch, 798 for UniMatch V2. "
-        "None: as a whole.",
+        "Predict in windows of this many pixels a side, which lie two thirds of a side apart, and "
+        "add up their probabilities. Published on Cityscapes: 801 for UniMatch, 798 for UniMatch "
+        "V2. None: no windows.",
         limits=(3, None),
         group="prediction",
     )
     window_border: str = option(
         "shift",
-        "The last windows of --sliding_window: moved back into the image, as in UniMatch V2, or "
-        "cut off at its border, as in UniMatch.",
+        "What happens to windows of --sliding_window that reach over the image's border. shift: "
+        "they are moved back into the image, as in UniMatch V2. cut: they are cut off, as in "
+        "UniMatch.",
         choices=("shift", "cut"),
         needs="sliding_window",
         group="prediction",
@@ -91,52 +93,52 @@ class PredictionConfig(Section):
     )
     use_image_labels: bool = option(
         False,
-        "Allow in each image only background and the classes of its image-level labels "
+        "In each image predict only background and the classes of its image-level labels "
         "(image/class/label of its record).",
         group="prediction",
     )
     fp_cut: float | None = option(
         None,
-        "With --merge_scales=masks: take out the classes whose image-level score (0 to 1) is not "
-        "above this; published: 0.3. None: none for that reason.",
+        "With --merge_scales=masks: leave out classes whose image-level score (0 to 1) is not "
+        "above this; published: 0.3. None: leave out none.",
         limits=(0, 1),
         needs="merge_scales=masks",
         group="prediction",
     )
     topk_classes: int | None = option(
         None,
-        "With --merge_scales=masks: take out all but this many classes of the highest image-level "
-        "scores; published: 6, COCO 8. None: none for that reason.",
+        "With --merge_scales=masks: keep only this many classes, those with the highest "
+        "image-level scores; published: 6, for COCO 8. None: keep all.",
         limits=(1, None),
         needs="merge_scales=masks",
         group="prediction",
     )
     bg_pow: float = option(
         1.0,
-        "With --merge_scales=masks: raise the background's mask to this power; published: 3 where "
-        "no mask was trained on, else 1.",
+        "With --merge_scales=masks: raise the background's mask to this power; published: 3 for "
+        "networks trained without masks, else 1.",
         limits=(1e-3, None),
         needs="merge_scales=masks",
         group="prediction",
     )
     suppressed_class: str | None = option(
         None,
-        "With --merge_scales=masks: raise the mask of the class of this name to twice the power "
-        "of --bg_pow; published for COCO: person.",
+        "With --merge_scales=masks: name of a class that is found too often; its mask is raised to "
+        "the power of twice --bg_pow. Published for COCO: person.",
         needs="merge_scales=masks",
         group="prediction",
     )
     seen_bias: float = option(
         0.0,
-        "With a --class_split: how much seen classes are weakened against unseen ones, whose "
-        "labels the network never saw (calibrated stacking). SPNet: 0.6 on PASCAL VOC, 0.4 on "
+        "With a --class_split: number that is subtracted from the scores of seen classes, which "
+        "otherwise win over unseen ones (calibrated stacking). SPNet: 0.6 on PASCAL VOC, 0.4 on "
         "COCO-Stuff. Choose it by --seen_bias_sweep.",
         limits=(0, None),
         group="prediction",
     )
     seen_bias_space: str = option(
         "prob",
-        "What --seen_bias is subtracted from: probabilities, as published, or logits.",
+        "Scores from which --seen_bias is subtracted: probabilities (published), or logits.",
         choices=("prob", "logit"),
         group="prediction",
     )
@@ -190,8 +192,8 @@ class PredictionConfig(Section):
     )
     crf_workers: int = option(
         0,
-        "Processes of --dense_crf, each with a few images' probabilities in memory; 0: as many as "
-        "there are cores.",
+        "Processes of --dense_crf; 0: as many as there are cores. Each holds the probabilities of "
+        "a few images in memory.",
         limits=(0, None),
         needs="dense_crf",
         group="dense CRF",
@@ -214,8 +216,8 @@ class EvalConfig(PredictionConfig):
     eval_batch_size: int = option(1, "Images per step, over all replicas.")
     eval_crop_size: tuple[int, ...] | None = option(
         None,
-        "Images are padded to this height,width; larger ones are taken whole. None: each image to "
-        "the next size that the network takes. 0,0: no padding at all. What is padded changes "
+        "Images are padded to this height,width; larger ones stay as they are. None: each image is "
+        "padded to the next size that the network takes. 0,0: no padding. Padding changes "
         "predictions a little.",
     )
     eval_interval_secs: int = option(300, "Seconds between looks for a new checkpoint.")
@@ -228,21 +230,21 @@ class EvalConfig(PredictionConfig):
     weakly: bool = option(False, "Also report image-level classification metrics.")
     absent_classes: str = option(
         "skip",
-        "Classes that are neither in the masks nor in the predictions: left out of the mean IoU, "
-        "or an IoU of zero, as the published evaluation of Learning Pseudo Labels has it.",
+        "IoU of classes neither in masks nor in predictions. skip: the mean leaves them out. zero: "
+        "it is 0, as in the published evaluation of Learning Pseudo Labels.",
         choices=("skip", "zero"),
     )
     modes: tuple[str, ...] | None = option(
         None,
-        "With a --class_split, comma-separated: generalised (all classes may be predicted; what "
-        "mIoU and class IoUs are of), zero_label (unseen classes alone may be predicted, and their "
-        "pixels alone count), vanilla (as zero_label, but all pixels count). None: all three; with "
-        "--dense_crf generalised alone.",
+        "Scores of a run with a --class_split, comma-separated. generalised: all classes may be "
+        "predicted; mIoU and class IoUs are those of this mode. zero_label: only unseen classes "
+        "may be predicted, and only their pixels count. vanilla: only unseen classes may be "
+        "predicted, and all pixels count. None: all three, with --dense_crf only generalised.",
     )
     seen_bias_sweep: str | None = option(
         None,
-        "first:last:step, for example 0:1:0.05: score the generalised mode with each of these "
-        "values of --seen_bias too, of a run with --exclude_validation_classes.",
+        "Values of --seen_bias to compare: first:last:step, for example 0:1:0.05. The generalised "
+        "mode is also scored with each of them. It needs a run with --exclude_validation_classes.",
     )
     num_clones: int = option(1, "Replicas for evaluation.")
     master: str = option("", "Unused.", dead=True)
@@ -263,14 +265,15 @@ class VisConfig(PredictionConfig):
     vis_batch_size: int = option(1, "Images per step.")
     vis_crop_size: tuple[int, ...] | None = option(
         None,
-        "Images are padded to this height,width; larger ones are taken whole. None: each image to "
-        "the next size that the network takes. 0,0: no padding at all. What is padded changes "
+        "Images are padded to this height,width; larger ones stay as they are. None: each image is "
+        "padded to the next size that the network takes. 0,0: no padding. Padding changes "
         "predictions a little.",
     )
     colormap_type: str | None = option(
         None,
-        "Colours; None: the palette of the records' dataset.json, else the data set's own.",
-        choices=("pascal", "cityscapes", "ade20k"),
+        "Colours; None: the palette of the records' dataset.json, else the data set's own, else "
+        "distinct ones.",
+        choices=("pascal", "cityscapes", "ade20k", "distinct"),
     )
     also_save_raw_predictions: bool = option(
         False, "Also write class-id PNGs at the original size."
@@ -306,8 +309,8 @@ class ImagesConfig(PredictionConfig):
     )
     output_dir: str | None = option(
         None,
-        "Directory for what is written. Run again, the program goes on with images that are not "
-        "there yet.",
+        "Directory for what is written. A second run predicts only the images that are not there "
+        "yet.",
         required=True,
     )
     save: tuple[str, ...] = option(
@@ -317,14 +320,14 @@ class ImagesConfig(PredictionConfig):
     )
     scale: str = option(
         "none",
-        "none: images are seen at their own size, or as the run's --min_resize_value has it. auto: "
-        "they are resized to the size of the run's training images, which its config.json has.",
+        "Size at which images are predicted. none: their own, or that of the run's "
+        "--min_resize_value. auto: that of the run's training images (from its config.json).",
         choices=("none", "auto"),
     )
     part: str | None = option(
         None,
-        "k/n, for example 3/16: take one of n shares, which depend on the names of the images "
-        "alone. The shares can be worked on by n machines, with one --output_dir.",
+        "k/n, for example 3/16: predict share k of n. The names of the images decide which share "
+        "they are in. n machines can predict one share each, with one --output_dir.",
     )
     network: str | None = option(
         None,
@@ -333,16 +336,16 @@ class ImagesConfig(PredictionConfig):
     )
     colormap_type: str | None = option(
         None,
-        "Colours; None: the palette of the training records.",
-        choices=("pascal", "cityscapes", "ade20k"),
+        "Colours; None: the palette of the training records, else distinct ones.",
+        choices=("pascal", "cityscapes", "ade20k", "distinct"),
     )
     max_image_megapixels: float = option(
         200.0, "Refuse to decode images whose header declares more than this many megapixels."
     )
     max_probability_megabytes: float = option(
         2000.0,
-        "Refuse --save=probabilities where those of one image, two bytes a pixel and class, would "
-        "take more megabytes than this.",
+        "With --save=probabilities: refuse images whose probabilities (two bytes per pixel and "
+        "class) would take more megabytes than this.",
     )
     strategy: str = option(
         "auto",

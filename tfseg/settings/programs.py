@@ -18,14 +18,14 @@ PICTURES = (ModelConfig, DataConfig, VisConfig)
 IMAGES = (ImagesConfig,)
 EXPORT = (ExportConfig,)
 
-# Where the published training programs differ from each other (PseudoSeg specification 1.3).
+# Where the published training programs differ from each other (PseudoSeg specification 1.3). The
+# published supervised one also writes no image panels.
 _OF_METHOD = {
     "supervised": {
         "base_learning_rate": 0.0001,
         "initialize_last_layer": True,
         "last_layers_contain_logits_only": False,
         "save_summaries_secs": 600,
-        "save_summaries_images": False,
     },
 }
 

@@ -159,7 +159,7 @@ def _check_kind(field: dataclasses.Field, annotation: Any, value: Any) -> None:
         )
         kind = f"{'a tuple of ' if is_tuple else ''}{scalar.__name__}"
         raise UserError(
-            f"--{field.name} has a value that it cannot have.",
+            f"--{field.name} cannot have this value.",
             where=f"--{field.name}",
             received=describe(value),
             accepted=", ".join(field.metadata["choices"] or (kind, *bounds)),
@@ -321,7 +321,7 @@ def _refuse_unneeded(name: str, value: Any, condition: str, values: Mapping[str,
             fix=f"add {needed}, or leave out --{name}",
         )
     raise UserError(
-        f"--{name} would not be heeded.",
+        f"--{name} would have no effect.",
         where=f"--{name}={_as_text(value)}",
         received=f"--{other}={_as_text(values.get(other))}",
         accepted=f"--{name} with --{other}={' or '.join(wanted.split('|'))}",
@@ -372,7 +372,7 @@ def make(cls: type, **values: Any) -> Any:
     """Builds a section from keyword arguments, those of what it chooses among them.
 
     Raises:
-      UserError: a value is of the wrong kind, or would not be heeded.
+      UserError: a value is of the wrong kind, or would have no effect.
       TypeError: no setting has this name.
 
     Example:

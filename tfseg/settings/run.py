@@ -59,7 +59,7 @@ class TrainConfig(Section):
     )
     num_clones: int = option(
         16,
-        "Replicas; where fewer devices exist those are used and the global batch is kept.",
+        "Replicas. With fewer devices, those are used, and the global batch stays the same.",
         group="precision and devices",
     )
     clone_on_cpu: bool = option(
@@ -97,9 +97,9 @@ class TrainConfig(Section):
     )
     learning_rate_lag_steps: int = option(
         0,
-        "The learning rate follows its schedule this many steps late, and is that of the start "
-        "before; 1 is published for, and the default of, UniMatch, FixMatch and their second "
-        "versions.",
+        "The learning rate follows its schedule this many steps late; until then it stays at its "
+        "first value. 1 is published for UniMatch, FixMatch and their second versions, and is "
+        "their default.",
         limits=(0, None),
         group="optimiser",
     )
@@ -117,7 +117,9 @@ class TrainConfig(Section):
         2000, "Period of the step policy, in steps.", group="optimiser"
     )
     learning_power: float = option(0.9, "Power of the poly decay.", group="optimiser")
-    slow_start_step: int = option(0, "Steps at the constant slow-start rate.", group="optimiser")
+    slow_start_step: int = option(
+        0, "First steps, at --slow_start_learning_rate.", group="optimiser"
+    )
     slow_start_learning_rate: float = option(1e-4, "Rate of the slow start.", group="optimiser")
     momentum: float = option(
         0.9, "Momentum (v := momentum v + g; w := w - rate v).", group="optimiser"
@@ -135,14 +137,15 @@ class TrainConfig(Section):
         "deeplab",
         "deeplab: kernels of plain and pointwise convolutions decay, biases learn twice as fast. "
         "plain: every variable decays and learns alike, as in most PyTorch code. encoder: every "
-        "variable decays, and what is not the backbone learns --head_rate_multiplier times as "
-        "fast.",
+        "variable decays, and the layers on top of the backbone learn --head_rate_multiplier times "
+        "as fast.",
         choices=("deeplab", "plain", "encoder"),
         group="optimiser",
     )
     head_rate_multiplier: float = option(
         1.0,
-        "Factor on the learning rate of what is built on the backbone; published with DINOv2: 40.",
+        "Factor on the learning rate of the layers on top of the backbone; published with DINOv2: "
+        "40.",
         limits=(0, None),
         needs="parameter_groups=encoder",
         group="optimiser",
@@ -172,7 +175,7 @@ class TrainConfig(Section):
     )
     initialize_last_layer: bool = option(
         False,
-        "Take the last layers from the checkpoint too.",
+        "Take the last layers from the checkpoint too; false: they start from random values.",
         group="initial weights",
     )
     last_layers_contain_logits_only: bool = option(
@@ -182,7 +185,8 @@ class TrainConfig(Section):
     )
 
     upsample_logits: bool = option(
-        True, "Loss at label resolution; false: labels are reduced to the logits' resolution."
+        True,
+        "Enlarge the logits to the size of the labels for the loss; false: shrink the labels.",
     )
     label_weights: tuple[float, ...] | str | None = option(
         None,
@@ -195,7 +199,9 @@ class TrainConfig(Section):
     hard_example_mining_step: int = option(
         0, "Steps over which the share of mined pixels falls from 1 to --top_k_percent_pixels."
     )
-    top_k_percent_pixels: float = option(1.0, "Share of hardest pixels that make the loss; 1: all.")
+    top_k_percent_pixels: float = option(
+        1.0, "Share of the pixels, the hardest ones, that the loss counts; 1: all."
+    )
     weakly: bool = option(
         False, "The second split has image-level labels; use them.", may_differ=NEVER
     )
@@ -218,10 +224,10 @@ class TrainConfig(Section):
     max_to_keep: int = option(5, "Checkpoints kept.", group="saving and logging")
     reestimate_batch_norm: int = option(
         0,
-        "After the last step, or at once where the run is complete: measure the statistics of "
-        "batch norm anew on this many training images, seen as evaluation sees images, and write "
-        "the network to <train_logdir>/reestimated/, a --checkpoint_dir for eval.py and vis.py. "
-        "The run's own files stay as they are. 0: no.",
+        "Measure the statistics of batch norm again on this many training images: after the last "
+        "step, or at once if the run is complete. The network runs as in evaluation. The result is "
+        "written to <train_logdir>/reestimated/, a --checkpoint_dir for eval.py and vis.py; the "
+        "run's own files stay as they are. 0: no.",
         limits=(0, None),
         may_differ=FREELY,
         group="saving and logging",

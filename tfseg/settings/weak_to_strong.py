@@ -26,26 +26,26 @@ class WeakToStrongConfig(MethodSettings):
 
     confidence_threshold: float = option(
         0.95,
-        "Probability that a pseudo label needs. Published for FixMatch and UniMatch on Cityscapes: "
-        "0.",
+        "Smallest probability of a pseudo label that counts. Published for FixMatch and UniMatch "
+        "on Cityscapes: 0.",
         limits=(0, 1),
     )
     labelled_loss: str = option(
         "cross_entropy",
-        "Loss of the labelled images: the mean cross entropy, or hard_examples: the mean over "
-        "pixels whose class has at most --hard_example_threshold, of which at least "
-        "--hard_example_pixels are kept; published for Cityscapes.",
+        "Loss of the labelled images. cross_entropy: the mean over all pixels. hard_examples, "
+        "published for Cityscapes: the mean over the pixels whose true class has a probability of "
+        "at most --hard_example_threshold, and over --hard_example_pixels pixels at least.",
         choices=("cross_entropy", "hard_examples"),
     )
     hard_example_threshold: float = option(
         0.7,
-        "Probability of its class up to which a pixel is a hard example.",
+        "A pixel is a hard example if the probability of its true class is at most this.",
         limits=(0, 1),
         needs="labelled_loss=hard_examples",
     )
     hard_example_pixels: int = option(
         200000,
-        "Fewest pixels of a replica's labelled batch that count, the hardest ones.",
+        "Smallest number of pixels that count in a replica's labelled batch, the hardest ones.",
         limits=(0, None),
         needs="labelled_loss=hard_examples",
     )
@@ -62,20 +62,21 @@ class WeakToStrongConfig(MethodSettings):
     )
     strong_loss: str = option(
         "plain",
-        "With --weakly: cross entropy of strong views among all classes, or class_aware: among "
-        "those that the image-level labels name, as in Learning Pseudo Labels.",
+        "With --weakly: cross entropy of strong views. plain: among all classes. class_aware: "
+        "among the classes that the image-level labels name, as in Learning Pseudo Labels.",
         choices=("plain", "class_aware"),
         needs="weakly",
     )
     class_thresholds: str = option(
         "fixed",
-        "One --confidence_threshold for all classes, as published, or balanced: times the mean "
-        "confidence of a class over that of the class with the largest, for long tails.",
+        "Confidence threshold of each class. fixed: --confidence_threshold, as published. "
+        "balanced, for rare classes: --confidence_threshold times the mean confidence of the "
+        "class, divided by the largest mean confidence of a class.",
         choices=("fixed", "balanced"),
     )
     class_threshold_momentum: float = option(
         0.999,
-        "What is kept of those mean confidences at each step.",
+        "Share of the classes' mean confidences that each step keeps.",
         limits=(0, 1),
         needs="class_thresholds=balanced",
     )
@@ -107,7 +108,7 @@ class FixMatchConfig(WeakToStrongConfig):
 
     # Published on Cityscapes: 1.
     new_layers_learning_rate_multiplier: float = option(
-        10.0, "Factor on the learning rate of what is built on the backbone.", limits=(0, None)
+        10.0, "Factor on the learning rate of the layers on top of the backbone.", limits=(0, None)
     )
 
 
@@ -116,7 +117,7 @@ class UniMatchConfig(FixMatchConfig):
     """UniMatch (UniMatch specification 3)."""
 
     feature_dropout: float = option(
-        0.5, "Share of the channels that the third pupil lacks.", limits=(0, 0.99)
+        0.5, "Share of channels that UniMatch drops from a weak view's features.", limits=(0, 0.99)
     )
 
 
@@ -130,7 +131,7 @@ class FixMatchV2Config(WeakToStrongConfig):
     # Reached after 250 steps; before, the average is the mean of all steps.
     teacher_decay: float = option(0.996, "Decay of the teacher's average, per step.", limits=(0, 1))
     new_layers_learning_rate_multiplier: float = option(
-        40.0, "Factor on the learning rate of what is built on the backbone.", limits=(0, None)
+        40.0, "Factor on the learning rate of the layers on top of the backbone.", limits=(0, None)
     )
 
 

@@ -90,7 +90,7 @@ def check_room(folder: str, needed: int) -> None:
 
 
 def _tell_start(trainer: Trainer, store: Store, restored: str | None) -> None:
-    """Says where a run goes on, and what its checkpoint did not hold."""
+    """Says where a run goes on, what its checkpoint did not hold, and what rates it has."""
     if restored:
         print(f"resuming from {restored} (step {trainer.step})", flush=True)
     if store.lacking:
@@ -101,6 +101,9 @@ def _tell_start(trainer: Trainer, store: Store, restored: str | None) -> None:
             "and is saved from now on.",
             flush=True,
         )
+    rates = trainer.describe_rates()
+    if rates:
+        print(rates, flush=True)
 
 
 class _Reports:

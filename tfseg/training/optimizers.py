@@ -344,6 +344,17 @@ _BUILT_IN = ("momentum", "adam", "adamw", "lamb", "lars")
 DECOUPLED = ("adamw",)
 
 
+def rate_of_run(config: TrainConfig, optimizer: str) -> Any:
+    """Returns the rate before the factors of parameter groups: a schedule, or adam's constant.
+
+    Args:
+      config: the run's settings.
+      optimizer: a key of `OPTIMIZERS`.
+    """
+    # The published programs ignore the schedule under adam.
+    return config.adam_learning_rate if optimizer == "adam" else learning_rate(config)
+
+
 def make_optimizer(
     config: TrainConfig,
     *,
@@ -372,8 +383,7 @@ def make_optimizer(
     name = name or config.optimizer
     check_choice(name, OPTIMIZERS, flag="optimizer", what="optimiser")
     if schedule is None:
-        # The published programs ignore the schedule under adam.
-        schedule = config.adam_learning_rate if name == "adam" else learning_rate(config)
+        schedule = rate_of_run(config, name)
     if lr_multiplier != 1.0:
         schedule = Scaled(schedule, lr_multiplier)
     rate_momentum = config.momentum if momentum is None else momentum

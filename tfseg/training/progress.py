@@ -14,6 +14,11 @@ def _duration(seconds: float) -> str:
     return str(datetime.timedelta(seconds=int(seconds)))
 
 
+def _rounded(value: float, digits: int) -> str:
+    """Returns a number with so many digits after the point; one that rounds to 0 has no sign."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
 def _is_after(line: str, step: int) -> bool:
     """Whether a line is an entry of a later step; what is no entry of ours is none."""
     try:
@@ -69,7 +74,7 @@ class Progress:
         Args:
           step: steps done so far.
           losses: mean of each loss over the interval.
-          rate: current learning rate.
+          rate: current learning rate, without factors of parameter groups.
           figures: of the method's monitors, over the interval.
         """
         figures = figures or {}
@@ -82,19 +87,23 @@ class Progress:
         self._seconds_per_step = seconds if previous is None else 0.7 * previous + 0.3 * seconds
         images = self.images_per_step / max(seconds, 1e-9)
         left = _duration(self._seconds_per_step * (self.total_steps - step))
+        losses = {name: value + 0.0 for name, value in losses.items()}  # No -0.0.
         total = sum(losses.values())
+        loss = f"loss {_rounded(total, 4)}"
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
-            self._bar.set_postfix_str(f"loss {total:.4f}, {images:.1f} images/s, left {left}")
+            self._bar.set_postfix_str(f"{loss}, {images:.1f} images/s, left {left}")
         else:
-            parts = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
+            parts = ", ".join(f"{name} {_rounded(value, 4)}" for name, value in losses.items())
             print(
-                f"step {step}/{self.total_steps}: loss {total:.4f} ({parts}), rate {rate:.3g}, "
+                f"step {step}/{self.total_steps}: {loss} ({parts}), rate {rate:.3g}, "
                 f"{images:.1f} images/s, {left} left",
                 flush=True,
             )
             if figures:
-                values = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+                values = ", ".join(
+                    f"{name} {_rounded(value, 3)}" for name, value in figures.items()
+                )
                 print(f"  monitors: {values}", flush=True)
         if self._log_path:
             entry = {"step": step, "loss": total, **losses, "learning_rate": rate}

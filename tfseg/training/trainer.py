@@ -24,7 +24,7 @@ from tfseg.monitors import Monitors, summarise
 from tfseg.settings.run import TrainConfig
 from tfseg.training.agreement import Agreement
 from tfseg.training.interruption import Interruption
-from tfseg.training.optimizers import DECOUPLED, make_optimizer
+from tfseg.training.optimizers import DECOUPLED, make_optimizer, rate_of_run
 from tfseg.weights.checkpoint.names import variable_name
 
 DescribeBatch = Callable[[int], str]
@@ -132,9 +132,13 @@ class Trainer:
         self.step_function = tf.function(self._step, autograph=False)
         self._pending: list[dict[str, dict[str, tf.Tensor]]] = []
 
+    @property
+    def _config_of_round(self) -> TrainConfig:
+        return dataclasses.replace(self.config, training_number_of_steps=self._period)
+
     def _make_optimizer(self, group: ParamGroup) -> Any:
         optimizer = make_optimizer(
-            dataclasses.replace(self.config, training_number_of_steps=self._period),
+            self._config_of_round,
             name=group.optimizer,
             schedule=group.schedule,
             lr_multiplier=group.lr_multiplier,
@@ -332,7 +336,7 @@ class Trainer:
         stored = int(self.round_steps.numpy())
         if self.step > 0 and stored != self._period:
             raise UserError(
-                "The rounds of this run had another length so far.",
+                "The rounds of this run had another length before.",
                 where="--rounds, --training_number_of_steps",
                 received=f"rounds of {self._period} steps",
                 accepted=f"rounds of {stored} steps",
@@ -397,14 +401,24 @@ class Trainer:
         return Interval(losses, *summarise(sums))
 
     def current_learning_rate(self) -> float:
-        """Returns the rate at the coming step of the round, of the group that learns fastest."""
-        fastest = max(range(len(self.groups)), key=lambda i: self.groups[i].lr_multiplier)
-        optimizer = self.optimizers[fastest]
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
-        rate = getattr(inner, "_learning_rate", None)
-        if rate is None:
-            rate = inner._get_hyper("learning_rate")
+        """Returns the run's rate at the coming step of the round, without factors of groups."""
+        rate = rate_of_run(self._config_of_round, self.config.optimizer)
         return float(rate(tf.cast(self._step_of_round(), tf.float32)) if callable(rate) else rate)
+
+    def describe_rates(self) -> str | None:
+        """Says which groups learn at other rates than `current_learning_rate`; None: none do."""
+        parts = []
+        for group in self.groups:
+            if group.schedule is not None:
+                rate = "a schedule of its own"
+                if not callable(group.schedule):
+                    rate = f"always {group.schedule * group.lr_multiplier:g}"
+                parts.append(f"{group.name}: {rate}")
+            elif group.lr_multiplier != 1:
+                parts.append(f"{group.name}: {group.lr_multiplier:g} times as much")
+        if not parts:
+            return None
+        return f"the rate in the lines below is the given one on its schedule; {'; '.join(parts)}"
 
     def _step_of_round(self) -> int:
         if self.round is None:

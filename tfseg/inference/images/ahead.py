@@ -19,7 +19,7 @@ def decoded_ahead(
 ) -> Iterator[tuple[ImageFile, np.ndarray | UserError]]:
     """Yields images with their pixels, or with what is wrong with the file.
 
-    A thread decodes ahead of whoever takes them; one image more than those that wait is in work.
+    A thread decodes ahead of the caller. Besides the images that wait, one is being decoded.
 
     Args:
       images: the files.

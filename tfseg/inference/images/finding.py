@@ -36,7 +36,7 @@ class ImageFile:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """The files that were meant, by rising key, and what the user should know of the others."""
+    """The files to predict, by rising key, and notes on files that are left out."""
 
     images: tuple[ImageFile, ...]
     notes: tuple[str, ...] = ()
@@ -47,7 +47,7 @@ def find_images(images: str, output_dir: str) -> Found:
 
     Args:
       images: an image file, a folder, a pattern, or a text file of paths.
-      output_dir: where predictions are written; not looked into where it lies in the folder.
+      output_dir: where predictions are written; it is skipped if it lies in the folder.
 
     Raises:
       UserError: there is none, or one is not there, cannot be opened or has an unknown format.
@@ -190,7 +190,7 @@ def part_of(text: str) -> tuple[int, int]:
     part = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= part[0] <= part[1]:
         raise UserError(
-            "--part is one of several shares.",
+            "--part must be one of several shares.",
             where="--part",
             received=text,
             accepted="k/n with k from 1 to n, for example 3/16",
@@ -216,8 +216,8 @@ def _digest(key: str) -> str:
 def output_names(keys: Collection[str], known: Mapping[str, str]) -> dict[str, str]:
     """Returns the name, without the extension of its kind, under which each image is written.
 
-    It is the key without extension. Where that would be the name of several images it is the whole
-    key, and where these differ in capitals alone a part of the key's hash is added.
+    It is the key without extension. If several images would have this name, it is the whole key. If
+    such keys differ only in capitals, a part of the key's hash is added.
 
     Args:
       keys: of all images, whatever share of them is taken.
@@ -261,7 +261,7 @@ def _name(key: str, level: int) -> str:
 
 
 def _folded(name: str) -> str:
-    """Returns what two names have in common that one file system or another takes for the same."""
+    """Returns a form that is equal for names which some file systems take for the same."""
     return unicodedata.normalize("NFC", name).casefold()
 
 

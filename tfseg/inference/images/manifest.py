@@ -1,8 +1,9 @@
 """What is predicted already: one line of JSON for each image, appended when its files are there.
 
-The first line says which weights and settings made the predictions. A folder holds those of one
-such pair alone; shares of the work (--part) have a manifest each. A process that is killed may
-leave the last line half-written: it is cut off, and the image is predicted again.
+The first line says which weights and settings made the predictions. A folder holds predictions of
+one pair of weights and settings only. Each share of the work (--part) has its own manifest. A
+process that is killed may leave the last line half-written: it is cut off, and the image is
+predicted again.
 """
 
 import dataclasses
@@ -72,7 +73,7 @@ def state_of(path: str) -> tuple[int, int]:
 
 
 def suffix_of(part: tuple[int, int] | None) -> str:
-    """Returns what stands in the names of a share's own files; '' where there are no shares."""
+    """Returns the part of file names that tells a share's own files; '' without shares."""
     return "" if part is None else f"-{part[0]:05d}-of-{part[1]:05d}"
 
 

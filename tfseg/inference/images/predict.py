@@ -1,8 +1,8 @@
-"""Predicts image files and writes what was asked for of each.
+"""Predicts image files and writes the wanted files of each.
 
-Images are decoded by a thread, predicted here, and encoded by other threads. Each is entered into
-the manifest once all its files are there, so that a run that was stopped, however it was stopped,
-goes on where it was.
+Images are decoded by a thread, predicted here, and encoded by other threads. An image is entered
+into the manifest once all its files are there. So a run that was stopped in any way goes on where
+it was.
 """
 
 import collections
@@ -63,8 +63,8 @@ def predict_images(
       predicted now and before; 'failed': what is wrong with the others, by key.
 
     Raises:
-      UserError: a setting cannot be meant, the directory holds other predictions, or the only image
-        is damaged.
+      UserError: a setting is wrong, the directory holds other predictions, or the only image is
+        damaged.
     """
     job = _Job(trained, config, found)
     print(job.describe(), flush=True)
@@ -82,7 +82,7 @@ def predict_images(
 
 
 class _Job:
-    """What is to be done, found out before anything is written.
+    """The work to be done. It is checked before anything is written.
 
     Attributes:
       part: (k, n), or None.
@@ -141,7 +141,7 @@ class _Job:
         )
 
     def _check_probabilities(self) -> None:
-        """Refuses probabilities that would take too much, going by the headers of the files.
+        """Refuses probabilities that would take too much memory; reads the files' headers only.
 
         Raises:
           UserError: names the image.
@@ -149,7 +149,7 @@ class _Job:
         limit, classes = self._config.max_probability_megabytes, self._trained.spec.num_classes
         for image in self.todo:
             pixels = 0
-            # What cannot be read is told when its turn comes.
+            # A file that cannot be read is reported when its turn comes.
             with contextlib.suppress(Exception), Image.open(image.path) as file:
                 pixels = file.width * file.height
             if 2e-6 * pixels * classes > limit:
@@ -256,7 +256,7 @@ class _Job:
     def _fault(self, image: ImageFile, pixels: np.ndarray) -> UserError | None:
         if "overlay" in self._kinds and max(pixels.shape) > _MAX_JPEG_SIDE:
             return UserError(
-                "An overlay is a JPEG, which has no sides of this length.",
+                "The image is too large for an overlay, which is a JPEG.",
                 where=image.path,
                 received=f"{pixels.shape[0]}x{pixels.shape[1]}",
                 accepted=f"at most {_MAX_JPEG_SIDE}",
@@ -327,6 +327,7 @@ class _Job:
                 kinds=self._kinds,
                 spec=spec,
                 colors=self._colors,
+                prefix=trained.prefix,
                 facts=facts | facts_of(self._config, spec),
             )
             print(f"open in a browser: {path(GALLERY, '.html')}", flush=True)
@@ -336,7 +337,7 @@ class _Job:
 
 
 def _checked_kinds(config: ImagesConfig) -> tuple[str, ...]:
-    """Returns what is to be written, each once.
+    """Returns the kinds of files to write, each once.
 
     Raises:
       UserError: nothing, or an unknown kind.
@@ -358,7 +359,9 @@ def _header(trained: Trained, config: ImagesConfig, image_input: ImageInput) -> 
         "weights": weights,
         "network": config.network,
         "resize_to": None if resize is None else list(resize),
-        "colormap_type": config.colormap_type,
+        # Folders from before there were distinct colours have the others.
+        "colormap_type": config.colormap_type
+        or ("distinct" if trained.spec.colormap_name == "distinct" else None),
         "seen_bias": [config.seen_bias, config.seen_bias_space],
         **settings_of(config, trained.data_config, None),
     }
@@ -388,7 +391,7 @@ def _read_entries(folder: str, fingerprint: str, num_classes: int) -> dict[str, 
             path = os.path.join(folder, kind)
             if os.path.isdir(path) and not manifest.exists(folder) and os.listdir(path):
                 raise UserError(
-                    "The output directory holds files of which no manifest says what made them.",
+                    "The output directory holds files that no manifest lists.",
                     where=f"--output_dir={folder}",
                     received=path,
                     accepted="an empty folder, or one that predict.py has written",
@@ -408,7 +411,7 @@ def _in_groups(
         except tf.errors.ResourceExhaustedError:
             image, pixels = group[0]
             raise UserError(
-                "The memory does not suffice for an image.",
+                "There is not enough memory to predict an image.",
                 where=image.path,
                 received=f"{pixels.shape[0]}x{pixels.shape[1]} pixels",
                 fix="add --tile_size, for example the size of the training crops, or --scale=auto",

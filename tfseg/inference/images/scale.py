@@ -1,4 +1,4 @@
-"""The scale at which plain images are seen, against that of the images of training."""
+"""The scale of plain images compared with that of the training images."""
 
 import dataclasses
 import math
@@ -42,7 +42,7 @@ def image_input_of(trained: Trained, config: ImagesConfig) -> ImageInput:
     """Returns how images enter the network.
 
     Raises:
-      UserError: they are to be resized in two ways, or to a size that is not known.
+      UserError: two settings resize them, or the size is not known.
     """
     area = None
     if config.scale == "auto":

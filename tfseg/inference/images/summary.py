@@ -41,6 +41,7 @@ def write_page(
     kinds: Sequence[str],
     spec: DatasetSpec,
     colors: np.ndarray,
+    prefix: str,
     facts: Mapping[str, str],
 ) -> None:
     """Writes the gallery of images that are predicted.
@@ -49,8 +50,9 @@ def write_page(
       path: of the page, in the output directory.
       images: the files; those without an entry are left out.
       entries: by key.
-      kinds: of files that are shown, where they are kinds of pictures.
+      kinds: of files that were written; those that are pictures are shown.
       spec, colors: classes and their colours.
+      prefix: of the checkpoint.
       facts: shown as they are.
     """
     folder = os.path.dirname(path)
@@ -67,7 +69,7 @@ def write_page(
         shown.append(gallery.Entry(safe_path(image.key), pictures, None, {}, entry.classes))
     text = gallery.page(
         shown,
-        title=f"{spec.name}, {len(shown)} images",
+        title=f"{gallery.run_name(prefix)}: {spec.name}, {len(shown)} images",
         class_names=spec.class_names,
         colors=colors,
         facts=facts,

@@ -1,4 +1,4 @@
-"""What chance decides in a step of ZS3Net; each use draws for itself."""
+"""The random numbers of a step of ZS3Net; each use has its own."""
 
 import dataclasses
 
@@ -14,13 +14,13 @@ MADE, LAYOUT, _NOISE, _KEEP, _PIXEL, _NODE_NOISE, _NODE_KEEP = range(7)
 
 @dataclasses.dataclass(frozen=True)
 class GeneratorDraws:
-    """What chance gives the generators in a step.
+    """The random numbers of the generators in a step.
 
     Attributes:
       noise: float32 [N, h, w, Z].
-      keep: bool [N, h, w, hidden units], what dropout leaves; None without hidden units.
-      pixel: float32 [N, S, generator_samples] in [0, 1), for each of S seen classes: which of the
-        class's pixels are compared, as a share of their number.
+      keep: bool [N, h, w, hidden units], the units that dropout keeps; None without hidden units.
+      pixel: float32 [N, S, generator_samples] in [0, 1), for each of S seen classes: the places
+        of the compared pixels among the class's pixels, as a share of their number.
       node_noise, node_keep: as noise and keep, for regions, at their first pixels; or None.
     """
 

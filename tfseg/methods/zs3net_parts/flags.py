@@ -1,4 +1,4 @@
-"""What zs3net asks of the flags of a run."""
+"""Checks of the flags of a zs3net run."""
 
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
@@ -35,7 +35,7 @@ def check_flags(
         )
     if settings.generator_updates == "per_class" and replicas > 1:
         raise UserError(
-            "Updates one after the other need all images in one place.",
+            "--generator_updates=per_class works on one replica only.",
             where="--generator_updates=per_class",
             received=f"{replicas} replicas",
             accepted="--generator_updates=mean, or one replica",
@@ -47,7 +47,7 @@ def check_flags(
 def _check_graph(settings: ZS3NetConfig, config: TrainConfig, kernel_size: int) -> None:
     if config.jit_compile:
         raise UserError(
-            "Region graphs are made outside of compiled code.",
+            "XLA cannot compile --graph_context.",
             where="--jit_compile",
             received="--graph_context",
             fix="leave out one of the two",
@@ -61,7 +61,7 @@ def _check_graph(settings: ZS3NetConfig, config: TrainConfig, kernel_size: int) 
         )
     if kernel_size != 1:
         raise UserError(
-            "The features of regions can be classified by a 1x1 convolution alone.",
+            "--graph_context needs a 1x1 convolution as the classifier.",
             where="--logits_kernel_size",
             received=kernel_size,
             accepted=1,

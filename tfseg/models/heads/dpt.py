@@ -192,7 +192,7 @@ def _channels(config: ModelConfig, width: int) -> tuple[int, tuple[int, ...]]:
     features, channels = settings.dpt_features or features, settings.dpt_channels or channels
     if features is None or channels is None or len(channels) != 4 or min(channels) < 1:
         raise UserError(
-            "--head=dpt needs the channels of its fusion, and of four maps before it.",
+            "--head=dpt needs --dpt_features and four --dpt_channels for this encoder.",
             where="--dpt_features, --dpt_channels",
             received=f"{settings.dpt_features}, {settings.dpt_channels} for an encoder of width "
             f"{width}",

@@ -233,8 +233,8 @@ def _decoder_dropouts(config: ModelConfig, suffix: str, count: int) -> list[Drop
     rates = config.decoder_dropout_rates or ()
     if rates and (config.decoder_output_is_logits or config.decoder_use_sum_merge):
         raise UserError(
-            "--decoder_dropout_rates is for decoders that concatenate, and that do not give the "
-            "logits.",
+            "--decoder_dropout_rates cannot be used with --decoder_output_is_logits or "
+            "--decoder_use_sum_merge.",
             where="--decoder_dropout_rates",
             received=", ".join(map(str, rates)),
             fix="leave it out, or --decoder_output_is_logits and --decoder_use_sum_merge",
@@ -370,7 +370,7 @@ class Logits(Layer):
         summed = not config.aspp_with_batch_norm and config.atrous_rates is not None
         if not summed and config.logits_kernel_size != 1:
             raise UserError(
-                "The logits convolution is 1x1, unless it is a sum of atrous ones.",
+                "The logits convolution must be 1x1.",
                 where="--logits_kernel_size",
                 received=config.logits_kernel_size,
                 accepted="1; or 3 with --aspp_with_batch_norm=false and --atrous_rates",

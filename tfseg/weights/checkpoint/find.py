@@ -41,7 +41,7 @@ def _of_other_program(folder: str) -> str | None:
     TensorFlow's state file tells which, and where there is none the names of the files.
 
     Raises:
-      UserError: there are several, and nothing tells which is the newest.
+      UserError: there are several, and nothing says which is the newest.
     """
     state = None
     if os.path.isfile(os.path.join(folder, "checkpoint")):
@@ -64,7 +64,7 @@ def _of_other_program(folder: str) -> str | None:
         bases = {name.removesuffix(f"-{step}") for step, name in steps.items()}
         if None in steps or len(steps) < len(found) or len(bases) > 1:
             raise UserError(
-                "The directory holds several checkpoints, and nothing tells which one to use.",
+                "The directory holds several checkpoints, and nothing says which one to use.",
                 where=folder,
                 received=", ".join(sorted(found)),
                 accepted="a directory with one checkpoint, or with a file 'checkpoint' that names "
