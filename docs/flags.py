@@ -19,9 +19,10 @@ from tfseg.settings.prediction import EvalConfig, VisConfig  # noqa: E402
 PAGE = ROOT / "docs" / "flags.md"
 _HEAD = """# Flags
 
-`python docs/flags.py` makes this page from the settings. `--help` of a program shows the usual flags
-with their defaults, `--help --method=slrnet` those of another method, `--helpfull` all of them.
-`--flagfile=PATH` reads flags from a file, one a line. A flag that would have no effect is an error.
+`python docs/flags.py` makes this page from the settings. `--help` of a program shows the usual
+flags with their defaults, `--help --method=slrnet` those of another method, `--helpfull` all of
+them. `--flagfile=PATH` reads flags from a file, one a line. A flag that would have no effect is an
+error.
 
 An empty default means: not set. Methods and presets have other defaults for some flags; `--help
 --method=NAME` shows those of a method.
