@@ -48,7 +48,7 @@ $(VENV)/.docs: $(VENV)/.installed
 # The pages of docs/ as a site, in site/; a link that leads nowhere is an error.
 docs: $(VENV)/.docs
 	$(BIN)/python docs/flags.py
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "open in a browser: site/index.html"
 
 lint: $(VENV)/.installed

@@ -20,7 +20,7 @@ import tfseg
 from tests.conftest import RECORD_SIZE
 from tests.programs import ROOT, run
 from tests.toy import ToyBackbone
-from tfseg import command_line
+from tfseg import api, command_line
 from tfseg.exporting import write
 from tfseg.models import BACKBONES
 from tfseg.runs import fit, images, judge
@@ -83,7 +83,7 @@ def settings_only(monkeypatch):
     """Programs of the network stop once their settings are read; returns these settings."""
     read = []
     monkeypatch.setattr(fit, "fit", lambda settings: read.append(settings) or 0)
-    monkeypatch.setattr(judge, "evaluate", read.append)
+    monkeypatch.setattr(judge, "evaluate", lambda settings: read.append(settings) or {"miou": 0.5})
     monkeypatch.setattr(judge, "draw", read.append)
     monkeypatch.setattr(images, "predict", lambda config: read.append(config) or {"failed": {}})
     monkeypatch.setattr(write, "export", read.append)
@@ -198,11 +198,23 @@ def small_trainings(records, tmp_path, monkeypatch):
         yield tmp_path
 
 
-@pytest.mark.parametrize("document", PYTHON, ids=name_of)
-def test_python_of_a_document_runs(document, small_trainings):
+def run_blocks(document):
     # Blocks of a document follow each other, as their reader does.
     for block in blocks_of(document, "python"):
         exec(compile(block, name_of(document), "exec"), {})
+
+
+@pytest.mark.parametrize("document", PYTHON, ids=name_of)
+def test_settings_in_python_of_a_document_can_be_meant(document, settings_only, monkeypatch):
+    monkeypatch.setattr(api, "load_run", mock.MagicMock())
+    run_blocks(document)
+    assert settings_only
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("document", PYTHON, ids=name_of)
+def test_python_of_a_document_runs(document, small_trainings):
+    run_blocks(document)
 
 
 def cells_of(notebook):
