@@ -84,9 +84,16 @@ def _row(entry: Entry) -> str:
     cells = (
         f"`--{field.name}`",
         "required" if field.metadata["required"] else f"`{default}`" if default else "",
-        (f"With `--{entry.owner}`. " if entry.owner else "") + field.metadata["help"],
+        _owner(entry) + field.metadata["help"],
     )
     return "| " + " | ".join(map(_escaped, cells)) + " |"
+
+
+def _owner(entry: Entry) -> str:
+    """Returns the choices with which a setting is heeded; Markdown's code cannot hold their bar."""
+    names = [f"`{name}`" for name in entry.owner.split("|")]
+    names[0] = f"`--{names[0][1:]}"
+    return f"With {', '.join(names)}. " if entry.owner else ""
 
 
 def _escaped(cell: str) -> str:
