@@ -7,6 +7,7 @@ import pathlib
 import re
 import runpy
 import shlex
+import signal
 import string
 import sys
 from unittest import mock
@@ -107,7 +108,7 @@ def test_commands_of_other_programs_parse(program, monkeypatch):
     lines = [words_of(p.values[0]) for p in all_commands() if program_of(p.values[0]) == program]
     parsed = []
 
-    def parse_all(main, argv=None, help_page=None):
+    def parse_all(*_, **__):
         for words in lines:
             flags.FLAGS.unparse_flags()
             command_line._parse(words)
@@ -115,6 +116,8 @@ def test_commands_of_other_programs_parse(program, monkeypatch):
 
     monkeypatch.setattr(command_line, "run", parse_all)
     monkeypatch.setattr(sys, "argv", lines[0])
+    # A converter minds SIGTERM; this process has its own mind.
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     before = set(flags.FLAGS)
     try:
         runpy.run_path(str(ROOT / program), run_name="__main__")
