@@ -25,7 +25,7 @@ _COLUMNS = (
     ("image", "digits", "images"),
     ("true mask", "digits", "truth"),
     ("supervised, 24 masks", "digits", "segmentation_results"),
-    ("and 488 images, PseudoSeg", "digits_pseudoseg", "segmentation_results"),
+    ("PseudoSeg, + 488 images", "digits_pseudoseg", "segmentation_results"),
 )
 # Sizes in pixels.
 _SIDE, _GAP, _TITLE, _FONT = 176, 8, 24, 14
