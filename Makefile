@@ -13,7 +13,7 @@ ADDONS_TESTS := $(addprefix tests/test_,$(addsuffix .py,api augment checkpoint e
   initial_weights layers optimizers resize trainer))
 PIP_FLAGS := --quiet --disable-pip-version-check
 
-.PHONY: demo test test-all test-addons fuzz lint clean
+.PHONY: demo test test-all test-addons fuzz lint docs clean
 
 $(VENV)/.installed: pyproject.toml
 	@echo "== installing into $(VENV) (a few minutes the first time) =="
@@ -40,6 +40,16 @@ $(VENV_ADDONS)/.crf: $(VENV_ADDONS)/.installed
 
 demo: $(VENV)/.installed
 	$(BIN)/tfseg demo --output_dir=demo_output
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install $(PIP_FLAGS) -e '.[docs]'
+	@touch $@
+
+# The pages of docs/ as a site, in site/; a link that leads nowhere is an error.
+docs: $(VENV)/.docs
+	$(BIN)/python docs/flags.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open in a browser: site/index.html"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
@@ -69,4 +79,4 @@ test-addons: $(VENV_ADDONS)/.installed $(VENV_ADDONS)/.crf
 endif
 
 clean:
-	rm -rf $(VENV) $(VENV_ADDONS) demo_output
+	rm -rf $(VENV) $(VENV_ADDONS) demo_output site

@@ -41,7 +41,7 @@ def check(method: Method) -> None:
             f"{method.config.method} needs to know which classes have pixel labels.",
             where="--class_split",
             accepted="the name of a split, or a JSON file with lists 'seen' and 'unseen'",
-            fix="add --class_split; README.md shows one",
+            fix="add --class_split; docs/methods/zero_label.md shows one",
         )
 
 

@@ -90,13 +90,13 @@ class Help:
         for group in (*GROUPS, *RARE_GROUPS) if is_full else GROUPS:
             lines = [
                 line
-                for entry in self._entries(group, None if is_full else chosen)
+                for entry in self.entries(group, None if is_full else chosen)
                 for line in self._lines(entry, chosen, is_full)
             ]
             if lines:
                 blocks.append("\n".join([self._title(group, chosen, is_full), *lines]))
         if not is_full:
-            rest = [group for group in RARE_GROUPS if any(self._entries(group, chosen))]
+            rest = [group for group in RARE_GROUPS if any(self.entries(group, chosen))]
             more = "; ".join(rest) or "the whole text of each"
             blocks.append("\n".join(textwrap.wrap(f"More with --helpfull: {more}.", _WIDTH)))
         return "\n\n".join(blocks)
@@ -122,8 +122,13 @@ class Help:
             of_method |= getattr(registry[chosen[chooser]].settings, "DEFAULTS", {})
         return {**of_method, **chosen}
 
-    def _entries(self, group: str, chosen: Mapping[str, Any] | None) -> list[Entry]:
-        """Returns the settings of a group, of everything or of what is chosen, each once."""
+    def entries(self, group: str, chosen: Mapping[str, Any] | None) -> list[Entry]:
+        """Returns the settings of a group, each once.
+
+        Args:
+          group: heading.
+          chosen: what is chosen, by chooser: settings of other choices are left out; None: all.
+        """
         found: dict[str, Entry] = {}
         for cls in self.sections:
             for entry in entries_of(cls):
@@ -148,7 +153,7 @@ class Help:
     def _lines(self, entry: Entry, chosen: Mapping[str, Any], is_full: bool) -> list[str]:
         field = entry.field
         default = chosen.get(field.name, self.defaults.get(field.name, field.default))
-        head = f"  --{field.name}={_as_text(default)}"
+        head = f"  --{field.name}={as_text(default)}"
         if field.metadata["required"]:
             head = f"  --{field.name}=... (required)"
         text = " ".join(field.metadata["help"].split())
@@ -168,7 +173,8 @@ class Help:
         return [(head + short).rstrip()]
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """Returns a default as a user would write it; '' for None."""
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     if isinstance(value, bool):

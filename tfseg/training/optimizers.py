@@ -246,7 +246,7 @@ def _addons() -> Any:
     """Imports tensorflow-addons, or says how to get it."""
     try:
         with warnings.catch_warnings():
-            # Its end of life, of which the README tells; a user can do nothing about it here.
+            # Its end of life, of which docs/train.md tells; a user can do nothing about it here.
             warnings.simplefilter("ignore")
             import tensorflow_addons as tfa
     except Exception as error:  # It fails with several exception types on TensorFlow >= 2.16.
