@@ -74,7 +74,7 @@ def test_settings_of_a_command_can_be_meant(line, settings_only):
 
 # A converter defines its flags once and parses all its lines.
 PARSE = """
-import json, runpy, sys
+import json, os, runpy, sys
 from absl import flags
 import tfseg.command_line as command_line
 lines, wrong = json.loads(sys.argv[1]), []
@@ -88,6 +88,8 @@ def parse_all(main, argv=None, help_page=None):
     sys.exit("\\n".join(wrong) or 0)
 command_line.run = parse_all
 sys.argv = lines[0]
+# Where `python <program>` looks first.
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
