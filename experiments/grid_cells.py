@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from absl import flags
 
 from tfseg.data.specs import DatasetSpec, load_spec
+from tfseg.errors import UserError
 
 # The number of masks that means all of them, and what the splits are called.
 ALL = "all"
@@ -257,9 +258,20 @@ class Cell:
         """Returns the step's program and flags, flagfiles written out.
 
         Two steps with the same do the same, in whichever folder the grid stands.
+
+        Raises:
+          UserError: a flagfile is not there.
         """
         program, *words = step.words
-        words = flags.FlagValues().read_flags_from_files(words, force_gnu=False)
+        try:
+            words = flags.FlagValues().read_flags_from_files(words, force_gnu=False)
+        except flags.Error as error:
+            raise UserError(
+                "A flagfile cannot be read.",
+                where=step.command,
+                received=str(error),
+                accepted=f"a flagfile for each method in {self.plan.settings_dir}",
+            ) from None
         return [word.replace(str(self.folder), "<cell>") for word in (program, *words)]
 
 

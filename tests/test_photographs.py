@@ -221,6 +221,12 @@ def test_a_cell_with_other_flags_is_refused_before_anything_runs(tmp_path):
     assert runner.ran == []
 
 
+def test_a_missing_flagfile_is_told(tmp_path):
+    grid = cells(plan(tmp_path, settings_dir=tmp_path))
+    with pytest.raises(UserError, match="supervised.flags"):
+        run_grid(grid, FakeRunner())
+
+
 def test_a_mistake_in_a_command_stops_the_grid(tmp_path):
     grid = cells(plan(tmp_path))
     runner = FakeRunner(fails_at="supervised-24-seed0 train", code=2)
