@@ -63,7 +63,7 @@ def saved_run(folder, records, method, **more):
 
 
 def test_weights_of_the_run_label_its_hidden_masks(records, tmp_path):
-    made = saved_run(tmp_path / "run", records, "pseudoseg", soft_pseudo_label=True)
+    made = saved_run(tmp_path / "run", records, "pseudoseg", cutout_half_size=2)
     run = PseudoLabels(str(tmp_path / "run"))
     # SGC is the method's, not the network's.
     for name in ("key", "query"):
@@ -72,7 +72,7 @@ def test_weights_of_the_run_label_its_hidden_masks(records, tmp_path):
     found = run.judged(8)
     assert set(found) == {"decoder", "sgc", "fused", "sharpened"}
     decoder, fused, sharpened = (found[kind] for kind in ("decoder", "fused", "sharpened"))
-    # 8 crops of 9 x 9 cells, without padding and void.
+    # 8 crops of 9 x 9 cells, without what is padded or cut out of the strong views.
     assert 100 < decoder.label.size == fused.label.size <= 8 * 81
     np.testing.assert_array_equal(sharpened.label, fused.label)
     assert (sharpened.confidence >= fused.confidence - 1e-6).all()

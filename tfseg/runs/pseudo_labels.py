@@ -50,8 +50,8 @@ def _makes_pseudo_labels(method_class: type[Method]) -> bool:
 class PseudoLabels:
     """The pseudo labels that the method of a run makes of its images without masks.
 
-    Images, crops and weak views are those of the run's first steps; networks and batch norm are as
-    in evaluation, without dropout.
+    Images, crops and weak views are those of the run's first steps, without what is padded or cut
+    out of strong views; networks and batch norm are as in evaluation, without dropout.
 
     Args:
       checkpoint_dir: training directory, or checkpoint prefix.
@@ -146,9 +146,8 @@ class PseudoLabels:
             mean_pixel=self._method.model.mean_pixel,
             seed=self.config.seed,
         )
-        judge = tf.function(self._judge, autograph=False)
         for batch in dataset.take(-(-num_images // stream.batch_size)):
-            yield judge(batch)
+            yield self._judge(batch)
 
     def _judge(self, batch: dict[str, Any]) -> dict[str, tuple[tf.Tensor, ...]]:
         """Returns label, confidence, whether it is right and whether that is known, by kind."""
