@@ -31,6 +31,7 @@ _ENTRY_FORM = {
     "masks": int,
     "seed": int,
     "trial": str,
+    "extra": [str],
     "flags": {str: [str]},
     "seconds": {str: object},
     "miou": object,
@@ -115,7 +116,7 @@ class CellState:
         entry = results.of(self.cell)
         for step in self.cell.steps():
             now = self.cell.flags_of(step)
-            known = [self._content["flags"].get(step.name)]
+            known = [self._content["flags"].get(step.name)] if self._was_begun(step) else []
             # A cell whose folder was deleted begins anew.
             if entry is not None and self._path.exists():
                 known.append(entry["flags"].get(step.name))
@@ -130,6 +131,14 @@ class CellState:
                         fix="give it a name of its own with --trial and --extra, choose another "
                         "--output_dir, or delete its folder to begin it anew",
                     )
+
+    def _was_begun(self, step: Step) -> bool:
+        """Returns whether there is anything of a step that other flags would mix with.
+
+        Not where a flag was refused before the first checkpoint.
+        """
+        checkpoints = (self.cell.folder / step.name).glob("model.ckpt-*.index")
+        return self.is_done(step) or any(checkpoints)
 
     def begin(self) -> None:
         """Writes down with which flags the cell runs."""
@@ -180,6 +189,7 @@ class CellState:
             "masks": _num_masks(plan, cell.labelled_split),
             "seed": cell.seed,
             "trial": plan.trial,
+            "extra": list(plan.extra),
             "eval_split": plan.eval_split,
             "miou": metrics["miou"],
             "class_iou": metrics["class_iou"],

@@ -1,5 +1,6 @@
 """What comes out of a grid, for readers: results.md and learning_curve.svg."""
 
+import shlex
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -77,13 +78,18 @@ def _report(results: Results, groups: Mapping[tuple[str, int], Group], has_curve
         lines += [
             "## Trials",
             "",
-            "Trainings with other flags than the method's; they are in no table above.",
+            "Trainings with further flags than the method's; they are in no other table.",
             "",
-            *_cells(trials),
+            *_table(
+                ["training", "mIoU", "further flags"],
+                [
+                    [entry["cell"], f"{entry['miou']:.3f}", f"`{shlex.join(entry['extra'])}`"]
+                    for entry in sorted(trials, key=lambda entry: entry["cell"])
+                ],
+            ),
         ]
-    if groups:
-        cells = [entry for group in groups.values() for entry in group.values()]
-        lines += ["## Every training", "", *_cells(cells)]
+    cells = [entry for group in groups.values() for entry in group.values()]
+    lines += ["## Every training", "", *_cells([*cells, *trials])]
     return "\n".join(lines)
 
 

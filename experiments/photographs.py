@@ -291,7 +291,6 @@ def _run_cell(state: CellState, runner: Runner) -> bool:
         code = runner(step, log, lambda seconds, step=step: state.add_seconds(step, seconds))
         if code:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL:])
-            print(f"{tail}\nfailed with exit code {code}: {step.command}", flush=True)
             if code == USER_ERROR_EXIT_CODE:
                 raise UserError(
                     "A command has a mistake, which the next ones may have too.",
@@ -299,6 +298,7 @@ def _run_cell(state: CellState, runner: Runner) -> bool:
                     received=tail,
                     fix="mend it and run the same grid again",
                 )
+            print(f"{tail}\nfailed with exit code {code}: {step.command}", flush=True)
             return False
         state.finish(step)
     return True
