@@ -19,7 +19,9 @@ _COLORS = (
 _GREY = "#555555"
 # Pixels: the plot, and what stands around it.
 _WIDTH, _HEIGHT = 520, 360
-_LEFT, _TOP, _BOTTOM, _LEGEND = 64, 40, 56, 250
+_LEFT, _TOP, _BOTTOM = 64, 40, 56
+# Of the legend: before the names, and for each letter.
+_BEFORE_NAMES, _LETTER = 56, 7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A named line; a reference is grey, dashed and without marks."""
+    """A named line; a reference is grey and dashed, without marks, its name at its end."""
 
     name: str
     points: Sequence[Point]
@@ -54,15 +56,16 @@ def line_chart(
     """Returns the text of an SVG file.
 
     Args:
-      lines: drawn in this order; named beside the plot.
+      lines: drawn in this order; named beside the plot, references at their ends.
       title, x_label, y_label: texts.
       x_ticks, y_ticks: ascending, at least two; the plot reaches from the first to the last.
       log_x: equal factors of x have equal lengths; all x are above 0.
     """
     x_of = _scale(x_ticks, _LEFT, _LEFT + _WIDTH, math.log if log_x else float)
     y_of = _scale(y_ticks, _TOP + _HEIGHT, _TOP, float)
+    legend = _BEFORE_NAMES + _LETTER * max((len(line.name) for line in lines), default=0)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_LEFT + _WIDTH + _LEGEND}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_LEFT + _WIDTH + legend}" '
         f'height="{_TOP + _HEIGHT + _BOTTOM}" font-family="sans-serif" font-size="13">',
         '<rect width="100%" height="100%" fill="white"/>',
         _text(title, _LEFT, _TOP - 16, size=15),
@@ -72,9 +75,11 @@ def line_chart(
         + _text(y_label, 0, 0, anchor="middle")
         + "</g>",
     ]
-    colors = iter(_COLORS * (1 + len(lines) // len(_COLORS)))
-    for row, line in enumerate(lines):
-        color = _GREY if line.reference else next(colors)
+    for line in lines:
+        if line.reference:
+            parts += _reference(line, x_of, y_of)
+    for row, line in enumerate(line for line in lines if not line.reference):
+        color = _COLORS[row % len(_COLORS)]
         parts += _line(line, color, x_of, y_of)
         parts += _legend(line, color, _TOP + 10 + 22 * row)
     return "\n".join((*parts, "</svg>", ""))
@@ -100,14 +105,24 @@ def _axes(x_ticks, y_ticks, x_of, y_of) -> list[str]:
     return [*parts, _stroke(_LEFT, bottom, right, bottom, _GREY)]
 
 
-def _line(line: Line, color: str, x_of, y_of) -> list[str]:
-    corners = " ".join(f"{x_of(p.x):.1f},{y_of(p.y):.1f}" for p in line.points)
-    dashes = ' stroke-dasharray="6 4"' if line.reference else ""
-    parts = [
-        f'<polyline points="{corners}" fill="none" stroke="{color}" stroke-width="2"{dashes}/>'
+def _corners(line: Line, x_of, y_of) -> str:
+    return " ".join(f"{x_of(p.x):.1f},{y_of(p.y):.1f}" for p in line.points)
+
+
+def _reference(line: Line, x_of, y_of) -> list[str]:
+    end = line.points[-1]
+    return [
+        f'<polyline points="{_corners(line, x_of, y_of)}" fill="none" stroke="{_GREY}" '
+        'stroke-width="2" stroke-dasharray="6 4"/>',
+        _text(line.name, x_of(end.x), y_of(end.y) - 6, anchor="end"),
     ]
-    if line.reference:
-        return parts
+
+
+def _line(line: Line, color: str, x_of, y_of) -> list[str]:
+    parts = [
+        f'<polyline points="{_corners(line, x_of, y_of)}" fill="none" stroke="{color}" '
+        'stroke-width="2"/>'
+    ]
     for point in line.points:
         x = x_of(point.x)
         if point.low is not None and point.high is not None:
@@ -118,10 +133,8 @@ def _line(line: Line, color: str, x_of, y_of) -> list[str]:
 
 def _legend(line: Line, color: str, y: float) -> list[str]:
     x = _LEFT + _WIDTH + 16
-    dashes = ' stroke-dasharray="6 4"' if line.reference else ""
     return [
-        f'<line x1="{x}" y1="{y:g}" x2="{x + 24}" y2="{y:g}" stroke="{color}" stroke-width="2"'
-        f"{dashes}/>",
+        f'<line x1="{x}" y1="{y:g}" x2="{x + 24}" y2="{y:g}" stroke="{color}" stroke-width="2"/>',
         _text(line.name, x + 32, y + 4),
     ]
 
