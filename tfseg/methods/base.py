@@ -311,6 +311,16 @@ class Method(tf.Module):
     def begin_round(self) -> None:
         """Runs before the first step of a round, outside of any graph; the default does nothing."""
 
+    def pseudo_labels(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """Returns the probabilities behind the pseudo labels of images without masks, by kind.
+
+        Each is float32 [N, h, w, C], by networks as in evaluation. The default has none.
+
+        Args:
+          batch: as of `losses`; only the stream of these images is needed.
+        """
+        return {}
+
     def panels(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Returns pictures for image summaries by name, in the order in which they are shown.
 

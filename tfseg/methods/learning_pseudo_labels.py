@@ -246,17 +246,24 @@ class LearningPseudoLabels(Method):
         monitors.share("image_weight", tf.reduce_sum(weight), tf.cast(tf.size(weight), tf.float32))
         monitors.histogram("image_weight", weight, tf.ones_like(weight))
 
-    def panels(self, batch: Batch) -> dict[str, tf.Tensor]:
-        """Returns an image of the second split, what each network makes of it, and the truth."""
+    def pseudo_labels(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """Returns what each network says of the second split, among the classes of the image."""
         weak = batch["weak"]
         present = class_aware.present_classes(
             weak["image_label"], has_background=self.spec.has_background
         )
-        panels = {"image": weak["image"]}
+        kinds = {}
         for name, network in self.networks().items():
             logits = network(weak["image"], training=False)["logits"]
             logits = resize_bilinear(tf.cast(logits, tf.float32), weak["image"].shape[1:3])
-            masked = class_aware.mask_absent_logits(logits, present)
-            panels[name] = tf.argmax(masked, -1, output_type=tf.int32)
+            kinds[name] = tf.nn.softmax(class_aware.mask_absent_logits(logits, present))
+        return kinds
+
+    def panels(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """Returns an image of the second split, what each network makes of it, and the truth."""
+        weak = batch["weak"]
+        panels = {"image": weak["image"]}
+        for name, probs in self.pseudo_labels(batch).items():
+            panels[name] = tf.argmax(probs, -1, output_type=tf.int32)
         panels["truth"] = weak["hidden_label"]
         return panels

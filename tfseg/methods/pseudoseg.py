@@ -459,12 +459,26 @@ class PseudoSeg(Method):
             tf.reduce_sum(confident * known),
         )
 
+    def _pseudo_label_as_evaluated(self, unlabelled) -> PseudoLabel:
+        """Returns the pseudo label by the moving statistics, without dropout."""
+        ends = self.model.encode(unlabelled["image"], training=False)
+        logits = self.model.decode(ends, training=False)["logits"]
+        return self._pseudo_label(logits, ends, unlabelled, training=False)
+
+    def pseudo_labels(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """Returns the fused label before and after sharpening, and its parts on their own."""
+        pseudo = self._pseudo_label_as_evaluated(batch["unlabelled"])
+        kinds = {"decoder": tf.nn.softmax(pseudo.decoder), "fused": pseudo.fused}
+        if pseudo.sgc is not None:
+            kinds["sgc"] = tf.nn.softmax(pseudo.sgc)
+        if self.settings.soft_pseudo_label:
+            kinds["sharpened"] = pseudo.probs
+        return kinds
+
     def panels(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Returns the weak view and what became of it, by the moving statistics."""
         unlabelled = batch["unlabelled"]
-        ends = self.model.encode(unlabelled["image"], training=False)
-        logits = self.model.decode(ends, training=False)["logits"]
-        pseudo = self._pseudo_label(logits, ends, unlabelled, training=False)
+        pseudo = self._pseudo_label_as_evaluated(unlabelled)
         panels = {"image": unlabelled["image"]}
         if pseudo.maps is not None:
             panels["cam"] = tf.reduce_max(pseudo.maps, -1)

@@ -184,18 +184,24 @@ class WeakToStrong(Method):
           logits: float32 [N, H, W, C].
           stream: its batch.
         """
-        logits, present = tf.stop_gradient(logits), None
-        if self.config.weakly:
-            present = class_aware.present_classes(
-                stream["image_label"], has_background=self.spec.has_background
-            )
-            logits = class_aware.mask_absent_logits(logits, present)
+        logits, present = self._among_present(tf.stop_gradient(logits), stream)
         return Guess(
             tf.argmax(logits, -1, output_type=tf.int32),
             tf.reduce_max(tf.nn.softmax(logits), -1),
             stream["valid"],
             present,
         )
+
+    def _among_present(
+        self, logits: tf.Tensor, stream: dict[str, tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """Returns logits without the classes that an image is known not to show, and the others."""
+        if not self.config.weakly:
+            return logits, None
+        present = class_aware.present_classes(
+            stream["image_label"], has_background=self.spec.has_background
+        )
+        return class_aware.mask_absent_logits(logits, present), present
 
     def mixed_views(
         self,
@@ -357,12 +363,20 @@ class WeakToStrong(Method):
         """Returns the network that makes the pseudo labels."""
         return self.model
 
+    def _teaching_logits(self, image: tf.Tensor) -> tf.Tensor:
+        return self.logits_of(self.teaching_network()(image, training=False)["logits"], image)
+
+    def pseudo_labels(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """Returns what the teaching network says of the weak views."""
+        unlabelled = batch["unlabelled"]
+        logits, _ = self._among_present(self._teaching_logits(unlabelled["image"]), unlabelled)
+        return {"teacher": tf.nn.softmax(logits)}
+
     def panels(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Returns an image of the second split, a strong view, its pseudo label, and the truth."""
         unlabelled = batch["unlabelled"]
         image = unlabelled["image"]
-        logits = self.teaching_network()(image, training=False)["logits"]
-        guess = self.guess(self.logits_of(logits, image), unlabelled)
+        guess = self.guess(self._teaching_logits(image), unlabelled)
         return {
             "image": image,
             "strong": unlabelled["image_strong"],
