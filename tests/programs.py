@@ -24,6 +24,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 _TRAINING = ("train_sup.py", "train_wss.py", "train_zls.py")
 _PROGRAMS = (*_TRAINING, "eval.py", "vis.py", "predict.py", "export.py")
 _COMMAND = "tfseg"
+# As `python -m ...`.
+_MODULE = "tfseg.torch_weights"
 # Flags that change TensorFlow itself, for good.
 _OF_THE_PROCESS = ("--deterministic", "--clone_on_cpu", "--strategy")
 
@@ -53,7 +55,8 @@ def run(*arguments, check=True, timeout=300, fresh=False, **options):
     """
     words = [str(word) for word in arguments]
     own = any(word.split("=")[0] in _OF_THE_PROCESS for word in words)
-    if words[0] in (*_PROGRAMS, _COMMAND) and not (fresh or own or options):
+    here = words[0] in (*_PROGRAMS, _COMMAND) or words[:2] == ["-m", _MODULE]
+    if here and not (fresh or own or options):
         result = _run_here(words)
     else:
         result = subprocess.run(
@@ -78,7 +81,7 @@ def _run_here(words):
     before = set(flags.FLAGS)
     output, errors, code = io.StringIO(), io.StringIO(), 0
     folder, argv, leave = os.getcwd(), sys.argv, cli._leave
-    sys.argv, cli._leave = words, sys.exit
+    sys.argv, cli._leave = [word for word in words if word != "-m"], sys.exit
     os.chdir(ROOT)
     try:
         with (
@@ -92,6 +95,8 @@ def _run_here(words):
             warnings.showwarning = _print_warning
             if words[0] == _COMMAND:
                 console.main()
+            elif words[0] == "-m":
+                runpy.run_module(_MODULE, run_name="__main__")
             else:
                 runpy.run_path(words[0], run_name="__main__")
     except SystemExit as leaving:

@@ -105,7 +105,7 @@ def _by_night(*extra):
     [
         _by_night("--supervision=pixel_and_image_labels", "--labelled_batch_size=2"),
         _by_night("--supervision=pixel_and_image_labels", "--sampling=published"),
-        ("--supervision=pixel_labels", "--augmentation=resized_crop"),
+        _by_night("--supervision=pixel_labels", "--augmentation=resized_crop"),
         _by_night("--image_sampling=class_weighted", "--draws_per_epoch=5", "--second_view_flip"),
         _by_night("--jit_compile", "--freeze_backbone"),
         _by_night("--mixed_precision=float16", "--gradient_accumulation_steps=2"),

@@ -159,6 +159,8 @@ def skeleton(tmp_path):
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # A shell can't trap what it inherits as ignored, as from a job in the background.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     return begin

@@ -264,6 +264,7 @@ def test_methods_without_atrous_features_train_on_it(regime, head):
     train_a_step(one_replica(), head=head, **regime)
 
 
+@pytest.mark.nightly
 def test_two_replicas_train_it_alike(two_replicas):
     # Each replica's own denominators would make it another loss. Momentum, because AdamW takes
     # steps of full length where a gradient is nothing but rounding.

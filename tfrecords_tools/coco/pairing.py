@@ -97,6 +97,18 @@ class CocoFinder:
             )
         return found[0] if found else None
 
+    def named(self, path: str) -> tuple[str, str] | None:
+        """Finds the image that a text names, with or without extension; see `FileFinder.named`.
+
+        Raises:
+          UserError: several files fit.
+        """
+        for i in dict.fromkeys((path, stem_of(path))):
+            found = self.find(i)
+            if found is not None:
+                return i, found
+        return None
+
     def near(self, i: str) -> list[str]:
         """Returns files of an id's folder whose names look like it."""
         return self._finder.near(i)
