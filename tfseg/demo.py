@@ -2,9 +2,9 @@
 
 import dataclasses
 import json
+import multiprocessing
 import pathlib
 import shlex
-import subprocess
 import sys
 import time
 from typing import ClassVar
@@ -22,6 +22,10 @@ _RUNS = (
     ("PseudoSeg, 24 masks + unlabelled", "digits_pseudoseg", "train-wss"),
     ("PseudoSeg, 24 masks + image labels", "digits_pseudoseg_weakly", "train-wss"),
 )
+# Each program is a process of its own, copied from one that has imported TensorFlow: to import it
+# takes as long as an evaluation.
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["tfseg.runs.fit", "tfseg.runs.judge"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +47,19 @@ def run(*arguments: str) -> None:
       SystemExit: with the program's exit code, where that is not 0.
     """
     print("\n$ tfseg " + " ".join(shlex.quote(a) for a in arguments), flush=True)
-    result = subprocess.run([sys.executable, "-m", "tfseg", *arguments])
-    if result.returncode:
-        sys.exit(result.returncode)
+    process = _PROCESSES.Process(target=_program, args=(arguments,))
+    process.start()
+    process.join()
+    if process.exitcode:
+        sys.exit(process.exitcode)
+
+
+def _program(arguments: tuple[str, ...]) -> None:
+    """Is the command `tfseg` in a process of its own."""
+    from tfseg import console
+
+    sys.argv = ["tfseg", *arguments]
+    console.main()
 
 
 def train_and_evaluate(name: str, command: str, output: pathlib.Path, *extra: str) -> dict:
