@@ -547,7 +547,7 @@ def test_records_without_image_level_labels_are_counted_at_the_start(tmp_path):
     write(str(tmp_path), image_labels=[None, *named[1:]])
     assert "2 of 10 images of split 'train', the first of them image_0, have no" in message()
     write(str(tmp_path), image_labels=[None] * COUNT)
-    assert "Every image of split 'train' has no image-level labels" in message()
+    assert "No image of split 'train' has image-level labels" in message()
 
 
 def test_a_mask_of_a_class_that_the_image_level_labels_lack_is_an_error(tmp_path):

@@ -17,8 +17,8 @@ python tfrecords_tools/build_folder.py --images_dir=images --masks_dir=masks --s
 * --class_colors in place of --class_names is a CSV `name,r,g,b`: masks have a colour for each
   class. A colour that is no class is an error, unless --void_color names it.
 * --image_labels is a CSV `id,name name ...` of the classes in each image (separated by ';' where
-  names hold spaces), or `id,NAME,NAME,...` with a column of 0 and 1 for each class; without it they
-  are those of the mask, and unknown without a mask.
+  names hold spaces), or `id,NAME,NAME,...` with a column of 0 and 1 for each class; without a line
+  they are those of the mask, and unknown without a mask.
 * --label_map is a JSON file {"from": to} of mask ids; to the ignore label what shall not count.
 
 Images keep their JPEG or PNG bytes; what is neither, or not RGB, becomes RGB PNG: of 16 bits the
@@ -166,14 +166,14 @@ def make_sources(
                 notes.append("image without a mask (--allow_missing_masks)")
             labels = None if image_labels is None else image_labels.of(entry.id)
             if image_labels is not None and labels is None:
-                notes.append("image without a line in the CSV: its image-level labels are unknown")
+                known = "unknown" if mask is None else "those of its mask"
+                notes.append(f"image without a line in the CSV: its image-level labels are {known}")
             tasks[split].append(
                 ImageSource(
                     entry.id,
                     entry.image,
                     mask,
                     image_labels=labels,
-                    image_labels_unknown=image_labels is not None,
                     notes=tuple(notes),
                 )
             )

@@ -293,7 +293,8 @@ def _likely_causes(
             f"'{spec.class_names[void[0]]}' is one name too many: what counts nowhere has the "
             f"ignore label {spec.ignore_label} and no name"
         )
-    if ignored > 0 and len(void) < len(absent):
+    # (A rim of void around objects is usual; then the masks show more than one class.)
+    if ignored > 0 and len(void) < len(absent) and len(shown) <= 1:
         causes.append(
             f"{ignored:.1%} of the pixels have the ignore label {spec.ignore_label}; if "
             f"{spec.ignore_label} is a class in the masks (such as masks of 0 and 255), map it: "

@@ -25,7 +25,6 @@ class ImageSource:
       image: path, or the image inside another file.
       mask: path, or whatever the converter's mask reader takes; None: written without a mask.
       image_labels: class ids known from elsewhere; None: take those of the mask, if there is one.
-      image_labels_unknown: do not take them from the mask either.
       notes: counted over the split.
     """
 
@@ -33,7 +32,6 @@ class ImageSource:
     image: str | Embedded
     mask: Any = None
     image_labels: tuple[int, ...] | None = None
-    image_labels_unknown: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -123,9 +121,7 @@ class Encoder:
     def _image_labels(self, source: ImageSource, ids: np.ndarray | None) -> tuple[int, ...] | None:
         if source.image_labels is not None:
             return source.image_labels
-        if ids is None or source.image_labels_unknown:
-            return None
-        return classes_in(ids, self.spec)
+        return None if ids is None else classes_in(ids, self.spec)
 
 
 def _advice_on_pairs(path: str) -> str:

@@ -217,14 +217,15 @@ def _check_image_level_labels(name: str, stream: Stream, index: Index, config: D
     """
     known = index.has_image_labels
     if not known.all() and not (config.skip_bad_records and known.any()):
-        from_masks = ", or take the labels from the masks as published: "
-        from_masks += "--image_label_source=crop"
+        from_masks = ", or take the labels from the masks as published (--image_label_source=crop)"
         raise UserError(
-            f"{_first_of(~known, index, stream.split)} no image-level labels.",
+            f"{_first_of(~known, index, stream.split)} no image-level labels."
+            if known.any()
+            else f"No image of split '{stream.split}' has image-level labels.",
             where=f"stream '{name}'",
             accepted="a split with image-level labels",
-            fix="make the records with --image_labels, choose another --train_split_cls, or, for "
-            "PseudoSeg, leave out --weakly" + (from_masks if index.has_mask.any() else ""),
+            fix="make the records with --image_labels, or choose another --train_split_cls. With "
+            "--method=pseudoseg: leave out --weakly" + (from_masks if index.has_mask.any() else ""),
         )
     empty = known & ~index.image_labels.any(1)
     if stream.require_foreground and empty.any():
