@@ -60,11 +60,33 @@ def write(task: Task, path: str) -> dict[str, Any]:
         model, _ = tf2onnx.convert.from_function(
             function, input_signature=function.input_signature, opset=_OPSET
         )
+    for node in model.graph.node:
+        _pad_by_numbers(node)
     onnx.helper.set_model_props(
         model, {key: json.dumps(value) for key, value in task.metadata.items()}
     )
     onnx.save(model, path)
     return {}
+
+
+def _pad_by_numbers(node: Any) -> None:
+    """Writes down the border of a dilated convolution, which onnxruntime does not work out itself.
+
+    Without a stride it depends on the kernel alone, not on the size of the image.
+    """
+    import onnx
+
+    found = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    dilations = found.get("dilations", [1])
+    same = found.get("auto_pad", b"") == b"SAME_UPPER"
+    if node.op_type != "Conv" or not same or max(dilations) == 1 or max(found["strides"]) > 1:
+        return
+    borders = [rate * (side - 1) for rate, side in zip(dilations, found["kernel_shape"])]
+    before = [border // 2 for border in borders]
+    after = [border - part for border, part in zip(borders, before)]
+    kept = [a for a in node.attribute if a.name not in ("auto_pad", "pads")]
+    del node.attribute[:]
+    node.attribute.extend([*kept, onnx.helper.make_attribute("pads", [*before, *after])])
 
 
 def load(path: str) -> Segment:
