@@ -4,6 +4,7 @@ import dataclasses
 import json
 import multiprocessing
 import pathlib
+import runpy
 import shlex
 import sys
 import time
@@ -56,10 +57,8 @@ def run(*arguments: str) -> None:
 
 def _program(arguments: tuple[str, ...]) -> None:
     """Is the command `tfseg` in a process of its own."""
-    from tfseg import console
-
     sys.argv = ["tfseg", *arguments]
-    console.main()
+    runpy.run_module("tfseg", run_name="__main__")
 
 
 def train_and_evaluate(name: str, command: str, output: pathlib.Path, *extra: str) -> dict:
