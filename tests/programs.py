@@ -1,18 +1,23 @@
 """Runs the project's programs as a user would.
 
-`run` calls the programs of the network, and the command `tfseg`, in the test's own process, which
-spares the seconds that TensorFlow takes to start; `fresh=True`, `start` and everything else start a
-process.
+`run` calls the programs of the network, the command `tfseg` and converters with one worker in the
+test's own process, which spares the seconds that TensorFlow takes to start. Where a program of the
+network needs a process of its own, that is copied from one that has imported TensorFlow. All others
+are started as ever.
 """
 
 import contextlib
 import gc
 import io
+import multiprocessing
 import os
 import pathlib
+import resource
 import runpy
+import signal
 import subprocess
 import sys
+import tempfile
 import warnings
 from unittest import mock
 
@@ -28,14 +33,64 @@ _COMMAND = "tfseg"
 _MODULE = "tfseg.torch_weights"
 # Flags that change TensorFlow itself, for good.
 _OF_THE_PROCESS = ("--deterministic", "--clone_on_cpu", "--strategy")
+_COPIES = multiprocessing.get_context("forkserver")
+_COPIES.set_forkserver_preload(["tfseg.runs.fit", "tfseg.runs.judge"])
 
 
-def command(*arguments):
-    """Returns the words that start `python <arguments>`; the network's programs know the toy."""
-    in_front = ["-m", "tests.with_toy"] if arguments[0] in _PROGRAMS else []
-    if arguments[0] == _COMMAND:
-        in_front = ["-m"]
-    return [sys.executable, *in_front, *map(str, arguments)]
+class Started:
+    """A program of the network at work, in a process that is copied from one with TensorFlow.
+
+    Offers what the tests use of `subprocess.Popen`.
+    """
+
+    def __init__(self, arguments, *, output, errors, variables=(), largest_file=None):
+        """Starts it.
+
+        Args:
+          arguments: the program and its command line.
+          output, errors: files; may be the same.
+          variables: of the environment, besides those of the tests.
+          largest_file: bytes that it can write into a file; None: no limit.
+        """
+        words = [str(word) for word in arguments]
+        variables = {**environment(), **dict(variables)}
+        self._process = _COPIES.Process(
+            target=_be, args=(words, str(output), str(errors), variables, largest_file)
+        )
+        self._process.start()
+        self.pid, self.output = self._process.pid, pathlib.Path(output)
+
+    @property
+    def returncode(self):
+        return self._process.exitcode
+
+    def poll(self):
+        return self._process.exitcode
+
+    def wait(self, timeout):
+        self._process.join(timeout)
+        if self.returncode is None:
+            self._process.kill()
+            raise subprocess.TimeoutExpired("a program", timeout)
+        return self.returncode
+
+    def send_signal(self, signum):
+        os.kill(self.pid, signum)
+
+
+def _be(words, output, errors, variables, largest_file):
+    """Is a program of the network, with the toy among its backbones, in a process of its own."""
+    os.environ.update(variables)
+    os.chdir(ROOT)
+    for path, streams in ((output, (1, 2)), (errors, (2,) if errors != output else ())):
+        with open(path, "w") as file:
+            for stream in streams:
+                os.dup2(file.fileno(), stream)
+    if largest_file:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    module = words.pop(0) if words[0] == _COMMAND else "tests.with_toy"
+    sys.argv = [module, *words]
+    runpy.run_module(module, run_name="__main__")
 
 
 def environment():
@@ -43,34 +98,44 @@ def environment():
     return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
 
 
-def run(*arguments, check=True, timeout=300, fresh=False, **options):
+def run(*arguments, check=True, timeout=300, largest_file=None):
     """Runs `python <arguments>` in the project's root; returns what a finished process would.
 
     Args:
       *arguments: the program and its command line.
       check: insists on exit code 0.
       timeout: seconds after which a process is given up.
-      fresh: starts a process in any case.
-      **options: of `subprocess.run`; they start a process too.
+      largest_file: bytes; a program of the network that cannot write more into a file.
     """
     words = [str(word) for word in arguments]
     own = any(word.split("=")[0] in _OF_THE_PROCESS for word in words)
-    here = words[0] in (*_PROGRAMS, _COMMAND) or words[:2] == ["-m", _MODULE]
-    if here and not (fresh or own or options):
+    of_network = words[0] in (*_PROGRAMS, _COMMAND)
+    converter = words[0].startswith("tfrecords_tools/") and "--num_workers=1" in words
+    if of_network and (own or largest_file):
+        result = _run_copy(words, timeout, largest_file)
+    elif of_network or converter or words[:2] == ["-m", _MODULE]:
         result = _run_here(words)
     else:
         result = subprocess.run(
-            command(*arguments),
+            [sys.executable, *words],
             cwd=ROOT,
             env=environment(),
             capture_output=True,
             text=True,
             timeout=timeout,
-            **options,
         )
     if check:
         assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     return result
+
+
+def _run_copy(words, timeout, largest_file):
+    """Runs a program in a process that is copied from one with TensorFlow."""
+    with tempfile.TemporaryDirectory() as folder:
+        output, errors = pathlib.Path(folder, "output"), pathlib.Path(folder, "errors")
+        process = Started(words, output=output, errors=errors, largest_file=largest_file)
+        code = process.wait(timeout)
+        return subprocess.CompletedProcess(words, code, output.read_text(), errors.read_text())
 
 
 def _run_here(words):
@@ -81,6 +146,7 @@ def _run_here(words):
     before = set(flags.FLAGS)
     output, errors, code = io.StringIO(), io.StringIO(), 0
     folder, argv, leave = os.getcwd(), sys.argv, cli._leave
+    handler = signal.getsignal(signal.SIGTERM)
     sys.argv, cli._leave = [word for word in words if word != "-m"], sys.exit
     os.chdir(ROOT)
     try:
@@ -104,6 +170,7 @@ def _run_here(words):
     finally:
         os.chdir(folder)
         sys.argv, cli._leave = argv, leave
+        signal.signal(signal.SIGTERM, handler)
         flags.FLAGS.remove_flag_values([name for name in flags.FLAGS if name not in before])
         flags.FLAGS.unparse_flags()
         if not code:
@@ -136,12 +203,15 @@ def _print_warning(message, category, filename, lineno, file=None, line=None):
     print(f"{filename}:{lineno}: {category.__name__}: {message}", file=sys.stderr)
 
 
-def start(*arguments, log):
-    """Starts `python <arguments>` with its output in a file; returns the process."""
-    with open(log, "w") as file:
-        return subprocess.Popen(
-            command(*arguments), cwd=ROOT, env=environment(), stdout=file, stderr=file
-        )
+def start(*arguments, log, **variables):
+    """Starts a program of the network; its output goes into a file.
+
+    Args:
+      *arguments: the program and its command line.
+      log: the file.
+      **variables: of the environment.
+    """
+    return Started(arguments, output=log, errors=log, variables=variables)
 
 
 def assert_user_error(result, *words):

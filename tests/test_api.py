@@ -112,5 +112,5 @@ def test_a_setting_that_is_none_is_a_type_error():
 def test_importing_tfseg_loads_no_tensorflow():
     from tests.test_environment import _python
 
-    result = _python("import sys, tfseg; print('tensorflow' in sys.modules, tfseg.load.__name__)")
-    assert result.stdout == "False load\n", result.stderr
+    result = _python("import sys, tfseg; print('tensorflow' in sys.modules, tfseg.__all__[0])")
+    assert result.stdout == "False UserError\n", result.stderr

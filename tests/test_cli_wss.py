@@ -5,13 +5,12 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 
 import numpy as np
 import pytest
 
 from tests.conftest import RECORD_SIZE
-from tests.programs import ROOT, assert_user_error, command, environment, run, start
+from tests.programs import assert_user_error, run, start
 from tests.runs import (
     arguments,
     assert_same_weights,
@@ -71,7 +70,9 @@ def by_night(*extra):
 @pytest.mark.parametrize(
     "extra",
     [
-        ("--separate_passes", "--gradient_accumulation_steps=2", "--mixed_precision=bfloat16"),
+        by_night(
+            *("--separate_passes", "--gradient_accumulation_steps=2", "--mixed_precision=bfloat16")
+        ),
         by_night("--mixed_precision=float16", "--image_label_source=crop", "--weakly"),
         by_night(
             *("--strategy=mirrored", "--clone_on_cpu", "--num_clones=2", "--sync_batch_norm"),
@@ -174,17 +175,17 @@ def start_workers(logdirs, *program):
     processes = []
     for index, logdir in enumerate(logdirs):
         cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        processes.append(
-            subprocess.Popen(
-                command(*program, "--strategy=multi_worker", f"--train_logdir={logdir}"),
-                cwd=ROOT,
-                env={**environment(), "TF_CONFIG": json.dumps(cluster)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
+        arguments = (*program, "--strategy=multi_worker", f"--train_logdir={logdir}")
+        log = logdir.parent / f"{logdir.name}.{index}.log"
+        processes.append(start(*arguments, log=log, TF_CONFIG=json.dumps(cluster)))
     return processes
+
+
+def outputs_of(workers, timeout):
+    """Waits until all workers have ended; returns what each printed."""
+    for worker in workers:
+        worker.wait(timeout)
+    return [worker.output.read_text() for worker in workers]
 
 
 EQUAL = (
@@ -208,7 +209,7 @@ def assert_close_weights(first, second, tolerance):
 
 def run_two_workers(logdir, program):
     workers = start_workers([logdir] * 2, *program)
-    outputs = [worker.communicate(timeout=280)[0] for worker in workers]
+    outputs = outputs_of(workers, timeout=280)
     assert [worker.returncode for worker in workers] == [0, 0], outputs
     assert "2 replica(s)" in outputs[0]
 
@@ -246,7 +247,7 @@ def test_a_signal_to_one_worker_saves_and_stops_both(records, tmp_path):
     workers = start_workers([tmp_path / "run"] * 2, *program)
     wait_for_steps(tmp_path / "run", workers[0], 5)
     workers[1].send_signal(signal.SIGTERM)
-    outputs = [worker.communicate(timeout=200)[0] for worker in workers]
+    outputs = outputs_of(workers, timeout=200)
     assert [worker.returncode for worker in workers] == [143, 143], outputs
     assert "run the same command again" in outputs[0]
     saved = find.step_of(find.newest(str(tmp_path / "run")))

@@ -397,13 +397,14 @@ def test_a_run_that_is_restored_elsewhere_is_the_same(regime, trainer, tmp_path)
 REPLICATED = {regime["name"]: regime for regime in REGIMES}
 
 
-# UniMatch is FixMatch with more passes, in both versions.
-SIMPLER = {"fixmatch", "fixmatch_v2"}
+# UniMatch is FixMatch with more passes, in both versions. Files of their own compare PseudoSeg and
+# Learning Pseudo Labels on two replicas with one.
+BY_NIGHT = {"fixmatch", "fixmatch_v2", "pseudoseg", "learning_pseudo_labels"}
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.nightly) if n in SIMPLER else n for n in METHODS],
+    [pytest.param(n, marks=pytest.mark.nightly) if n in BY_NIGHT else n for n in METHODS],
 )
 def test_contract_on_two_replicas(name, two_replicas):
     regime = REPLICATED[name]

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tests.small_split import SPEC, StridedToyModel, make_images, numpy_logits, write_split
+from tests.toy import ToyBackbone
 from tfseg.data.image_input import ImageInput
 from tfseg.errors import UserError
 from tfseg.inference import draw as drawing
@@ -17,7 +18,7 @@ from tfseg.inference.predictor import Prediction, Predictor
 from tfseg.inference.replicas import Replicas
 from tfseg.inference.settings import tiling_of
 from tfseg.inference.tiles import Tiling, blended, tiled_labels
-from tfseg.models import build_model
+from tfseg.models import BACKBONES, build_model
 from tfseg.settings.data import DataConfig
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.prediction import EvalConfig, PredictionConfig, VisConfig
@@ -88,9 +89,10 @@ def test_a_tile_counts_less_near_its_edge():
     np.testing.assert_allclose(found[3, :, 0], [1, 1, 1, 1, 0.875, 0.625, 0.375, 0.125, 0, 0, 0, 0])
 
 
-def test_tiles_of_a_real_network_on_two_replicas(two_replicas):
+def test_tiles_of_a_real_network_on_two_replicas(two_replicas, monkeypatch):
+    monkeypatch.setitem(BACKBONES, "toy", ToyBackbone)
     with two_replicas.scope():
-        config = ModelConfig(model_variant="mobilenet_v2", depth_multiplier=0.25)
+        config = ModelConfig(model_variant="toy", aspp_convs_filters=16, decoder_filters=16)
         model = build_model(config, num_classes=4, num_image_classes=3, crop_size=(33, 33))
     (image,), _ = make_images([(70, 101)])
     one = probabilities(model, image, Tiling(33, 16))

@@ -52,9 +52,8 @@ def _select_keras_2() -> None:
                 "variable TF_USE_LEGACY_KERAS=1 before the program starts."
             )
     os.environ["TF_USE_LEGACY_KERAS"] = "1"
-    # TensorFlow's C++ start-up notes (oneDNN, CPU features, a missing GPU) are lines, some of them
-    # logged as errors,
-    # that a user can do nothing about. A value that the user has chosen stays.
+    # TensorFlow's C++ start-up notes (oneDNN, CPU features, a missing GPU): a user can do nothing
+    # about them, and some are logged as errors. A value that the user has chosen stays.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # On processors without AVX-512 TensorFlow leaves oneDNN off, and then dilated convolutions have
     # no gradient there. Where it is on by default this changes nothing.

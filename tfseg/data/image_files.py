@@ -4,7 +4,7 @@ import io
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from tfseg.data.encoded_image import image_size
 from tfseg.errors import UserError
@@ -49,10 +49,12 @@ def open_image_file(data: bytes, path: str, *, max_megapixels: float) -> Image.I
 
 def undecodable(path: str, error: Exception) -> UserError:
     """Returns the user's view of whatever a decoder raised."""
+    # Pillow's own words name the object that it read from.
+    unknown = isinstance(error, UnidentifiedImageError)
     return UserError(
         "An image cannot be decoded.",
         where=path,
-        received=f"{type(error).__name__}: {error}",
+        received="no image that Pillow knows" if unknown else f"{type(error).__name__}: {error}",
         fix="replace the file or leave it out",
     )
 

@@ -117,6 +117,7 @@ def write_splits(
                 flush=True,
             )
         _check_same_classes(output_dir, spec, splits)
+        _tell_replaced(output_dir, splits)
         return [
             _write_split(output_dir, spec, split, splits, encode, num_shards, num_workers)
             for split in splits
@@ -162,6 +163,12 @@ def _check_same_classes(output_dir: str, spec: DatasetSpec, splits: Mapping[str,
             received=", ".join(staying),
             fix="choose another --output_dir, or remove the files that are there",
         )
+
+
+def _tell_replaced(output_dir: str, splits: Mapping[str, Any]) -> None:
+    there = (read_dataset_json(output_dir) or {}).get("splits", {})
+    if replaced := [name for name in splits if name in there]:
+        print(f"note: replaces in {output_dir}: {', '.join(replaced)}", flush=True)
 
 
 def _write_dataset_json(

@@ -65,6 +65,10 @@ def describe(result: Mapping[str, Any]) -> str:
     width = max(map(len, ("pixel accuracy", *result["class_iou"])))
     lines = [f"step {result['step']}, {result['num_images']} images, IoU in per cent:"]
     lines += [f"  {name:<{width}} {per_cent(x)}" for name, x in result["class_iou"].items()]
+    if None in result["class_iou"].values():
+        lines.append(
+            "  (-: takes no part; no such pixel in masks or predictions, or not asked for)"
+        )
     lines.append(f"  {'mIoU':<{width}} {per_cent(result['miou'])}")
     lines.append(f"  {'pixel accuracy':<{width}} {per_cent(result['pixel_accuracy'])}")
     for key in ("cls_overall", "cls_precision", "cls_recall"):
