@@ -1,6 +1,6 @@
 """Makes the picture of the README from the output of the demo.
 
-    make demo
+    tfseg demo --steps=200
     python experiments/picture_strip.py
 
 On the left the masks that the networks learned from; then the first scenes of the validation split,
