@@ -77,9 +77,13 @@ def pytest_collection_finish(session):
 
 @pytest.fixture(autouse=True, scope="module")
 def _clean_up():
-    """Frees a file's graphs, which hold each other in circles and add up to gigabytes."""
+    """Frees a file's graphs, which hold each other in circles and add up to gigabytes.
+
+    What is left (caches) is spared later collections, as the imports are.
+    """
     yield
     gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish(session, exitstatus):
