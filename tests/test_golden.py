@@ -77,7 +77,7 @@ CASES = {
     **zs3_method.CASES,
     **zs3_ops.CASES,
 }
-# Of the arrays in tests/golden: minutes for what tests/test_predict.py holds on a small network.
+# Of tests/golden: half a minute on Xception-65; tests/test_predict.py has it on a small network.
 NIGHTLY = {"pseudoseg/multi_scale_flip"}
 # Families that need an optional library: quantity -> why it cannot be computed here, or None.
 UNAVAILABLE = {**lpl_eval.UNAVAILABLE, **slrnet_ops.UNAVAILABLE}
@@ -107,9 +107,9 @@ def _collect():
             quantities, _ = CASES[family]
             for quantity in quantities(str(path)):
                 reason = UNAVAILABLE.get(family, lambda _: None)(quantity)
-                # Only the error that says how to install the library is accepted.
                 marks = []
                 if reason:
+                    # Only the error that says how to install the library is accepted.
                     marks = [pytest.mark.xfail(reason=reason, raises=UserError, strict=True)]
                 if family in NIGHTLY and HERE in path.parents:
                     marks.append(pytest.mark.nightly)
@@ -135,8 +135,9 @@ def test_pending_families_are_reported(capsys):
     owed = [p for p in files if _family(p, CASES) is None and _family(p, _pending())]
     with capsys.disabled():
         for case in _collect():
-            for mark in (mark for mark in case.marks if mark.name == "xfail"):
-                print(f"\nnot compared: {case.id}: {mark.kwargs['reason']}", end="")
+            for mark in case.marks:
+                if mark.name == "xfail":
+                    print(f"\nnot compared: {case.id}: {mark.kwargs['reason']}", end="")
         if owed:
             print(f"\npending: {len(owed)} golden files of later issues (tests/golden/pending.txt)")
     for folder in GOLDEN_DIRS:
