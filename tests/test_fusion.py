@@ -13,7 +13,9 @@ def remapping():
     """Returns the option of the process; it is as before afterwards."""
     before = tf.config.optimizer.get_experimental_options()
     tf.config.optimizer.set_experimental_options({"remapping": True})
+    fusion.has_few_fusions.cache_clear()
     yield lambda: tf.config.optimizer.get_experimental_options()["remapping"]
+    fusion.has_few_fusions.cache_clear()
     tf.config.optimizer.set_experimental_options({"remapping": before.get("remapping", True)})
 
 

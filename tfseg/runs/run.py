@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from tfseg.inference.predictor import Prediction
+from tfseg.models.folding import FoldedNetwork
 from tfseg.data.class_splits import ClassSplit
 from tfseg.data.image_input import ImageInput
 from tfseg.data.specs import DatasetSpec
@@ -46,8 +48,9 @@ class Run:
             config=dataclasses.replace(DataConfig(), **resizing_of(record)),
         )
         decision = decision_among_visible(PredictionConfig(), spec)
+        self._folded = FoldedNetwork(network)
         self._labels, self._probs = (
-            ImagePredictor(network, image_input, decision=decision, wanted=(wanted,))
+            ImagePredictor(self._folded, image_input, decision=decision, wanted=(wanted,))
             for wanted in ("labels", "probs")
         )
 
@@ -70,8 +73,7 @@ class Run:
           >>> [run.spec.class_names[c] for c in np.unique(mask)]
           ['background', 'dog']
         """
-        (found,) = self._labels([_pixels(image)])
-        return found.labels
+        return self._predicted(self._labels, image).labels
 
     def predict_probabilities(self, image: str | os.PathLike | np.ndarray) -> np.ndarray:
         """Returns the probability of every class at every pixel of an image.
@@ -85,8 +87,15 @@ class Run:
         Raises:
           UserError: see `predict`.
         """
-        (found,) = self._probs([_pixels(image)])
-        return found.probs
+        return self._predicted(self._probs, image).probs
+
+    def _predicted(
+        self, predictor: ImagePredictor, image: str | os.PathLike | np.ndarray
+    ) -> Prediction:
+        # Whoever has the network may have changed its weights.
+        self._folded.refresh()
+        (found,) = predictor([_pixels(image)])
+        return found
 
 
 def _pixels(image: str | os.PathLike | np.ndarray) -> np.ndarray:

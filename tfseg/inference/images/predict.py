@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from tfseg.models.folding import FoldedNetwork
 from tfseg.data.image_input import ImageInput
 from tfseg.errors import UserError, check_choice
 from tfseg.inference import zero_label
@@ -179,7 +180,7 @@ class _Job:
         if config.dense_crf or "probabilities" in self._kinds:
             wanted.append("probs")
         return ImagePredictor(
-            self._trained.model,
+            FoldedNetwork(self._trained.model),
             self._input,
             views=views_of(config, spec),
             decision=zero_label.decision_among_visible(config, spec),
