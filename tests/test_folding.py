@@ -65,8 +65,8 @@ def assert_folds(network, image):
     return folded, expected
 
 
-def unit(kind, activation=None, **options):
-    settings = Settings(epsilon=1e-3)
+def unit(kind, activation=None, dtype="float32", **options):
+    settings = Settings(epsilon=1e-3, compute_dtype=dtype)
     if kind is SeparableConv:
         return SeparableConv(settings, "x", CHANNELS, 8, activation=activation, **options)
     filters = [8] if kind is Conv2D else []
@@ -104,6 +104,21 @@ def test_of_a_linear_separable_convolution_one_bias_is_left():
     concrete = function.get_concrete_function(tf.TensorSpec([1, 9, 9, CHANNELS]))
     kinds = [operation.type for operation in concrete.graph.get_operations()]
     assert kinds.count("BiasAdd") == 1
+
+
+@pytest.mark.parametrize("kind", [Conv2D, DepthwiseConv2D, SeparableConv])
+def test_folding_costs_no_precision_in_bfloat16(kind):
+    image = tf.random.stateless_normal([2, 9, 11, CHANNELS], [1, 2])
+    exact, rounded = (OneLayer(unit(kind, dtype=dtype)) for dtype in ("float32", "bfloat16"))
+    give_statistics(exact)
+    give_statistics(rounded)
+    expected = logits_of(exact, image)[0]
+    image = tf.cast(image, tf.bfloat16)
+    plain, folded = (
+        np.abs(network(image)["logits"].numpy().astype(np.float32) - expected).mean()
+        for network in (rounded, FoldedNetwork(rounded))
+    )
+    assert 0 < folded < 1.5 * plain
 
 
 def test_new_weights_are_folded_when_asked_for():
