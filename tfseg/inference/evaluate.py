@@ -116,7 +116,8 @@ class Evaluator:
         tiling = tiling_of(config, model)
         wanted = ["labels" if tiling is None and not config.dense_crf else "probs"]
         wanted += ["image_logits"] if config.weakly else []
-        self._network = FoldedNetwork(model)
+        with strategy.scope():
+            self._network = FoldedNetwork(model)
         self._predictor = predictor = Predictor(
             wrapped(self._network, config),
             views_of(config, spec, config.eval_crop_size),

@@ -1,6 +1,7 @@
 """A trained run that predicts."""
 
 import dataclasses
+import functools
 import os
 from typing import Any
 
@@ -42,17 +43,23 @@ class Run:
     ):
         self.network, self.spec, self.prefix, self.step = network, spec, prefix, step
         self.record = record
+
+    @functools.cached_property
+    def _folded(self) -> FoldedNetwork:
+        return FoldedNetwork(self.network)
+
+    @functools.cached_property
+    def _predictors(self) -> dict[str, ImagePredictor]:
         image_input = ImageInput(
-            network.mean_pixel,
-            network.valid_size,
-            config=dataclasses.replace(DataConfig(), **resizing_of(record)),
+            self.network.mean_pixel,
+            self.network.valid_size,
+            config=dataclasses.replace(DataConfig(), **resizing_of(self.record)),
         )
-        decision = decision_among_visible(PredictionConfig(), spec)
-        self._folded = FoldedNetwork(network)
-        self._labels, self._probs = (
-            ImagePredictor(self._folded, image_input, decision=decision, wanted=(wanted,))
+        decision = decision_among_visible(PredictionConfig(), self.spec)
+        return {
+            wanted: ImagePredictor(self._folded, image_input, decision=decision, wanted=(wanted,))
             for wanted in ("labels", "probs")
-        )
+        }
 
     def predict(self, image: str | os.PathLike | np.ndarray) -> np.ndarray:
         """Returns the class of every pixel of an image, as `predict.py` writes it.
@@ -73,7 +80,7 @@ class Run:
           >>> [run.spec.class_names[c] for c in np.unique(mask)]
           ['background', 'dog']
         """
-        return self._predicted(self._labels, image).labels
+        return self._predicted("labels", image).labels
 
     def predict_probabilities(self, image: str | os.PathLike | np.ndarray) -> np.ndarray:
         """Returns the probability of every class at every pixel of an image.
@@ -87,14 +94,13 @@ class Run:
         Raises:
           UserError: see `predict`.
         """
-        return self._predicted(self._probs, image).probs
+        return self._predicted("probs", image).probs
 
-    def _predicted(
-        self, predictor: ImagePredictor, image: str | os.PathLike | np.ndarray
-    ) -> Prediction:
+    def _predicted(self, wanted: str, image: str | os.PathLike | np.ndarray) -> Prediction:
+        pixels = _pixels(image)
         # Whoever has the network may have changed its weights.
         self._folded.refresh()
-        (found,) = predictor([_pixels(image)])
+        (found,) = self._predictors[wanted]([pixels])
         return found
 
 

@@ -179,8 +179,10 @@ class _Job:
         wanted = [] if config.dense_crf else ["labels"]
         if config.dense_crf or "probabilities" in self._kinds:
             wanted.append("probs")
+        with (strategy or tf.distribute.get_strategy()).scope():
+            network = FoldedNetwork(self._trained.model)
         return ImagePredictor(
-            FoldedNetwork(self._trained.model),
+            network,
             self._input,
             views=views_of(config, spec),
             decision=zero_label.decision_among_visible(config, spec),
