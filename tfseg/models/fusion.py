@@ -12,10 +12,10 @@ _CPU_FACTS = "/proc/cpuinfo"
 def avoid_slow_fusions() -> None:
     """Keeps TensorFlow from fusing convolutions on CPUs where that makes them slow.
 
-    oneDNN has kernels of fused convolutions for CPUs with AVX-512. Without it oneDNN computes what
-    follows a convolution one number at a time: EfficientNet-Lite0 saw 0.5 images of 257 x 257 a
-    second, and 13.6 with the convolutions apart (two cores of an AMD EPYC with AVX2). Training is
-    not touched by it, because gradients need what lies between the operations.
+    On CPUs without AVX-512 oneDNN computes batch norm one number at a time where it is fused with a
+    convolution: EfficientNet-Lite0 saw 0.5 images of 257 x 257 a second, and 13.6 with the
+    convolutions apart (two cores of an AMD EPYC with AVX2). Training is not touched by it, because
+    gradients need what lies between the operations.
 
     The setting is of the process (`tf.config.optimizer`).
     """
