@@ -198,10 +198,10 @@ class WeakToStrong(Method):
         """Returns logits without the classes that an image is known not to show, and the others."""
         if not self.config.weakly:
             return logits, None
-        present = class_aware.present_classes(
-            stream["image_label"], has_background=self.spec.has_background
-        )
-        return class_aware.mask_absent_logits(logits, present), present
+        background = self.spec.has_background
+        present = class_aware.present_classes(stream["image_label"], has_background=background)
+        moved = class_aware.move_absent_to_present(logits, present, has_background=background)
+        return moved, present
 
     def mixed_views(
         self,
