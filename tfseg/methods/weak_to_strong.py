@@ -7,8 +7,9 @@ the labelled images. A method decides which network makes the pseudo labels, whi
 donor, and which passes the network makes.
 
 Three things are ours and have flags. With --weakly, classes that an image is known not to show
-cannot be its pseudo label. With --strong_loss=class_aware they take no part in the loss of its
-strong views either; a pasted rectangle has the classes of the donor. With
+cannot be its pseudo label; the foreground classes that it shows get their probability. With
+--strong_loss=class_aware they take no part in the loss of its strong views either; a pasted
+rectangle has the classes of the donor. With
 --class_thresholds=balanced a class needs less confidence if the network is less sure of it. The
 losses of images without masks can have another weight, which may rise (--unlabeled_weight).
 
