@@ -29,6 +29,7 @@ from tfseg.data.specs import DATASETS, DatasetSpec
 from tfseg.data.stream import strong_keys
 from tfseg.models import BACKBONES, model_builder
 from tfseg.settings.data import DataConfig
+from tfseg.settings.heads import HEADS
 from tfseg.settings.methods import METHODS
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.run import TrainConfig
@@ -59,7 +60,7 @@ class Variant:
       method: key of METHODS.
       train: settings of the run.
       method_settings: settings of the method.
-      head: of the network.
+      network: settings of the network, over those of the command line.
       batch_factor: times --batch, the images of each stream.
       measure: the step that it is a multiple of.
       measure_factor: how many of those.
@@ -69,7 +70,7 @@ class Variant:
     method: str
     train: dict = dataclasses.field(default_factory=dict)
     method_settings: dict = dataclasses.field(default_factory=dict)
-    head: str = "deeplab"
+    network: dict = dataclasses.field(default_factory=dict)
     batch_factor: int = 1
     measure: str = "supervised"
     measure_factor: int = 1
@@ -78,6 +79,9 @@ class Variant:
 _SEPARATE, _WEAKLY = {"separate_passes": True}, {"weakly": True}
 _ONE_VIEW = {"view_scales": None, "mirror_views": False}
 _DOUBLED = "supervised, doubled batch"
+_PROJECTION = {"head": "projection"}
+# UniMatch's own decoder.
+_PLAIN = {"decoder_use_separable_conv": False, "aspp_with_separable_conv": False}
 VARIANTS = {
     "pseudoseg": (
         Variant("supervised", "supervised"),
@@ -97,15 +101,22 @@ VARIANTS = {
     ),
     "strict": (
         Variant("supervised", "supervised"),
-        Variant("spnet", "spnet", head="projection"),
-        Variant("strict, six views", "strict", head="projection"),
-        Variant("strict, one view", "strict", {}, _ONE_VIEW, head="projection"),
+        Variant("spnet", "spnet", network=_PROJECTION),
+        Variant("strict, six views", "strict", network=_PROJECTION),
+        Variant("strict, one view", "strict", {}, _ONE_VIEW, network=_PROJECTION),
     ),
     "unimatch": (
         Variant("supervised", "supervised"),
         Variant("fixmatch", "fixmatch"),
         Variant("unimatch", "unimatch"),
         Variant("unimatch, weakly", "unimatch", _WEAKLY),
+        Variant("unimatch_v2", "unimatch_v2"),
+        Variant("supervised, plain head", "supervised", network=_PLAIN),
+        Variant("unimatch, plain head", "unimatch", network=_PLAIN),
+    ),
+    "unimatch_v2": (
+        Variant("supervised", "supervised"),
+        Variant("fixmatch_v2", "fixmatch_v2"),
         Variant("unimatch_v2", "unimatch_v2"),
     ),
     "zs3net": (
@@ -123,6 +134,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--method", default="pseudoseg", choices=list(VARIANTS))
     parser.add_argument("--backbone", default="xception_65", choices=list(BACKBONES))
+    parser.add_argument("--head", default="deeplab", choices=list(HEADS), help="dpt: of a ViT")
     parser.add_argument("--crop", type=int, default=257, help="pixels, both sides")
     parser.add_argument("--batch", type=int, default=2, help="images of each stream")
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each variant")
@@ -172,12 +184,9 @@ def make_step(arguments: argparse.Namespace, variant: Variant):
         num_clones=1,
         **variant.train,
     )
-    model_config = ModelConfig(
-        model_variant=arguments.backbone,
-        atrous_rates=(6, 12, 18),
-        decoder_output_stride=(4,),
-        head=variant.head,
-    )
+    deeplab = {"atrous_rates": (6, 12, 18), "decoder_output_stride": (4,)}
+    network = {"head": arguments.head} | (deeplab if arguments.head == "deeplab" else {})
+    model_config = ModelConfig(model_variant=arguments.backbone, **(network | variant.network))
     settings, spec = METHODS[method].settings(**variant.method_settings), _spec(method)
     batch = _batch(method, config, settings, arguments.crop)
     dataset = tf.data.Dataset.from_tensors(batch).repeat()

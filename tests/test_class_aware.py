@@ -97,3 +97,36 @@ def test_background_is_always_present_where_there_is_one():
     np.testing.assert_array_equal(
         class_aware.present_classes(image_label, has_background=False), [[0, 1]]
     )
+
+
+def test_what_absent_classes_lose_goes_to_the_present_foreground():
+    # Background, then three classes of which the second and the third are present.
+    probs = np.array([0.2, 0.6, 0.15, 0.05], np.float32)
+    logits = tf.constant(np.log(probs)[None, None, None] + 7.0)
+    present = tf.constant([[1.0, 0.0, 1.0, 1.0]])
+    moved = class_aware.move_absent_to_present(logits, present, has_background=True)
+    np.testing.assert_allclose(tf.nn.softmax(moved)[0, 0, 0], [0.2, 0.0, 0.6, 0.2], atol=1e-6)
+
+
+def test_in_an_image_without_a_class_all_is_background():
+    logits, _, _ = _case(6)
+    moved = class_aware.move_absent_to_present(
+        tf.constant(logits, tf.float32), tf.constant([[1.0, 0, 0, 0, 0]] * 2), has_background=True
+    )
+    np.testing.assert_allclose(tf.nn.softmax(moved)[..., 0], 1.0)
+
+
+def test_where_all_classes_are_present_nothing_moves():
+    logits, _, _ = _case(7)
+    logits = tf.constant(logits, tf.float32)
+    moved = class_aware.move_absent_to_present(logits, tf.ones([2, 5]), has_background=True)
+    np.testing.assert_allclose(moved, logits, atol=1e-5)
+
+
+def test_without_a_background_class_absent_ones_are_only_masked():
+    logits, present, _ = _case(8)
+    logits, present = tf.constant(logits, tf.float32), tf.constant(present, tf.float32)
+    np.testing.assert_array_equal(
+        class_aware.move_absent_to_present(logits, present, has_background=False),
+        class_aware.mask_absent_logits(logits, present),
+    )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfseg.models import BACKBONES, build_model, fusion
+from tfseg.models import BACKBONES, build_model, kernels
 from tfseg.models.folding import FoldedNetwork
 from tfseg.models.layers.batch_norm import BatchNorm
 from tfseg.models.layers.convolutions import Conv2D, DepthwiseConv2D
@@ -48,7 +48,7 @@ def logits_of(network, image):
     function = tf.function(lambda x: network(x)["logits"], autograph=False)
     concrete = function.get_concrete_function(tf.TensorSpec(image.shape))
     kinds = {operation.type for operation in concrete.graph.get_operations()}
-    with fusion.fusing() if "FusedBatchNormV3" not in kinds else tf.name_scope("plain"):
+    with kernels.fusing() if "FusedBatchNormV3" not in kinds else tf.name_scope("plain"):
         return concrete(image).numpy(), kinds
 
 
@@ -153,17 +153,3 @@ def test_a_folded_network_gives_the_same(variant):
     assert folded.valid_size(33, 33) == network.valid_size(33, 33)
     # What is folded is no part of checkpoints.
     assert len(network.variables) == count
-
-
-def test_fusing_ends_with_the_calls():
-    before = tf.config.optimizer.get_experimental_options().get("remapping", True)
-    with fusion.fusing():
-        assert tf.config.optimizer.get_experimental_options()["remapping"]
-    assert tf.config.optimizer.get_experimental_options()["remapping"] == before
-
-
-@pytest.mark.parametrize("few", [True, False])
-def test_both_forms_of_relu6_are_equal(few, monkeypatch):
-    monkeypatch.setattr(fusion, "has_few_fusions", lambda: few)
-    x = tf.constant([-1.0, 0.0, 0.5, 6.0, 7.0])
-    np.testing.assert_array_equal(fusion.relu6_apart(x), tf.nn.relu6(x))

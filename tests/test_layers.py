@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tfseg.errors import UserError
+from tfseg.models import kernels
 from tfseg.models.layers.batch_norm import BatchNorm
 from tfseg.models.layers.convolutions import Conv2D, DepthwiseConv2D, decayed_variables
 from tfseg.models.layers.dropout import Dropout
@@ -159,6 +160,28 @@ def test_batch_norm_inference_uses_moving_statistics_and_leaves_them():
     expected = (x - [1.0, 2.0]) / np.sqrt(np.array([4.0, 9.0]) + 1e-3)
     np.testing.assert_allclose(layer(x, training=False), expected, atol=1e-5)
     np.testing.assert_array_equal(layer.moving_mean, [1.0, 2.0])
+
+
+def test_bfloat16_batch_norm_is_the_widened_one_in_training_and_gradients(monkeypatch):
+    x = tf.cast(_image(2, 7, 5, 3) * 2.0 + 1.0, tf.bfloat16)
+    weights = tf.cast(_image(2, 7, 5, 3, seed=1), tf.bfloat16)
+    results = {}
+    for name, kind in (("narrow", tf.bfloat16), ("wide", tf.float32)):
+        monkeypatch.setattr(kernels, "batch_norm_type", lambda *_, kind=kind: kind)
+        layer = BatchNorm(Settings(decay=0.0, compute_dtype="bfloat16"), "n", 3)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True)
+            loss = tf.reduce_sum(tf.cast(y * weights, tf.float32))
+        assert y.dtype == tf.bfloat16
+        gradients = tape.gradient(loss, [x, layer.gamma, layer.beta])
+        results[name] = [y, *gradients, layer.moving_mean, layer.moving_variance]
+    for narrow, wide in zip(results["narrow"], results["wide"]):
+        narrow, wide = (tf.cast(t, tf.float32).numpy() for t in (narrow, wide))
+        # Two roundings to 8 bits may lie between them.
+        np.testing.assert_allclose(narrow, wide, rtol=2**-7, atol=2**-7 * np.abs(wide).max())
+    for i in (4, 5):
+        np.testing.assert_allclose(results["narrow"][i], results["wide"][i], rtol=1e-5)
 
 
 def test_frozen_batch_norm_ignores_training():

@@ -139,7 +139,10 @@ def test_absent_classes_are_no_pseudo_label():
     stream = {"image_label": tf.constant([[1.0, 0.0, 1.0]]), "valid": tf.ones([1, 1, 1])}
     guess = method.guess(logits, stream)
     np.testing.assert_array_equal(guess.label, [[[3]]])
-    np.testing.assert_allclose(guess.confidence, np.exp(2) / (1 + np.exp(1) + np.exp(2)), rtol=1e-6)
+    # The background keeps its probability; the present classes share what is left.
+    probs = np.exp([0.0, 1.0, 9.0, 2.0]) / np.exp([0.0, 1.0, 9.0, 2.0]).sum()
+    share = np.exp(2) / (np.exp(1) + np.exp(2))
+    np.testing.assert_allclose(guess.confidence, [[[(1 - probs[0]) * share]]], rtol=1e-5)
 
 
 def test_what_is_pasted_keeps_the_classes_of_its_image():

@@ -7,8 +7,9 @@ the labelled images. A method decides which network makes the pseudo labels, whi
 donor, and which passes the network makes.
 
 Three things are ours and have flags. With --weakly, classes that an image is known not to show
-cannot be its pseudo label. With --strong_loss=class_aware they take no part in the loss of its
-strong views either; a pasted rectangle has the classes of the donor. With
+cannot be its pseudo label; the foreground classes that it shows get their probability. With
+--strong_loss=class_aware they take no part in the loss of its strong views either; a pasted
+rectangle has the classes of the donor. With
 --class_thresholds=balanced a class needs less confidence if the network is less sure of it. The
 losses of images without masks can have another weight, which may rise (--unlabeled_weight).
 
@@ -198,10 +199,10 @@ class WeakToStrong(Method):
         """Returns logits without the classes that an image is known not to show, and the others."""
         if not self.config.weakly:
             return logits, None
-        present = class_aware.present_classes(
-            stream["image_label"], has_background=self.spec.has_background
-        )
-        return class_aware.mask_absent_logits(logits, present), present
+        background = self.spec.has_background
+        present = class_aware.present_classes(stream["image_label"], has_background=background)
+        moved = class_aware.move_absent_to_present(logits, present, has_background=background)
+        return moved, present
 
     def mixed_views(
         self,

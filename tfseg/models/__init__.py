@@ -7,7 +7,7 @@ import numpy as np
 
 from tfseg.data.specs import DatasetSpec
 from tfseg.models.backbones import BACKBONES
-from tfseg.models.fusion import avoid_slow_fusions
+from tfseg.models.kernels import avoid_slow_fusions
 from tfseg.models.layers.convolutions import decayed_variables
 from tfseg.models.network import Network
 from tfseg.settings.heads import HEADS

@@ -25,7 +25,7 @@ class FoldedNetwork:
       network: of `build_model`, made under the scope of the strategy that evaluates it.
 
     Attributes:
-      is_folded: true; its graphs are to run in `fusion.fusing`.
+      is_folded: true; its graphs are to run in `kernels.fusing`.
     """
 
     is_folded = True

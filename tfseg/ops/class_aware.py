@@ -50,6 +50,39 @@ def mask_absent_logits(logits: tf.Tensor, present: tf.Tensor) -> tf.Tensor:
     return tf.where(kept, tf.cast(logits, tf.float32), _ABSENT)
 
 
+def move_absent_to_present(
+    logits: tf.Tensor, present: tf.Tensor, *, has_background: bool
+) -> tf.Tensor:
+    """Gives the probability of absent classes to the present ones of the foreground.
+
+    A network that sees an object and takes it for an absent class is right that an object is there.
+    So the background keeps its probability, and the foreground's is shared among its present
+    classes, in the proportion that these have. A mere mask would share it with the background,
+    which then often wins. In an image without a foreground class all is background.
+
+    Args:
+      logits: float [N, H, W, C].
+      present: float32 [N, C], of `present_classes`.
+      has_background: class 0 is background; without one this is `mask_absent_logits`.
+
+    Returns:
+      float32 [N, H, W, C]; absent classes are far below all others.
+
+    Source: ours.
+    """
+    masked = mask_absent_logits(logits, present)
+    if not has_background:
+        return masked
+    foreground = tf.cast(logits, tf.float32)[..., 1:]
+    kept = masked[..., 1:]
+    lost = tf.reduce_logsumexp(foreground, -1, keepdims=True) - tf.reduce_logsumexp(
+        kept, -1, keepdims=True
+    )
+    shows_any = tf.reduce_any(present[:, None, None, 1:] > 0.0, -1, keepdims=True)
+    moved = tf.where(shows_any & (kept > _ABSENT), kept + lost, kept)
+    return tf.concat([masked[..., :1], moved], -1)
+
+
 def class_aware_cross_entropy(
     logits: tf.Tensor,
     label: tf.Tensor,

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
+from tfseg.models import kernels
 from tfseg.models.layers.initial_values import constant
 from tfseg.models.layers.settings import Layer, Settings
 
@@ -104,10 +105,6 @@ class BatchNorm(Layer):
         moving = {"trainable": False}
         self.moving_mean = settings.variable(f"{name}/moving_mean", shape, zeros, **moving)
         self.moving_variance = settings.variable(f"{name}/moving_variance", shape, ones, **moving)
-        # On CPUs the bfloat16 kernel is several times slower than the float32 one.
-        self._widen = settings.compute_dtype == "bfloat16" and not tf.config.list_physical_devices(
-            "GPU"
-        )
 
     def call(
         self, x: tf.Tensor, training: bool = False, step: tf.Tensor | None = None
@@ -130,7 +127,7 @@ class BatchNorm(Layer):
             decay = tf.minimum(decay, (1.0 + done) / (10.0 + done))
         gamma = tf.ones([self._channels]) if self.gamma is None else self.gamma
         beta = tf.zeros([self._channels]) if self.beta is None else self.beta
-        wide = tf.cast(x, tf.float32) if self._widen else x
+        wide = tf.cast(x, kernels.batch_norm_type(x.dtype, *x.shape[1:3]))
         # The moving statistics that the training kernel takes are not used by it.
         none = tf.zeros([0])
         if self.pooled is not None:

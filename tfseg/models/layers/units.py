@@ -4,7 +4,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from tfseg.models import fusion
+from tfseg.models import kernels
 from tfseg.models.layers.batch_norm import BatchNorm
 from tfseg.models.layers.convolutions import Conv2D, DepthwiseConv2D
 from tfseg.models.layers.settings import Activation, Layer, Settings
@@ -67,8 +67,8 @@ class ConvBatchNorm(Layer):
         if folded.bias is not None:
             x = tf.nn.bias_add(x, folded.bias)
         if self.activation is None:
-            return fusion.kept_apart(x)
-        return fusion.relu6_apart(x) if self.activation is tf.nn.relu6 else self.activation(x)
+            return kernels.kept_apart(x)
+        return kernels.relu6_apart(x) if self.activation is tf.nn.relu6 else self.activation(x)
 
 
 class SeparableConv(Layer):

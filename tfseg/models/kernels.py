@@ -1,4 +1,7 @@
-"""Whether TensorFlow may fuse convolutions with what follows them."""
+"""Which of TensorFlow's kernels this machine is fast with: all choices that depend on it.
+
+Every choice gives the same values; only the time differs.
+"""
 
 import contextlib
 import functools
@@ -6,7 +9,12 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-_CPU_FACTS = "/proc/cpuinfo"
+from tfseg import machine
+
+# Positions of a feature map, in one image, from which batch norm gains from bfloat16: of maps of 65
+# pixels and more, forward and backward with the ReLU took 0.49 to 0.67 of the time, of 33 pixels
+# 0.93 to 1.08 (a CPU with matrix units for bfloat16, TensorFlow 2.20).
+_LARGE_MAP = 64 * 64
 
 
 def avoid_slow_fusions() -> None:
@@ -19,7 +27,7 @@ def avoid_slow_fusions() -> None:
 
     The setting is of the process (`tf.config.optimizer`).
     """
-    if has_few_fusions():
+    if _has_few_fusions():
         tf.config.optimizer.set_experimental_options({"remapping": False})
 
 
@@ -39,11 +47,13 @@ def fusing() -> Iterator[None]:
 
 
 def relu6_apart(x: tf.Tensor) -> tf.Tensor:
-    """Returns `tf.nn.relu6(x)`, of which only the lower bound can be fused with a convolution.
+    """Returns `tf.nn.relu6(x)`; where that is faster, only one of its bounds can be fused.
 
     On CPUs with few fusions a convolution of 129x129x256 takes twice as long with both bounds.
     """
-    return tf.minimum(tf.nn.relu(x), tf.cast(6.0, x.dtype)) if has_few_fusions() else tf.nn.relu6(x)
+    return (
+        tf.minimum(tf.nn.relu(x), tf.cast(6.0, x.dtype)) if _has_few_fusions() else tf.nn.relu6(x)
+    )
 
 
 def kept_apart(x: tf.Tensor) -> tf.Tensor:
@@ -55,17 +65,33 @@ def kept_apart(x: tf.Tensor) -> tf.Tensor:
     return tf.raw_ops.PlaceholderWithDefault(input=x, shape=x.shape)
 
 
-@functools.cache
-def has_few_fusions() -> bool:
+def batch_norm_type(compute_type: tf.DType, height: int | None, width: int | None) -> tf.DType:
+    """Returns the type in which batch norm in training is fastest.
+
+    The kernel computes statistics in float32 either way. In bfloat16 it is fused with the ReLU
+    behind it, and nothing is cast. CPUs without instructions for bfloat16 compute it much more
+    slowly than float32.
+
+    Args:
+      compute_type: of the tensor that is normalised.
+      height, width: of the feature map; None: not known.
+    """
+    if compute_type != tf.bfloat16 or _has_gpu():
+        return compute_type
+    large = height is not None and width is not None and height * width >= _LARGE_MAP
+    return compute_type if large and "amx_bf16" in _cpu_features() else tf.float32
+
+
+def _has_few_fusions() -> bool:
     """Returns whether batch norm and ReLU6 are slow where they are fused with a convolution."""
-    return not tf.config.list_physical_devices("GPU") and _has_no_fast_fusions()
+    return not _has_gpu() and "avx2" in _cpu_features() and "avx512f" not in _cpu_features()
 
 
-def _has_no_fast_fusions() -> bool:
-    """Returns whether this is a CPU with AVX2 and without AVX-512; False where that is not told."""
-    try:
-        with open(_CPU_FACTS) as file:
-            flags = file.read().split()
-    except OSError:
-        return False
-    return "avx2" in flags and "avx512f" not in flags
+def _has_gpu() -> bool:
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+@functools.cache
+def _cpu_features() -> frozenset[str]:
+    """Returns the CPU's features by their names of Linux; none where they are not told."""
+    return machine.processor().features or frozenset()
