@@ -1,9 +1,14 @@
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 import tensorflow as tf
+
+from tfseg import importing
+
+PACKAGES = ("pandas", "scipy", "googleapiclient")
 
 
 def test_the_expected_tensorflow_is_tested():
@@ -32,6 +37,26 @@ def test_importing_prints_nothing_and_leaves_out_what_is_chosen_by_name():
     code += "print([m for m in ('official', 'keras_cv', 'tensorflow_addons') if m in sys.modules])"
     result = _python(code)
     assert (result.returncode, result.stdout, result.stderr) == (0, "[]\n", "")
+
+
+@pytest.mark.parametrize("with_cloud", [False, True])
+def test_tensorflow_is_imported_without_what_it_can_do_without(with_cloud, monkeypatch):
+    seen = {}
+
+    def import_module(name):
+        # None makes Python refuse to import it.
+        seen.update({package: sys.modules.get(package, "") for package in PACKAGES})
+        return types.SimpleNamespace(
+            keras=types.SimpleNamespace(layers=types.SimpleNamespace(Layer=None))
+        )
+
+    for name in ("tensorflow", *PACKAGES):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "scipy", types)  # Somebody has imported it before.
+    monkeypatch.setattr(importing.importlib, "import_module", import_module)
+    importing.import_tensorflow(with_cloud=with_cloud)
+    assert seen == {"pandas": None, "scipy": types, "googleapiclient": "" if with_cloud else None}
+    assert "pandas" not in sys.modules and sys.modules["scipy"] is types
 
 
 @pytest.mark.parametrize("method", ["supervised", "pseudoseg"])

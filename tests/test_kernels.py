@@ -64,3 +64,20 @@ def test_batch_norm_stays_in_bfloat16_where_that_is_fast(
 def test_batch_norm_of_other_types_is_left_alone(compute_type, on_machine):
     on_machine(AMX)
     assert kernels.batch_norm_type(compute_type, 33, 33) == compute_type
+
+
+@pytest.mark.parametrize("features", [AVX2, AVX512])
+def test_fusing_lasts_as_long_as_the_calls(features, remapping, on_machine):
+    on_machine(features)
+    kernels.avoid_slow_fusions()
+    before = remapping()
+    with kernels.fusing():
+        assert remapping()
+    assert remapping() == before
+
+
+@pytest.mark.parametrize("features", [AVX2, AVX512])
+def test_both_forms_of_relu6_are_equal(features, on_machine):
+    on_machine(features)
+    x = tf.constant([-1.0, 0.0, 0.5, 6.0, 7.0])
+    assert kernels.relu6_apart(x).numpy().tolist() == tf.nn.relu6(x).numpy().tolist()

@@ -197,6 +197,47 @@ def test_sigterm_saves_within_the_step_and_says_how_to_go_on(tmp_path, capsys):
     assert "run the same command again" in capsys.readouterr().out
 
 
+class OfTwo:
+    """What the trainer asks of `Agreement` where there is another worker, which hears the same."""
+
+    is_alone = False
+
+    def __init__(self):
+        self.questions = []
+
+    def largest(self, value):
+        self.questions.append(value)
+        return value
+
+    def any(self, *values):
+        return list(values)
+
+
+@pytest.mark.parametrize("last, questions", [(1000, []), (4, [signal.SIGTERM])])
+def test_of_several_workers_a_signal_goes_along_with_the_next_step(tmp_path, last, questions):
+    """The step after the signal tells it; after the last one there is none, and all are asked."""
+    with Interruption() as interruption:
+        trainer, config, start_at = make_trainer(
+            tmp_path, interruption=interruption, training_number_of_steps=last, log_steps=500
+        )
+        trainer.agreement = OfTwo()
+        step_function, calls = trainer.step_function, []
+
+        def step(iterator):
+            measured = step_function(iterator)
+            calls.append(measured["signals"].numpy().tolist())
+            if len(calls) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return measured
+
+        step.get_concrete_function = step_function.get_concrete_function
+        trainer.step_function = step
+        assert train(trainer, config, start_at) == 128 + signal.SIGTERM
+    assert calls == [[0.0, 0.0]] * 3 + [[1.0, 0.0]]
+    assert trainer.agreement.questions == questions
+    assert find.newest(str(tmp_path)).endswith("model.ckpt-4")
+
+
 def test_a_non_finite_loss_stops_with_losses_step_and_images(tmp_path):
     trainer, config, start_at = make_trainer(tmp_path, save_interval_steps=2)
     trainer.method.poison_step = 3

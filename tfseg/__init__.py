@@ -23,7 +23,8 @@ A map of the package, in the order in which a command meets it:
   prediction on plain images.
 * `exporting` writes it as a SavedModel, a TFLite or an ONNX file, compared with the checkpoint.
 * `sharing` has what processes need that share a folder: temporary names and locks.
-* `shipped` finds the flagfiles that come with the package, `machine` knows memory and processor.
+* `shipped` finds the flagfiles that come with the package, `machine` knows memory and processor,
+  `importing` imports TensorFlow for the programs.
 * `files` reads JSON and .npz, and `unpickling` pickles, whatever is in them.
 * `errors` has the one exception that a user ever sees.
 

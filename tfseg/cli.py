@@ -22,6 +22,7 @@ except ModuleNotFoundError as error:
     if missing is None:
         raise
     sys.exit(errors.report(missing))
+from tfseg.importing import import_tensorflow
 from tfseg.settings import flags, programs
 from tfseg.settings.help import Help
 from tfseg.settings.export import ExportConfig
@@ -72,6 +73,7 @@ def train(*, default_method: str, about: str = "") -> None:
     def main(argv: list[str]) -> int:
         given = flags.given(*programs.TRAINING)
         settings = programs.training(given, default_method=default_method)
+        import_tensorflow(with_cloud=settings.train.strategy == "tpu")
         from tfseg.runs import fit
 
         return fit.fit(settings)
@@ -91,6 +93,7 @@ def evaluate(about: str | None = None) -> None:
     def main(argv: list[str]) -> int:
         given = flags.given(*programs.EVALUATION)
         settings = programs.prediction(EvalConfig, given)
+        import_tensorflow()
         from tfseg.runs import judge
 
         judge.evaluate(settings)
@@ -110,6 +113,7 @@ def visualize(about: str | None = None) -> None:
     def main(argv: list[str]) -> int:
         given = flags.given(*programs.PICTURES)
         settings = programs.prediction(VisConfig, given)
+        import_tensorflow()
         from tfseg.runs import judge
 
         judge.draw(settings)
@@ -127,6 +131,7 @@ def predict(about: str | None = None) -> None:
 
     def main(argv: list[str]) -> int:
         config = programs.alone(ImagesConfig, flags.given(*programs.IMAGES))
+        import_tensorflow()
         from tfseg.runs import images
 
         return images.EXIT_CODE_OF_DAMAGED if images.predict(config)["failed"] else 0

@@ -33,6 +33,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfseg import metrics
+from tfseg.models.folding import FoldedNetwork
 from tfseg.data import tfexample
 from tfseg.data.encoded_image import image_size
 from tfseg.data.evaluation_batches import EvalDataset, make_eval_dataset
@@ -240,7 +241,7 @@ def draw(
 def _predictor(model: Any, config: VisConfig, spec: DatasetSpec) -> Predictor:
     """Returns what is drawn: labels, or the probabilities that the CRF refines."""
     return Predictor(
-        wrapped(model, config),
+        wrapped(FoldedNetwork(model), config),
         views_of(config, spec, config.vis_crop_size),
         wanted=["labels" if config.tile_size is None and not config.dense_crf else "probs"],
         decision=zero_label.decision_of(config, spec),
@@ -260,7 +261,9 @@ def _predicted(
 
     for batch in dataset:
         allowed = None if present is None else tf.gather(present, batch["index"])
-        yield batch, run(batch["image"], allowed, batch["weight"]).numpy()
+        with predictor.running():
+            found = run(batch["image"], allowed, batch["weight"])
+        yield batch, found.numpy()
 
 
 def _predicted_in_tiles(

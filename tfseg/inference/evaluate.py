@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfseg import metrics
+from tfseg.models.folding import FoldedNetwork
 from tfseg.data.evaluation_batches import make_eval_dataset
 from tfseg.data.index import Index
 from tfseg.data.record_reader import RecordReader
@@ -115,8 +116,10 @@ class Evaluator:
         tiling = tiling_of(config, model)
         wanted = ["labels" if tiling is None and not config.dense_crf else "probs"]
         wanted += ["image_logits"] if config.weakly else []
-        predictor = Predictor(
-            wrapped(model, config),
+        with strategy.scope():
+            self._network = FoldedNetwork(model)
+        self._predictor = predictor = Predictor(
+            wrapped(self._network, config),
             views_of(config, spec, config.eval_crop_size),
             wanted=wanted,
             decision=self._decisions,
@@ -227,6 +230,7 @@ class Evaluator:
         Raises:
           UserError: a mask holds a label that is no class; names the image.
         """
+        self._network.refresh()
         total = np.zeros((len(self._variants), *(self._spec.num_classes,) * 2), np.int64)
         image_level: list[metrics.ImageLevelCounts] = []
         times_counted = np.zeros(self.num_images, np.int64)
@@ -252,7 +256,9 @@ class Evaluator:
     ) -> Iterator[tuple[Mapping[str, tf.Tensor], dict[str, list[np.ndarray]]]]:
         """Yields batches and what the replicas found; with `weakly` adds to `image_level`."""
         for batch in self._dataset:
-            results = self._collect(self._step(self._distribute(batch)))
+            with self._predictor.running():
+                found = self._step(self._distribute(batch))
+            results = self._collect(found)
             if self._config.weakly:
                 counted = batch["weight"].numpy() != 0
                 truth = image_labels_of(batch["label"].numpy(), self._spec)

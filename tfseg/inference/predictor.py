@@ -4,6 +4,7 @@ Evaluation, pictures and exported networks use the same `Predictor`. Calling it 
 for any batch and image size: no loop over images, and nothing that depends on devices.
 """
 
+import contextlib
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import tensorflow as tf
 from tfseg.errors import UserError
 from tfseg.inference.decisions import ARG_MAX, Decided, Decision, restriction
 from tfseg.inference.merge import ONE_VIEW, Views, image_logits_of, look, sides
+from tfseg.models.kernels import fusing
 from tfseg.ops.resize import resize_nearest_align_corners
 
 
@@ -38,7 +40,8 @@ class Predictor:
     """A network, the views of an image that it sees, and the wanted parts of a prediction.
 
     Args:
-      model: network of `build_model`; with a classifier where image-level logits are asked for.
+      model: network of `build_model`, folded or not; with a classifier where image-level logits are
+        asked for.
       views: the views of an image, and how their scores are merged.
       wanted: any of 'labels', 'probs', 'image_logits'.
       decision: how labels and probabilities come from the merged scores. A tuple of decisions gives
@@ -92,6 +95,11 @@ class Predictor:
             self._upsampled = model.config.prediction_with_upsampled_logits
         else:
             self._upsampled = prediction_with_upsampled_logits
+
+    def running(self) -> contextlib.AbstractContextManager[None]:
+        """Returns the context in which functions that call this one are fastest."""
+        is_folded = getattr(self._model, "is_folded", False)
+        return fusing() if is_folded else contextlib.nullcontext()
 
     @property
     def dtypes(self) -> Prediction:

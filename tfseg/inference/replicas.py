@@ -26,6 +26,7 @@ class Replicas:
 
     def __init__(self, predictor: Predictor, strategy: tf.distribute.Strategy | None = None):
         self._strategy = tf.distribute.get_strategy() if strategy is None else strategy
+        self._predictor = predictor
         self.count = self._strategy.num_replicas_in_sync
 
         # From the second size on one graph serves them all.
@@ -62,9 +63,10 @@ class Replicas:
 
         batch = self._strategy.experimental_distribute_values_from_function(of_replica)
         local = self._strategy.experimental_local_results
+        with self._predictor.running():
+            found = self._run((batch,) if present is None else (batch, tf.constant(present[None])))
         results = tf.nest.map_structure(
-            lambda x: None if x is None else [part.numpy()[0] for part in local(x)],
-            self._run((batch,) if present is None else (batch, tf.constant(present[None]))),
+            lambda x: None if x is None else [part.numpy()[0] for part in local(x)], found
         )
         return [_at(results, i) for i in range(len(images))]
 

@@ -1,11 +1,14 @@
 """A trained run that predicts."""
 
 import dataclasses
+import functools
 import os
 from typing import Any
 
 import numpy as np
 
+from tfseg.inference.predictor import Prediction
+from tfseg.models.folding import FoldedNetwork
 from tfseg.data.class_splits import ClassSplit
 from tfseg.data.image_input import ImageInput
 from tfseg.data.specs import DatasetSpec
@@ -40,16 +43,23 @@ class Run:
     ):
         self.network, self.spec, self.prefix, self.step = network, spec, prefix, step
         self.record = record
+
+    @functools.cached_property
+    def _folded(self) -> FoldedNetwork:
+        return FoldedNetwork(self.network)
+
+    @functools.cached_property
+    def _predictors(self) -> dict[str, ImagePredictor]:
         image_input = ImageInput(
-            network.mean_pixel,
-            network.valid_size,
-            config=dataclasses.replace(DataConfig(), **resizing_of(record)),
+            self.network.mean_pixel,
+            self.network.valid_size,
+            config=dataclasses.replace(DataConfig(), **resizing_of(self.record)),
         )
-        decision = decision_among_visible(PredictionConfig(), spec)
-        self._labels, self._probs = (
-            ImagePredictor(network, image_input, decision=decision, wanted=(wanted,))
+        decision = decision_among_visible(PredictionConfig(), self.spec)
+        return {
+            wanted: ImagePredictor(self._folded, image_input, decision=decision, wanted=(wanted,))
             for wanted in ("labels", "probs")
-        )
+        }
 
     def predict(self, image: str | os.PathLike | np.ndarray) -> np.ndarray:
         """Returns the class of every pixel of an image, as `predict.py` writes it.
@@ -70,8 +80,7 @@ class Run:
           >>> [run.spec.class_names[c] for c in np.unique(mask)]
           ['background', 'dog']
         """
-        (found,) = self._labels([_pixels(image)])
-        return found.labels
+        return self._predicted("labels", image).labels
 
     def predict_probabilities(self, image: str | os.PathLike | np.ndarray) -> np.ndarray:
         """Returns the probability of every class at every pixel of an image.
@@ -85,8 +94,14 @@ class Run:
         Raises:
           UserError: see `predict`.
         """
-        (found,) = self._probs([_pixels(image)])
-        return found.probs
+        return self._predicted("probs", image).probs
+
+    def _predicted(self, wanted: str, image: str | os.PathLike | np.ndarray) -> Prediction:
+        pixels = _pixels(image)
+        # Whoever has the network may have changed its weights.
+        self._folded.refresh()
+        (found,) = self._predictors[wanted]([pixels])
+        return found
 
 
 def _pixels(image: str | os.PathLike | np.ndarray) -> np.ndarray:

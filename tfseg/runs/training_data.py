@@ -136,14 +136,18 @@ class TrainingData:
         All workers make them, for they read variables together; the chief writes them.
         """
 
-        batch = next(iter(self._dataset(0, pipeline.Slice())))
-        batch = tf.nest.map_structure(lambda x: x[:max_images], batch)
+        # Read with the first panels, so that the first step need not wait for it.
+        @functools.cache
+        def batch() -> Any:
+            whole = next(iter(self._dataset(0, pipeline.Slice())))
+            return tf.nest.map_structure(lambda x: x[:max_images], whole)
+
         predict = tf.function(method.panels)
         # Made when there is something to write, for it leaves a file.
         make_writer = functools.cache(tf.summary.create_file_writer)
 
         def write(step: int) -> None:
-            panels = {name: value.numpy() for name, value in predict(batch).items()}
+            panels = {name: value.numpy() for name, value in predict(batch()).items()}
             if not panels or not is_chief:
                 return
             # (An array: of a list of bytes TensorFlow makes int32, and a black picture of that.)

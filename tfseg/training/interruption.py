@@ -3,8 +3,6 @@
 import signal
 from types import FrameType
 
-from tfseg.training.agreement import Agreement
-
 
 class Stopped(Exception):
     """Raised between two steps once a signal has come; carries its number."""
@@ -48,10 +46,12 @@ class Interruption:
             f"\n{signal.Signals(signum).name} received: finishing the step and saving.", flush=True
         )
 
-    def check(self, agreement: Agreement | None = None) -> None:
-        """Raises `Stopped` if a signal has come, here or to another worker."""
-        signum = self._received or 0
-        if agreement is not None:
-            signum = agreement.largest(signum)
-        if signum:
-            raise Stopped(signum)
+    @property
+    def received(self) -> int:
+        """The signal that has come; 0: none."""
+        return self._received or 0
+
+    def check(self) -> None:
+        """Raises `Stopped` if a signal has come."""
+        if self.received:
+            raise Stopped(self.received)

@@ -202,11 +202,12 @@ def run(
         with Profile(config.profile_logdir):
             while trainer.step < config.training_number_of_steps:
                 reports.write(trainer.train(_steps_to_next_event(config, trainer.step)))
-                due = time.monotonic() - last_panels > config.save_summaries_secs
-                if write_panels and trainer.agreement.any(due):
+                is_late = time.monotonic() - last_panels > config.save_summaries_secs
+                draws, saves = trainer.agreement.any(is_late, saver.is_due(trainer.step))
+                if write_panels and draws:
                     write_panels(trainer.step)
                     last_panels = time.monotonic()
-                if trainer.agreement.any(saver.is_due(trainer.step)):
+                if saves:
                     saver.save(trainer.step)
     except Stopped as stopped:
         reports.write(trainer.since_last_look())

@@ -1,7 +1,9 @@
 """The training loop: from a method's losses to updates, summaries and checkpoints.
 
 `Trainer` is one step and its state, `run` the whole: restore, loop, report, save. Between two
-steps the host looks for signals, so that SIGTERM saves within a step.
+steps the host looks for signals, so that SIGTERM saves within a step. Of several workers each takes
+the signals that it has got into its next step, and all learn of them at the end of it: they travel
+with the losses, in the one exchange that these need anyway.
 
 The loop is written out here and not orbit's Controller: that one prints lines of its own beside
 the progress bar, saves through a CheckpointManager that neither verifies nor falls back, and
@@ -23,7 +25,7 @@ from tfseg.methods.base import Method, ParamGroup
 from tfseg.monitors import Monitors, summarise
 from tfseg.settings.run import TrainConfig
 from tfseg.training.agreement import Agreement
-from tfseg.training.interruption import Interruption
+from tfseg.training.interruption import Interruption, Stopped
 from tfseg.training.optimizers import DECOUPLED, make_optimizer, rate_of_run
 from tfseg.weights.checkpoint.names import variable_name
 
@@ -92,7 +94,7 @@ class Trainer:
       strategy: where the replicas run.
       config: the run's settings.
       iterator: distributed iterator of batches.
-      interruption: looked at after every step.
+      interruption: looked at after every step; of several workers one may be interrupted.
       mixed_precision: 'float16' adds dynamic loss scaling.
     """
 
@@ -112,6 +114,8 @@ class Trainer:
         self.ema = ema
         self.agreement = Agreement(strategy)
         self._interruption = interruption
+        # Whether this worker got each signal; outside of the scope, for each worker has its own.
+        self._signals = tf.Variable(tf.zeros([len(Interruption.SIGNALS)]), trainable=False)
         self._scaled = mixed_precision == "float16"
         with strategy.scope():
             self.global_step = _counter("global_step", 0)
@@ -130,7 +134,7 @@ class Trainer:
             else gradients
         )
         self.step_function = tf.function(self._step, autograph=False)
-        self._pending: list[dict[str, dict[str, tf.Tensor]]] = []
+        self._pending: list[dict[str, Any]] = []
 
     @property
     def _config_of_round(self) -> TrainConfig:
@@ -278,22 +282,29 @@ class Trainer:
                 pairs.append((gradient, variable))
             optimizer.apply_gradients(pairs)
 
-    def _replica_step(self, batch: Any) -> dict[str, dict[str, tf.Tensor]]:
+    def _replica_step(self, batch: Any, signals: tf.Tensor) -> dict[str, Any]:
         measured, gradients = self._accumulate(batch)
         self._apply(gradients)
         self.method.after_step(self.global_step)
-        return measured
+        # Of one type, so that a single exchange serves them all.
+        wide = tf.nest.map_structure(
+            lambda x: tf.cast(x, tf.float64), {**measured, "signals": signals}
+        )
+        context = tf.distribute.get_replica_context()
+        return context.all_reduce(tf.distribute.ReduceOp.MEAN, wide)
 
-    def _step(self, iterator: Any) -> dict[str, dict[str, tf.Tensor]]:
-        """One optimiser step on all replicas; returns the mean of each measurement over them."""
-        per_replica = self.strategy.run(self._replica_step, args=(next(iterator),))
-        measured = {
-            kind: {
-                name: self.strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None)
-                for name, value in values.items()
-            }
-            for kind, values in per_replica.items()
-        }
+    def _step(self, iterator: Any) -> dict[str, Any]:
+        """One optimiser step on all replicas; returns the mean of each measurement over them.
+
+        Returns:
+          'losses' and 'monitors', by name; 'signals', the share of workers that got each signal
+          before the step. All float64.
+        """
+        inputs = (next(iterator), tf.convert_to_tensor(self._signals))
+        per_replica = self.strategy.run(self._replica_step, args=inputs)
+        measured = tf.nest.map_structure(
+            lambda x: self.strategy.experimental_local_results(x)[0], per_replica
+        )
         self.method.after_update(self.global_step)
         self._update_ema()
         self.global_step.assign_add(1)
@@ -360,10 +371,27 @@ class Trainer:
                 with self.strategy.scope():
                     self.method.begin()
             self._begin_round_if_due(step)
+            if self._interruption is not None and self._interruption.received:
+                received = self._interruption.received
+                self._signals.assign([float(s == received) for s in Interruption.SIGNALS])
             self._pending.append(self.step_function(self.iterator))
-            if self._interruption is not None:
-                self._interruption.check(self.agreement)
+            self._check_signals(step + 1)
         return self.since_last_look()
+
+    def _check_signals(self, steps_done: int) -> None:
+        """Raises `Stopped` if a signal has come, here or to another worker; for all at one step."""
+        if self._interruption is None:
+            return
+        received = self._interruption.received
+        if not self.agreement.is_alone:
+            if steps_done == self.config.training_number_of_steps:
+                # No step follows that would take it along.
+                received = self.agreement.largest(received)
+            else:
+                shares = self._pending[-1]["signals"].numpy()
+                received = int(np.max(np.where(shares > 0, Interruption.SIGNALS, 0)))
+        if received:
+            raise Stopped(received)
 
     def since_last_look(self) -> Interval:
         """Fetches the measurements of the steps since the last call.

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from tfseg.models.folding import FoldedNetwork
 from tfseg.data.image_input import ImageInput
 from tfseg.errors import UserError, check_choice
 from tfseg.inference import zero_label
@@ -178,8 +179,10 @@ class _Job:
         wanted = [] if config.dense_crf else ["labels"]
         if config.dense_crf or "probabilities" in self._kinds:
             wanted.append("probs")
+        with (strategy or tf.distribute.get_strategy()).scope():
+            network = FoldedNetwork(self._trained.model)
         return ImagePredictor(
-            self._trained.model,
+            network,
             self._input,
             views=views_of(config, spec),
             decision=zero_label.decision_among_visible(config, spec),

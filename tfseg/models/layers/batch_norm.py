@@ -1,5 +1,7 @@
 """Batch norm on one and several replicas, and statistics over several batches."""
 
+import dataclasses
+
 import numpy as np
 import tensorflow as tf
 
@@ -41,6 +43,18 @@ class PooledStatistics:
         return mean.astype(np.float32), variance.astype(np.float32)
 
 
+@dataclasses.dataclass(eq=False)
+class Affine:
+    """What a batch norm does in evaluation: by what it multiplies each channel, what it adds.
+
+    Attributes:
+      scale, shift: float32 [channels].
+    """
+
+    scale: tf.Variable
+    shift: tf.Variable
+
+
 class BatchNorm(Layer):
     """Batch norm over N, h, w with float32 parameters and statistics.
 
@@ -58,7 +72,12 @@ class BatchNorm(Layer):
       use_gamma, use_beta: scale and shift after normalising; without them there is no variable.
       decay: of the moving statistics; None: the settings'.
       epsilon: added to the variance; None: the settings'.
+
+    Attributes:
+      affine: what normalises while it is set; see `models.folding`.
     """
+
+    affine: Affine | None = None
 
     def __init__(
         self,
@@ -99,6 +118,9 @@ class BatchNorm(Layer):
             (1 + step) / (10 + step), so that they are of use from the first steps on; None: the
             decay alone, as published.
         """
+        if self.affine is not None:
+            scale, shift = self.affine.scale, self.affine.shift
+            return x * tf.cast(scale, x.dtype) + tf.cast(shift, x.dtype)
         decay = self._decay
         if step is not None:
             done = tf.cast(step, tf.float32)
@@ -121,6 +143,14 @@ class BatchNorm(Layer):
             result, mean, variance = self._fused(wide, gamma, beta, none, none, True)
             self._record(mean, variance, decay)
         return tf.cast(result, x.dtype)
+
+    def scale_and_shift(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns by what evaluation multiplies each channel, and what it adds; float32."""
+        scale = tf.math.rsqrt(self.moving_variance + self._epsilon)
+        if self.gamma is not None:
+            scale *= self.gamma
+        shift = -self.moving_mean * scale
+        return scale, shift if self.beta is None else shift + self.beta
 
     def _fused(self, x, gamma, beta, mean, variance, is_training):
         return tf.raw_ops.FusedBatchNormV3(

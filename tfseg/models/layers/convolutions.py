@@ -73,7 +73,7 @@ class Conv2D(Layer):
         self.out_channels, self.decayed = filters, decayed
         self._kernel_size, self._stride, self._rate = kernel_size, stride, rate
         self._padding = _Padding(kernel_size, stride, rate, fixed_padding)
-        self._type = tf.as_dtype(compute_dtype or settings.compute_dtype)
+        self.compute_type = tf.as_dtype(compute_dtype or settings.compute_dtype)
         shape = [kernel_size, kernel_size, in_channels, filters]
         fan_in = math.prod(shape[:3])
         init = settings.choose_init(fan_in, init or settings.kernel_init)
@@ -85,12 +85,16 @@ class Conv2D(Layer):
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Maps [N, h, w, in_channels] to [N, h', w', filters] in the compute type."""
-        x, kernel = tf.cast(x, self._type), tf.cast(self.kernel, self._type)
+        x, kernel = tf.cast(x, self.compute_type), tf.cast(self.kernel, self.compute_type)
         if self._kernel_size == 1 and self._stride == 1:
             x = _pointwise(x, kernel)
         else:
-            x = tf.nn.conv2d(x, kernel, self._stride, self._padding(x), dilations=self._rate)
-        return x if self.bias is None else x + tf.cast(self.bias, self._type)
+            x = self.with_kernel(x, kernel)
+        return x if self.bias is None else x + tf.cast(self.bias, self.compute_type)
+
+    def with_kernel(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """Convolves with another kernel, without bias, in the type of both."""
+        return tf.nn.conv2d(x, kernel, self._stride, self._padding(x), dilations=self._rate)
 
 
 class Conv2DTranspose(Layer):
@@ -179,16 +183,20 @@ class DepthwiseConv2D(Layer):
         self.out_channels = channels
         self._stride, self._rate = stride, rate
         self._padding = _Padding(kernel_size, stride, rate, fixed_padding)
-        self._type = tf.as_dtype(settings.compute_dtype)
+        self.compute_type = tf.as_dtype(settings.compute_dtype)
         shape = [kernel_size, kernel_size, channels, 1]
         init = settings.choose_init(kernel_size**2, settings.depthwise_init)
         self.kernel = settings.variable(f"{name}/{kernel_name}", shape, init)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Maps [N, h, w, channels] to [N, h', w', channels] in the compute type."""
-        x, kernel = tf.cast(x, self._type), tf.cast(self.kernel, self._type)
+        x, kernel = tf.cast(x, self.compute_type), tf.cast(self.kernel, self.compute_type)
         if self._stride == 1 and self._rate == 1 and kernel.shape[0] % 2 == 1:
             return _depthwise(x, kernel)
+        return self.with_kernel(x, kernel)
+
+    def with_kernel(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """Convolves with another kernel, in the type of both."""
         strides = [1, self._stride, self._stride, 1]
         dilations = [self._rate, self._rate]
         return tf.nn.depthwise_conv2d(x, kernel, strides, self._padding(x), dilations=dilations)

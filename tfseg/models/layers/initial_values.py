@@ -12,12 +12,13 @@ def truncated_normal(stddev: float) -> Initializer:
     """Normal values of the given deviation; those beyond two deviations are drawn again."""
 
     def draw(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
-        values = rng.standard_normal(shape, dtype=np.float32)
-        outside = np.abs(values) > 2.0
-        while count := int(outside.sum()):
-            values[outside] = rng.standard_normal(count, dtype=np.float32)
-            outside = np.abs(values) > 2.0
-        return values * np.float32(stddev)
+        values = rng.standard_normal(math.prod(shape), dtype=np.float32)
+        outside = np.flatnonzero(np.abs(values) > 2.0)
+        while outside.size:
+            values[outside] = again = rng.standard_normal(outside.size, dtype=np.float32)
+            outside = outside[np.abs(again) > 2.0]
+        values *= np.float32(stddev)
+        return values.reshape(shape)
 
     return draw
 

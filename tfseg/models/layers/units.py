@@ -1,10 +1,26 @@
 """A convolution with its batch norm and activation: what backbones and heads are made of."""
 
+import dataclasses
+
 import tensorflow as tf
 
+from tfseg.models import kernels
 from tfseg.models.layers.batch_norm import BatchNorm
 from tfseg.models.layers.convolutions import Conv2D, DepthwiseConv2D
 from tfseg.models.layers.settings import Activation, Layer, Settings
+
+
+@dataclasses.dataclass(eq=False)
+class Folded:
+    """A convolution's kernel and bias that do its batch norm too; see `models.folding`.
+
+    Attributes:
+      kernel: in the compute type, of the convolution's shape.
+      bias: likewise, [out_channels]; None: the next layer adds it.
+    """
+
+    kernel: tf.Variable
+    bias: tf.Variable | None
 
 
 class ConvBatchNorm(Layer):
@@ -15,7 +31,12 @@ class ConvBatchNorm(Layer):
       settings: of the batch norm.
       activation: applied last; None: nothing.
       norm_name: scope of the batch norm; None: `<convolution's name>/BatchNorm`.
+
+    Attributes:
+      folded: takes the place of convolution and batch norm while it is set.
     """
+
+    folded: Folded | None = None
 
     def __init__(
         self,
@@ -31,12 +52,23 @@ class ConvBatchNorm(Layer):
         self.norm = BatchNorm(
             settings, norm_name or f"{convolution.name}/BatchNorm", self.out_channels
         )
-        self._activation = activation
+        self.activation = activation
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Maps [N, h, w, C] to [N, h', w', out_channels]."""
+        if self.folded is not None:
+            return self._as_folded(x, self.folded)
         x = self.norm(self.convolution(x), training=training)
-        return x if self._activation is None else self._activation(x)
+        return x if self.activation is None else self.activation(x)
+
+    def _as_folded(self, x: tf.Tensor, folded: Folded) -> tf.Tensor:
+        kernel = folded.kernel
+        x = self.convolution.with_kernel(tf.cast(x, kernel.dtype), tf.convert_to_tensor(kernel))
+        if folded.bias is not None:
+            x = tf.nn.bias_add(x, folded.bias)
+        if self.activation is None:
+            return kernels.kept_apart(x)
+        return kernels.relu6_apart(x) if self.activation is tf.nn.relu6 else self.activation(x)
 
 
 class SeparableConv(Layer):
