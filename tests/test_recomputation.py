@@ -8,11 +8,12 @@ from tests import test_methods as methods
 from tests.toy import ToyBackbone
 from tfseg.models import BACKBONES, build_model
 from tfseg.models.backbones.wide_resnet import WideBlock
+from tfseg.models.layers.convolutions import Conv2D
+from tfseg.models.layers.recomputation import AGAIN_SCOPE
 from tfseg.models.layers.settings import Settings
+from tfseg.models.layers.units import ConvBatchNorm
 from tfseg.settings.network import ModelConfig
 from tfseg.training import memory
-
-RECOMPUTE = {"recompute": "backbone"}
 
 
 @pytest.fixture(autouse=True)
@@ -22,116 +23,146 @@ def toy_backbone(monkeypatch):
 
 def assert_close(found, expected, message=""):
     """Insists on equality up to 1e-5 of the largest value."""
-    scale = max(1.0, float(np.max(np.abs(expected)))) if np.size(expected) else 1.0
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * scale, err_msg=message)
+    largest = np.max(np.abs(expected), initial=0.0)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * largest, err_msg=message)
 
 
-def trained(strategy, regime, recompute, steps=1):
-    model = {**regime.get("model", {}), **(RECOMPUTE if recompute else {})}
-    options = {**regime, "model": model}
-    trainer = methods.make_trainer(strategy, methods.batch_of(regime), **options)
-    return trainer, trainer.train(steps).losses
+def same_step(strategy, regime):
+    """Makes a step without and with; losses, variables, momenta and statistics must be the same.
 
-
-def assert_same_step(strategy, regime, steps=1):
-    """Trains with and without; variables, momenta and moving statistics must be the same."""
-    (plain, losses), (again, other_losses) = (
-        trained(strategy, regime, recompute, steps) for recompute in (False, True)
-    )
+    Returns the two trainers.
+    """
+    found = []
+    for recompute in ("none", "backbone"):
+        options = {**regime, "model": {**regime.get("model", {}), "recompute": recompute}}
+        trainer = methods.make_trainer(strategy, methods.batch_of(regime), **options)
+        found.append((trainer, trainer.train(1).losses))
+    (plain, losses), (again, other_losses) = found
     for name, loss in losses.items():
         assert_close(other_losses[name], loss, name)
     expected = methods.everything_of(plain)
     for name, variable in methods.everything_of(again).items():
         assert_close(variable.numpy(), expected[name].numpy(), f"{name} {variable.name}")
+    return plain, again
 
 
+def test_a_step_is_the_same():
+    for i, trainer in enumerate(same_step(methods.one_replica(), {"name": "supervised"})):
+        graph = trainer.step_function.get_concrete_function(trainer.iterator).graph
+        again = [op for op in graph.get_operations() if AGAIN_SCOPE in op.name]
+        # All four convolutions are computed again.
+        assert sum(op.type == "Conv2D" for op in again) == 4 * i
+
+
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "regime",
     [
         {"name": "supervised", "gradient_accumulation_steps": 2},
-        # The backbone runs twice, once without gradient.
+        {"name": "supervised", "jit_compile": True},
+        {"name": "supervised", "model": {"mixed_precision": "bfloat16"}},
+        {"name": "supervised", "model": {"mixed_precision": "float16"}},
+        # The backbone runs several times, with and without gradient.
         {"name": "pseudoseg"},
-        pytest.param({"name": "pseudoseg", "weakly": True}, marks=pytest.mark.nightly),
-        pytest.param({"name": "supervised", "jit_compile": True}, marks=pytest.mark.nightly),
-        *(
-            pytest.param({"name": name}, marks=pytest.mark.nightly)
-            for name in ("unimatch", "learning_pseudo_labels", "slrnet", "strict")
-        ),
-        *(
-            pytest.param(
-                {"name": "supervised", "model": {"mixed_precision": precision}},
-                marks=pytest.mark.nightly,
-            )
-            for precision in ("bfloat16", "float16")
-        ),
+        {"name": "pseudoseg", "weakly": True},
+        {"name": "unimatch"},
+        {"name": "learning_pseudo_labels"},
+        {"name": "slrnet"},
+        {"name": "strict"},
     ],
     ids=str,
 )
-def test_a_step_is_the_same(regime):
-    assert_same_step(methods.one_replica(), regime)
+def test_a_step_of_every_kind_is_the_same(regime):
+    same_step(methods.one_replica(), regime)
 
 
-@pytest.mark.parametrize(
-    "sync, parts", [(True, 1), pytest.param(False, 2, marks=pytest.mark.nightly)]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("sync, parts", [(True, 1), (False, 2)])
 def test_a_step_on_two_replicas_is_the_same(two_replicas, sync, parts):
     regime = {
         "name": "supervised",
         "model": {"sync_batch_norm": sync},
         "gradient_accumulation_steps": parts,
     }
-    assert_same_step(two_replicas, regime)
+    same_step(two_replicas, regime)
 
 
-def gradients_and_statistics(layer, variables, x, **how):
-    """Returns the result of a layer in training, its gradients, and its variables after that."""
+def test_synchronised_batch_norm_is_the_same_and_recorded_once(two_replicas):
+    """Collective operations happen in the second computation too."""
+    images = [tf.random.stateless_normal([2, 5, 5, 3], [i, 2]) for i in range(2)]
+    found = []
+    for recompute in (False, True):
+        with two_replicas.scope():
+            settings = Settings(momentum=0.5, sync_batch_norm=True)
+            convolution = Conv2D(settings, "unit", 3, 4, 3)
+            unit = ConvBatchNorm(convolution, settings, activation=tf.nn.relu)
+        unit.recompute = recompute
 
-    @tf.function
+        @tf.function
+        def run(unit=unit):
+            def one():
+                context = tf.distribute.get_replica_context()
+                x = tf.stack(images)[context.replica_id_in_sync_group]
+                with tf.GradientTape() as tape:
+                    loss = tf.reduce_sum(tf.sin(unit(x, training=True)))
+                return loss, tape.gradient(loss, unit.trainable_variables)
+
+            results = two_replicas.run(one)
+            return tf.nest.flatten(
+                tf.nest.map_structure(two_replicas.experimental_local_results, results)
+            )
+
+        found.append([*run(), *(v.numpy() for v in unit.variables)])
+    for one, other in zip(*found):
+        assert_close(other, one)
+
+
+def gradients_of(layer, x, **how):
+    """Returns a function of `x`: a layer's results in training, and gradients of their sine."""
+
+    @tf.function(autograph=False)
     def run(x):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            result = layer(x, training=True, **how)
-            loss = tf.add_n([tf.reduce_sum(tf.sin(y)) for y in tf.nest.flatten(result)])
-        return result, tape.gradient(loss, [x, *variables], unconnected_gradients="zero")
+            results = tf.nest.flatten(layer(x, training=True, **how))
+            loss = tf.add_n([tf.reduce_sum(tf.sin(y)) for y in results])
+        sources = [x, *layer.trainable_variables]
+        return [*results, *tape.gradient(loss, sources, unconnected_gradients="zero")]
 
-    result, gradients = run(x)
-    return tf.nest.flatten(result) + gradients, [v.numpy() for v in layer.variables]
+    return run.get_concrete_function(x)
 
 
-def test_dropout_inside_a_unit_draws_the_same_mask_again():
+class Chain(tf.keras.layers.Layer):
+    """Three blocks with dropout inside, such as WideResNet's."""
+
+    def __init__(self, recompute):
+        super().__init__(name="chain")
+        settings = Settings(momentum=0.5)
+        how = dict(kernel_sizes=(1, 3, 1), stride=1, rates=(1, 2, 1), project=True)
+        self.blocks = [
+            WideBlock(settings, f"block{i}", 8, (4, 6, 8), dropout_rate=0.5, **how)
+            for i in range(3)
+        ]
+        for block in self.blocks:
+            block.recompute = recompute
+
+    def call(self, x, training, dropout_seed):
+        for block in self.blocks:
+            x, _ = block(x, training=training, dropout_seed=dropout_seed)
+        return x
+
+
+def test_dropout_draws_the_same_mask_again_and_the_prediction_of_memory_knows():
     x = tf.random.stateless_normal([4, 5, 5, 8], [1, 2])
-    seed = tf.constant([3, 4])
-    found = []
+    found, predicted = [], []
     for recompute in (False, True):
-        block = WideBlock(
-            Settings(momentum=0.5),
-            "block",
-            8,
-            (4, 6, 8),
-            kernel_sizes=(1, 3, 1),
-            stride=1,
-            rates=(1, 2, 1),
-            project=True,
-            dropout_rate=0.5,
-        )
-        block.recompute = recompute
-        variables = block.trainable_variables
-        found.append(gradients_and_statistics(block, variables, x, dropout_seed=seed))
+        chain = Chain(recompute)
+        run = gradients_of(chain, x, dropout_seed=tf.constant([3, 4]))
+        predicted.append(memory.activation_bytes(run.graph))
+        found.append([*run(x), *(v.numpy() for v in chain.variables)])
     for one, other in zip(*found):
-        for a, b in zip(one, other):
-            assert_close(a, b)
-
-
-def test_units_are_not_kept_and_the_prediction_of_memory_knows():
-    kept = []
-    for recompute in (False, True):
-        trainer, _ = trained(methods.one_replica(), {"name": "supervised"}, recompute)
-        graph = trainer.step_function.get_concrete_function(trainer.iterator).graph
-        kept.append(memory.activation_bytes(graph))
-        seconds = [op for op in graph.get_operations() if "gradient_recomputed" in op.name]
-        assert any(op.type == "Conv2D" for op in seconds) == recompute
-    # The toy's head is larger than its backbone.
-    assert kept[1] < 0.9 * kept[0]
+        assert_close(other, one)
+    assert predicted[1] < 0.7 * predicted[0]
 
 
 @pytest.mark.nightly
@@ -152,12 +183,12 @@ def test_real_backbones_give_the_same(variant):
             crop_size=(side, side),
         )
         units = [part for part in model.backbone.submodules if getattr(part, "recompute", False)]
-        assert len(units) > 8 * (recompute == "backbone")
-        variables = model.trainable_variables
-        found.append(gradients_and_statistics(model, variables, image, **how))
+        assert (len(units) > 8) == (recompute == "backbone")
+        found.append(
+            [*gradients_of(model, image, **how)(image), *(v.numpy() for v in model.variables)]
+        )
     for one, other in zip(*found):
-        for a, b in zip(one, other):
-            assert_close(a, b)
+        assert_close(other, one)
 
 
 @pytest.mark.nightly

@@ -31,8 +31,17 @@ from method_cost import Variant, make_trainer
 from tfseg.models import BACKBONES
 
 METHODS = ("supervised", "pseudoseg", "unimatch")
-# XLA's names of types.
-_TYPES = {"bool": "pred", "float32": "f32", "int32": "s32", "int64": "s64"}
+# By XLA's names.
+_TYPES = {
+    "pred": "bool",
+    "bf16": "bfloat16",
+    "f32": "float32",
+    "f64": "float64",
+    "s32": "int32",
+    "s64": "int64",
+    "u32": "uint32",
+    "u64": "uint64",
+}
 
 
 def _arguments() -> argparse.Namespace:
@@ -68,13 +77,7 @@ def _names(batch: Any) -> list[str]:
     return [f"{stream}/{key}" for stream in sorted(batch) for key in sorted(batch[stream])]
 
 
-def _spread(value: np.ndarray) -> dict[str, float]:
-    """Describes a variable's value well enough to time a step."""
-    value = value.astype(np.float64)
-    return {"mean": float(value.mean()), "stddev": float(value.std())}
-
-
-def describe(step: Any, batch: Any) -> tuple[bytes, list[dict], list[dict], list[tf.Variable]]:
+def describe(step: Any, batch: Any) -> tuple[bytes, list[dict], list[dict], list[tf.Tensor]]:
     """Compiles a step to StableHLO.
 
     Args:
@@ -82,78 +85,75 @@ def describe(step: Any, batch: Any) -> tuple[bytes, list[dict], list[dict], list
       batch: tensors by stream and name.
 
     Returns:
-      The program; its parameters; its results; and the variables among the parameters, in their
-      order. A result names a loss, or the parameter whose next value it is.
+      The program; its parameters, the batch first; its results; and the handles of the variables
+      among the parameters, in their order. A result names a loss, or the parameter whose next
+      value it is.
 
     Raises:
       ValueError: the step needs something that is neither in the batch nor a variable, or the
-        program differs from what is known of the function.
+        program's results are not losses and variables.
     """
-    specs = tf.nest.map_structure(tf.TensorSpec.from_tensor, batch)
-    function = step.get_concrete_function(specs)
-    variables = {id(v.handle): v for v in function.graph.variables}
-    captured = [variables.get(id(tensor)) for tensor in function.captured_inputs]
-    if None in captured:
+    function = step.get_concrete_function(batch)
+    handles = function.captured_inputs
+    if any(handle.dtype != tf.resource for handle in handles):
         raise ValueError("the step takes a tensor from outside that is no variable")
-    parameters = [
-        {
-            "name": name,
-            "dtype": tensor.dtype.name,
-            "shape": tensor.shape.as_list(),
-            "low": float(tf.reduce_min(tf.cast(tensor, tf.float32))),
-            "high": float(tf.reduce_max(tf.cast(tensor, tf.float32))),
-        }
-        for name, tensor in zip(_names(batch), tf.nest.flatten(batch))
-    ]
-    parameters += [
-        {"name": v.name, "dtype": v.dtype.name, "shape": v.shape.as_list(), **_spread(v.numpy())}
-        for v in captured
-    ]
-    compile_to = step.experimental_get_compiler_ir(specs)
-    # Its first line alone tells which result takes the place of which parameter.
+    compile_to = step.experimental_get_compiler_ir(batch)
+    # Its first line alone tells types, and which result takes the place of which parameter.
     header = compile_to(stage="hlo").split("\n", 1)[0]
-    updates = re.findall(r"\{(\d+)\}: \((\d+), \{\}, (?:may|must)-alias\)", header)
-    results = [{"loss": name} for name in sorted(function.structured_outputs)]
-    results += [{"updates": int(parameter)} for _, parameter in sorted(updates, key=_number)]
-    _check_layout(header, parameters, results)
-    return compile_to(stage="stablehlo_serialized"), parameters, results, captured
-
-
-def _number(update: tuple[str, str]) -> int:
-    return int(update[0])
-
-
-def _check_layout(header: str, parameters: list[dict], results: list[dict]) -> None:
-    """Insists that a program has these parameters and results.
-
-    Raises:
-      ValueError: it has others.
-    """
     inputs, outputs = re.search(r"entry_computation_layout=\{\((.*)\)->(.*)\}", header).groups()
-    array = r"(pred|bf16|[fsu]\d+)\[([\d,]*)\]"
+    parameters, results = _arrays(inputs), _arrays(outputs)
+    names = _names(batch)
+    for parameter, name, tensor in zip(parameters, names, tf.nest.flatten(batch)):
+        wide = tf.cast(tensor, tf.float32)
+        parameter |= {"name": name, "low": float(tf.reduce_min(wide))}
+        parameter["high"] = float(tf.reduce_max(wide))
+    variables = parameters[len(names) :]
+    for parameter, handle in zip(variables, handles, strict=True):
+        value = _value(handle, parameter["dtype"]).astype(np.float64)
+        parameter |= {"mean": float(value.mean()), "stddev": float(value.std())}
+    for i, parameter in re.findall(r"\{(\d+)\}: \((\d+), \{\}, (?:may|must)-alias\)", header):
+        results[int(i)]["updates"] = int(parameter)
+    losses = sorted(function.structured_outputs)
+    for result, loss in zip(results, losses):
+        result["loss"] = loss
+    if any(("loss" in r) == ("updates" in r) for r in results):
+        raise ValueError("a result is neither a loss nor a variable")
+    return compile_to(stage="stablehlo_serialized"), parameters, results, handles
 
-    def written(entry: dict) -> tuple[str, str]:
-        if "loss" in entry:
-            return "f32", ""
-        entry = parameters[entry["updates"]] if "updates" in entry else entry
-        return _TYPES[entry["dtype"]], ",".join(map(str, entry["shape"]))
 
-    for what, layout, entries in (
-        ("parameters", inputs, parameters),
-        ("results", outputs, results),
-    ):
-        if re.findall(array, layout) != [written(entry) for entry in entries]:
-            raise ValueError(f"the program's {what} are not those of the step")
+def _arrays(layout: str) -> list[dict]:
+    """Returns type and shape of each array in a part of XLA's layout of a program."""
+    return [
+        {"dtype": _TYPES[kind], "shape": [int(side) for side in sides.split(",") if side]}
+        for kind, sides in re.findall(r"(pred|bf16|[fsu]\d+)\[([\d,]*)\]", layout)
+    ]
 
 
-def _compared(step: Any, batch: Any, variables: list[tf.Variable], steps: int) -> dict[str, Any]:
-    """Makes steps; returns values of parameters before, losses of each step, and values after."""
-    values = [tensor.numpy() for tensor in tf.nest.flatten(batch)]
-    before = [*values, *(v.numpy() for v in variables)]
-    losses = [tf.nest.flatten(step(batch)) for _ in range(steps)]
+def _value(handle: tf.Tensor, dtype: str) -> np.ndarray:
+    """Returns the present value of a variable."""
+    return tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype).numpy()
+
+
+def _compared(
+    trainer: Any, batch: Any, parameters: list[dict], handles: list[tf.Tensor], steps: int
+) -> dict[str, Any]:
+    """Makes steps; returns values of parameters before, losses of each step, and values after.
+
+    The steps are the trainer's own: not compiled with XLA.
+    """
+    images = [tensor.numpy() for tensor in tf.nest.flatten(batch)]
+    types = [parameter["dtype"] for parameter in parameters[len(images) :]]
+
+    def values() -> list[np.ndarray]:
+        return [_value(handle, dtype) for handle, dtype in zip(handles, types)]
+
+    before = [*images, *values()]
+    losses = [
+        tf.nest.flatten(trainer.step_function(trainer.iterator)["losses"]) for _ in range(steps)
+    ]
     return {
         **{f"before/{i}": value for i, value in enumerate(before)},
-        **{f"after/{len(values) + i}": v.numpy() for i, v in enumerate(variables)},
+        **{f"after/{len(images) + i}": value for i, value in enumerate(values())},
         "losses": np.array([[float(loss) for loss in of_step] for of_step in losses]),
     }
 
@@ -163,8 +163,7 @@ def export(arguments: argparse.Namespace, method: str, batch_size: int) -> str:
     arguments = argparse.Namespace(**{**vars(arguments), "batch": batch_size})
     trainer = make_trainer(arguments, Variant(method, method))
     batch = next(trainer.iterator)
-    step = step_of(trainer)
-    program, parameters, results, variables = describe(step, batch)
+    program, parameters, results, handles = describe(step_of(trainer), batch)
     name = f"{method}_{arguments.backbone}_{arguments.crop}_{batch_size}_{arguments.precision}"
     name += "_recompute" * (arguments.recompute != "none")
     folder = pathlib.Path(arguments.out)
@@ -181,7 +180,7 @@ def export(arguments: argparse.Namespace, method: str, batch_size: int) -> str:
     }
     (folder / f"{name}.json").write_text(json.dumps(manifest) + "\n")
     if arguments.checked_steps:
-        values = _compared(step, batch, variables, arguments.checked_steps)
+        values = _compared(trainer, batch, parameters, handles, arguments.checked_steps)
         np.savez(folder / f"{name}.npz", **values)
     return f"{name}: {len(program)} bytes, {len(parameters)} parameters, {len(results)} results"
 

@@ -52,7 +52,7 @@ def activation_bytes(graph: Any) -> int:
     total, units = 0, collections.Counter()
     for inner in _all_graphs(graph):
         for operation in inner.get_operations():
-            if operation.name.startswith("gradient"):
+            if _is_backward(operation):
                 continue
             unit = _UNIT.match(operation.name)
             if operation.type in _KEPT:
@@ -63,6 +63,11 @@ def activation_bytes(graph: Any) -> int:
             elif unit is not None and unit.group(2) == KEPT:
                 total += _bytes(operation.outputs[0])
     return total + max(units.values(), default=0)
+
+
+def _is_backward(operation: tf.Operation) -> bool:
+    """Whether an operation is of the backward pass."""
+    return bool(re.search(r"(^|/)gradient", operation.name))
 
 
 def _bytes(tensor: tf.Tensor) -> int:

@@ -8,9 +8,8 @@ Source: Chen et al., "Training deep nets with sublinear memory cost", 2016.
 """
 
 import contextlib
-import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -46,18 +45,46 @@ def _again() -> Iterator[None]:
 def recomputed(layer: Callable[[tf.Tensor], Any], x: tf.Tensor) -> Any:
     """Returns `layer(x)`; where a gradient is asked for, it is computed once more then.
 
+    As `tf.recompute_grad`, but that `is_again()` is true the second time, and that the gradient of
+    `x` waits for those of the variables: else the activations of two layers would be there at once.
+
     Args:
-      layer: a function of `x` and of variables; its result may be nested. The second time
-        `is_again()` is true inside.
+      layer: a function of `x` and of variables; its result may be nested.
       x: float tensor, the only one of the layer that is kept.
     """
-    calls = itertools.count()
 
-    def compute(x: tf.Tensor) -> Any:
-        if next(calls) == 0:
-            with tf.name_scope(FIRST_SCOPE):
-                return layer(tf.identity(x, name=KEPT))
-        with tf.name_scope(AGAIN_SCOPE), _again():
-            return layer(x)
+    @tf.custom_gradient
+    def compute(x: tf.Tensor) -> tuple[Any, Callable]:
+        with tf.name_scope(FIRST_SCOPE):
+            result = layer(tf.identity(x, name=KEPT))
 
-    return tf.recompute_grad(compute)(x)
+        def gradient(*dresult: tf.Tensor, variables: Sequence[tf.Variable] = ()) -> Any:
+            with tf.name_scope(AGAIN_SCOPE), _again(), tf.GradientTape() as tape:
+                later = _after(x, dresult)
+                tape.watch(later)
+                again = layer(later)
+            dx, *dvariables = tape.gradient(
+                again,
+                [later, *variables],
+                output_gradients=dresult,
+                unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            )
+            with tf.control_dependencies(dvariables):
+                dx = tf.identity(dx)
+            return (dx, dvariables) if variables else dx
+
+        return result, gradient
+
+    return compute(x)
+
+
+def _after(x: tf.Tensor, others: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Returns `x` as a tensor that cannot be there before `others` are.
+
+    Else what is computed from it would be found equal to what the forward pass computed, and that
+    be kept. XLA forgets control dependencies, hence the sum: with 0, or NaN where there is one.
+    """
+    first = tf.reshape(others[0], [-1])[0]
+    nothing = tf.where(tf.math.is_nan(first), first, tf.zeros_like(first))
+    with tf.control_dependencies(others):
+        return x + tf.cast(nothing, x.dtype)
