@@ -8,8 +8,8 @@ Each is a whole step of the project's trainer: forward, backward, update. Nothin
 that a machine without a GPU writes the large ones in less than a minute each. A step is two files:
 `<name>.mlirbc`, the program, and `<name>.json`, its parameters and results. Weights are parameters;
 their values are not written, only the mean and deviation that each variable starts with. With
---checked_steps TensorFlow makes so many steps here, and `<name>.npz` holds the values before, the
-losses, and the values after, for `run.py --check`.
+--checked_steps TensorFlow makes so many steps here, compiled with XLA, and `<name>.npz` holds the
+values before, the losses, and the values after, for `run.py --check`.
 """
 
 import argparse
@@ -135,12 +135,9 @@ def _value(handle: tf.Tensor, dtype: str) -> np.ndarray:
 
 
 def _compared(
-    trainer: Any, batch: Any, parameters: list[dict], handles: list[tf.Tensor], steps: int
+    step: Any, batch: Any, parameters: list[dict], handles: list[tf.Tensor], steps: int
 ) -> dict[str, Any]:
-    """Makes steps; returns values of parameters before, losses of each step, and values after.
-
-    The steps are the trainer's own: not compiled with XLA.
-    """
+    """Makes steps; returns values of parameters before, losses of each step, and values after."""
     images = [tensor.numpy() for tensor in tf.nest.flatten(batch)]
     types = [parameter["dtype"] for parameter in parameters[len(images) :]]
 
@@ -148,9 +145,7 @@ def _compared(
         return [_value(handle, dtype) for handle, dtype in zip(handles, types)]
 
     before = [*images, *values()]
-    losses = [
-        tf.nest.flatten(trainer.step_function(trainer.iterator)["losses"]) for _ in range(steps)
-    ]
+    losses = [tf.nest.flatten(step(batch)) for _ in range(steps)]
     return {
         **{f"before/{i}": value for i, value in enumerate(before)},
         **{f"after/{len(images) + i}": value for i, value in enumerate(values())},
@@ -163,7 +158,8 @@ def export(arguments: argparse.Namespace, method: str, batch_size: int) -> str:
     arguments = argparse.Namespace(**{**vars(arguments), "batch": batch_size})
     trainer = make_trainer(arguments, Variant(method, method))
     batch = next(trainer.iterator)
-    program, parameters, results, handles = describe(step_of(trainer), batch)
+    step = step_of(trainer)
+    program, parameters, results, handles = describe(step, batch)
     name = f"{method}_{arguments.backbone}_{arguments.crop}_{batch_size}_{arguments.precision}"
     name += "_recompute" * (arguments.recompute != "none")
     folder = pathlib.Path(arguments.out)
@@ -180,7 +176,7 @@ def export(arguments: argparse.Namespace, method: str, batch_size: int) -> str:
     }
     (folder / f"{name}.json").write_text(json.dumps(manifest) + "\n")
     if arguments.checked_steps:
-        values = _compared(trainer, batch, parameters, handles, arguments.checked_steps)
+        values = _compared(step, batch, parameters, handles, arguments.checked_steps)
         np.savez(folder / f"{name}.npz", **values)
     return f"{name}: {len(program)} bytes, {len(parameters)} parameters, {len(results)} results"
 
