@@ -2,10 +2,10 @@
 
     python benchmarks/gpu/export.py --out=steps
     python benchmarks/gpu/export.py --out=small --methods supervised --backbone=mobilenet_v2 \\
-        --crop=65 --batch 2 --precision=float32 --checked_steps=3
+        --crop=65 --batch 8 --precision=float32 --checked_steps=1
 
 Each is a whole step of the project's trainer: forward, backward, update. Nothing is computed, so
-that a machine without a GPU writes the large ones in less than a minute each. A step is two files:
+that a machine without a GPU writes the large ones in a minute each. A step is two files:
 `<name>.mlirbc`, the program, and `<name>.json`, its parameters and results. Weights are parameters;
 their values are not written, only the mean and deviation that each variable starts with. With
 --checked_steps TensorFlow makes so many steps here, compiled with XLA, and `<name>.npz` holds the
