@@ -175,8 +175,27 @@ def _batch(method, config: TrainConfig, settings, crop: int) -> dict[str, dict[s
     return batch
 
 
-def make_step(arguments: argparse.Namespace, variant: Variant):
-    """Returns a function that does one step of a fresh run."""
+def model_config(arguments: argparse.Namespace, network: dict) -> ModelConfig:
+    """Returns the network of the command line: DeepLabv3+ as its README has it, or DPT.
+
+    Args:
+      arguments: backbone; head, precision and recompute where they are not the usual ones.
+      network: settings that go before these.
+    """
+    head = network.get("head", getattr(arguments, "head", "deeplab"))
+    deeplab = {"atrous_rates": (6, 12, 18), "decoder_output_stride": (4,)}
+    settings = {
+        "model_variant": arguments.backbone,
+        "head": head,
+        "mixed_precision": getattr(arguments, "precision", "float32"),
+        "recompute": getattr(arguments, "recompute", "none"),
+        **({} if head == "dpt" else deeplab),
+    }
+    return ModelConfig(**(settings | network))
+
+
+def make_trainer(arguments: argparse.Namespace, variant: Variant) -> Trainer:
+    """Returns a fresh run; its iterator gives one batch again and again."""
     method = variant.method
     config = TrainConfig(
         method=method,
@@ -184,15 +203,13 @@ def make_step(arguments: argparse.Namespace, variant: Variant):
         num_clones=1,
         **variant.train,
     )
-    deeplab = {"atrous_rates": (6, 12, 18), "decoder_output_stride": (4,)}
-    network = {"head": arguments.head} | (deeplab if arguments.head == "deeplab" else {})
-    model_config = ModelConfig(model_variant=arguments.backbone, **(network | variant.network))
+    network = model_config(arguments, variant.network)
     settings, spec = METHODS[method].settings(**variant.method_settings), _spec(method)
     batch = _batch(method, config, settings, arguments.crop)
     dataset = tf.data.Dataset.from_tensors(batch).repeat()
-    trainer = Trainer(
+    return Trainer(
         method=METHODS[method].load()(
-            build_model=model_builder(model_config, spec, (arguments.crop, arguments.crop)),
+            build_model=model_builder(network, spec, (arguments.crop, arguments.crop)),
             spec=spec,
             config=config,
             settings=settings,
@@ -200,7 +217,13 @@ def make_step(arguments: argparse.Namespace, variant: Variant):
         strategy=tf.distribute.get_strategy(),
         config=config,
         iterator=iter(dataset),
+        mixed_precision=network.mixed_precision,
     )
+
+
+def make_step(arguments: argparse.Namespace, variant: Variant):
+    """Returns a function that does one step of a fresh run."""
+    trainer = make_trainer(arguments, variant)
 
     def step() -> None:
         losses = trainer.step_function(trainer.iterator)["losses"]

@@ -64,6 +64,8 @@ class Network(tf.keras.Model):
             settings = settings.replace(fine_tune_batch_norm=False)
         self.backbone = BACKBONES[config.model_variant](settings, config)
         self.backbone.trainable = not config.freeze_backbone
+        if config.recompute == "backbone":
+            self.backbone.recompute_units()
         self.mean_pixel = tuple(self.backbone.facts.mean_pixel)
         self._compute_type = tf.as_dtype(config.mixed_precision)
 

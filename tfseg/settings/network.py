@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, ClassVar
 
 from tfseg.settings.heads import HEADS
-from tfseg.settings.option import NEVER, TOLD, Section, option, owned
+from tfseg.settings.option import FREELY, NEVER, TOLD, Section, option, owned
 
 OUTPUT_STRIDES = (8, 16, 32)
 NAS = "NAS networks are not part of tfseg; choose one of the backbones of --model_variant"
@@ -230,5 +230,15 @@ class ModelConfig(Section):
         choices=("float32", "bfloat16", "float16"),
         may_differ=TOLD,
         group="precision and devices",
+    )
+    recompute: str = option(
+        "none",
+        "backbone: of every unit of the backbone only the input is kept for the backward pass, "
+        "and the unit is computed again there: less memory, more time, the same result.",
+        choices=("none", "backbone"),
+        needs="freeze_backbone=false",
+        may_differ=FREELY,
+        group="precision and devices",
+        training=True,
     )
     head_settings: Any = owned("head", HEADS)

@@ -1,5 +1,7 @@
 """An estimate of a training step's memory, from the traced graph."""
 
+import collections
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,11 +9,15 @@ import tensorflow as tf
 
 from tfseg import machine
 from tfseg.errors import UserError
+from tfseg.models.layers.recomputation import FIRST_SCOPE, KEPT
 
 _GIB = 2**30
 # The estimate counts everything that a step keeps; it never needs so much less than that.
 _HOPELESS = 4
-_FIX = "take a smaller --train_batch_size or --train_crop_size, or --gradient_accumulation_steps"
+_FIX = (
+    "take a smaller --train_batch_size or --train_crop_size, --gradient_accumulation_steps, or "
+    "--recompute=backbone"
+)
 # Outputs of these operations are kept from the forward to the backward pass.
 _KEPT = {
     "Conv2D",
@@ -26,6 +32,8 @@ _KEPT = {
     "ResizeBilinear",
     "SpaceToBatchND",
 }
+# A unit that is computed again, and an operation in it.
+_UNIT = re.compile(rf"(.*{FIRST_SCOPE}(?:_\d+)?)/(.+)")
 
 
 def _all_graphs(graph: Any) -> list[Any]:
@@ -36,15 +44,36 @@ def _all_graphs(graph: Any) -> list[Any]:
 
 
 def activation_bytes(graph: Any) -> int:
-    """Sums the sizes of the forward activations that the backward pass needs."""
-    total = 0
+    """Sums the sizes of the forward activations that the backward pass needs.
+
+    Of units that are computed again in the backward pass these are their inputs, and once those
+    inside the largest unit.
+    """
+    total, units = 0, collections.Counter()
     for inner in _all_graphs(graph):
         for operation in inner.get_operations():
-            if operation.type in _KEPT and not operation.name.startswith("gradient"):
-                output = operation.outputs[0]
-                if output.shape.is_fully_defined():
-                    total += output.shape.num_elements() * output.dtype.size
-    return total
+            if _is_backward(operation):
+                continue
+            unit = _UNIT.match(operation.name)
+            if operation.type in _KEPT:
+                if unit is None:
+                    total += _bytes(operation.outputs[0])
+                else:
+                    units[unit.group(1)] += _bytes(operation.outputs[0])
+            elif unit is not None and unit.group(2) == KEPT:
+                total += _bytes(operation.outputs[0])
+    return total + max(units.values(), default=0)
+
+
+def _is_backward(operation: tf.Operation) -> bool:
+    """Whether an operation is of the backward pass."""
+    return bool(re.search(r"(^|/)gradient", operation.name))
+
+
+def _bytes(tensor: tf.Tensor) -> int:
+    """Returns the size of a tensor; 0 where it is not known."""
+    known = tensor.shape.is_fully_defined()
+    return tensor.shape.num_elements() * tensor.dtype.size if known else 0
 
 
 def describe(step_function: Callable, iterator: Any, variables: Sequence[tf.Variable]) -> str:

@@ -83,6 +83,14 @@ class Backbone(Layer):
         self.low_level: dict[int, str] = {}
         self.hypercolumn: dict[int, str] = {}
 
+    def recompute_units(self) -> None:
+        """Lets training keep of each unit its input alone, and compute the rest again.
+
+        A unit is a part that consists of layers. A layer by itself keeps little but its input.
+        """
+        for unit in self._flatten(recursive=False, predicate=lambda part: isinstance(part, Layer)):
+            unit.recompute = bool(unit.submodules)
+
     def torch_names(self) -> dict[str, str]:
         """Returns PyTorch's module by our layer's name; empty where there is no such original."""
         return {}

@@ -36,7 +36,7 @@ from tfseg.models.backbones.base import STANDARDISED, Backbone, EndPoints
 from tfseg.models.layers.batch_norm import BatchNorm
 from tfseg.models.layers.convolutions import Conv2D, DepthwiseConv2D
 from tfseg.models.layers.initial_values import truncated_normal
-from tfseg.models.layers.settings import Settings
+from tfseg.models.layers.settings import Layer, Settings
 
 _KERNEL, _BIAS, _DEPTHWISE_KERNEL = "kernel", "bias", "depthwise_kernel"
 
@@ -92,6 +92,22 @@ _VARIANTS = {
 }
 
 
+class _Unit(Layer):
+    """A block of the package as one of our layers.
+
+    Args:
+      block: gives a tensor, or a tensor and others by name.
+    """
+
+    def __init__(self, block: tf.keras.layers.Layer):
+        super().__init__(f"{block.name}_unit")
+        self.block = block
+
+    def call(self, x: tf.Tensor, training: bool = False) -> Any:
+        """Maps [N, h, w, C] to what the block gives; Keras tells the layers inside of training."""
+        return self.block(x)
+
+
 class ModelGarden(Backbone):
     """A backbone of Model Garden up to its last block.
 
@@ -119,6 +135,7 @@ class ModelGarden(Backbone):
                 weighted += 1
                 # What consists of layers is a block; the root of a ResNet is layers by itself.
                 if layer is original:
+                    layer = _Unit(original)
                     name = f"block{blocks:02d}"
                     blocks += 1
                     self._note_channels(name, original.output)
@@ -142,7 +159,7 @@ class ModelGarden(Backbone):
         ends = {}
         # Keras hands `training` on to the layers inside, as our batch norms take it.
         for layer, name in zip(self.chain, self._names):
-            x = layer(x)
+            x = layer(x, training=training) if isinstance(layer, _Unit) else layer(x)
             if isinstance(x, tuple):
                 x, inner = x
                 ends |= {f"{name}/{part}": value for part, value in inner.items()}

@@ -148,8 +148,8 @@ class Block(Layer):
         self.fc2 = Dense(settings, f"{name}/mlp/fc2", hidden, width)
         self.scale2 = Parameter(settings, f"{name}/ls2/gamma", [width], constant(1.0))
 
-    def call(self, x: tf.Tensor) -> tf.Tensor:
-        """Maps float32 [N, T, width] to the same; the sums stay float32."""
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Maps float32 [N, T, width] to the same, in training too; the sums stay float32."""
         x += tf.cast(self.attention(self.norm1(x)), tf.float32) * self.scale1.value
         hidden = tf.nn.gelu(self.fc1(self.norm2(x)), approximate=False)
         return x + tf.cast(self.fc2(hidden), tf.float32) * self.scale2.value
@@ -247,7 +247,7 @@ class VisionTransformer(Backbone):
             tokens = tf.concat([tokens[:, :1], registers, tokens[:, 1:]], 1)
         ends = {}
         for number, block in enumerate(self.blocks):
-            tokens = block(tokens)
+            tokens = block(tokens, training=training)
             if number in self._taken:
                 kept = tf.cast(self.norm(tokens)[:, 1 + self._registers :], self._type)
                 ends[self._taken[number]] = tf.reshape(kept, [batch, height, width, self._width])

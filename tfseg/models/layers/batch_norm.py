@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfseg.models import kernels
+from tfseg.models.layers import recomputation
 from tfseg.models.layers.initial_values import constant
 from tfseg.models.layers.settings import Layer, Settings
 
@@ -182,6 +183,8 @@ class BatchNorm(Layer):
     def _record(
         self, mean: tf.Tensor, unbiased_variance: tf.Tensor, decay: float | tf.Tensor
     ) -> None:
+        if recomputation.is_again():
+            return
         rate = 1.0 - decay
         self.moving_mean.assign_sub((self.moving_mean - tf.stop_gradient(mean)) * rate)
         difference = self.moving_variance - tf.stop_gradient(unbiased_variance)

@@ -1,6 +1,7 @@
 """What a network's layers have in common: types, seeds, initial values, batch norm's settings."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfseg.models.layers.initial_values import Initializer, truncated_normal
+from tfseg.models.layers.recomputation import recomputed
 
 Activation = Callable[[tf.Tensor], tf.Tensor]
 
@@ -83,9 +85,17 @@ class Layer(tf.keras.layers.Layer):
 
     Attributes:
       decayed: whether its `kernel` is part of the weight decay.
+      recompute: in training its activations are computed again in the backward pass, not kept.
     """
 
     decayed = False
+    recompute = False
 
     def __init__(self, name: str):
         super().__init__(name=name, autocast=False)
+
+    def __call__(self, *inputs: Any, **how: Any) -> Any:
+        """Computes the layer's result; see `call`."""
+        if self.recompute and how.get("training"):
+            return recomputed(functools.partial(super().__call__, **how), *inputs)
+        return super().__call__(*inputs, **how)
