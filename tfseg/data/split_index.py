@@ -272,7 +272,7 @@ def _scan_split(
     if not damaged and index.size:
         try:
             save_index(index_path(dataset_dir, split), index)
-        except OSError:
+        except (OSError, UserError):
             # A read-only folder, or no space: the index stays in memory and is made again.
             pass
     return index
