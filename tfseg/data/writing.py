@@ -270,6 +270,9 @@ def _publish(
         storage.remove(index_path(output_dir, split))
     for name in files_of(output_dir, split):
         storage.remove(os.path.join(output_dir, name))
+    if storage.is_remote(output_dir):
+        size = sum(writer.num_bytes for writer in writers)
+        print(f"uploading {split}: {len(writers)} shards, {size / 1e6:.0f} MB", flush=True)
     for writer in writers:
         writer.publish()
     save_index(index_path(output_dir, split), index)
