@@ -17,8 +17,6 @@ from tfseg.storage import LocalFile, RemoteFile
 # Requests under way at a time, and records that are asked for before they are needed. A request
 # takes 20 to 100 ms: 32 at a time are some hundreds of records a second.
 READS_AHEAD = 32
-# Records that were asked for and are kept: those ahead and those in use.
-_MAX_KEPT = 2 * READS_AHEAD
 
 
 def _image_labels(example: tfexample.Example, index: Index, i: int) -> tuple:
@@ -66,8 +64,13 @@ class RecordReader:
                 self._files[shard] = framing.open_shard(path)
             return self._files[shard]
 
-    def start(self, i: int) -> None:
-        """Begins to read record `i` in a thread, for a `read_bytes` that comes soon."""
+    def start(self, i: int, *, kept: int) -> None:
+        """Begins to read record `i` in a thread, for a `read_bytes` that comes soon.
+
+        Args:
+          i: its number.
+          kept: how many of the records that were begun last are kept, those in use among them.
+        """
         with self._lock:
             before = self._started.get(i)
             if before is not None and not (before.done() and before.exception()):
@@ -76,7 +79,7 @@ class RecordReader:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(READS_AHEAD, "records far away")
             self._started[i] = self._threads.submit(self._read_now, i)
-            while len(self._started) > _MAX_KEPT:
+            while len(self._started) > kept:
                 self._started.popitem(last=False)
 
     def read_bytes(self, i: int) -> bytes:

@@ -12,6 +12,7 @@ from tfseg.data import sampling, tfexample
 from tfseg.data.encoded_image import PNG_SIGNATURE
 from tfseg.data.framing import RecordError
 from tfseg.data.index import Index
+from tfseg.data.reading import num_threads
 from tfseg.data.record_reader import READS_AHEAD, RecordReader
 from tfseg.data.specs import DatasetSpec
 from tfseg.data.stream import NEEDING_MASKS
@@ -254,8 +255,11 @@ class RecordSource:
         if not self._reader.is_remote:
             return dataset
 
+        # Those ahead, those that threads have taken, and some that --skip_bad_records reads again.
+        kept = 2 * READS_AHEAD + num_threads(self._config)
+
         def begin(number):
-            self._reader.start(record_of(int(number)))
+            self._reader.start(record_of(int(number)), kept=kept)
             return number
 
         def make(number, *more):
