@@ -23,7 +23,7 @@ from tfrecords_tools.checks.leaks import find_leaks
 from tfrecords_tools.checks.record import Examiner, one_line
 from tfrecords_tools.checks.report import describe
 from tfrecords_tools.checks.split import Problem, SplitResult, check_split
-from tfseg import sharing
+from tfseg import sharing, storage
 from tfseg.data import class_names, specs
 from tfseg.data.shards import images_instead, splits_present
 from tfseg.data.specs import DatasetSpec
@@ -108,7 +108,7 @@ def check(
         results.append(check_split(dataset_dir, split, spec, entries, examiner, num_workers))
     leaks, remarks = find_leaks(results)
     problems += [p for r in results for p in r.problems] + leaks
-    stray = [n for n in os.listdir(dataset_dir) if n.startswith(sharing.TEMPORARY_PREFIX)]
+    stray = [n for n in storage.names(dataset_dir) if n.startswith(sharing.TEMPORARY_PREFIX)]
     if stray:
         remarks.append(f"{len(stray)} temporary files of an unfinished run: {stray[0]}")
     return results, problems, remarks

@@ -17,6 +17,8 @@ import numpy as np
 
 from tfrecords_tools.encoder import Encoder, MaskReader
 from tfrecords_tools.masks import classes_in
+from tfseg import storage
+from tfseg.data.atomic_writing import write_atomically
 from tfseg.data.parallel import parallel_map
 from tfseg.data.specs import UNLABELLED_SPLIT, DatasetSpec
 from tfseg.errors import UserError
@@ -204,7 +206,7 @@ def _versions_elsewhere(splits: Mapping[str, Sequence[str]]) -> list[str]:
 def save(splits: Mapping[str, Sequence[str]], output_dir: str) -> None:
     """Writes the lists below the output, one `<split>.txt` each."""
     folder = os.path.join(output_dir, LISTS)
-    os.makedirs(folder, exist_ok=True)
+    storage.make_folder(folder)
     for name, ids in splits.items():
-        with open(os.path.join(folder, f"{name}.txt"), "w", encoding="utf-8") as file:
-            file.write("".join(f"{i}\n" for i in ids))
+        lines = "".join(f"{i}\n" for i in ids)
+        write_atomically(os.path.join(folder, f"{name}.txt"), lines.encode())

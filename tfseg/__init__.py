@@ -22,6 +22,7 @@ A map of the package, in the order in which a command meets it:
 * `inference` gets from a trained network to predictions, metrics and pictures; `images/` in it is
   prediction on plain images.
 * `exporting` writes it as a SavedModel, a TFLite or an ONNX file, compared with the checkpoint.
+* `storage` opens, lists and writes records, on a disk or on an object store.
 * `sharing` has what processes need that share a folder: temporary names and locks.
 * `shipped` finds the flagfiles that come with the package, `machine` knows memory and processor,
   `importing` imports TensorFlow for the programs.

@@ -14,7 +14,7 @@ import os
 import re
 import stat
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -86,8 +86,11 @@ def open_regular(path: str, *, what: str = "This", fix: str | None = None) -> Bi
 
 
 def file_bytes(file: BinaryIO) -> int:
-    """Returns the size of an open file."""
-    return os.fstat(file.fileno()).st_size
+    """Returns the size of an open file, or of bytes in memory that are read as one."""
+    position = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(position)
+    return size
 
 
 # JSON ---------------------------------------------------------------------------------------------
@@ -103,6 +106,7 @@ def read_json(
     fix: str | None = None,
     max_bytes: int | None = _MAX_JSON_BYTES,
     check_texts: bool = True,
+    open_file: Callable[..., BinaryIO] = open_regular,
 ) -> Any:
     """Reads a JSON file in UTF-8, with or without a byte-order mark.
 
@@ -116,6 +120,7 @@ def read_json(
       max_bytes: a longer file is refused; None: none is. Only data of users may be that long.
       check_texts: refuse texts that hold half of a character; False: the caller does, who can name
         the place.
+      open_file: opens the path as `open_regular` does.
 
     Returns:
       The content.
@@ -133,7 +138,7 @@ def read_json(
         )
 
     try:
-        with open_regular(path, what=what, fix=fix) as file:
+        with open_file(path, what=what, fix=fix) as file:
             size = file_bytes(file)
             if max_bytes is not None and size > max_bytes:
                 raise bad("is too long for such a file", f"{size} bytes")
@@ -320,6 +325,7 @@ def read_npz(
     where: str | None = None,
     accepted: str | None = None,
     fix: str | None = None,
+    open_file: Callable[..., BinaryIO] = open_regular,
 ) -> dict[str, np.ndarray]:
     """Reads arrays of an .npz file.
 
@@ -331,6 +337,7 @@ def read_npz(
       where: the flag and the path; None: the path.
       accepted: what is right, for messages about the whole file.
       fix: the next step, for every message.
+      open_file: opens the path as `open_regular` does.
 
     Returns:
       The arrays by name.
@@ -344,7 +351,7 @@ def read_npz(
     where = path if where is None else where
     accepted = accepted or "an .npz file of plain arrays"
     try:
-        with open_regular(path, what=what, fix=fix) as file, zipfile.ZipFile(file) as archive:
+        with open_file(path, what=what, fix=fix) as file, zipfile.ZipFile(file) as archive:
             members = _members(archive)
             for name in forms or ():
                 if name not in members:

@@ -11,6 +11,7 @@ import numpy as np
 import tqdm
 
 from tfrecords_tools.checks.record import Examiner, Finding, Task, one_line
+from tfseg import storage
 from tfseg.data import framing
 from tfseg.data.framing import RecordError
 from tfseg.data.index import Index, Row
@@ -125,7 +126,7 @@ def _check_index(
 ) -> None:
     """Compares the index file with what the shards hold."""
     path = index_path(dataset_dir, result.split)
-    if not os.path.exists(path):
+    if not storage.exists(path):
         result.notes["no index file (it is made on first use)"] += 1
         return
     try:

@@ -6,12 +6,18 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from tfseg import sharing
+from tfseg import sharing, storage
 from tfseg.data.framing import frame
 
 
 def write_atomically(path: str, content: bytes) -> None:
-    """Writes a file under a temporary name beside it and renames it when it is safe on disk."""
+    """Writes a file under a temporary name beside it and renames it when it is safe on disk.
+
+    Far away it is one request, which succeeds as a whole or not at all.
+    """
+    if storage.is_remote(path):
+        storage.write(path, content)
+        return
     temporary = sharing.temporary_path(path)
     try:
         with _naming(path), open(temporary, "wb") as file:
@@ -39,6 +45,8 @@ def _naming(path: str) -> Iterator[None]:
 class ShardWriter:
     """Writes one shard; until `publish` nothing is visible under its name.
 
+    A shard that goes far away lies on the disk of this machine until then.
+
     As a context manager it publishes at the end of the block, and leaves nothing behind when the
     block raises.
 
@@ -50,7 +58,7 @@ class ShardWriter:
 
     def __init__(self, path: str):
         self.path = str(path)
-        self._temporary = sharing.temporary_path(self.path)
+        self._temporary = storage.temporary_path(self.path)
         self._file = open(self._temporary, "wb")
         self._digest = hashlib.sha256()
         self.offsets: list[int] = []
@@ -80,7 +88,7 @@ class ShardWriter:
 
     def publish(self) -> None:
         """Gives the finished shard its name."""
-        os.replace(self._temporary, self.path)
+        storage.publish(self._temporary, self.path)
 
     def discard(self) -> None:
         """Removes what was written."""

@@ -105,7 +105,7 @@ def _eval_batches(source, config, image_input, groups, batch_size, image_sizes) 
 
     columns = (np.array(numbers), np.array(weights, np.float32), np.array(sizes, np.int32))
     return (
-        tf.data.Dataset.from_tensor_slices(columns)
+        source.reading_ahead(tf.data.Dataset.from_tensor_slices(columns), lambda i: i)
         .map(
             tf.autograph.experimental.do_not_convert(make),
             num_parallel_calls=num_threads(config),

@@ -7,17 +7,19 @@ Source: the format is that of TensorFlow's `record_writer.cc` (masking: rotate r
 constant, so that a checksum over data that holds checksums is not degenerate).
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
-import os
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import google_crc32c
 
-from tfseg import files
+from tfseg import storage
 from tfseg.errors import UserError
+from tfseg.storage import LocalFile, RemoteFile
 
 HEADER_BYTES = 12
 FOOTER_BYTES = 4
@@ -100,14 +102,18 @@ def frame(data: bytes) -> bytes:
 
 
 def read_at(
-    descriptor: int, location: Location, *, length: int | None = None, file_bytes: int | None = None
+    file: LocalFile | RemoteFile,
+    location: Location,
+    *,
+    length: int | None = None,
+    file_bytes: int | None = None,
 ) -> bytes:
-    """Reads and verifies one record through an open file descriptor.
+    """Reads and verifies one record of an open file.
 
     Args:
-      descriptor: an open file; its position is neither used nor moved, so threads may share it.
+      file: of `open_shard`; threads may share it.
       location: where the record's header starts, and what errors call it.
-      length: bytes of data that the index promises, or None.
+      length: bytes of data that the index promises: the record is then read at once. Or None.
       file_bytes: size of the file where the caller knows it.
 
     Returns:
@@ -115,17 +121,18 @@ def read_at(
 
     Raises:
       RecordError: either checksum is wrong, the file ends early or the length is another.
+      OSError: the file cannot be read.
+      UserError: it lies far away and cannot be reached.
     """
 
     def bad(what: str, **details: Any) -> RecordError:
         return RecordError(what, location=location, **details)
 
-    header = os.pread(descriptor, HEADER_BYTES, location.offset)
-    if len(header) < HEADER_BYTES:
+    start = file.read(HEADER_BYTES if length is None else OVERHEAD_BYTES + length, location.offset)
+    if len(start) < HEADER_BYTES:
         raise bad("The file ends inside a record's header: the shard is truncated.")
-    (stored,) = struct.unpack_from("<Q", header)
-    (crc,) = struct.unpack_from("<I", header, 8)
-    if masked_crc(header[:8]) != crc:
+    stored, crc = struct.unpack_from("<QI", start)
+    if masked_crc(start[:8]) != crc:
         raise bad("The checksum of a record's length is wrong.")
     if length is not None and stored != length:
         raise bad(
@@ -134,42 +141,36 @@ def read_at(
             accepted=f"{length} bytes",
             fix="if the shard was replaced, delete the split's .index.npz: it is made again",
         )
-    if file_bytes is None:
-        file_bytes = os.fstat(descriptor).st_size
-    # Compared before anything is allocated: the length may be absurd.
-    if location.offset + OVERHEAD_BYTES + stored > file_bytes:
+    end = location.offset + OVERHEAD_BYTES + stored
+    body, begin = start, HEADER_BYTES
+    if length is None:
+        # Compared before anything is allocated: the length may be absurd.
+        is_there = end <= (file.size() if file_bytes is None else file_bytes)
+        body = file.read(stored + FOOTER_BYTES, end - stored - FOOTER_BYTES) if is_there else b""
+        begin = 0
+    if len(body) < begin + stored + FOOTER_BYTES:
         raise bad(
             "The file ends inside a record: the shard is truncated.",
-            received=f"{file_bytes} bytes",
-            accepted=f"at least {location.offset + OVERHEAD_BYTES + stored} bytes",
+            received=f"{file.size() if file_bytes is None else file_bytes} bytes",
+            accepted=f"at least {end} bytes",
         )
-    body = os.pread(descriptor, stored + FOOTER_BYTES, location.offset + HEADER_BYTES)
-    while len(body) < stored + FOOTER_BYTES:  # one pread returns at most 2 GiB
-        more = os.pread(
-            descriptor,
-            stored + FOOTER_BYTES - len(body),
-            location.offset + HEADER_BYTES + len(body),
-        )
-        if not more:
-            raise bad("The file became shorter while it was read.")
-        body += more
-    data, (crc,) = body[:stored], struct.unpack("<I", body[stored:])
+    data = body[begin : begin + stored]
+    (crc,) = struct.unpack_from("<I", body, begin + stored)
     if masked_crc(data) != crc:
         raise bad("The checksum of a record's data is wrong.")
     return data
 
 
-def open_shard(path: str) -> int:
-    """Opens a shard and returns its descriptor.
-
-    Raises:
-      RecordError: a folder, a named pipe or the like stands in its place, or nothing that can be
-        opened.
-    """
+@contextlib.contextmanager
+def _naming_shard(path: str) -> Iterator[None]:
+    """Turns what opening a file raises into a `RecordError`."""
     fix = "make the split again"
     try:
-        return files.open_descriptor(path)
+        yield
     except UserError as error:
+        # What lies far away and cannot be reached is not damaged.
+        if storage.is_remote(path):
+            raise
         raise RecordError(
             "A shard is not a file.",
             location=Location(str(path)),
@@ -183,17 +184,26 @@ def open_shard(path: str) -> int:
         ) from None
 
 
-def shard_bytes(path: str) -> int:
-    """Returns the size of a shard in bytes.
+def open_shard(path: str, *, in_order: bool = False) -> LocalFile | RemoteFile:
+    """Opens a shard.
+
+    Args:
+      path: the file.
+      in_order: it will be read from its beginning to its end.
 
     Raises:
-      RecordError: see `open_shard`.
+      RecordError: a folder, a named pipe or the like stands in its place, or nothing that can be
+        opened.
+      UserError: it lies far away and cannot be reached.
     """
-    descriptor = open_shard(path)
-    try:
-        return os.fstat(descriptor).st_size
-    finally:
-        os.close(descriptor)
+    with _naming_shard(path):
+        return storage.open_file(path, in_order=in_order)
+
+
+def shard_bytes(path: str) -> int:
+    """Returns the size of a shard in bytes; see `open_shard` for errors."""
+    with _naming_shard(path):
+        return storage.file_bytes(path)
 
 
 def read_record(path: str, offset: int, length: int | None = None) -> bytes:
@@ -202,17 +212,15 @@ def read_record(path: str, offset: int, length: int | None = None) -> bytes:
     Raises:
       RecordError: see `read_at` and `open_shard`.
     """
-    descriptor = open_shard(path)
-    try:
-        return read_at(descriptor, Location(str(path), None, offset), length=length)
-    finally:
-        os.close(descriptor)
+    with contextlib.closing(open_shard(path)) as file:
+        return read_at(file, Location(str(path), None, offset), length=length)
 
 
 def sha256(path: str) -> str:
     """Returns the SHA-256 of a shard in hexadecimal; see `open_shard` for errors."""
-    digest = hashlib.sha256()
-    with os.fdopen(open_shard(path), "rb") as file:
-        while block := file.read(BLOCK_BYTES):
+    digest, position = hashlib.sha256(), 0
+    with contextlib.closing(open_shard(path, in_order=True)) as file:
+        while block := file.read(BLOCK_BYTES, position):
             digest.update(block)
+            position += len(block)
     return digest.hexdigest()

@@ -9,7 +9,7 @@ import os
 
 import numpy as np
 
-from tfseg import files
+from tfseg import files, storage
 from tfseg.data import framing
 from tfseg.data.atomic_writing import write_atomically
 from tfseg.data.encoded_image import MAX_SIDE
@@ -66,7 +66,7 @@ def read_index(path: str, spec: DatasetSpec) -> Index:
         not all the records of its shards, each once.
     """
     fix = "delete it: it is made again from the shards"
-    about = {"what": "An index", "fix": fix}
+    about = {"what": "An index", "fix": fix, "open_file": storage.open_whole}
     version = int(files.read_npz(path, {"version": ArrayForm("iu", ())}, **about)["version"])
     if version not in _ID_FORMS:
         raise UserError("An index has another version.", where=path, received=version, fix=fix)

@@ -243,8 +243,12 @@ def make_train_dataset(
                 f"The random scales are wrong: {error}.",
                 where="--min_scale_factor, --max_scale_factor",
             ) from None
+        order, source = settings["order"], sources[name]
         datasets[name] = (
-            _positions(stream, part, start_step)
+            source.reading_ahead(
+                _positions(stream, part, start_step),
+                lambda position, order=order: order.at(position)[1],
+            )
             .map(make, num_parallel_calls=num_threads(config), deterministic=True)
             .batch(stream.batch_size // replicas, drop_remainder=True)
         )

@@ -4,8 +4,8 @@ TensorFlow's own reader gives up the rest of a shard at the first damage; here d
 with file, record and offset, and `scan` finds the next record.
 """
 
+import contextlib
 import dataclasses
-import os
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -23,6 +23,7 @@ from tfseg.data.framing import (
     open_shard,
     read_at,
 )
+from tfseg.storage import LocalFile, RemoteFile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,12 +91,12 @@ class _HeaderSearch:
     """Finds believable record headers in a file; every block is looked at once, in order.
 
     Args:
-      descriptor: an open file.
+      file: an open one.
       file_bytes: its size.
     """
 
-    def __init__(self, descriptor: int, file_bytes: int):
-        self._descriptor, self._file_bytes = descriptor, file_bytes
+    def __init__(self, file: LocalFile | RemoteFile, file_bytes: int):
+        self._file, self._file_bytes = file, file_bytes
         self._end = 0  # headers that begin before it and behind earlier answers are in `_found`
         self._found = np.zeros(0, np.int64)
 
@@ -112,7 +113,7 @@ class _HeaderSearch:
             begin = max(start, self._end)
             if begin + OVERHEAD_BYTES >= self._file_bytes:
                 return None
-            block = os.pread(self._descriptor, BLOCK_BYTES + HEADER_BYTES - 1, begin)
+            block = self._file.read(BLOCK_BYTES + HEADER_BYTES - 1, begin)
             if len(block) < HEADER_BYTES:
                 return None
             found = _headers_in(np.frombuffer(block, np.uint8), self._file_bytes - begin)
@@ -136,24 +137,22 @@ def scan(path: str, *, with_data: bool = False) -> Iterator[Any]:
     Raises:
       RecordError: see `open_shard`.
       OSError: the disk fails.
+      UserError: the shard lies far away and cannot be reached.
     """
-    descriptor = open_shard(path)
-    try:
-        file_bytes = os.fstat(descriptor).st_size
-        search, offset = _HeaderSearch(descriptor, file_bytes), 0
+    with contextlib.closing(open_shard(path, in_order=True)) as file:
+        file_bytes = file.size()
+        search, offset = _HeaderSearch(file, file_bytes), 0
         while offset < file_bytes:
             try:
-                data = read_at(descriptor, Location(str(path), None, offset), file_bytes=file_bytes)
+                data = read_at(file, Location(str(path), None, offset), file_bytes=file_bytes)
             except RecordError as error:
-                following = _after_damage(descriptor, offset, file_bytes, search)
+                following = _after_damage(file, offset, file_bytes, search)
                 yield Damage(offset, error.what, following - offset)
                 offset = following
                 continue
             found = Found(offset, len(data))
             yield (found, data) if with_data else found
             offset += OVERHEAD_BYTES + len(data)
-    finally:
-        os.close(descriptor)
 
 
 def damage_error(damage: Damage, path: str, record: int) -> RecordError:
@@ -165,9 +164,11 @@ def damage_error(damage: Damage, path: str, record: int) -> RecordError:
     )
 
 
-def _after_damage(descriptor: int, offset: int, file_bytes: int, search: _HeaderSearch) -> int:
+def _after_damage(
+    file: LocalFile | RemoteFile, offset: int, file_bytes: int, search: _HeaderSearch
+) -> int:
     """Returns where reading goes on after a damaged record at `offset`."""
-    header = os.pread(descriptor, HEADER_BYTES, offset)
+    header = file.read(HEADER_BYTES, offset)
     if len(header) == HEADER_BYTES and masked_crc(header[:8]) == struct.unpack("<I", header[8:])[0]:
         end = offset + OVERHEAD_BYTES + struct.unpack("<Q", header[:8])[0]
         if end <= file_bytes:

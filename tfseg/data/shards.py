@@ -4,6 +4,7 @@ import itertools
 import os
 import re
 
+from tfseg import storage
 from tfseg.data.image_files import IMAGE_EXTENSIONS
 from tfseg.errors import UserError
 
@@ -21,7 +22,7 @@ def shard_name(split: str, number: int, total: int) -> str:
 
 def _files_by_split(dataset_dir: str) -> dict[str, list[str]]:
     try:
-        names = sorted(os.listdir(dataset_dir))
+        names = sorted(storage.names(dataset_dir))
     except FileNotFoundError:
         raise UserError(
             "The folder of records does not exist.",
@@ -59,7 +60,11 @@ def images_instead(dataset_dir: str) -> UserError | None:
       None where it has no images either.
     """
     image, has_json = None, False
-    for path, folders, names in os.walk(dataset_dir):
+    if storage.is_remote(dataset_dir):
+        tree = [(dataset_dir, [], storage.names(dataset_dir))]
+    else:
+        tree = os.walk(dataset_dir)
+    for path, folders, names in tree:
         # A large tree of something else is not searched.
         if os.path.relpath(path, dataset_dir).count(os.sep) >= _SEARCHED_DEPTH:
             folders.clear()

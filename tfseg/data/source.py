@@ -12,7 +12,8 @@ from tfseg.data import sampling, tfexample
 from tfseg.data.encoded_image import PNG_SIGNATURE
 from tfseg.data.framing import RecordError
 from tfseg.data.index import Index
-from tfseg.data.record_reader import RecordReader
+from tfseg.data.reading import num_threads
+from tfseg.data.record_reader import READS_AHEAD, RecordReader
 from tfseg.data.specs import DatasetSpec
 from tfseg.data.stream import NEEDING_MASKS
 from tfseg.errors import UserError
@@ -239,6 +240,34 @@ class RecordSource:
             np.bool_(self.may_use_mask(i, example)),
             multi_hot,
         )
+
+    def reading_ahead(
+        self, dataset: tf.data.Dataset, record_of: Callable[[int], int]
+    ) -> tf.data.Dataset:
+        """Returns a data set whose elements' records are asked for before the elements come.
+
+        On a disk it is the same data set: reading takes less time than a thread.
+
+        Args:
+          dataset: of numbers, or of tuples that begin with one; int64.
+          record_of: what record a number stands for.
+        """
+        if not self._reader.is_remote:
+            return dataset
+
+        # Those ahead, those that threads have taken, and some that --skip_bad_records reads again.
+        kept = 2 * READS_AHEAD + num_threads(self._config)
+
+        def begin(number):
+            self._reader.start(record_of(int(number)), kept=kept)
+            return number
+
+        def make(number, *more):
+            number = tf.numpy_function(self.keeping_errors(begin), [number], tf.int64)
+            number = tf.ensure_shape(number, [])
+            return (number, *more) if more else number
+
+        return dataset.map(tf.autograph.experimental.do_not_convert(make)).prefetch(READS_AHEAD)
 
     def keeping_errors(self, function: Callable) -> Callable:
         """Wraps a function for `tf.numpy_function` so that its user errors are kept."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tfseg import files
+from tfseg import files, storage
 from tfseg.data import colormap
 from tfseg.data.class_embeddings import ClassVectors
 from tfseg.data.class_names import is_background
@@ -280,7 +280,13 @@ def read_dataset_json(dataset_dir: str) -> dict[str, Any] | None:
     path = os.path.join(dataset_dir, DATASET_FILE)
     form = {"splits?": {str: object}}
     try:
-        return files.read_json(path, form, what=DATASET_FILE, fix="make the records again")
+        return files.read_json(
+            path,
+            form,
+            what=DATASET_FILE,
+            fix="make the records again",
+            open_file=storage.open_whole,
+        )
     except FileNotFoundError:
         return None
 
@@ -325,7 +331,7 @@ def load_spec(dataset_dir: str, name: str) -> DatasetSpec:
     Raises:
       UserError: no such folder, a malformed dataset.json, or an unknown name.
     """
-    if not os.path.isdir(dataset_dir):
+    if not storage.is_folder(dataset_dir):
         raise UserError(
             "The folder of records does not exist.",
             where=dataset_dir,

@@ -4,14 +4,17 @@ Records without an index (published ones) are scanned on first use. Either way t
 against what dataset.json and the index promise of them.
 """
 
+import contextlib
 import dataclasses
 import os
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tqdm
 
+from tfseg import sharing, storage
 from tfseg.data import framing, tfexample
 from tfseg.data.framing import Location, RecordError
 from tfseg.data.index import Index, IndexBuilder, row_of
@@ -34,7 +37,8 @@ def load_index(
     """Returns the index of a split: the file beside the shards, else from a scan of them.
 
     A scan reads every byte once and writes the index where the folder is writable and nothing
-    was damaged.
+    was damaged. Of several processes that need it one scans, and the others wait; one of them takes
+    over if it ends early.
 
     Args:
       dataset_dir: folder of the shards.
@@ -54,20 +58,31 @@ def load_index(
     shards = shards_of(dataset_dir, split)
     sizes = [framing.shard_bytes(os.path.join(dataset_dir, name)) for name in shards]
     path = index_path(dataset_dir, split)
-    index = read_index(path, spec) if os.path.exists(path) else None
-    truncated: set[str] = set()
-    for source, expected in (
-        (os.path.join(dataset_dir, DATASET_FILE), promise and promise.sizes),
-        (path, index and dict(zip(index.shards, index.shard_bytes.tolist()))),
-    ):
-        if expected is not None:
-            truncated |= _compare_sizes(
-                dataset_dir, shards, sizes, expected, source, on_damage, truncated
-            )
-    if index is None:
-        index = _scan_split(dataset_dir, split, spec, shards, sizes, promise, on_damage)
-    elif promise is not None:
-        _compare_counts(index, promise, path, "delete it: it is made again from the shards")
+    with contextlib.ExitStack() as scanning:
+        index = _read_if_there(path, spec)
+        if index is None:
+            scanning.enter_context(_sole_scan(dataset_dir, split))
+            # Of the process that was waited for.
+            index = _read_if_there(path, spec)
+        truncated: set[str] = set()
+        for source, expected in (
+            (os.path.join(dataset_dir, DATASET_FILE), promise and promise.sizes),
+            (path, index and dict(zip(index.shards, index.shard_bytes.tolist()))),
+        ):
+            if expected is not None:
+                truncated |= _compare_sizes(
+                    dataset_dir, shards, sizes, expected, source, on_damage, truncated
+                )
+        if index is None:
+
+            def damaged(error: RecordError) -> None:
+                # No index will be written: nobody needs to wait for it any longer.
+                scanning.close()
+                on_damage(error)
+
+            index = _scan_split(dataset_dir, split, spec, shards, sizes, promise, damaged)
+        elif promise is not None:
+            _compare_counts(index, promise, path, "delete it: it is made again from the shards")
     if index.size == 0:
         raise UserError(
             f"Split '{split}' holds no records.",
@@ -76,6 +91,35 @@ def load_index(
             + ", ".join(splits_present(dataset_dir)),
         )
     return index
+
+
+def _read_if_there(path: str, spec: DatasetSpec) -> Index | None:
+    return read_index(path, spec) if storage.exists(path) else None
+
+
+@contextlib.contextmanager
+def _sole_scan(dataset_dir: str, split: str) -> Iterator[None]:
+    """Waits while another process makes the index of a split; then it is this one's turn.
+
+    Nobody waits where the folder cannot be written to, so that no index could be shared, or its
+    disk has no locks. Processes on other machines are not waited for where the folder lies on an
+    object store.
+    """
+    note = f"process {os.getpid()} on {socket.gethostname()}"
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):
+            path = os.path.join(storage.work_folder(dataset_dir), f".indexing-{split}.lock")
+            try:
+                held.enter_context(sharing.locked(path, wait=False, note=note))
+            except sharing.Busy as busy:
+                print(
+                    f"indexing {split}: waits for {busy.holder or 'another process'}, which is at "
+                    "it",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                held.enter_context(sharing.locked(path, note=note))
+        yield
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +272,7 @@ def _scan_split(
     if not damaged and index.size:
         try:
             save_index(index_path(dataset_dir, split), index)
-        except OSError:
+        except (OSError, UserError):
             # A read-only folder, or no space: the index stays in memory and is made again.
             pass
     return index

@@ -5,7 +5,8 @@ the split, its old files go, the new shards and the index get their names, datas
 split. `split_index.load_index` refuses splits that dataset.json does not list, so whatever moment a
 run is interrupted at, a split is either the old one, the new one, or one clear message. Bytes
 depend on the input alone, so running again gives the same files. Several runs may write into one
-folder: they publish one after the other.
+folder: they publish one after the other. Far away the order is the same, with an upload in the
+place of a new name.
 """
 
 import collections
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from tfseg import sharing
+from tfseg import sharing, storage
 from tfseg.data.atomic_writing import ShardWriter, write_atomically
 from tfseg.data.index import Index, IndexBuilder, Row
 from tfseg.data.index_file import index_path, save_index
@@ -105,12 +106,19 @@ def write_splits(
     """
     _check_request(splits, num_shards, num_workers)
     try:
-        os.makedirs(output_dir, exist_ok=True)
+        storage.make_folder(output_dir)
     except FileExistsError:
         raise UserError("The output directory is a file.", where=output_dir) from None
     _remove_leftovers(output_dir)
-    with sharing.locked(os.path.join(output_dir, _WORKING_LOCK), shared=True) as no_locks:
-        if no_locks:
+    with sharing.locked(_lock(output_dir, _WORKING_LOCK), shared=True) as no_locks:
+        if storage.is_remote(output_dir):
+            print(
+                f"note: each split lies in {storage.work_folder(output_dir)} until it is whole and "
+                "is uploaded (TMPDIR chooses the disk). An object store has no locks: let no other "
+                f"machine write into {output_dir} until this run has ended",
+                flush=True,
+            )
+        elif no_locks:
             print(
                 f"note: {output_dir} is on a disk without locks ({no_locks}): let no other "
                 "converter write into it until this one has ended",
@@ -122,6 +130,10 @@ def write_splits(
             _write_split(output_dir, spec, split, splits, encode, num_shards, num_workers)
             for split in splits
         ]
+
+
+def _lock(output_dir: str, name: str) -> str:
+    return os.path.join(storage.work_folder(output_dir), name)
 
 
 def _check_request(splits: Mapping[str, Sequence[Any]], num_shards: int, num_workers: int) -> None:
@@ -145,10 +157,10 @@ def _remove_leftovers(output_dir: str) -> None:
     """Removes temporary files of runs that were killed, unless another run is at work."""
     start = time.time()
     with contextlib.suppress(sharing.Busy):
-        with sharing.locked(os.path.join(output_dir, _WORKING_LOCK), wait=False) as no_locks:
+        with sharing.locked(_lock(output_dir, _WORKING_LOCK), wait=False) as no_locks:
             # Without locks they may be those of a run that is at work.
             if not no_locks:
-                sharing.remove_leftovers(output_dir, before=start)
+                sharing.remove_leftovers(storage.work_folder(output_dir), before=start)
 
 
 def _check_same_classes(output_dir: str, spec: DatasetSpec, splits: Mapping[str, Any]) -> None:
@@ -233,7 +245,7 @@ def _write_split(
             )
         index = builder.build(names, _sizes(shards))
         entry = {**_summary(report, spec), "shards": shards}
-        with sharing.locked(os.path.join(output_dir, _PUBLISHING_LOCK)):
+        with sharing.locked(_lock(output_dir, _PUBLISHING_LOCK)):
             # Again: another run may have published since.
             _check_same_classes(output_dir, spec, splits)
             _publish(output_dir, spec, split, writers, index)
@@ -255,9 +267,12 @@ def _publish(
     """Puts finished shards and their index in the place of what was there."""
     _write_dataset_json(output_dir, spec, split, None)
     with contextlib.suppress(FileNotFoundError):
-        os.remove(index_path(output_dir, split))
+        storage.remove(index_path(output_dir, split))
     for name in files_of(output_dir, split):
-        os.remove(os.path.join(output_dir, name))
+        storage.remove(os.path.join(output_dir, name))
+    if storage.is_remote(output_dir):
+        size = sum(writer.num_bytes for writer in writers)
+        print(f"uploading {split}: {len(writers)} shards, {size / 1e6:.0f} MB", flush=True)
     for writer in writers:
         writer.publish()
     save_index(index_path(output_dir, split), index)

@@ -75,7 +75,7 @@ def _data(run: Run, dataset_dir: str | None) -> str:
     names = [name.partition("/")[0] for name in drawn.values()]
     names = names or [data["train_split"], data["train_split_cls"]]
     folders = [data["dataset_dir"], data.get("dataset_dir_cls"), dataset_dir]
-    folders = [folder for folder in folders if folder and os.path.isdir(folder)]
+    folders = [folder for folder in folders if folder]
     lines = [
         f"Records `{data['dataset_dir']}`. The splits that the run's settings name, by shard:",
         "",

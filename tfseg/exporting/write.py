@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from tfseg import sharing
+from tfseg import sharing, storage
 from tfseg.errors import UserError
 from tfseg.exporting import card
 from tfseg.exporting.comparison import compare, of_checkpoint
@@ -134,9 +134,12 @@ def _compared(
 
 
 def _records_of(run: Run) -> str | None:
-    """Returns the folder of the run's records, where it is still there."""
+    """Returns the folder of the run's records, where it is still there and within reach."""
     folder = run.record["data"].get("dataset_dir")
-    return folder if folder and os.path.isdir(folder) else None
+    with contextlib.suppress(UserError):
+        if folder and storage.is_folder(folder):
+            return folder
+    return None
 
 
 def _filling(run: Run) -> tuple[int, ...]:

@@ -15,15 +15,17 @@ class DataConfig(Section):
 
     dataset_dir: str | None = option(
         None,
-        "Directory of records: the shards <split>-*.tfrecord.",
+        "Directory of records: the shards <split>-*.tfrecord. Also s3://, gs:// (extra [remote]).",
         required=True,
         may_differ=FREELY,
+        remote=True,
     )
     dataset_dir_cls: str | None = option(
         None,
         "Directory of --train_split_cls; None: --dataset_dir. It must have the same classes.",
         training=True,
         may_differ=FREELY,
+        remote=True,
     )
     dataset: str = option(
         "pascal_voc_seg",

@@ -82,6 +82,7 @@ class ExportConfig(Section):
         None,
         "Records on which the file is compared with the checkpoint; None: those of the run, or "
         "made-up images where they are gone.",
+        remote=True,
     )
     compare_split: str = option("val", "Split of the comparison.")
     compare_images: int = option(

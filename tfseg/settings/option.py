@@ -28,6 +28,7 @@ def option(
     needs: str | tuple[str, ...] = (),
     may_differ: str | None = None,
     training: bool = False,
+    remote: bool = False,
 ) -> Any:
     """A dataclass field that is also a flag.
 
@@ -47,6 +48,7 @@ def option(
         'name', which is then set (not None, not false).
       may_differ: `NEVER`, `TOLD` or `FREELY`; None: as the class has it.
       training: the setting acts in training alone; evaluation and pictures refuse it.
+      remote: a path that may lie on an object store; others with a scheme are refused.
     """
     return dataclasses.field(
         default=default,
@@ -63,6 +65,7 @@ def option(
             "needs": (needs,) if isinstance(needs, str) else tuple(needs),
             "may_differ": may_differ,
             "training": training,
+            "remote": remote,
         },
     )
 

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tfseg import storage
 from tfseg.errors import UserError, check_choice
 from tfseg.files import describe
 from tfseg.settings.option import NEVER, Choice, is_owned
@@ -171,6 +172,15 @@ def _check(field: dataclasses.Field, value: Any, *, is_given: bool) -> None:
     if meta["required"] and not value:
         raise UserError(
             f"--{field.name} is required.", where=f"--{field.name}", accepted=meta["help"]
+        )
+    if isinstance(value, str) and not meta["remote"] and storage.is_remote(value):
+        raise UserError(
+            f"--{field.name} must be a path on a disk.",
+            where=f"--{field.name}",
+            received=value,
+            accepted="a path of this machine's file system. Records alone (--dataset_dir) may lie "
+            "on an object store: checkpoints and all else is locked, renamed and added to",
+            fix="choose a path on a disk, and copy between it and the object store",
         )
     if meta["dead"] and is_given:
         warnings.warn(
