@@ -113,7 +113,7 @@ class TrainingData:
             seed=self._config.seed,
         )
         for batch in dataset.take(batches):
-            yield batch[name]["image"]
+            yield pipeline.unpacked(batch)[name]["image"]
 
     def describe_batch(self, step: int) -> str:
         """Names the images of a step's global batch, by stream."""
@@ -136,7 +136,7 @@ class TrainingData:
         All workers make them, for they read variables together; the chief writes them.
         """
 
-        batch = next(iter(self._dataset(0, pipeline.Slice())))
+        batch = pipeline.unpacked(next(iter(self._dataset(0, pipeline.Slice()))))
         batch = tf.nest.map_structure(lambda x: x[:max_images], batch)
         predict = tf.function(method.panels)
         # Made when there is something to write, for it leaves a file.

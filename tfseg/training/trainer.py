@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfseg.data import pipeline
 from tfseg.errors import UserError
 from tfseg.methods import teacher
 from tfseg.methods.base import Method, ParamGroup
@@ -279,7 +280,8 @@ class Trainer:
             optimizer.apply_gradients(pairs)
 
     def _replica_step(self, batch: Any) -> dict[str, dict[str, tf.Tensor]]:
-        measured, gradients = self._accumulate(batch)
+        # Here and not before, so that devices and not the host widen what is narrow.
+        measured, gradients = self._accumulate(pipeline.unpacked(batch))
         self._apply(gradients)
         self.method.after_step(self.global_step)
         return measured
