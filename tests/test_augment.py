@@ -322,7 +322,9 @@ def test_large_images_are_jittered_about_the_mean_of_a_grid(monkeypatch):
     image = tf.constant(np.stack([128 + 127 * wave for wave in waves], -1), tf.float32)
     label = tf.zeros([90, 130], tf.uint8)
     for order in ((1, 0, 2, 3), (0, 1, 2, 3), (3, 2, 1, 0), (0, 2, 3, 1)):
-        d = draws(scale=1.5, jitter_order=list(order), brightness=0.4, contrast=0.5, hue=0.2)
+        colors = {"brightness": 0.4, "contrast": 0.5, "hue": 0.2}
+        # The hole lies beside the crop.
+        d = draws(scale=1.5, jitter_order=list(order), cutout_center=[500, 500], **colors)
         whole = views(image, label, d, strong=[d])
         with monkeypatch.context() as patch:
             patch.setattr(deeplab, "WHOLE_PX", 4000)

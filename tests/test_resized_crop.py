@@ -206,7 +206,7 @@ def test_hue_turns_and_greys_stay(turn):
 @pytest.mark.parametrize("turn", [0.1, -0.1, 0.0, 0.25, -0.5, 1.0])
 def test_hues_turn_to_pillows_bytes(turn):
     # Every eighth of all colours, from another one on each time; greys; the edges of the cube.
-    numbers = np.arange(int(abs(turn) * 70), 1 << 24, 8, dtype=np.uint32)
+    numbers = np.arange(int(abs(turn) * 70) % 8, 1 << 24, 8, dtype=np.uint32)
     image = np.ascontiguousarray(numbers.view(np.uint8).reshape(2048, -1, 4)[..., :3])
     image[:256, 0] = np.arange(256)[:, None]
     image[:512, 1:9] = np.random.default_rng(0).choice([0, 1, 254, 255], (512, 8, 3))

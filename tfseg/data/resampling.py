@@ -1,10 +1,11 @@
 """Windows of Pillow's resize, to the same bytes, without what lies outside of them.
 
-Pillow resizes bytes along the rows first and then along the columns. In each direction a pixel is a
-weighted sum in whole numbers, of weights in units of 2^-22, rounded to a byte. So a direction is
-the product of a sparse integer matrix and the image, and a window is that of some of the matrix's
-rows. (Pillow's own `box` is in float32, which gives other weights.) SciPy's product takes less than
-half of Pillow's time for a pixel, and releases the interpreter.
+Pillow resizes bytes along the rows first and then along the columns. (Pillow 13 turns that round
+where it is less work, which changes some bytes by 1; here it stays, whatever version is installed.)
+In each direction a pixel is a weighted sum in whole numbers, of weights in units of 2^-22, rounded
+to a byte. So a direction is the product of a sparse integer matrix and the image, and a window is
+that of some of the matrix's rows. (Pillow's own `box` is in float32, which gives other weights.)
+SciPy's product takes less than half of Pillow's time for a pixel, and releases the interpreter.
 
 Source: `precompute_coeffs` and `ImagingResample*_8bpc` of Pillow's src/libImaging/Resample.c.
 """
