@@ -79,7 +79,7 @@ def dataset_of(config, streams=None, *, sources=None, seed=3, **options):
     dataset = pipeline.make_train_dataset(
         streams, sources, config, mean_pixel=MEAN, seed=seed, **options
     )
-    return dataset.map(pipeline.unpacked)
+    return dataset.map(tf.autograph.experimental.do_not_convert(pipeline.unpacked))
 
 
 def take(dataset, count):
