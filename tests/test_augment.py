@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfseg.data.augment import deeplab
 from tfseg.data.augment.base import image_label_of, scale_factors
 from tfseg.data.augment.deeplab import (
     BRIGHTNESS,
@@ -16,6 +17,8 @@ from tfseg.data.augment.deeplab import (
     adjust_saturation,
     draw,
     draw_strong,
+    grid_of,
+    jitter_crop,
     jitter_window,
     resize_label_window,
     resize_to_range_size,
@@ -190,7 +193,7 @@ def test_identity_draws_pad_and_crop_only():
     np.testing.assert_array_equal(out["label"][:20], label[:, 7:48])
     assert (out["label"].numpy()[20:] == IGNORE).all()
     np.testing.assert_array_equal(out["valid"].numpy()[:, 0], [1.0] * 20 + [0.0] * 13)
-    assert out["label"].dtype == tf.int32 and out["valid"].dtype == tf.float32
+    assert out["label"].dtype == label.dtype and out["valid"].dtype == tf.bool
 
 
 def test_all_views_are_flipped_together():
@@ -305,6 +308,38 @@ def test_jitter_of_a_window_is_a_window_of_the_jitter(order):
     np.testing.assert_allclose(actual, x[4:24, 9:40] * 255.0, atol=1e-3)
 
 
+@pytest.mark.parametrize("order", [(1, 3, 0, 2), (2, 3, 0, 1)])
+def test_a_crop_is_jittered_about_the_mean_of_the_points_that_are_given(order):
+    image = tf.cast(picture(30, 44)[0], tf.float32)
+    d = draws(jitter_order=list(order), brightness=0.3, contrast=1.4, saturation=1.5, hue=-0.2)
+    expected = jitter_window(image, d, tf.constant([4, 9]), tf.constant([20, 31]))
+    np.testing.assert_array_equal(jitter_crop(image[4:24, 9:40], image, d), expected)
+
+
+def test_large_images_are_jittered_about_the_mean_of_a_grid(monkeypatch):
+    y, x = np.mgrid[:90, :130]
+    waves = [np.sin(x / 9 + y / 31), np.cos(y / 7), np.sin((x + y) / 5)]
+    image = tf.constant(np.stack([128 + 127 * wave for wave in waves], -1), tf.float32)
+    label = tf.zeros([90, 130], tf.uint8)
+    for order in ((1, 0, 2, 3), (0, 1, 2, 3), (3, 2, 1, 0), (0, 2, 3, 1)):
+        colors = {"brightness": 0.4, "contrast": 0.5, "hue": 0.2}
+        # The hole lies beside the crop.
+        d = draws(scale=1.5, jitter_order=list(order), cutout_center=[500, 500], **colors)
+        whole = views(image, label, d, strong=[d])
+        with monkeypatch.context() as patch:
+            patch.setattr(deeplab, "WHOLE_PX", 4000)
+            grid = views(image, label, d, strong=[d])
+        np.testing.assert_allclose(grid["image_strong"], whole["image_strong"], atol=1.0)
+        assert (grid["image_strong"] != whole["image_strong"]).numpy().any()
+        np.testing.assert_allclose(grid["image"], whole["image"], atol=1e-3)
+
+
+@pytest.mark.parametrize("scaled", [(1024, 1025), (2048, 4096), (1500, 900), (1, 2**21)])
+def test_a_grid_has_a_quarter_of_the_limit_to_all_of_it(scaled):
+    points = grid_of(tf.zeros([4, 6, 3], tf.uint8), tf.constant(scaled)).shape[:2]
+    assert 2**18 <= np.prod(points) <= 1.01 * 2**20
+
+
 # Sizes and image-level labels -------------------------------------------------------------------
 
 
@@ -358,4 +393,4 @@ def test_without_cut_out_only_colours_differ():
     np.testing.assert_array_equal(whole["valid"], plain["valid"])
     np.testing.assert_array_equal(whole["label"], plain["label"])
     holed = training_views(image, label, draws, strong=[draws], cutout_half_size=5, **options)
-    assert float(tf.reduce_sum(whole["valid"] - holed["valid"])) >= 25
+    assert np.sum(whole["valid"].numpy() & ~holed["valid"].numpy()) >= 25

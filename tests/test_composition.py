@@ -322,8 +322,8 @@ def test_any_draws_give_whole_crops_with_labels_of_the_input(size):
         draws = draws_of(seed, ops=seed % 5)
         result = compose(image, label, draws)
         assert result["image"].shape == (*CROP, 3) and result["image"].dtype == np.float32
-        assert result["label"].shape == CROP and result["label"].dtype == np.int32
-        assert result["valid"].shape == CROP and result["valid"].dtype == np.float32
+        assert result["label"].shape == CROP and result["label"].dtype == np.uint8
+        assert result["valid"].shape == CROP and result["valid"].dtype == np.bool_
         assert 0 <= result["image"].min() and result["image"].max() <= 255
         assert set(np.unique(result["label"])) <= {0, 3, 7, IGNORE}
         assert (result["label"][result["valid"] == 0] == IGNORE).all()

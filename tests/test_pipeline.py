@@ -76,9 +76,10 @@ def settings(folder, **changes):
 def dataset_of(config, streams=None, *, sources=None, seed=3, **options):
     streams = streams or {"s": STREAM}
     sources = sources or make_sources(streams, SPEC, config)
-    return pipeline.make_train_dataset(
+    dataset = pipeline.make_train_dataset(
         streams, sources, config, mean_pixel=MEAN, seed=seed, **options
     )
+    return dataset.map(tf.autograph.experimental.do_not_convert(pipeline.unpacked))
 
 
 def take(dataset, count):
@@ -322,6 +323,19 @@ def test_batches_have_the_vocabulary(folder):
             shape, dtype = expected[key]
             assert spec[name][key].shape == (streams[name].batch_size, *shape), key
             assert spec[name][key].dtype == dtype, key
+
+
+def test_batches_are_narrow_up_to_the_device(folder):
+    """Until `unpacked`, what one thread copies is as small as the augmentation allows."""
+    streams = {"s": Stream("train", 4, labels="listed", label_split="train")}
+    for augmentation, image in (("deeplab", tf.float32), ("long_side_crop", tf.uint8)):
+        config = settings(folder, augmentation=augmentation)
+        dataset = pipeline.make_train_dataset(
+            streams, make_sources(streams, SPEC, config), config, mean_pixel=MEAN, seed=3
+        )
+        packed = dataset.element_spec["s"]
+        assert packed["image"].dtype == image and packed["valid"].dtype == tf.bool
+        assert packed["label"].dtype == packed["hidden_label"].dtype == tf.uint8
 
 
 def test_without_random_scale_a_crop_shows_the_record(tmp_path):

@@ -150,9 +150,9 @@ def test_what_comes_back():
     before = image.copy()
     views = resized_crop.apply(image, label, draws_of(1, (30, 40)), crop_size=(9, 11))
     assert {name: (x.shape, x.dtype) for name, x in views.items()} == {
-        "image": ((9, 11, 3), np.float32),
-        "valid": ((9, 11), np.float32),
-        "label": ((9, 11), np.int32),
+        "image": ((9, 11, 3), np.uint8),
+        "valid": ((9, 11), np.bool_),
+        "label": ((9, 11), np.uint8),
     }
     assert views["valid"].all() and set(np.unique(views["label"])) <= set(np.unique(label))
     np.testing.assert_array_equal(image, before)
@@ -201,6 +201,19 @@ def test_hue_turns_and_greys_stay(turn):
         # Hue and saturation are bytes in between: a step of hue is 6 of 255 in a colour.
         np.testing.assert_allclose(after, np.multiply(expected, 255.0), atol=9.0)
     np.testing.assert_array_equal(adjusted(COLOURS[2:], "hue", turn), COLOURS[2:])
+
+
+@pytest.mark.parametrize("turn", [0.1, -0.1, 0.0, 0.25, -0.5, 1.0])
+def test_hues_turn_to_pillows_bytes(turn):
+    # Every eighth of all colours, from another one on each time; greys; the edges of the cube.
+    numbers = np.arange(int(abs(turn) * 70) % 8, 1 << 24, 8, dtype=np.uint32)
+    image = np.ascontiguousarray(numbers.view(np.uint8).reshape(2048, -1, 4)[..., :3])
+    image[:256, 0] = np.arange(256)[:, None]
+    image[:512, 1:9] = np.random.default_rng(0).choice([0, 1, 254, 255], (512, 8, 3))
+    hue, *others = Image.fromarray(image).convert("HSV").split()
+    hue = hue.point([(level + int(turn * 255)) % 256 for level in range(256)])
+    expected = Image.merge("HSV", (hue, *others)).convert("RGB")
+    np.testing.assert_array_equal(adjusted(image, "hue", turn), np.asarray(expected))
 
 
 def test_colours_change_the_image_in_their_order():

@@ -107,9 +107,9 @@ def test_what_comes_back():
     before = image.copy()
     views = apply(image, label, draws_of(1, (30, 40)), (32, 40))
     assert {name: (x.shape, x.dtype) for name, x in views.items()} == {
-        "image": ((32, 40, 3), np.float32),
-        "valid": ((32, 40), np.float32),
-        "label": ((32, 40), np.int32),
+        "image": ((32, 40, 3), np.uint8),
+        "valid": ((32, 40), np.bool_),
+        "label": ((32, 40), np.uint8),
     }
     assert (views["image"] == np.rint(views["image"])).all()
     np.testing.assert_array_equal(image, before)

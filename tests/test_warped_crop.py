@@ -136,8 +136,8 @@ def test_what_comes_back():
     views = apply(image, label, draws_of(1), crop_size=(32, 32), size=(51, 51))
     assert {name: (x.shape, x.dtype) for name, x in views.items()} == {
         "image": ((32, 32, 3), np.float32),
-        "valid": ((32, 32), np.float32),
-        "label": ((32, 32), np.int32),
+        "valid": ((32, 32), np.bool_),
+        "label": ((32, 32), np.uint8),
     }
     np.testing.assert_array_equal(image, before)
     assert "label" not in apply(image, None, draws_of(1), crop_size=(32, 32), size=(51, 51))

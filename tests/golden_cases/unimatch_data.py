@@ -1,6 +1,7 @@
 """Golden cases `unimatch/f`, `unimatch/g`: CutMix boxes, colours, geometry, whole samples."""
 
 import functools
+import os
 import re
 
 import numpy as np
@@ -218,14 +219,16 @@ def _check_sample(path, name):
 
 
 def _g_quantities(path):
-    if "nearest" in path:
+    file = os.path.basename(path)
+    if "nearest" in file:
         return sorted({name.partition("/")[0] for name in load(path) if "/" in name})
-    return _sample_quantities(path) if "pipeline" in path else _piece_quantities(path)
+    return _sample_quantities(path) if "pipeline" in file else _piece_quantities(path)
 
 
 def _check_g(path, name):
-    check = _check_nearest if "nearest" in path else _check_piece
-    (_check_sample if "pipeline" in path else check)(path, name)
+    file = os.path.basename(path)
+    check = _check_nearest if "nearest" in file else _check_piece
+    (_check_sample if "pipeline" in file else check)(path, name)
 
 
 CASES = {

@@ -8,7 +8,7 @@ positions g B .. (g + 1) B - 1 of the endless sequence of epochs, so a run resum
 starting at its step; nothing about the data is stored in checkpoints. Records are read by offset: a
 damaged one never hides the rest of its shard.
 
-The batch vocabulary, `batch[stream][key]`:
+The batch vocabulary, `batch[stream][key]`, as methods see it after `unpacked`:
 
 | key | shape, dtype | meaning |
 |---|---|---|
@@ -22,6 +22,10 @@ The batch vocabulary, `batch[stream][key]`:
 | `valid` | [B, H, W] float32 | 1 = image; 0 = padding, a hole of a strong view, or of a warp |
 | `has_label` | [B] bool | whether the record has a mask (labels='listed': one that may be used) |
 | `index` | [B] int64 | record number in the split |
+
+Up to the device labels are uint8 (as in the records), `valid` is bool, and images are uint8 where
+the augmentation makes whole grey levels: what one thread copies into batches is what a host can
+deliver. `unpacked` begins every step.
 
 With labels='seen' `label` went through the training table of the data set's class split after the
 augmentation: seen classes stay, pixels of unseen ones are background where that is a seen class,
@@ -153,7 +157,8 @@ def _training_example(source: RecordSource, stream: Stream, config: DataConfig, 
         if stream.labels == "listed":
             may_use = tf.ensure_shape(may_use, [])
             example["has_label"] = may_use
-            example["label"] = tf.where(may_use, example["hidden_label"], spec.ignore_label)
+            ignored = tf.cast(spec.ignore_label, tf.uint8)
+            example["label"] = tf.where(may_use, example["hidden_label"], ignored)
         return example
 
     # Plain graph code: converting it would only take time.
@@ -192,6 +197,21 @@ def ordered_by(streams: Mapping[str, Stream]) -> dict[str, str]:
     return {name: names[stream.order_of or name] for name, stream in streams.items()}
 
 
+_TYPES = {"label": tf.int32, "hidden_label": tf.int32, "valid": tf.float32}
+
+
+def unpacked(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a nested batch of `make_train_dataset` with the types of the vocabulary above."""
+
+    def one(key: str, x: Any) -> Any:
+        if isinstance(x, Mapping):
+            return unpacked(x)
+        dtype = tf.float32 if key.startswith("image") else _TYPES.get(key)
+        return x if dtype is None else tf.cast(x, dtype)
+
+    return {key: one(key, x) for key, x in batch.items()}
+
+
 def make_train_dataset(
     streams: Mapping[str, Stream],
     sources: Mapping[str, RecordSource],
@@ -214,7 +234,7 @@ def make_train_dataset(
       part: this input pipeline's part of every batch.
 
     Returns:
-      Elements `{stream: {key: tensor}}`, one for each replica and step, in turn.
+      Elements `{stream: {key: tensor}}` for `unpacked`, one for each replica and step, in turn.
 
     Raises:
       UserError: a batch cannot be divided among the replicas, the scales are out of order, or an
@@ -250,7 +270,13 @@ def make_train_dataset(
                 lambda position, order=order: order.at(position)[1],
             )
             .map(make, num_parallel_calls=num_threads(config), deterministic=True)
-            .batch(stream.batch_size // replicas, drop_remainder=True)
+            .batch(
+                stream.batch_size // replicas,
+                drop_remainder=True,
+                # One thread copies some gigabytes a second, and may be too slow for a fast device.
+                num_parallel_calls=2 * part.replicas,
+                deterministic=True,
+            )
         )
     dataset = tf.data.Dataset.zip(datasets).prefetch(2 * part.replicas)
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))

@@ -53,7 +53,7 @@ def agreeing_label(
 ) -> tf.Tensor:
     """Returns a label map that may be used, after comparing it with the image-level labels."""
     found = image_label_of(
-        tf.cast(label, tf.int32),
+        label,
         num_classes=spec.num_classes,
         first_class=spec.first_image_class,
         ignore_label=spec.ignore_label,
@@ -75,8 +75,8 @@ def seen_labels(example: Mapping[str, tf.Tensor], spec: DatasetSpec) -> dict[str
     training = table_lookup(example["label"], split.training_table(spec.num_classes, ignore))
     hole = UNLABELLED if split.background is None else split.background
     return {
-        "label": tf.where(training == UNLABELLED, ignore, training),
-        "candidate": (training == hole) & (example["valid"] > 0),
+        "label": tf.where(training == UNLABELLED, tf.cast(ignore, training.dtype), training),
+        "candidate": (training == hole) & example["valid"],
         "hidden_label": table_lookup(
             example["label"], split.evaluation_table(spec.num_classes, ignore)
         ),

@@ -147,7 +147,7 @@ class PseudoLabels:
             seed=self.config.seed,
         )
         for batch in dataset.take(-(-num_images // stream.batch_size)):
-            yield self._judge(batch)
+            yield self._judge(pipeline.unpacked(batch))
 
     def _judge(self, batch: dict[str, Any]) -> dict[str, tuple[tf.Tensor, ...]]:
         """Returns label, confidence, whether it is right and whether that is known, by kind."""

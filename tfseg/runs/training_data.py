@@ -113,7 +113,7 @@ class TrainingData:
             seed=self._config.seed,
         )
         for batch in dataset.take(batches):
-            yield batch[name]["image"]
+            yield pipeline.unpacked(batch)[name]["image"]
 
     def describe_batch(self, step: int) -> str:
         """Names the images of a step's global batch, by stream."""
@@ -139,7 +139,7 @@ class TrainingData:
         # Read with the first panels, so that the first step need not wait for it.
         @functools.cache
         def batch() -> Any:
-            whole = next(iter(self._dataset(0, pipeline.Slice())))
+            whole = pipeline.unpacked(next(iter(self._dataset(0, pipeline.Slice()))))
             return tf.nest.map_structure(lambda x: x[:max_images], whole)
 
         predict = tf.function(method.panels)

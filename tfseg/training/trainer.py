@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfseg.data import pipeline
 from tfseg.errors import UserError
 from tfseg.methods import teacher
 from tfseg.methods.base import Method, ParamGroup
@@ -283,7 +284,8 @@ class Trainer:
             optimizer.apply_gradients(pairs)
 
     def _replica_step(self, batch: Any, signals: tf.Tensor) -> dict[str, Any]:
-        measured, gradients = self._accumulate(batch)
+        # Widened here and not before: the device does it, not the host.
+        measured, gradients = self._accumulate(pipeline.unpacked(batch))
         self._apply(gradients)
         self.method.after_step(self.global_step)
         # Of one type, so that a single exchange serves them all.

@@ -48,9 +48,9 @@ def make_views(
 
     Returns:
       A function of image uint8 or float32 [H, W, 3], label uint8 [H, W] or None, size int32 [2],
-      and seed int64 [2]. It gives 'image' float32 RGB 0..255 [h, w, 3], 'valid' float32 [h, w],
-      'label' int32 [h, w] where there is one, and the strong views that are wanted as 'image', by
-      `stream.strong_keys`.
+      and seed int64 [2]. It gives 'image' uint8 or float32 RGB 0..255 [h, w, 3], 'valid' bool
+      [h, w], 'label' uint8 [h, w] where there is one, and the strong views that are wanted as
+      'image', by `stream.strong_keys`.
 
     Raises:
       UserError: settings cannot be meant.

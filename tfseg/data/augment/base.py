@@ -51,7 +51,7 @@ def pad_image(image: tf.Tensor, size: Size, mean_pixel: Sequence[float]) -> tf.T
 
 
 def pad_label(label: tf.Tensor, size: Size, ignore_label: int) -> tf.Tensor:
-    """Pads an int32 [h, w] label map at the bottom and the right with the ignore label."""
+    """Pads an integer [h, w] label map at the bottom and the right with the ignore label."""
     shape = tf.shape(label)
     paddings = [[0, size[0] - shape[0]], [0, size[1] - shape[1]]]
     padded = tf.pad(label, paddings, constant_values=tf.cast(ignore_label, label.dtype))
@@ -78,7 +78,7 @@ def image_label_of(
     """Returns which classes a label map holds.
 
     Args:
-      label: int32 [H, W] of class ids and `ignore_label`.
+      label: uint8 or int32 [H, W] of class ids and `ignore_label`.
       num_classes: number of class ids.
       first_class: the first id that counts: 1 where 0 is background.
       ignore_label: counts never.
@@ -88,6 +88,7 @@ def image_label_of(
 
     Source: PseudoSeg specification 2.4.
     """
+    label = tf.cast(label, tf.int32)
     label = tf.where(tf.equal(label, ignore_label), -1, label) - first_class
     shifted = tf.boolean_mask(label, label >= 0)
     count = num_classes - first_class
@@ -112,7 +113,7 @@ def padded_view(
       mean_pixel, ignore_label: fill the padding.
 
     Returns:
-      'image' float32, 'label' int32, 'valid' float32, as `training_views` gives them.
+      'image' float32, 'label' int32, and 'valid' float32 with 1 where there is an image.
     """
     inside = tf.shape(image)[:2]
     return {
@@ -157,13 +158,14 @@ def numpy_views(
 
     Args:
       make: (NumPy generator, image uint8 [H, W, 3], label uint8 [H, W] or None) -> 'image', the
-        strong views by `stream.strong_keys`, 'valid', and 'label' where there is one.
+        strong views by `stream.strong_keys`, 'valid' bool, and 'label' uint8 where there is one.
       crop_size: height and width of the views in pixels.
       context: how many strong views there are; keeps the errors.
-      image_type: of the arrays of images that `make` returns.
+      image_type: of the images that `make` returns: bytes where they can hold them, for they are
+        copied several times.
     """
     images = ("image", *strong_keys(context.strong_views))
-    types = dict.fromkeys(images, image_type) | {"valid": tf.float32, "label": tf.int32}
+    types = dict.fromkeys(images, image_type) | {"valid": tf.bool, "label": tf.uint8}
     crop_size = tuple(crop_size)
 
     def made(seed, image, label=None):
@@ -179,9 +181,8 @@ def numpy_views(
             context.keeping_errors(made), given, [types[name] for name in names], stateful=False
         )
         shapes = {name: [*crop_size, 3] for name in images}
-        found = {
+        return {
             name: tf.ensure_shape(x, shapes.get(name, crop_size)) for name, x in zip(names, arrays)
         }
-        return found | {name: tf.cast(found[name], tf.float32) for name in images}
 
     return views

@@ -339,15 +339,15 @@ def crop(
       ignore_label: fills the label map there.
 
     Returns:
-      'image' float32 [h, w, 3], 'valid' float32 [h, w], and 'label' int32 [h, w] if there is one.
+      'image' float32 [h, w, 3], 'valid' bool [h, w], and 'label' uint8 [h, w] if there is one.
     """
     left, top = position
     views = {
         "image": _placed(scene.image, crop_size, left, top, mean_pixel, np.float32),
-        "valid": _placed(scene.valid, crop_size, left, top, 0, np.float32),
+        "valid": _placed(scene.valid, crop_size, left, top, 0, np.bool_),
     }
     if scene.label is not None:
-        views["label"] = _placed(scene.label, crop_size, left, top, ignore_label, np.int32)
+        views["label"] = _placed(scene.label, crop_size, left, top, ignore_label, np.uint8)
     return views
 
 
@@ -376,8 +376,8 @@ def compose(
       max_pixels: as for `scale`.
 
     Returns:
-      'image' float32 [h, w, 3] in 0..255, 'valid' float32 [h, w] with 1 where there is an image
-      and 0 where a warp or the crop's padding brought in something else, and 'label' int32 [h, w]
+      'image' float32 [h, w, 3] in 0..255, 'valid' bool [h, w], true where there is an image and
+      false where a warp or the crop's padding brought in something else, and 'label' uint8 [h, w]
       with values of `label` and `ignore_label` only.
 
     Source: Learning Pseudo Labels, specification section 2. That warps count as invalid is ours:

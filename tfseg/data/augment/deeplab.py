@@ -7,7 +7,8 @@ jitter is the exception, because its contrast is taken about the mean of the who
 works on colour planes, [3, H, W], where every operation runs over long rows, several times as fast
 as TensorFlow's kernels for interleaved colours.
 
-Source: PseudoSeg specification, section 3.
+Source: PseudoSeg specification, section 3. Where the scaled image has more than `WHOLE_PX` pixels
+that mean is taken of a part of them on a regular grid.
 """
 
 import dataclasses
@@ -33,6 +34,8 @@ MAKES_STRONG_VIEWS = True
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 _BRIGHTNESS_DELTA, _CONTRAST_DELTA, _SATURATION_DELTA, _HUE_DELTA = 0.5, 0.5, 0.5, 0.25
 CUTOUT_HALF_SIZE_PX = 50
+# Up to so many pixels the mean for the contrast is of the whole scaled image, as published.
+WHOLE_PX = 2**20
 # Scale, crop y and x, flip.
 _NUM_GEOMETRY = 4
 # Brightness, contrast, saturation, hue, 4 for the order, cutout y and x.
@@ -349,6 +352,33 @@ def _apply_if(condition: tf.Tensor, operation: tf.Tensor, planes: tf.Tensor, dra
     return tf.ensure_shape(result, [3, None, None])
 
 
+def _planes(image: tf.Tensor) -> tf.Tensor:
+    """Returns an image [H, W, 3] in 0..255 as colour planes [3, H, W] in 0..1."""
+    shape = tf.shape(image)
+    planes = tf.transpose(tf.reshape(image / 255.0, [-1, 3]))
+    return tf.reshape(planes, [3, shape[0], shape[1]])
+
+
+def _jittered_to_contrast(planes: tf.Tensor, draws: DeepLabDraws) -> tf.Tensor:
+    """Returns planes after the operations that come before the contrast."""
+    position = tf.argmax(tf.equal(draws.jitter_order, CONTRAST), output_type=tf.int32)
+    for i in range(3):
+        planes = _apply_if(position > i, draws.jitter_order[i], planes, draws)
+    return planes
+
+
+def _jittered_from_contrast(planes: tf.Tensor, draws: DeepLabDraws, mean: tf.Tensor) -> tf.Tensor:
+    """Returns an image [H, W, 3] in 0..255 after the contrast and the operations behind it."""
+    position = tf.argmax(tf.equal(draws.jitter_order, CONTRAST), output_type=tf.int32)
+    planes = _clipped(adjust_contrast(planes, draws.contrast, mean))
+    for i in range(1, 4):
+        planes = _apply_if(position < i, draws.jitter_order[i], planes, draws)
+    shape = tf.shape(planes)
+    # A transpose to a last axis of 3 is fast for two dimensions only.
+    pixels = tf.transpose(tf.reshape(planes * 255.0, [3, -1]))
+    return tf.ensure_shape(tf.reshape(pixels, [shape[1], shape[2], 3]), [None, None, 3])
+
+
 def jitter_window(
     image: tf.Tensor, draws: DeepLabDraws, offset: tf.Tensor, window: tf.Tensor
 ) -> tf.Tensor:
@@ -365,20 +395,44 @@ def jitter_window(
     Returns:
       float32 [window height, window width, 3] in 0..255.
     """
-    order, shape = draws.jitter_order, tf.shape(image)
-    planes = tf.transpose(tf.reshape(image / 255.0, [-1, 3]))
-    planes = tf.reshape(planes, [3, shape[0], shape[1]])
-    position = tf.argmax(tf.equal(order, CONTRAST), output_type=tf.int32)
-    for i in range(3):
-        planes = _apply_if(position > i, order[i], planes, draws)
+    planes = _jittered_to_contrast(_planes(image), draws)
     mean = channel_means(planes)
     planes = tf.slice(planes, [0, offset[0], offset[1]], [3, window[0], window[1]])
-    planes = _clipped(adjust_contrast(planes, draws.contrast, mean))
-    for i in range(1, 4):
-        planes = _apply_if(position < i, order[i], planes, draws)
-    # A transpose to a last axis of 3 is fast for two dimensions only.
-    pixels = tf.transpose(tf.reshape(planes * 255.0, [3, -1]))
-    return tf.ensure_shape(tf.reshape(pixels, [window[0], window[1], 3]), [None, None, 3])
+    return _jittered_from_contrast(planes, draws, mean)
+
+
+def grid_of(image: tf.Tensor, scaled: tf.Tensor) -> tf.Tensor:
+    """Returns points of a large scaled image on a regular grid, WHOLE_PX / 4 to WHOLE_PX of them.
+
+    Args:
+      image: uint8 or float32 [H, W, 3].
+      scaled: int32 [2], size of the image after scaling; more than `WHOLE_PX` pixels.
+
+    Returns:
+      float32 [h, w, 3] in 0..255, each interpolated between four pixels of the image. They are no
+      averages of larger areas: those would never be clipped where a small highlight is.
+    """
+    sides = tf.cast(scaled, tf.float32)
+    every = tf.math.ceil(tf.sqrt(tf.reduce_prod(sides) / WHOLE_PX))
+    size = tf.cast(tf.math.ceil(sides / every), tf.int32)
+    pixels = tf.raw_ops.ResizeBilinear(images=image[None], size=size, half_pixel_centers=True)
+    return tf.ensure_shape(pixels[0], [None, None, 3])
+
+
+def jitter_crop(crop: tf.Tensor, grid: tf.Tensor, draws: DeepLabDraws) -> tf.Tensor:
+    """Jitters the colours of a crop, about the mean of a part of the scaled image.
+
+    Args:
+      crop: float32 [h, w, 3] in 0..255, unpadded.
+      grid: float32 [H, W, 3], of `grid_of`, of which the mean is taken.
+      draws: order, deltas, factors.
+
+    Returns:
+      float32 [h, w, 3] in 0..255: that of `jitter_window` but for the error of the mean. On
+      photographs the views differ by less than a grey level (benchmarks/README.md).
+    """
+    mean = channel_means(_jittered_to_contrast(_planes(grid), draws))
+    return _jittered_from_contrast(_jittered_to_contrast(_planes(crop), draws), draws, mean)
 
 
 def cut_out(
@@ -409,6 +463,36 @@ def _flip(x: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(tf.cond(flip, lambda: tf.reverse(x, [1]), lambda: x), x.shape)
 
 
+def _colors(
+    image: tf.Tensor,
+    scaled: tf.Tensor,
+    offset: tf.Tensor,
+    window: tf.Tensor,
+    strong: Sequence[DeepLabDraws],
+) -> list[tf.Tensor]:
+    """Returns the weak and the strong views of a window, float32 [h, w, 3], unpadded."""
+
+    def alone():
+        return [resize_window(image, scaled, offset, window)]
+
+    if not strong:
+        return alone()
+
+    def of_whole():
+        whole = resize_window(image, scaled, tf.zeros([2], tf.int32), scaled)
+        weak = tf.slice(whole, [offset[0], offset[1], 0], [window[0], window[1], 3])
+        return [weak, *(jitter_window(whole, own, offset, window) for own in strong)]
+
+    def of_grid():
+        (weak,), grid = alone(), grid_of(image, scaled)
+        return [weak, *(jitter_crop(weak, grid, own) for own in strong)]
+
+    # In floating point: the areas of large pictures overflow int32.
+    is_large = tf.reduce_prod(tf.cast(scaled, tf.float32)) > WHOLE_PX
+    views = tf.cond(is_large, of_grid, of_whole)
+    return [tf.ensure_shape(view, [None, None, 3]) for view in views]
+
+
 def training_views(
     image: tf.Tensor,
     label: tf.Tensor | None,
@@ -435,8 +519,8 @@ def training_views(
       cutout_half_size: half the side of that square, pixels; 0: none.
 
     Returns:
-      'image', and strong views by `strong_keys`, float32 [h, w, 3] in 0..255; 'valid' float32
-      [h, w] with 1 where there is an image; and 'label' int32 [h, w].
+      'image', and strong views by `strong_keys`, float32 [h, w, 3] in 0..255; 'valid' bool [h, w],
+      true where there is an image; and 'label' [h, w] of its dtype.
 
     Source: PseudoSeg specification, section 3, steps 2-8.
     """
@@ -445,26 +529,21 @@ def training_views(
     scaled = scaled_size(size, draws.scale)
     offset = draws.crop_offset
     window = tf.minimum(crop, scaled - offset)
-    views = {}
-    if strong:
-        whole = resize_window(image, scaled, tf.zeros([2], tf.int32), scaled)
-        weak = tf.slice(whole, [offset[0], offset[1], 0], [window[0], window[1], 3])
-    else:
-        weak = resize_window(image, scaled, offset, window)
-    views["image"] = pad_image(weak, crop_size, mean_pixel)
+    weak, *jittered = _colors(image, scaled, offset, window, strong)
+    views = {"image": pad_image(weak, crop_size, mean_pixel)}
     valid = rectangle(crop_size, tf.zeros([2], tf.int32), window)
     if label is not None:
         resized = resize_label_window(label, scaled, offset, window)
-        views["label"] = pad_label(tf.cast(resized, tf.int32), crop_size, ignore_label)
-    for key, own in zip(strong_keys(len(strong)), strong):
-        jittered = pad_image(jitter_window(whole, own, offset, window), crop_size, mean_pixel)
+        views["label"] = pad_label(resized, crop_size, ignore_label)
+    for key, own, view in zip(strong_keys(len(strong)), strong, jittered):
         corners = [own.cutout_center + half for half in (-cutout_half_size, cutout_half_size)]
         hole = rectangle(crop_size, *corners)
-        views[key] = cut_out(jittered, *corners, mean_pixel)
+        views[key] = cut_out(pad_image(view, crop_size, mean_pixel), *corners, mean_pixel)
         valid &= ~hole
         if label is not None:
-            views["label"] = tf.where(hole, ignore_label, views["label"])
-    views["valid"] = tf.cast(valid, tf.float32)
+            ignored = tf.cast(ignore_label, label.dtype)
+            views["label"] = tf.where(hole, ignored, views["label"])
+    views["valid"] = valid
     return {name: _flip(view, draws.flip) for name, view in views.items()}
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from tfseg.data import colors, pixels
+from tfseg.data import colors, resampling
 from tfseg.data.augment.base import Context, numpy_views, padding_color, scale_factors
 from tfseg.data.stream import strong_keys
 from tfseg.settings.data import DataConfig
@@ -117,22 +117,6 @@ def strong_view(image: Image.Image, draws: StrongDraws) -> Image.Image:
     return colors.blurred(image, draws.blur)
 
 
-def _scaled_part(
-    image: np.ndarray, size: Sequence[int], top_left: Sequence[int], bottom_right: Sequence[int]
-) -> Image.Image:
-    """Returns a rectangle of an image after scaling to a size.
-
-    Widths first and then heights, as Pillow does, to the same bytes; between the two what lies
-    beside the rectangle is left out. (Its own `box` is in float32, and a grey level that is off by
-    one is many after a turn of hues.)
-    """
-    (top, left), (bottom, right) = top_left, bottom_right
-    picture, height = Image.fromarray(image), image.shape[0]
-    kernel = Image.Resampling.BILINEAR
-    strip = picture.resize((size[1], height), kernel).crop((left, 0, right, height))
-    return strip.resize((right - left, size[0]), kernel).crop((0, top, right - left, bottom))
-
-
 def apply(
     image: np.ndarray,
     label: np.ndarray | None,
@@ -153,35 +137,24 @@ def apply(
       ignore_label: fills the label map there.
 
     Returns:
-      'image' uint8 [h, w, 3]; the strong views likewise, by `stream.strong_keys`; 'valid' float32
-      [h, w], 1 where there is an image and 0 in the padding; and 'label' int32 [h, w] with values
-      of `label` and `ignore_label` only.
+      'image' uint8 [h, w, 3]; the strong views likewise, by `stream.strong_keys`; 'valid' bool
+      [h, w], true where there is an image and false in the padding; and 'label' uint8 [h, w] with
+      values of `label` and `ignore_label` only.
     """
-    size = scaled_size(image.shape[:2], draws.long_side)
-    start = draws.position
-    end = tuple(min(at + crop, side) for at, crop, side in zip(start, crop_size, size))
-    height, width = crop_size
-    crop = _scaled_part(image, size, start, end)
-    if crop.size != (width, height):
-        filling = tuple(int(level) for level in np.rint(padding_color))
-        part, crop = crop, Image.new("RGB", (width, height), filling)
-        crop.paste(part, (0, 0))
-    valid = np.zeros((height, width), np.float32)
-    valid[: end[0] - start[0], : end[1] - start[1]] = 1.0
+    views = resampling.scaled_crop(
+        image,
+        label,
+        sizes=[scaled_size(image.shape[:2], draws.long_side)],
+        position=draws.position,
+        crop_size=crop_size,
+        padding_color=np.rint(padding_color).astype(np.uint8),
+        ignore_label=ignore_label,
+    )
     if draws.flip:
-        crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        valid = valid[:, ::-1]
-    views = {"image": np.asarray(crop), "valid": valid}
+        views = resampling.mirrored(views)
+    crop = Image.fromarray(views["image"])
     for key, strong in zip(strong_keys(len(draws.strong)), draws.strong):
         views[key] = np.asarray(strong_view(crop, strong))
-    if label is not None:
-        rows, columns = (
-            pixels.nearest_positions(side, scaled)[a:b]
-            for side, scaled, a, b in zip(label.shape, size, start, end)
-        )
-        part = label[np.ix_(rows, columns)].astype(np.int32)
-        part = pixels.window(part, (0, 0), crop_size, filling=ignore_label)
-        views["label"] = part[:, ::-1] if draws.flip else part
     return views
 
 
@@ -208,5 +181,4 @@ def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, 
         )
         return apply(image, label, draws, crop_size=crop_size, **filling)
 
-    # Bytes: a quarter of the memory to copy while other threads wait for the interpreter.
     return numpy_views(made, crop_size, context, image_type=tf.uint8)

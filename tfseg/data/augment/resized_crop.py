@@ -1,9 +1,9 @@
 """The resized crop: a part of the image of random area and shape, resized to one size.
 
 `draw` makes the decisions of one example from a NumPy generator; `apply` carries them out, and is
-otherwise a pure function of arrays. Images stay uint8 up to the end, for colours and resizing are
-Pillow's: its cubic kernel widens when it shrinks, and rounds. TensorFlow has neither, so the
-pipeline calls `apply` from a `tf.numpy_function`; Pillow releases the interpreter while it resizes.
+otherwise a pure function of arrays. Images stay uint8, for colours and resizing are Pillow's: its
+cubic kernel widens when it shrinks, and rounds. TensorFlow has neither, so the pipeline calls
+`apply` from a `tf.numpy_function`; what takes time in it releases the interpreter.
 
 Source: SLRNet specification 2.
 """
@@ -12,11 +12,12 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
+import cv2
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from tfseg.data import colors
+from tfseg.data import colors, pixels, resampling
 from tfseg.data.augment.base import Context, numpy_views
 from tfseg.errors import UserError
 from tfseg.settings.data import DataConfig
@@ -112,27 +113,25 @@ def apply(
       crop_size: height and width of the result.
 
     Returns:
-      'image' float32 [h, w, 3] in 0..255, whole grey levels; 'valid' float32 [h, w] of ones; and
-      'label' int32 [h, w] with values of `label` only.
+      'image' uint8 [h, w, 3]; 'valid' bool [h, w], true throughout; and 'label' uint8 [h, w] with
+      values of `label` only.
     """
     top, left, height, width = draws.box
-    size = (crop_size[1], crop_size[0])
+    # Cut first: nothing outside the crop has a share in its edge.
+    box = slice(top, top + height), slice(left, left + width)
 
-    def cropped(x: np.ndarray, kernel: Image.Resampling) -> np.ndarray:
-        # Cut first: nothing outside the crop has a share in its edge.
-        part = np.ascontiguousarray(x[top : top + height, left : left + width])
-        resized = np.asarray(Image.fromarray(part).resize(size, kernel))
-        return resized[:, ::-1] if draws.flip else resized
+    def mirrored(x: np.ndarray) -> np.ndarray:
+        return cv2.flip(x, 1) if draws.flip else x
 
-    picture = Image.fromarray(np.ascontiguousarray(cropped(image, Image.Resampling.BICUBIC)))
+    window = [slice(0, side) for side in crop_size]
+    resized = resampling.resized_window(image[box], crop_size, window, Image.Resampling.BICUBIC)
+    picture = Image.fromarray(mirrored(resized))
     for name, parameter in draws.colors:
         picture = colors.adjusted(picture, name, parameter)
-    views = {
-        "image": np.asarray(picture, np.float32),
-        "valid": np.ones(tuple(crop_size), np.float32),
-    }
+    views = {"image": np.asarray(picture), "valid": np.ones(tuple(crop_size), np.bool_)}
     if label is not None:
-        views["label"] = cropped(label, Image.Resampling.NEAREST).astype(np.int32)
+        part = np.ascontiguousarray(label[box])
+        views["label"] = mirrored(pixels.resize_label(part, crop_size))
     return views
 
 
@@ -161,4 +160,4 @@ def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, 
         )
         return apply(image, label, draws, crop_size=config.train_crop_size)
 
-    return numpy_views(made, config.train_crop_size, context)
+    return numpy_views(made, config.train_crop_size, context, image_type=tf.uint8)

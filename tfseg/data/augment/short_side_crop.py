@@ -10,11 +10,12 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
+import cv2
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from tfseg.data import colors, pixels
+from tfseg.data import colors, pixels, resampling
 from tfseg.data.augment.base import Context, numpy_views, padding_color, scale_factors
 from tfseg.settings.data import DataConfig
 
@@ -122,28 +123,24 @@ def apply(
       ignore_label: fills the label map there.
 
     Returns:
-      'image' float32 [h, w, 3] in 0..255, whole grey levels; 'valid' float32 [h, w], 1 where there
-      is an image and 0 in the padding; and 'label' int32 [h, w] with values of `label` and
-      `ignore_label` only.
+      'image' uint8 [h, w, 3]; 'valid' bool [h, w], true where there is an image and false in the
+      padding; and 'label' uint8 [h, w] with values of `label` and `ignore_label` only.
 
     Source: ZS3 specification 2.6.
     """
     if draws.flip:
-        image = np.ascontiguousarray(image[:, ::-1])
-        label = None if label is None else np.ascontiguousarray(label[:, ::-1])
-    image, label = resize_short_side(image, label, draws.short_side)
-
-    def cropped(x: np.ndarray, filling: float | Sequence[float]) -> np.ndarray:
-        return pixels.window(x, draws.position, crop_size, filling=filling)
-
-    padded = cropped(image, np.rint(padding_color).astype(np.uint8))
-    views = {
-        "image": np.asarray(colors.blurred(Image.fromarray(padded), draws.blur), np.float32),
-        "valid": cropped(np.ones(image.shape[:2], np.float32), 0.0),
-    }
-    if label is not None:
-        views["label"] = cropped(label.astype(np.int32), ignore_label)
-    return views
+        image, label = cv2.flip(image, 1), None if label is None else cv2.flip(label, 1)
+    views = resampling.scaled_crop(
+        image,
+        label,
+        sizes=[scaled_size(image.shape[:2], draws.short_side)],
+        position=draws.position,
+        crop_size=crop_size,
+        padding_color=np.rint(padding_color).astype(np.uint8),
+        ignore_label=ignore_label,
+    )
+    blurred = colors.blurred(Image.fromarray(views["image"]), draws.blur)
+    return views | {"image": np.asarray(blurred)}
 
 
 def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, tf.Tensor]]:
@@ -173,4 +170,4 @@ def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, 
         )
         return apply(image, label, draws, crop_size=crop_size, **filling)
 
-    return numpy_views(made, crop_size, context)
+    return numpy_views(made, crop_size, context, image_type=tf.uint8)

@@ -1,7 +1,7 @@
 """The warped crop: an image brought to one size whatever its shape, scaled, padded and cropped.
 
 `draw` makes the decisions of one example from a NumPy generator; `apply` carries them out, and is
-otherwise a pure function of arrays. Resizing is Pillow's (`tfseg.data.pixels`).
+otherwise a pure function of arrays. Resizing is Pillow's (`tfseg.data.resampling`).
 
 Source: STRICT specification 2.4.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfseg.data import pixels
+from tfseg.data import pixels, resampling
 from tfseg.data.augment.base import Context, numpy_views, padding_color, scale_factors
 from tfseg.errors import UserError
 from tfseg.settings.data import DataConfig
@@ -117,27 +117,23 @@ def apply(
       ignore_label: fills the label map there.
 
     Returns:
-      'image' float32 [h, w, 3] in 0..255; 'valid' float32 [h, w], 1 where there is an image and 0
-      in the padding; and 'label' int32 [h, w] with values of `label` and `ignore_label` only.
+      'image' float32 [h, w, 3] in 0..255; 'valid' bool [h, w], true where there is an image and
+      false in the padding; and 'label' uint8 [h, w] with values of `label` and `ignore_label` only.
 
     Source: STRICT specification 2.4.
     """
-    # Twice, with whole grey levels between, as published.
-    image, label = warp(*warp(image, label, size), draws.size)
     margin = [max(0, whole - side) // 2 for whole, side in zip(size, draws.size)]
-    position = [start - before for start, before in zip(draws.position, margin)]
-
-    def cropped(x: np.ndarray, filling: float | Sequence[float]) -> np.ndarray:
-        result = pixels.window(x, position, crop_size, filling=filling)
-        return result[:, ::-1] if draws.flip else result
-
-    views = {
-        "image": cropped(image.astype(np.float32), padding_color),
-        "valid": cropped(np.ones(draws.size, np.float32), 0.0),
-    }
-    if label is not None:
-        views["label"] = cropped(label.astype(np.int32), ignore_label)
-    return views
+    views = resampling.scaled_crop(
+        image,
+        label,
+        # Twice, with whole grey levels between, as published.
+        sizes=(size, draws.size),
+        position=[start - before for start, before in zip(draws.position, margin)],
+        crop_size=crop_size,
+        padding_color=np.array(padding_color, np.float32),
+        ignore_label=ignore_label,
+    )
+    return resampling.mirrored(views) if draws.flip else views
 
 
 def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, tf.Tensor]]:
