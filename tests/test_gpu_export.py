@@ -27,8 +27,8 @@ def export():
 @pytest.mark.parametrize(
     "method",
     [
-        "pseudoseg",
-        *(pytest.param(name, marks=pytest.mark.nightly) for name in ("supervised", "unimatch")),
+        "supervised",
+        *(pytest.param(name, marks=pytest.mark.nightly) for name in ("pseudoseg", "unimatch")),
     ],
 )
 def test_a_step_is_exported_whole(export, monkeypatch, method):
@@ -38,10 +38,10 @@ def test_a_step_is_exported_whole(export, monkeypatch, method):
     )
     trainer = export.make_trainer(arguments, export.Variant(method, method))
     batch = next(trainer.iterator)
-    step = export.step_of(trainer)
-    program, parameters, results, handles = export.describe(step, batch)
-    text = step.experimental_get_compiler_ir(batch)(stage="stablehlo")
-    assert "custom_call" not in text and program.startswith(b"ML\xefR")
+    program, parameters, results, handles = export.describe(export.step_of(trainer), batch)
+    # Bytecode of MLIR, which holds the names of its operations as text.
+    assert program.startswith(b"ML\xefR") and b"convolution" in program
+    assert b"custom_call" not in program
     count = len(parameters) - len(handles)
     updated = {id(handles[r["updates"] - count]) for r in results if "updates" in r}
     learnt = [*trainer.variables, *trainer.method.model.non_trainable_variables]
