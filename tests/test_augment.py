@@ -8,13 +8,12 @@ import tensorflow as tf
 
 from tfseg.data.augment import deeplab
 from tfseg.data.augment.base import image_label_of, scale_factors
+from tfseg.data.augment.color_planes import adjust_hue, adjust_saturation
 from tfseg.data.augment.deeplab import (
     BRIGHTNESS,
     CONTRAST,
     SATURATION,
     DeepLabDraws,
-    adjust_hue,
-    adjust_saturation,
     draw,
     draw_strong,
     grid_of,

@@ -49,6 +49,7 @@ import tensorflow as tf
 
 from tfseg.data import augment, cutmix, sampling
 from tfseg.data.augment.base import image_label_of
+from tfseg.data.index import Index
 from tfseg.data.reading import (
     agreeing_label,
     decode,
@@ -96,6 +97,21 @@ def _boxes(
     return np.array(drawn, np.int32)
 
 
+# Of a record as it is read: image, mask, has mask, may use it, image-level labels; number, size, seed,
+# boxes.
+_READ_TYPES = (
+    *(tf.string, tf.string, tf.bool, tf.bool, tf.float32),
+    *(tf.int64, tf.int32, tf.int64, tf.int32),
+)
+
+
+def _largest_px(index: Index, config: DataConfig) -> int | None:
+    """Returns the pixels of a split's largest image; None where images are resized before."""
+    if config.min_resize_value is not None:
+        return None
+    return int((index.height.astype(np.int64) * index.width).max())
+
+
 def _training_example(source: RecordSource, stream: Stream, config: DataConfig, settings: dict):
     """Returns the function position -> example of one stream."""
     spec, order = source.spec, settings["order"]
@@ -106,13 +122,14 @@ def _training_example(source: RecordSource, stream: Stream, config: DataConfig, 
         mean_pixel=settings["mean_pixel"],
         ignore_label=spec.ignore_label,
         keeping_errors=source.keeping_errors,
+        largest_px=_largest_px(source.index, config),
     )
 
     def read(position):
         epoch, _, repeat = order.at(int(position))
         i = source.good_record(lambda k: order.at(int(position) + k)[1])
-        height, width = int(source.index.height[i]), int(source.index.width[i])
-        size = np.array(size_in_range(height, width, config), np.int32)
+        sides = int(source.index.height[i]), int(source.index.width[i])
+        size = np.array(size_in_range(*sides, config), np.int32)
         # Each time that a record comes round in an epoch it is augmented differently.
         number = i + repeat * source.index.size
         seed = sampling.generator(
@@ -121,14 +138,9 @@ def _training_example(source: RecordSource, stream: Stream, config: DataConfig, 
         boxes = _boxes(stream, config, settings, epoch, number)
         return (*source.fetch(i), np.int64(i), size, seed, boxes)
 
-    types = (
-        *(tf.string, tf.string, tf.bool, tf.bool, tf.float32),
-        *(tf.int64, tf.int32, tf.int64, tf.int32),
-    )
-
     def make(position):
         image, label, has_label, may_use, image_label, index, size, seed, boxes = tf.numpy_function(
-            source.keeping_errors(read), [position], types, stateful=False
+            source.keeping_errors(read), [position], _READ_TYPES, stateful=False
         )
         size, seed = tf.ensure_shape(size, [2]), tf.ensure_shape(seed, [2])
         image = decode(image, 3)

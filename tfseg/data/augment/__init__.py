@@ -39,12 +39,14 @@ def make_views(
     mean_pixel: Sequence[float],
     ignore_label: int,
     keeping_errors: Callable[[Callable], Callable],
+    largest_px: int | None = None,
 ) -> Callable[..., dict[str, tf.Tensor]]:
     """Returns the function (image, label, size, seed) -> views of --augmentation.
 
     Args:
       config: the augmentation and its settings.
-      strong_views, light, mean_pixel, ignore_label, keeping_errors: see `base.Context`.
+      strong_views, light, mean_pixel, ignore_label, keeping_errors, largest_px: see
+        `base.Context`.
 
     Returns:
       A function of image uint8 or float32 [H, W, 3], label uint8 [H, W] or None, size int32 [2],
@@ -55,5 +57,7 @@ def make_views(
     Raises:
       UserError: settings cannot be meant.
     """
-    context = Context(strong_views, light, tuple(mean_pixel), ignore_label, keeping_errors)
+    context = Context(
+        strong_views, light, tuple(mean_pixel), ignore_label, keeping_errors, largest_px
+    )
     return _module(config).make_views(config, context)

@@ -133,6 +133,7 @@ class Context:
       mean_pixel: RGB 0..255, fills padding.
       ignore_label: class id of pixels that do not count.
       keeping_errors: wraps a function for `tf.numpy_function` so that its user errors are kept.
+      largest_px: pixels of the largest image; None: not known.
     """
 
     strong_views: int
@@ -140,6 +141,7 @@ class Context:
     mean_pixel: tuple[float, ...]
     ignore_label: int
     keeping_errors: Callable[[Callable], Callable]
+    largest_px: int | None = None
 
 
 def padding_color(name: str, mean_pixel: Sequence[float]) -> tuple[float, ...]:

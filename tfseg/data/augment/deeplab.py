@@ -25,6 +25,14 @@ from tfseg.data.augment.base import (
     rows_of_one_color,
     scale_factors,
 )
+from tfseg.data.augment.color_planes import (
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    channel_means,
+    clipped,
+)
 from tfseg.data.stream import strong_keys
 from tfseg.settings.data import DataConfig
 
@@ -252,93 +260,10 @@ def resize_to_range_size(
     return sides[0], sides[1]
 
 
-def adjust_brightness(planes: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
-    """Adds `delta` to colour planes, float32 [3, H, W] in 0..1."""
-    return planes + delta
-
-
-def channel_means(planes: tf.Tensor) -> tf.Tensor:
-    """Returns the mean of each colour plane, float32 [3, 1, 1]."""
-    return tf.reduce_mean(planes, axis=[1, 2], keepdims=True)
-
-
-def adjust_contrast(
-    planes: tf.Tensor, factor: tf.Tensor, mean: tf.Tensor | None = None
-) -> tf.Tensor:
-    """Scales colour planes about their means.
-
-    Args:
-      planes: float32 [3, H, W] in 0..1.
-      factor: float32 scalar.
-      mean: float32 [3, 1, 1]; None: the planes' own.
-    """
-    mean = channel_means(planes) if mean is None else mean
-    return planes * factor + mean * (1.0 - factor)
-
-
-def _extremes(planes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns each pixel's largest and smallest colour, [H, W] each."""
-    red, green, blue = planes[0], planes[1], planes[2]
-    largest = tf.maximum(tf.maximum(red, green), blue)
-    return largest, tf.minimum(tf.minimum(red, green), blue)
-
-
-# Keeps quotients of grey pixels finite; they are multiplied by 0 afterwards.
-_TINY = 1e-20
-
-
-def adjust_saturation(planes: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Scales the saturation of colour planes in HSV, clipped to 1.
-
-    With V = max, S = (max - min) / max: at constant H and V a colour is V - S (...), so scaling S
-    by k scales every V - colour by k, and S k <= 1 means k <= max / (max - min).
-
-    Args:
-      planes: float32 [3, H, W] in 0..1.
-      factor: float32 scalar, at least 0.
-    """
-    largest, smallest = _extremes(planes)
-    k = tf.minimum(factor, largest / tf.maximum(largest - smallest, _TINY))
-    return largest - (largest - planes) * k
-
-
-def adjust_hue(planes: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
-    """Turns the hue of colour planes.
-
-    Args:
-      planes: float32 [3, H, W] in 0..1.
-      delta: float32 scalar, share of the full circle.
-    """
-    red, green, blue = planes[0], planes[1], planes[2]
-    largest, smallest = _extremes(planes)
-    chroma = largest - smallest
-    over_chroma = 1.0 / tf.maximum(chroma, _TINY)
-    # The hue in sixths of the circle, and back: colour n is V - C clip(min(k, 4 - k), 0, 1) with
-    # k = (n + 6 H) mod 6 and n = 5, 3, 1 for red, green, blue.
-    hue = tf.where(
-        red >= largest,
-        (green - blue) * over_chroma,
-        tf.where(
-            green >= largest, (blue - red) * over_chroma + 2.0, (red - green) * over_chroma + 4.0
-        ),
-    )
-    hue += 6.0 * delta
-    turned = []
-    for n in (5.0, 3.0, 1.0):
-        k = hue + n
-        k -= 6.0 * tf.floor(k * (1.0 / 6.0))
-        turned.append(largest - chroma * tf.clip_by_value(tf.minimum(k, 4.0 - k), 0.0, 1.0))
-    return tf.stack(turned)
-
-
-def _clipped(planes: tf.Tensor) -> tf.Tensor:
-    return tf.clip_by_value(planes, 0.0, 1.0)
-
-
 def _apply(operation: tf.Tensor, planes: tf.Tensor, draws: DeepLabDraws) -> tf.Tensor:
     branches = {
-        BRIGHTNESS: lambda: _clipped(adjust_brightness(planes, draws.brightness)),
-        CONTRAST: lambda: _clipped(adjust_contrast(planes, draws.contrast)),
+        BRIGHTNESS: lambda: clipped(adjust_brightness(planes, draws.brightness)),
+        CONTRAST: lambda: clipped(adjust_contrast(planes, draws.contrast)),
         # These two stay within the range of their input.
         SATURATION: lambda: adjust_saturation(planes, draws.saturation),
         HUE: lambda: adjust_hue(planes, draws.hue),
@@ -370,7 +295,7 @@ def _jittered_to_contrast(planes: tf.Tensor, draws: DeepLabDraws) -> tf.Tensor:
 def _jittered_from_contrast(planes: tf.Tensor, draws: DeepLabDraws, mean: tf.Tensor) -> tf.Tensor:
     """Returns an image [H, W, 3] in 0..255 after the contrast and the operations behind it."""
     position = tf.argmax(tf.equal(draws.jitter_order, CONTRAST), output_type=tf.int32)
-    planes = _clipped(adjust_contrast(planes, draws.contrast, mean))
+    planes = clipped(adjust_contrast(planes, draws.contrast, mean))
     for i in range(1, 4):
         planes = _apply_if(position < i, draws.jitter_order[i], planes, draws)
     shape = tf.shape(planes)
@@ -469,6 +394,7 @@ def _colors(
     offset: tf.Tensor,
     window: tf.Tensor,
     strong: Sequence[DeepLabDraws],
+    all_small: bool,
 ) -> list[tf.Tensor]:
     """Returns the weak and the strong views of a window, float32 [h, w, 3], unpadded."""
 
@@ -487,6 +413,9 @@ def _colors(
         (weak,), grid = alone(), grid_of(image, scaled)
         return [weak, *(jitter_crop(weak, grid, own) for own in strong)]
 
+    # Half of the graph, where no image is large.
+    if all_small:
+        return of_whole()
     # In floating point: the areas of large pictures overflow int32.
     is_large = tf.reduce_prod(tf.cast(scaled, tf.float32)) > WHOLE_PX
     views = tf.cond(is_large, of_grid, of_whole)
@@ -503,6 +432,7 @@ def training_views(
     ignore_label: int,
     strong: Sequence[DeepLabDraws] = (),
     cutout_half_size: int = CUTOUT_HALF_SIZE_PX,
+    all_small: bool = False,
 ) -> dict[str, tf.Tensor]:
     """Scales, jitters, crops, cuts out and flips one example.
 
@@ -517,6 +447,7 @@ def training_views(
         jittered colours, a square cut out. The holes of all are ignored in label and valid mask;
         the weak image keeps its pixels.
       cutout_half_size: half the side of that square, pixels; 0: none.
+      all_small: no scaled image has more than `WHOLE_PX` pixels.
 
     Returns:
       'image', and strong views by `strong_keys`, float32 [h, w, 3] in 0..255; 'valid' bool [h, w],
@@ -529,7 +460,7 @@ def training_views(
     scaled = scaled_size(size, draws.scale)
     offset = draws.crop_offset
     window = tf.minimum(crop, scaled - offset)
-    weak, *jittered = _colors(image, scaled, offset, window, strong)
+    weak, *jittered = _colors(image, scaled, offset, window, strong, all_small)
     views = {"image": pad_image(weak, crop_size, mean_pixel)}
     valid = rectangle(crop_size, tf.zeros([2], tf.int32), window)
     if label is not None:
@@ -554,6 +485,8 @@ def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, 
         config.augmentation_settings.max_scale_factor,
         config.augmentation_settings.scale_factor_step_size,
     )
+    largest_scale = config.augmentation_settings.max_scale_factor
+    all_small = context.largest_px is not None and context.largest_px * largest_scale**2 <= WHOLE_PX
 
     def views(image, label, size, seed):
         draws = draw(
@@ -587,6 +520,7 @@ def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, 
             ignore_label=context.ignore_label,
             strong=[draws, *further][: context.strong_views],
             cutout_half_size=config.cutout_half_size,
+            all_small=all_small,
         )
 
     return views
