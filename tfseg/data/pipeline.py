@@ -97,8 +97,8 @@ def _boxes(
     return np.array(drawn, np.int32)
 
 
-# Of a record as it is read: image, mask, has mask, may use it, image-level labels; number, size, seed,
-# boxes.
+# What is read of a record: image, mask, whether it has one, whether it may be used, image-level
+# labels; number, size, seed, boxes.
 _READ_TYPES = (
     *(tf.string, tf.string, tf.bool, tf.bool, tf.float32),
     *(tf.int64, tf.int32, tf.int64, tf.int32),
