@@ -98,6 +98,24 @@ def environment():
     return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
 
 
+def start_holder(path, note):
+    """Starts a process that holds the lock `path` until it is killed; returns once it has it."""
+    code = f"""
+from tfseg import sharing
+with sharing.locked({path!r}, note={note!r}):
+    print(flush=True)
+    input()
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    process.stdout.readline()
+    return process
+
+
 def run(*arguments, check=True, timeout=300, largest_file=None):
     """Runs `python <arguments>` in the project's root; returns what a finished process would.
 

@@ -5,13 +5,11 @@ import fcntl
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 
 import pytest
 
-from tests.programs import environment
+from tests.programs import start_holder
 from tfseg import sharing
 from tfseg.errors import UserError
 from tfseg.runs.training_directory import sole_run
@@ -66,19 +64,7 @@ def test_who_waited_for_a_lock_holds_it_alone(tmp_path):
 
 def test_a_killed_holder_blocks_nobody(tmp_path):
     path = str(tmp_path / "lock")
-    code = f"""
-from tfseg import sharing
-with sharing.locked({path!r}, note="process 7"):
-    print(flush=True)
-    input()
-"""
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    process.stdout.readline()
+    process = start_holder(path, "process 7")
     with pytest.raises(sharing.Busy), sharing.locked(path, wait=False):
         pass
     process.send_signal(signal.SIGKILL)

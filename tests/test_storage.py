@@ -4,7 +4,6 @@ import collections
 import os
 import re
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -444,19 +443,7 @@ def test_one_indexes_and_the_others_wait_for_it(unindexed, monkeypatch, capfd):
 
 def test_who_waits_takes_over_from_one_that_was_killed(unindexed, capfd):
     path = os.path.join(storage.work_folder(unindexed), ".indexing-train.lock")
-    code = f"""
-from tfseg import sharing
-with sharing.locked({path!r}, note="process 7"):
-    print(flush=True)
-    input()
-"""
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        env=programs.environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    process.stdout.readline()
+    process = programs.start_holder(path, "process 7")
     sizes = []
     thread = threading.Thread(
         target=lambda: sizes.append(load_index(unindexed, "train", SPEC).size)

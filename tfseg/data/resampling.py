@@ -1,7 +1,8 @@
 """Windows of Pillow's resize, to the same bytes, without what lies outside of them.
 
 Pillow resizes bytes along the rows first and then along the columns. (Pillow 13 turns that round
-where it is less work, which changes some bytes by 1; here it stays, whatever version is installed.)
+where it is less work. Bytes then differ by 1, behind the cubic kernel by more, for values are cut
+off at 0 and 255 in between. Here the order stays, whatever version is installed.)
 In each direction a pixel is a weighted sum in whole numbers, of weights in units of 2^-22, rounded
 to a byte. So a direction is the product of a sparse integer matrix and the image, and a window is
 that of some of the matrix's rows. (Pillow's own `box` is in float32, which gives other weights.)
