@@ -66,7 +66,7 @@ class Results:
 
     def _read(self, line: str, number: int) -> dict[str, Any]:
         where = f"{self.path}, line {number}"
-        fix = "mend or delete the line; its cell is then taken from its folder"
+        fix = "mend or delete the line; its cell is then taken from its folder, or run again"
         try:
             entry = json.loads(line)
         except ValueError as error:
@@ -117,8 +117,7 @@ class CellState:
         for step in self.cell.steps():
             now = self.cell.flags_of(step)
             known = [self._content["flags"].get(step.name)] if self._was_begun(step) else []
-            # A cell whose folder was deleted begins anew.
-            if entry is not None and self._path.exists():
+            if entry is not None:
                 known.append(entry["flags"].get(step.name))
             for before in known:
                 if before is not None and before != now:
@@ -129,7 +128,8 @@ class CellState:
                         or "fewer flags, or another order",
                         accepted=" ".join(word for word in before if word not in now) or None,
                         fix="give it a name of its own with --trial and --extra, choose another "
-                        "--output_dir, or delete its folder to begin it anew",
+                        "--output_dir, or begin it anew: delete its folder and its line of "
+                        "results.jsonl",
                     )
 
     def _was_begun(self, step: Step) -> bool:
@@ -150,9 +150,8 @@ class CellState:
         return step.name in self._content["done"]
 
     def is_finished(self, results: Results) -> bool:
-        """Returns whether every step is done and its result written."""
-        done = all(self.is_done(step) for step in self.cell.steps())
-        return done and results.of(self.cell) is not None
+        """Returns whether its result is written; its folder need not be there any more."""
+        return results.of(self.cell) is not None
 
     def describe(self, results: Results) -> str:
         if self.is_finished(results):

@@ -72,7 +72,7 @@ class Plan:
     """What all cells share.
 
     Attributes:
-      dataset_dir, output_dir: absolute paths of records and results.
+      dataset_dir, output_dir: of records and results, as seen from the project's folder.
       settings_dir: folder of the methods' flagfiles.
       eval_split: what is measured on.
       crop: height,width to which images are padded in evaluation.

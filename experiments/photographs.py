@@ -2,8 +2,9 @@
 
     python experiments/photographs.py --dataset_dir=records --output_dir=photographs
 
-One command runs at a time. Run again, it goes on where it stopped, kill -9 included: finished cells
-are passed over, a training resumes from its checkpoint. In --output_dir it writes
+One command runs at a time. Run again, it goes on where it stopped, kill -9 included: cells that
+stand in results.jsonl are passed over, a training resumes from its checkpoint. In --output_dir it
+writes
 
 * results.jsonl: one line a cell, with commands, flags, revision, images seen, seconds and scores,
 * results.md and learning_curve.svg, made from it after every cell,
@@ -150,9 +151,8 @@ def plan_of() -> Plan:
             accepted="letters, digits, '.' and '_'",
         )
     return Plan(
-        dataset_dir=pathlib.Path(FLAGS.dataset_dir).resolve(),
-        output_dir=pathlib.Path(FLAGS.output_dir).resolve(),
-        # As short as given where it is the default, for commands that are typed again.
+        dataset_dir=_from_root(FLAGS.dataset_dir),
+        output_dir=_from_root(FLAGS.output_dir),
         settings_dir=_settings_dir(),
         eval_split=FLAGS.eval_split,
         crop=FLAGS.crop,
@@ -162,13 +162,27 @@ def plan_of() -> Plan:
     )
 
 
-def _settings_dir() -> pathlib.Path:
-    """Returns the folder of flagfiles, seen from the project's if it lies there."""
-    given = FLAGS["settings_dir"]
-    path = (ROOT / given.value if not given.present else pathlib.Path(given.value)).resolve()
-    if not path.is_dir():
-        raise UserError("There is no such folder.", where="--settings_dir", received=path)
+def _from_root(given: str) -> pathlib.Path:
+    """Returns a folder as seen from the project's if it lies there, else its absolute path.
+
+    Commands run in the project's folder. Results then hold no path of one machine, and the grid
+    goes on in another clone.
+    """
+    path = pathlib.Path(os.path.abspath(given))
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+
+
+def _settings_dir() -> pathlib.Path:
+    """Returns the folder of flagfiles.
+
+    Raises:
+      UserError: there is none.
+    """
+    given = FLAGS["settings_dir"]
+    path = _from_root(given.value if given.present else str(ROOT / given.value))
+    if not (ROOT / path).is_dir():
+        raise UserError("There is no such folder.", where="--settings_dir", received=path)
+    return path
 
 
 def _words(flag: str) -> tuple[str, ...]:

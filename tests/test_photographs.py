@@ -7,6 +7,7 @@ import functools
 import json
 import pathlib
 import re
+import shutil
 import signal
 import sys
 import types
@@ -212,6 +213,18 @@ def test_a_kill_costs_nothing_that_was_done(tmp_path):
     assert last.ran == [] and (tmp_path / "out/results.jsonl").exists()
 
 
+def test_a_cell_in_the_results_is_passed_over_without_its_folder(tmp_path):
+    grid = cells(plan(tmp_path), ("unimatch",), seeds=(0,))
+    run_grid(grid, FakeRunner())
+    shutil.rmtree(tmp_path / "out/cells")
+    again = FakeRunner()
+    run_grid(grid, again)
+    assert again.ran == []
+    # What it was done with still counts.
+    with pytest.raises(UserError, match="eval_crop_size=129,129"):
+        run_grid(cells(plan(tmp_path, crop="129,129"), ("unimatch",), seeds=(0,)), again)
+
+
 def test_a_cell_with_other_flags_is_refused_before_anything_runs(tmp_path):
     run_grid(cells(plan(tmp_path), ("unimatch",), seeds=(0,)), FakeRunner())
     changed = cells(plan(tmp_path, crop="129,129"), ("supervised", "unimatch"), seeds=(0,))
@@ -367,6 +380,14 @@ def test_a_dry_run_prints_what_is_done_and_what_to_do(given, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "# 1/2 supervised-24-seed0: finished, mIoU 0.400" in text
     assert "# 2/2 unimatch-24-seed0: to do\npython train_wss.py" in text
+
+
+def test_folders_of_the_project_stand_in_results_as_seen_from_there(given, tmp_path):
+    given(f"--dataset_dir={ROOT / 'records'}", f"--output_dir={tmp_path}")
+    one = photographs.plan_of()
+    assert one.dataset_dir == pathlib.Path("records")
+    assert one.output_dir == tmp_path
+    assert one.settings_dir == pathlib.Path("experiments/photographs")
 
 
 def test_the_program_starts_and_says_what_it_takes():
