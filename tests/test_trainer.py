@@ -3,6 +3,7 @@ import json
 import os
 import signal
 import time
+import types
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tfseg import machine
 from tfseg.errors import UserError
 from tfseg.monitors import Monitors
 from tfseg.settings.run import TrainConfig
-from tfseg.training import memory
+from tfseg.training import loop, memory
 from tfseg.training.interruption import Interruption
 from tfseg.training.loop import run
 from tfseg.training.trainer import NonFiniteLoss, Trainer
@@ -341,6 +342,15 @@ def test_ema_follows_the_weights(tmp_path):
     decay = min(0.9, 1 / 10)
     expected = decay * before + (1 - decay) * trainer.method.model.kernel.numpy()
     np.testing.assert_allclose(trainer.ema.kernel.numpy(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_image_panels_come_at_once_and_then_by_the_clock_however_young_it_is(tmp_path, monkeypatch):
+    trainer, *rest = make_trainer(tmp_path, save_summaries_secs=100, log_steps=1)
+    clock = types.SimpleNamespace(monotonic=lambda: 5.0 + 40.0 * trainer.step, time=time.time)
+    monkeypatch.setattr(loop, "time", clock)
+    drawn = []
+    train(trainer, *rest, write_panels=drawn.append)
+    assert drawn == [1, 4]
 
 
 def test_checkpoints_come_at_the_asked_steps(tmp_path):

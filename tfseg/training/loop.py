@@ -1,6 +1,7 @@
 """The loop of a run: from the newest checkpoint to the last step, whatever happens between."""
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Callable
@@ -197,7 +198,8 @@ def run(
     saver = _Saver(store, config)
     saver.last_step = first_step if restored else None
     reports = _Reports(trainer, config, images_per_step, is_chief)
-    last_panels = 0.0
+    # The clock may be younger than any interval: it often counts from the machine's start.
+    last_panels = -math.inf
     try:
         with Profile(config.profile_logdir):
             while trainer.step < config.training_number_of_steps:
