@@ -476,7 +476,8 @@ def test_classify_without_classifier_is_an_error():
     "precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.nightly)]
 )
 @pytest.mark.parametrize(
-    "variant", [SMALL, pytest.param("resnet_v1_50", marks=pytest.mark.nightly), "xception_41"]
+    "variant",
+    [SMALL, *(pytest.param(v, marks=pytest.mark.nightly) for v in ("resnet_v1_50", "xception_41"))],
 )
 def test_training_pass_is_finite_and_reaches_every_variable(variant, precision):
     model = _build(variant, **FULL, with_classifier=True, mixed_precision=precision)
