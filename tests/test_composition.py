@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from tfseg.data.augment import composition
+from tfseg.data.augment import base, composition
 from tfseg.data.augment.composition import GEOMETRIC, PHOTOMETRIC, CompositionDraws, Scene
 
 MEAN = (123.6, 116.2, 103.9)
@@ -352,7 +352,7 @@ def test_operations_run_in_the_drawn_order():
 
 
 def test_threads_do_not_disturb_each_other():
-    composition.use_one_thread_per_call()
+    base.use_one_thread_per_call()
     scenes = [picture(60 + i, 70 - i, seed=i) for i in range(8)]
 
     def job(i):

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from tfseg.data import colors
 from tfseg.data.augment import resized_crop
@@ -214,6 +214,16 @@ def test_hues_turn_to_pillows_bytes(turn):
     hue = hue.point([(level + int(turn * 255)) % 256 for level in range(256)])
     expected = Image.merge("HSV", (hue, *others)).convert("RGB")
     np.testing.assert_array_equal(adjusted(image, "hue", turn), np.asarray(expected))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 2), (41, 23)])
+def test_blurs_give_pillows_bytes(size):
+    rng = np.random.default_rng(7)
+    image = Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
+    # At 1 and 2 many sums lie half way between two levels.
+    for deviation in (0.0, 1.0, 2.0, 12.0, *rng.uniform(0.01, 2.0, 60).tolist()):
+        expected = image.filter(ImageFilter.GaussianBlur(deviation))
+        np.testing.assert_array_equal(colors.blurred(image, deviation), expected, f"{deviation}")
 
 
 def test_colours_change_the_image_in_their_order():

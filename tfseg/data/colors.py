@@ -1,8 +1,8 @@
 """Colours of images on bytes, as Pillow has them.
 
 What depends on a pixel's level alone is a table of 256 entries, looked up for all channels at once.
-Hues are turned here, to Pillow's bytes in a fifth of its time; the rest is Pillow's. All of it
-releases the interpreter.
+Hues are turned and images blurred here, to Pillow's bytes in a fifth and in less than half of its
+time; the rest is Pillow's. All of it releases the interpreter.
 """
 
 import functools
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 
 NAMES = ("brightness", "contrast", "saturation", "hue")
 _LEVELS = np.arange(256)
@@ -120,7 +120,7 @@ def turn_hue(image: Image.Image, turn: float) -> Image.Image:
     # 1/2 to round what is cut off.
     upper = largest.astype(np.float32) + np.float32(0.5)
     shares = np.roll(_shares(), -int(turn * 255), axis=1)
-    turned = [(upper - strength * share.take(hue)).astype(np.uint8) for share in shares]
+    turned = [(upper - strength * cv2.LUT(hue, share)).astype(np.uint8) for share in shares]
     return Image.fromarray(cv2.merge(turned))
 
 
@@ -143,9 +143,46 @@ def adjusted(image: Image.Image, name: str, parameter: float) -> Image.Image:
     return image.point(_away_from(level, parameter) * 3)
 
 
+# How often a box blurs in each direction, and the units of its weights.
+_BOXES, _UNIT = 3, 1 << 24
+
+
+def _box(deviation: float) -> np.ndarray:
+    """Returns the weights of the box of which three in turn are nearly a Gaussian.
+
+    The outermost ones are smaller than the others. All are whole numbers of 2^-24, which Pillow
+    rounds as C does, from float32.
+    """
+    one = np.float32(1.0)
+    variance = np.float32(deviation) * np.float32(deviation) / np.float32(_BOXES)
+    length = np.float32(np.sqrt(12.0 * float(variance) + 1.0))
+    whole = np.floor((length - one) / np.float32(2.0))
+    part = (2 * whole + one) * (whole * (whole + one) - 3 * variance)
+    part /= 6 * (variance - (whole + one) * (whole + one))
+    radius = whole + part
+    inner = 2 * int(radius) + 1
+    weight = int(np.float32(_UNIT) / (2 * radius + one))
+    outermost = (_UNIT - inner * weight) // 2
+    return np.array([outermost, *[weight] * inner, outermost]) / _UNIT
+
+
 def blurred(image: Image.Image, deviation: float | None) -> Image.Image:
     """Returns an image after a Gaussian blur of that many pixels; None: as it is.
 
-    Pillow's blur is three extended boxes in each direction, not a Gaussian kernel.
+    Pillow's blur is three boxes with soft ends in each direction, rounded to bytes after each. The
+    sums here are in float64, where they are exact, and take less than half of its time.
+
+    Source: `ImagingGaussianBlur` of Pillow's src/libImaging/BoxBlur.c.
     """
-    return image if deviation is None else image.filter(ImageFilter.GaussianBlur(deviation))
+    if deviation is None:
+        return image
+    array, box, point = np.asarray(image), _box(deviation), np.ones(1)
+    for along_rows, along_columns in ((box, point), (point, box)):
+        for _ in range(_BOXES):
+            array = cv2.sepFilter2D(
+                array, cv2.CV_64F, along_rows, along_columns, borderType=cv2.BORDER_REPLICATE
+            )
+            # What is cut off rounds halves up.
+            array += 0.5
+            array = array.astype(np.uint8)
+    return Image.fromarray(array)

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
+import cv2
 import numpy as np
 import tensorflow as tf
 
@@ -149,6 +150,15 @@ def padding_color(name: str, mean_pixel: Sequence[float]) -> tuple[float, ...]:
     return (0.0, 0.0, 0.0) if name == "black" else tuple(mean_pixel)
 
 
+def use_one_thread_per_call() -> None:
+    """Tells OpenCV not to start threads of its own.
+
+    The pipeline already runs one call per core; with OpenCV's threads in each of them the cores
+    would be shared among their square. The setting holds for the whole process.
+    """
+    cv2.setNumThreads(1)
+
+
 def numpy_views(
     make: Callable,
     crop_size: Sequence[int],
@@ -166,6 +176,7 @@ def numpy_views(
       image_type: of the images that `make` returns: bytes where they can hold them, for they are
         copied several times.
     """
+    use_one_thread_per_call()
     images = ("image", *strong_keys(context.strong_views))
     types = dict.fromkeys(images, image_type) | {"valid": tf.bool, "label": tf.uint8}
     crop_size = tuple(crop_size)

@@ -79,15 +79,6 @@ class CompositionDraws:
     crop: tuple[float, float]
 
 
-def use_one_thread_per_call() -> None:
-    """Tells OpenCV not to start threads of its own.
-
-    The pipeline already runs one call per core; with OpenCV's threads in each of them the cores
-    would be shared among their square. The setting holds for the whole process.
-    """
-    cv2.setNumThreads(1)
-
-
 # Draws ------------------------------------------------------------------------------------------
 
 
@@ -409,7 +400,6 @@ def max_side(config: DataConfig, *, light: bool) -> int | None:
 
 def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, tf.Tensor]]:
     """See `augment.make_views`."""
-    use_one_thread_per_call()
     scale_range = (
         config.augmentation_settings.min_scale_factor,
         config.augmentation_settings.max_scale_factor,
