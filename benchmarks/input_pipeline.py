@@ -83,7 +83,9 @@ def _encoded(array: np.ndarray, name: str, **options) -> bytes:
     return buffer.getvalue()
 
 
-def write_records(folder: str, count: int, height: int, width: int, seed: int = 0) -> float:
+def write_records(
+    folder: str, count: int, height: int = 375, width: int = 500, seed: int = 0
+) -> float:
     """Writes the split 'train' into `folder`; returns the mean size of its JPEGs in bytes."""
     rng = np.random.default_rng(seed)
     sizes = []

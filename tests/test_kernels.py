@@ -50,6 +50,7 @@ def test_with_a_gpu_nothing_is_changed(remapping, on_machine):
         (AMX, (), (33, 33), tf.float32),
         (AMX, (), (None, 65), tf.float32),
         (AVX512, (), (65, 65), tf.float32),
+        (AVX512 | {"avx512_bf16"}, (), (65, 65), tf.bfloat16),
         (AVX2, ("GPU:0",), (33, 33), tf.bfloat16),
     ],
 )

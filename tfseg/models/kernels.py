@@ -13,8 +13,12 @@ from tfseg import machine
 
 # Positions of a feature map, in one image, from which batch norm gains from bfloat16: of maps of 65
 # pixels and more, forward and backward with the ReLU took 0.49 to 0.67 of the time, of 33 pixels
-# 0.93 to 1.08 (a CPU with matrix units for bfloat16, TensorFlow 2.20).
+# 0.93 to 1.08 (a CPU with matrix units for bfloat16, TensorFlow 2.20). Without such units, but with
+# AVX-512's instructions for bfloat16, a step of Xception-65 took 0.93 of the time with the large
+# maps in bfloat16, and 1.07 with all of them.
 _LARGE_MAP = 64 * 64
+# Either of these features of a CPU suffices.
+_BFLOAT16 = frozenset(("amx_bf16", "avx512_bf16"))
 
 
 def avoid_slow_fusions() -> None:
@@ -79,7 +83,7 @@ def batch_norm_type(compute_type: tf.DType, height: int | None, width: int | Non
     if compute_type != tf.bfloat16 or _has_gpu():
         return compute_type
     large = height is not None and width is not None and height * width >= _LARGE_MAP
-    return compute_type if large and "amx_bf16" in _cpu_features() else tf.float32
+    return compute_type if large and _BFLOAT16 & _cpu_features() else tf.float32
 
 
 def _has_few_fusions() -> bool:
