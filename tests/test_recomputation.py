@@ -21,10 +21,14 @@ def toy_backbone(monkeypatch):
     monkeypatch.setitem(BACKBONES, "toy", ToyBackbone)
 
 
-def assert_close(found, expected, message=""):
-    """Insists on equality up to 1e-5 of the largest value."""
-    largest = np.max(np.abs(expected), initial=0.0)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * largest, err_msg=message)
+def largest_of(array):
+    return np.max(np.abs(array), initial=0.0)
+
+
+def assert_close(found, expected, message="", floor=0.0):
+    """Insists on equality up to 1e-5 of the largest value, and not below `floor`."""
+    atol = max(1e-5 * largest_of(expected), floor)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=atol, err_msg=message)
 
 
 def same_step(strategy, regime):
@@ -40,9 +44,13 @@ def same_step(strategy, regime):
     (plain, losses), (again, other_losses) = found
     for name, loss in losses.items():
         assert_close(other_losses[name], loss, name)
-    expected = methods.everything_of(plain)
+    expected = {name: x.numpy() for name, x in methods.everything_of(plain).items()}
+    # A gradient whose sums cancel is rounding alone. (SLRNet: 1e-8 beside others of 5, in a
+    # momentum that is else weight decay.)
+    floor = 1e-8 * max(largest_of(x) for name, x in expected.items() if "optimizer" in name)
     for name, variable in methods.everything_of(again).items():
-        assert_close(variable.numpy(), expected[name].numpy(), f"{name} {variable.name}")
+        of_momentum = floor if "optimizer" in name else 0.0
+        assert_close(variable.numpy(), expected[name], f"{name} {variable.name}", of_momentum)
     return plain, again
 
 
