@@ -10,7 +10,7 @@ PYTHON_ADDONS ?= $(shell for p in $(PYTHON) python3.11 python3.10; do \
 PYTEST_FLAGS := -n 2 --dist loadfile --durations=15
 # What can differ between TensorFlow's versions, or uses tensorflow-addons; empty: all tests.
 ADDONS_TESTS := $(addprefix tests/test_,$(addsuffix .py,api augment checkpoint environment golden \
-  initial_weights layers optimizers resize trainer))
+  initial_weights layers optimizers resize resized_crop trainer))
 PIP_FLAGS := --quiet --disable-pip-version-check
 
 .PHONY: demo test test-all test-addons fuzz lint docs clean

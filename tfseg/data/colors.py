@@ -153,15 +153,16 @@ def _box(deviation: float) -> np.ndarray:
     The outermost ones are smaller than the others. All are whole numbers of 2^-24, which Pillow
     rounds as C does, from float32.
     """
-    one = np.float32(1.0)
+    # Numbers that are all float32: beside others NumPy 1 computes in float64.
+    one, two, three, six = np.float32((1.0, 2.0, 3.0, 6.0))
     variance = np.float32(deviation) * np.float32(deviation) / np.float32(_BOXES)
     length = np.float32(np.sqrt(12.0 * float(variance) + 1.0))
-    whole = np.floor((length - one) / np.float32(2.0))
-    part = (2 * whole + one) * (whole * (whole + one) - 3 * variance)
-    part /= 6 * (variance - (whole + one) * (whole + one))
+    whole = np.floor((length - one) / two)
+    part = (two * whole + one) * (whole * (whole + one) - three * variance)
+    part /= six * (variance - (whole + one) * (whole + one))
     radius = whole + part
     inner = 2 * int(radius) + 1
-    weight = int(np.float32(_UNIT) / (2 * radius + one))
+    weight = int(np.float32(_UNIT) / (two * radius + one))
     outermost = (_UNIT - inner * weight) // 2
     return np.array([outermost, *[weight] * inner, outermost]) / _UNIT
 
