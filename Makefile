@@ -9,8 +9,8 @@ PYTHON_ADDONS ?= $(shell for p in $(PYTHON) python3.11 python3.10; do \
   && echo $$p && break; done)
 PYTEST_FLAGS := -n 2 --dist loadfile --durations=15
 # What can differ between TensorFlow's versions, or uses tensorflow-addons; empty: all tests.
-ADDONS_TESTS := $(addprefix tests/test_,$(addsuffix .py,api augment checkpoint environment golden \
-  initial_weights layers optimizers resize resized_crop trainer))
+ADDONS_TESTS := $(addprefix tests/test_,$(addsuffix .py,api augment checkpoint colors environment \
+  golden initial_weights layers optimizers resize trainer))
 PIP_FLAGS := --quiet --disable-pip-version-check
 
 .PHONY: demo test test-all test-addons fuzz lint docs clean

@@ -1,4 +1,4 @@
-"""Every benchmark measures something: small sizes, figures without meaning."""
+"""Benchmarks that need no trained run and no GPU: they run, at sizes whose figures mean nothing."""
 
 import sys
 
@@ -38,7 +38,7 @@ PEER = (
             + ["--in_flight", "2"],
             "crops from the server",
         ),
-        (["two_workers.py", "--steps=2", "--rounds=1"], "ms"),
+        (["two_workers.py", "--steps=2", "--rounds=1"], "ms a step"),
         (
             ["slrnet_cost.py", "--backbone=mobilenet_v2", "--crop=65", "--steps=1"],
             "peak",
