@@ -74,11 +74,15 @@ REGIMES = [
         "settings": {
             "strong_loss": "class_aware",
             "class_thresholds": "balanced",
+            "distribution_alignment": True,
             "confidence_threshold": 0.3,
         },
     },
     {"name": "fixmatch_v2", "settings": {"confidence_threshold": 0.3}},
-    {"name": "unimatch_v2", "settings": {"class_thresholds": "balanced"}},
+    {
+        "name": "unimatch_v2",
+        "settings": {"class_thresholds": "balanced", "distribution_alignment": True},
+    },
     {
         "name": "unimatch_v2",
         "weakly": True,

@@ -17,6 +17,7 @@ from tfseg.runs import record
 from tfseg.runs.pseudo_labels import Judged, PseudoLabels
 from tfseg.settings.methods import METHODS
 from tfseg.settings.programs import training
+from tfseg.training.trainer import method_state
 from tfseg.weights.checkpoint.store import Store
 
 sys.path.insert(0, str(ROOT / "experiments"))
@@ -39,8 +40,8 @@ def toy(monkeypatch):
     monkeypatch.setitem(BACKBONES, "toy", ToyBackbone)
 
 
-def saved_run(folder, records, method, **more):
-    """Leaves a run's first checkpoint, without a step of training; returns its method."""
+def saved_run(folder, records, method, *, change=lambda made: None, **more):
+    """Leaves a run's first checkpoint, `change`d but without a step; returns its method."""
     given = {
         **SHARED,
         "dataset_dir": str(records),
@@ -58,7 +59,9 @@ def saved_run(folder, records, method, **more):
     )
     folder.mkdir()
     record.write(str(folder), settings.sections, spec, {})
-    Store(str(folder), made.stored(), {"step": tf.Variable(0, dtype=tf.int64)}, 5, True).save(0)
+    change(made)
+    state = {"step": tf.Variable(0, dtype=tf.int64), **method_state(made)}
+    Store(str(folder), made.stored(), state, 5, True).save(0)
     return made
 
 
@@ -76,6 +79,20 @@ def test_weights_of_the_run_label_its_hidden_masks(records, tmp_path):
     assert 100 < decoder.label.size == fused.label.size <= 8 * 81
     np.testing.assert_array_equal(sharpened.label, fused.label)
     assert (sharpened.confidence >= fused.confidence - 1e-6).all()
+
+
+def test_what_the_method_remembers_takes_part(records, tmp_path):
+    # Predictions were nearly all of class 0, of which the masks have nothing.
+    means = np.full([2, 2, load_spec(str(records), "").num_classes], 1.0, np.float32)
+    means[0, 0, 0], means[1, 0, 1:] = 0.0, 0.0
+
+    def change(made):
+        made.class_areas.means.assign(means)
+
+    saved_run(tmp_path / "run", records, "unimatch", change=change, distribution_alignment=True)
+    run = PseudoLabels(str(tmp_path / "run"))
+    np.testing.assert_array_equal(run._method.class_areas.means, means)
+    assert 0 not in run.judged(4)["teacher"].label
 
 
 def test_labels_are_right_where_they_are_the_truth(records, tmp_path):

@@ -177,7 +177,7 @@ def test_classes_of_which_the_network_is_less_sure_need_less_confidence():
     guess = Guess(
         label, tf.constant([[[1.0, 0.4], [0.2, 0.1]]]), tf.constant([[[1.0, 1], [1, 0]]]), None
     )
-    method.follow_confidence(guess)
+    method.follow(guess, label)
     # Padding does not count, and a class that is not there stays as it was.
     np.testing.assert_allclose(method.class_confidence, [1.0, 0.65, 1.0, 1.0], rtol=1e-6)
     np.testing.assert_allclose(

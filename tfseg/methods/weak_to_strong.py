@@ -6,12 +6,13 @@ into each strong view (CutMix), and its pseudo label too. The network also learn
 the labelled images. A method decides which network makes the pseudo labels, which image is the
 donor, and which passes the network makes.
 
-Three things are ours and have flags. With --weakly, classes that an image is known not to show
+Five things are ours and have flags. With --weakly, classes that an image is known not to show
 cannot be its pseudo label; the foreground classes that it shows get their probability. With
 --strong_loss=class_aware they take no part in the loss of its strong views either; a pasted
-rectangle has the classes of the donor. With
---class_thresholds=balanced a class needs less confidence if the network is less sure of it. The
-losses of images without masks can have another weight, which may rise (--unlabeled_weight).
+rectangle has the classes of the donor. With --class_thresholds=balanced a class needs less
+confidence if the network is less sure of it. With --distribution_alignment a class takes as much
+of the pseudo labels as of the masks, on average. The losses of images without masks can have
+another weight, which may rise (--unlabeled_weight).
 
 Source: Yang et al., "Revisiting weak-to-strong consistency in semi-supervised semantic
 segmentation", CVPR 2023, and "UniMatch V2", TPAMI 2025; UniMatch specification 2 to 4. Ours: a
@@ -28,8 +29,9 @@ import tensorflow as tf
 from tfseg.data.stream import Stream, strong_keys
 from tfseg.errors import UserError
 from tfseg.methods.base import Batch, Method, ParamGroup, new_layers_groups
+from tfseg.methods.class_areas import ClassAreas
 from tfseg.monitors import Monitors
-from tfseg.ops import class_aware, cutmix, hard_examples
+from tfseg.ops import class_aware, cutmix, distribution_alignment, hard_examples
 from tfseg.ops import losses as loss_ops
 from tfseg.ops.resize import resize_bilinear
 from tfseg.settings.data import DataConfig
@@ -47,12 +49,15 @@ class Guess:
       confidence: float32 [N, H, W], its probability.
       valid: float32 [N, H, W], 0 in padding.
       present: float32 [N, C], the classes that each image may show; None: all.
+      area: float32 [N, C], the share that each class takes of the image, before alignment; None
+        without --distribution_alignment.
     """
 
     label: tf.Tensor
     confidence: tf.Tensor
     valid: tf.Tensor
     present: tf.Tensor | None
+    area: tf.Tensor | None = None
 
     def reversed(self) -> "Guess":
         """Returns the same with the images in reverse order."""
@@ -115,6 +120,14 @@ class WeakToStrong(Method):
                 aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
             )
         self._replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        self.class_areas = None
+        if self.settings.distribution_alignment:
+            self.class_areas = ClassAreas(
+                self.spec.num_classes,
+                ignore_label=self.spec.ignore_label,
+                parts=self.config.gradient_accumulation_steps,
+                replicas=self._replicas,
+            )
         self._check()
 
     def _check(self) -> None:
@@ -126,13 +139,18 @@ class WeakToStrong(Method):
                 received=settings.strong_loss,
                 accepted="plain, or class_aware with --weakly",
             )
-        if self.config.jit_compile and self._replicas > 1 and self.class_confidence is not None:
-            raise UserError(
-                "--class_thresholds=balanced cannot be compiled on several replicas.",
-                where="--jit_compile",
-                received=f"{self._replicas} replicas",
-                fix="leave it out, or use one replica",
-            )
+        counted = {
+            "--class_thresholds=balanced": self.class_confidence,
+            "--distribution_alignment": self.class_areas,
+        }
+        for flag, kept in counted.items():
+            if self.config.jit_compile and self._replicas > 1 and kept is not None:
+                raise UserError(
+                    f"{flag} cannot be compiled on several replicas.",
+                    where="--jit_compile",
+                    received=f"{self._replicas} replicas",
+                    fix="leave it out, or use one replica",
+                )
 
     @classmethod
     def network_config(cls, config: ModelConfig, settings: Any) -> ModelConfig:
@@ -186,11 +204,16 @@ class WeakToStrong(Method):
           stream: its batch.
         """
         logits, present = self._among_present(tf.stop_gradient(logits), stream)
+        area = None
+        if self.class_areas is not None:
+            area = distribution_alignment.areas(tf.nn.softmax(logits), stream["valid"])
+        logits = self._aligned(logits)
         return Guess(
             tf.argmax(logits, -1, output_type=tf.int32),
             tf.reduce_max(tf.nn.softmax(logits), -1),
             stream["valid"],
             present,
+            area,
         )
 
     def _among_present(
@@ -203,6 +226,9 @@ class WeakToStrong(Method):
         present = class_aware.present_classes(stream["image_label"], has_background=background)
         moved = class_aware.move_absent_to_present(logits, present, has_background=background)
         return moved, present
+
+    def _aligned(self, logits: tf.Tensor) -> tf.Tensor:
+        return logits if self.class_areas is None else self.class_areas.align(logits)
 
     def mixed_views(
         self,
@@ -234,10 +260,19 @@ class WeakToStrong(Method):
         confidence = tf.convert_to_tensor(self.class_confidence)
         return threshold * tf.gather(confidence / tf.reduce_max(confidence), label)
 
-    def follow_confidence(self, guess: Guess) -> None:
-        """Moves the mean confidence of each class towards that of a batch."""
-        if self.class_confidence is None:
-            return
+    def follow(self, guess: Guess, label: tf.Tensor) -> None:
+        """Moves what is remembered of the classes towards a batch.
+
+        Args:
+          guess: of the weak views.
+          label: int32 [N, H, W], masks of the labelled images.
+        """
+        if self.class_confidence is not None:
+            self._follow_confidence(guess)
+        if self.class_areas is not None:
+            self.class_areas.follow(label, guess.area, guess.present)
+
+    def _follow_confidence(self, guess: Guess) -> None:
         members = tf.one_hot(guess.label, self.spec.num_classes) * guess.valid[..., None]
         found = tf.stack(
             [
@@ -371,7 +406,7 @@ class WeakToStrong(Method):
         """Returns what the teaching network says of the weak views."""
         unlabelled = batch["unlabelled"]
         logits, _ = self._among_present(self._teaching_logits(unlabelled["image"]), unlabelled)
-        return {"teacher": tf.nn.softmax(logits)}
+        return {"teacher": tf.nn.softmax(self._aligned(logits))}
 
     def panels(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Returns an image of the second split, a strong view, its pseudo label, and the truth."""

@@ -22,7 +22,9 @@ from tfseg.settings.methods import METHODS
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.reading import read
 from tfseg.settings.run import TrainConfig
+from tfseg.training.trainer import method_state
 from tfseg.weights.checkpoint import find
+from tfseg.weights.checkpoint.store import load_state
 from tfseg.weights.checkpoint.stored_networks import load_network
 
 _HIDING = ("hidden", "listed")
@@ -93,6 +95,7 @@ class PseudoLabels:
         )
         for name, stored in self._method.stored().items():
             load_network(stored, self.prefix, name)
+        load_state(method_state(self._method), self.prefix)
 
     def _stream_of(self, method_class: Any) -> tuple[str, Stream]:
         """Returns the stream of images whose masks are hidden, on its own."""

@@ -80,6 +80,11 @@ class WeakToStrongConfig(MethodSettings):
         limits=(0, 1),
         needs="class_thresholds=balanced",
     )
+    distribution_alignment: bool = option(
+        False,
+        "Brings the area of each class in the pseudo labels to its area in the masks, on average "
+        "over some 100 steps, as ReMixMatch does for the classes of images. Published: false.",
+    )
 
 
 # What both networks of the first version's authors are trained with.

@@ -87,6 +87,16 @@ class Interval:
     histograms: dict[str, np.ndarray]
 
 
+def method_state(method: Method) -> dict[str, tf.Variable]:
+    """Returns what a method remembers besides its networks, by names in checkpoints."""
+    of_networks = {id(v) for part in method.stored().values() for v in part.variables}
+    return {
+        f"method/{i}/{variable_name(variable)}": variable
+        for i, variable in enumerate(method.variables)
+        if id(variable) not in of_networks
+    }
+
+
 class Trainer:
     """Applies a method's losses to its variables, step by step.
 
@@ -178,11 +188,7 @@ class Trainer:
             for i, variable in enumerate(_variables(optimizer)):
                 state[f"optimizer/{group.name}/{i}/{variable_name(variable)}"] = variable
         state |= self.loss_scales()
-        of_networks = {id(v) for part in self.method.stored().values() for v in part.variables}
-        for i, variable in enumerate(self.method.variables):
-            if id(variable) not in of_networks:
-                state[f"method/{i}/{variable_name(variable)}"] = variable
-        return state
+        return state | method_state(self.method)
 
     def loss_scales(self) -> dict[str, tf.Variable]:
         """Returns what `state` holds of float16's loss scaling; nothing in other precisions."""

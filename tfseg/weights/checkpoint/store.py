@@ -23,6 +23,28 @@ def _tree(networks: Mapping[str, Any], state: Mapping[str, tf.Variable]) -> tf.t
     return tf.train.Checkpoint(networks=groups, state=dict(state))
 
 
+def load_state(state: Mapping[str, tf.Variable], prefix: str) -> None:
+    """Gives variables that belong to no network their values in a checkpoint.
+
+    Args:
+      state: by their names in it.
+      prefix: the checkpoint.
+
+    Raises:
+      UserError: it cannot be read, or lacks one of them.
+    """
+    try:
+        with readable(prefix) as path:
+            status = _tree({}, state).read(path)
+            status.assert_existing_objects_matched().expect_partial()
+    except (tf.errors.OpError, ValueError, AssertionError) as error:
+        raise UserError(
+            f"The checkpoint's state cannot be read: {getattr(error, 'message', error)}",
+            where=prefix,
+            fix="take another checkpoint of the run",
+        ) from None
+
+
 @dataclasses.dataclass
 class Store:
     """Saves and restores the state of one run in its directory.

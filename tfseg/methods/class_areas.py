@@ -1,0 +1,67 @@
+"""The area that classes take, in masks and in predictions, over the last steps of a run."""
+
+import tensorflow as tf
+
+from tfseg.ops import distribution_alignment
+
+# Share of the running means that a step keeps: they cover some 100 steps.
+_KEPT = 0.99
+
+
+class ClassAreas(tf.Module):
+    """Aligns predictions to the masks (`ops.distribution_alignment`).
+
+    Args:
+      num_classes: C.
+      ignore_label: of pixels of masks that do not count.
+      parts: batches that make a step together (`--gradient_accumulation_steps`).
+      replicas: of the run.
+    """
+
+    def __init__(self, num_classes: int, *, ignore_label: int, parts: int, replicas: int):
+        super().__init__(name="class_areas")
+        self._ignore_label = ignore_label
+        self._kept = _KEPT ** (1.0 / parts)
+        self._replicas = replicas
+        # Replicas see the same means, so each keeps its own copy; any one may be saved.
+        self.means = tf.Variable(
+            tf.zeros([2, 2, num_classes]),
+            trainable=False,
+            name="class_areas",
+            synchronization=tf.VariableSynchronization.ON_READ,
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )
+
+    def align(self, logits: tf.Tensor) -> tf.Tensor:
+        """Returns aligned logits, float32 [N, H, W, C]."""
+        of_masks, of_predictions = tf.unstack(tf.convert_to_tensor(self.means))
+        return distribution_alignment.align(
+            logits, distribution_alignment.factors(of_masks, of_predictions)
+        )
+
+    def follow(self, label: tf.Tensor, area: tf.Tensor, present: tf.Tensor | None) -> None:
+        """Moves the running means towards those of a batch.
+
+        Args:
+          label: int32 [N, H, W], masks.
+          area: float32 [M, C], areas that were predicted, before alignment.
+          present: float32 [M, C], classes that the images behind `area` may show; None: nothing is
+            known of them. Where it is known, masks too count only for the classes they show.
+        """
+        known = tf.cast(tf.not_equal(label, self._ignore_label), tf.float32)
+        of_masks = distribution_alignment.areas(tf.one_hot(label, area.shape[-1]), known)
+        if present is None:
+            shown, present = tf.ones_like(of_masks), tf.ones_like(area)
+        else:
+            shown = tf.cast(of_masks > 0.0, tf.float32)
+        found = tf.stack(
+            [
+                distribution_alignment.area_means(of_masks, shown),
+                distribution_alignment.area_means(area, present),
+            ]
+        )
+        if self._replicas > 1:
+            context = tf.distribute.get_replica_context()
+            found = context.all_reduce(tf.distribute.ReduceOp.MEAN, found)
+        before = tf.convert_to_tensor(self.means)
+        self.means.assign(self._kept * before + (1.0 - self._kept) * found)
