@@ -30,6 +30,7 @@ DOCUMENTS = [
     ROOT / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "experiments").glob("*.md")),
+    *sorted((ROOT / "experiments" / "runs").glob("*.md")),
     *sorted((ROOT / "benchmarks").glob("*.md")),
     ROOT / "data_splits" / "README.md",
 ]
