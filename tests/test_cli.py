@@ -52,6 +52,7 @@ def test_training_says_what_it_does_and_keeps_a_record(trained):
     for word in ("devices: 1 replica(s) on CPU", "network: toy", "8 images", "memory:"):
         assert word in result.stdout
     assert "step 4/4: loss" in result.stdout and "images/s" in result.stdout
+    assert f"the run is complete: {logdir / 'model.ckpt-4'} (step 4)" in result.stdout
     record = json.loads((logdir / "config.json").read_text())
     assert record["model"]["decoder_filters"] == 16
     assert record["seed"] == 0 and record["versions"]["tensorflow"]
@@ -299,8 +300,9 @@ def test_a_finished_run_does_nothing_when_repeated(records, trained, tmp_path):
     logdir = tmp_path / "run"
     shutil.copytree(trained[0], logdir)
     before = {path.name: path.stat().st_mtime_ns for path in logdir.rglob("*")}
-    result = train(records, logdir, "--save_summaries_images=true", "--momentum=0.8")
-    assert f"the run is complete: {logdir / 'model.ckpt-4'}" in result.stdout
+    fewer = "--training_number_of_steps=3"
+    result = train(records, logdir, "--save_summaries_images=true", "--momentum=0.8", fewer)
+    assert f"complete: {logdir / 'model.ckpt-4'} (step 4, {fewer})" in result.stdout
     # Nothing is built, and no file of the run is touched or added.
     assert "network:" not in result.stdout and "step 4/4" not in result.stdout
     after = {path.name: path.stat().st_mtime_ns for path in logdir.rglob("*")}

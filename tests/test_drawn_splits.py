@@ -55,6 +55,35 @@ def test_classes_have_their_shares_and_rare_ones_are_everywhere(seed):
         )
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_the_only_image_of_a_class_trains(seed):
+    # Dogs and cows are in one image each, which shows a cat too.
+    classes = {f"i{k}": (1,) for k in range(20)} | {"dog": (1, 2), "cow": (1, 3)}
+    splits = draw(classes, [], Wanted(0.2, seed=seed))
+    assert {"dog", "cow"} <= set(splits["train"])
+    assert len(splits["val"]) == 4
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_class_goes_to_val_as_a_whole(seed):
+    rng = np.random.default_rng(seed)
+    # 25 images of 12 classes, most of them rare, several in an image.
+    classes = {
+        f"i{k}": tuple(sorted({int(c) + 1 for c in rng.geometric(0.3, 3) if c <= 12}))
+        for k in range(25)
+    }
+    splits = draw(classes, [], Wanted(0.2, seed=seed))
+    trained = {c for i in splits["train"] for c in classes[i]}
+    assert trained == {c for shown in classes.values() for c in shown}
+
+
+def test_every_image_is_drawn_where_there_is_no_other_choice():
+    # Each image is the only one of its class.
+    classes = {f"i{k}": (k + 1,) for k in range(3)}
+    splits = draw(classes, [], Wanted(0.34))
+    assert [len(splits[name]) for name in ("train", "val")] == [2, 1]
+
+
 def test_the_draw_repeats_and_depends_on_the_seed_alone():
     classes = masks()
     shuffled = dict(reversed(classes.items()))

@@ -190,6 +190,28 @@ def loads(folder):
     return load_index(str(folder), "train", spec)
 
 
+def test_a_path_of_a_similar_name_is_the_next_step(tmp_path):
+    (tmp_path / "photos" / "masks").mkdir(parents=True)
+    (tmp_path / "classes.txt").write_text("background\n")
+
+    def hint(path):
+        return files.did_you_mean(str(tmp_path / path), "look")
+
+    assert hint("class.txt") == f"did you mean {tmp_path / 'classes.txt'}?"
+    assert hint("photos/mask/") == f"did you mean {tmp_path / 'photos' / 'masks'}?"
+    # The first part that is not there.
+    assert hint("foto/masks/a.png") == f"did you mean {tmp_path / 'photos'}?"
+    assert hint("elsewhere/x.png") == f"there is no folder {tmp_path / 'elsewhere'}"
+    assert hint("zzz") == "look" == files.did_you_mean("s3://bucket/records", "look")
+
+
+def test_a_similar_name_is_found_from_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "records").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert files.did_you_mean("recods") == "did you mean records?"
+    assert files.did_you_mean("zzz") is None
+
+
 def test_every_damaged_form_of_dataset_json(folder):
     path = folder / "dataset.json"
     content = json.loads(path.read_text())

@@ -125,6 +125,18 @@ def test_no_known_data_set_is_warned_of():
         assert class_files.warnings(spec, {"train": everywhere}, np.zeros(spec.num_classes)) == []
 
 
+def test_a_class_in_the_place_of_the_background_is_told():
+    """The list of a user's classes often has no line for the background."""
+    spec = DatasetSpec("folder", ("aeroplane", "cat"))
+    (line,) = class_files.warnings(spec, {"train": np.array([6, 3, 1])}, np.zeros(2))
+    assert "class 0, with 60.0% of the pixels, is called 'aeroplane'" in line
+    assert "should be 'background'" in line and "--has_background=false" in line
+    (line,) = class_files.warnings(spec, {}, np.ones(2))
+    assert "class 0 is called 'aeroplane'" in line
+    without = DatasetSpec("folder", ("aeroplane", "cat"), has_background=False)
+    assert class_files.warnings(without, {"train": np.array([6, 3, 1])}, np.zeros(2)) == []
+
+
 def test_more_names_than_a_mask_can_hold():
     names = [f"c{k}" for k in range(256)]
     class_files.check_ignore_label(names[:255], 255, where="classes.txt")

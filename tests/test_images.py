@@ -1,6 +1,7 @@
 """Prediction on plain images: which are taken, what is written, going on, damaged files."""
 
 import collections
+import io
 import json
 import os
 import shutil
@@ -447,6 +448,22 @@ def test_another_process_in_the_same_folder_is_noticed(prefix, photos, tmp_path)
         pass
 
 
+@pytest.mark.parametrize("name", ["photo1.png", "a.JPG", "index/1.png"])
+def test_nothing_is_written_beside_a_users_own_files(prefix, photos, tmp_path, name):
+    own = tmp_path / "masks" / name
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"mine")
+    with pytest.raises(UserError, match="(?s)no manifest lists.*choose another"):
+        predicted(prefix, photos[0], tmp_path / "masks")
+    assert files_in(tmp_path / "masks") == {name: b"mine"}
+
+
+def test_a_log_may_lie_in_the_folder(prefix, photos, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "log.txt").write_text("begun\n")
+    assert predicted(prefix, photos[0], tmp_path / "out")["predicted"] == 4
+
+
 @pytest.mark.parametrize("change", ["settings", "weights", "no manifest", "damaged", "file"])
 def test_a_folder_with_other_predictions_is_left_alone(prefix, photos, tmp_path, change):
     out, settings = tmp_path / "out", {}
@@ -486,6 +503,17 @@ def test_a_damaged_image_is_told_and_listed_after_the_others(prefix, photos, tmp
     (photos[0] / "broken.jpg").write_bytes(png(make_images([(5, 6)])[0][0]))
     assert predicted(prefix, photos[0], tmp_path / "out")["predicted"] == 1
     assert not (tmp_path / "out" / "failed.txt").exists()
+
+
+def test_a_photograph_that_is_cut_short_is_told_in_plain_words(prefix, tmp_path):
+    whole = io.BytesIO()
+    Image.fromarray(make_images([(40, 50)])[0][0]).save(whole, "JPEG")
+    (tmp_path / "photo.jpg").write_bytes(whole.getvalue()[:-200])
+    with pytest.raises(UserError, match="cannot be decoded") as error:
+        predicted(prefix, tmp_path / "photo.jpg", tmp_path / "out")
+    assert "JPEG" in error.value.received and "\n" not in error.value.received
+    assert not {"{{", "__wrapped__", "[Op:"} & set(error.value.received.split())
+    assert "__" not in error.value.received
 
 
 def test_the_only_image_is_damaged(prefix, tmp_path):

@@ -38,6 +38,7 @@ from tfrecords_tools import (
     file_finder,
     list_lines,
     mask_names,
+    palettes,
     program,
     split_flags,
 )
@@ -49,7 +50,6 @@ from tfrecords_tools.id_lists import check_unlabelled, read_splits
 from tfrecords_tools.image_label_files import ImageLabels, read_image_labels
 from tfrecords_tools.list_lines import Listed
 from tfrecords_tools.text_files import read_json
-from tfseg.data.class_names import is_background
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 
@@ -166,7 +166,7 @@ def make_sources(
                 notes.append("image without a mask (--allow_missing_masks)")
             labels = None if image_labels is None else image_labels.of(entry.id)
             if image_labels is not None and labels is None:
-                known = "unknown" if mask is None else "those of its mask"
+                known = "unknown, so --weakly refuses it" if mask is None else "those of its mask"
                 notes.append(f"image without a line in the CSV: its image-level labels are {known}")
             tasks[split].append(
                 ImageSource(
@@ -334,12 +334,6 @@ def _classes() -> tuple[DatasetSpec, ColorMaskReader | None]:
     if len(names) < 2:
         raise UserError("--class_names needs 2 names or more.", where=where)
     class_files.check_ignore_label(names, FLAGS.ignore_label, where=where)
-    if FLAGS.has_background and not is_background(names[0]):
-        print(
-            f"note: class 0, '{names[0]}', counts as background, which no image-level label names "
-            "(--has_background=false where there is none)",
-            flush=True,
-        )
     spec = DatasetSpec(
         name=FLAGS.name,
         class_names=names,
@@ -423,6 +417,12 @@ def main(argv: list[str]) -> None:
         unlabelled_splits=[*FLAGS.unlabelled_splits, *bare],
         allow_missing_masks=FLAGS.allow_missing_masks or drawn,
     )
+    if mask_reader is None:
+        palettes.check(
+            sorted({s.mask for sources in tasks.values() for s in sources if s.mask is not None}),
+            max_megapixels=FLAGS.max_image_megapixels,
+            num_workers=FLAGS.num_workers,
+        )
     program.write(
         spec,
         tasks,

@@ -26,6 +26,10 @@ LABELME_IGNORE = "__ignore__"
 _VOID = frozenset(
     {"void", "ignore", "ignored", "unlabelled", "unlabeled", "dontcare", "undefined", "invalid"}
 )
+# Names of what is no class of its own, in some languages.
+_REST = frozenset(
+    {"other", "others", "none", "nothing", "clutter", "empty", "hintergrund", "fond", "fondo"}
+)
 # First lines that head a column and name no class.
 _HEADERS = frozenset(
     {"name", "names", "class", "classes", "classname", "classnames", "classid", "id", "pixelvalue"}
@@ -247,6 +251,8 @@ def warnings(
         found.append(f"the class names look like lines of another file, {structure}")
     elif order is not None:
         found.append(f"the class names may be shifted. {order}")
+    else:
+        found += _background_warning(spec, pixels)
     pixels = {split: counts for split, counts in pixels.items() if counts.any()}
     if not pixels:
         return found
@@ -267,6 +273,20 @@ def warnings(
                 "other splits do"
             )
     return found
+
+
+def _background_warning(spec: DatasetSpec, pixels: Mapping[str, np.ndarray]) -> list[str]:
+    """Warns of a class that counts as background by its place and not by its name."""
+    name = spec.class_names[0]
+    if not spec.has_background or is_background(name) or normalised(name) in _REST | _VOID:
+        return []
+    total = sum(pixels.values(), start=np.zeros(spec.num_classes + 1))
+    share = f", with {total[0] / total.sum():.1%} of the pixels," if total.any() else ""
+    return [
+        f"class 0{share} is called '{name}' and counts as background. If 0 is the background in "
+        "the masks, the first line of the class file should be 'background': each name stands for "
+        "its neighbour now. If there is no background: --has_background=false"
+    ]
 
 
 def _listed(spec: DatasetSpec, classes: Sequence[int]) -> str:

@@ -99,7 +99,7 @@ def draw(
             fix="change --val_fraction or --labelled, or add masks",
         )
     rng = np.random.default_rng(wanted.seed)
-    val = _stratified(ids, classes, num_val, rng)
+    val = _stratified(ids, classes, num_val, rng, leave_one=True)
     left = [i for i in ids if i not in val]
     train = _stratified(left, classes, num_train, rng)
     unlabelled = sorted([i for i in left if i not in train] + list(without_masks))
@@ -108,9 +108,22 @@ def draw(
 
 
 def _stratified(
-    ids: Sequence[str], classes: Mapping[str, Sequence[int]], count: int, rng: np.random.Generator
+    ids: Sequence[str],
+    classes: Mapping[str, Sequence[int]],
+    count: int,
+    rng: np.random.Generator,
+    *,
+    leave_one: bool = False,
 ) -> set[str]:
-    """Draws `count` of the ids, so that each class has its share in what is drawn."""
+    """Draws `count` of the ids, so that each class has its share in what is drawn.
+
+    Args:
+      ids: to draw from.
+      classes: of each of them.
+      count: of ids to draw.
+      rng: of the draw.
+      leave_one: one image of each class at least is not drawn, as far as there are others.
+    """
     share = count / len(ids)
     order = [ids[k] for k in rng.permutation(len(ids))]
     shown = {i: tuple(classes[i]) or (_NOTHING,) for i in order}
@@ -123,21 +136,41 @@ def _stratified(
     for k, m in members.items():
         if len(m) >= _ENOUGH_FOR_ALL:
             wish[k] = max(wish[k], 1.0)
+    remaining = {k: len(m) for k, m in members.items()}
     chosen: dict[str, None] = {}
-    while len(chosen) < count:
-        left = {k: [i for i in m if i not in chosen] for k, m in members.items() if wish[k] >= 0.5}
-        left = {k: m for k, m in left.items() if m}
-        if not left:
-            break
-        # The rarest class first: images of common ones are there later too.
-        rarest = min(left, key=lambda k: (len(left[k]), k))
-        image = left[rarest][0]
+
+    def choose(image: str) -> None:
         chosen[image] = None
         for k in shown[image]:
             wish[k] -= 1.0
+            remaining[k] -= 1
+
+    def is_last(image: str) -> bool:
+        return leave_one and any(remaining[k] == 1 for k in shown[image])
+
+    def has_enough(image: str) -> int:
+        """Returns how many classes of an image have their share."""
+        return sum(wish[k] < 0.5 for k in shown[image])
+
+    drawable = set(members)
+    while len(chosen) < count:
+        wanted = [k for k in drawable if wish[k] >= 0.5 and remaining[k]]
+        if not wanted:
+            break
+        # The rarest class first: images of common ones are there later too.
+        rarest = min(wanted, key=lambda k: (remaining[k], k))
+        left = [i for i in members[rarest] if i not in chosen and not is_last(i)]
+        if left:
+            choose(min(left, key=has_enough))
+        else:
+            drawable.discard(rarest)
     # What is still to be drawn may show any class.
-    rest = [i for i in order if i not in chosen]
-    return {*chosen, *rest[: count - len(chosen)]}
+    rest = sorted((i for i in order if i not in chosen), key=has_enough)
+    for may_be_last in (False, True):
+        for image in rest:
+            if len(chosen) < count and image not in chosen and (may_be_last or not is_last(image)):
+                choose(image)
+    return set(chosen)
 
 
 def classes_of_masks(
@@ -176,9 +209,14 @@ def describe(
     for name in (TRAIN, VAL):
         present = {k for i in splits[name] for k in classes[i]}
         lacking = [k for k in range(spec.first_image_class, spec.num_classes) if k not in present]
-        if lacking:
-            names = ", ".join(spec.class_names[k] for k in lacking)
-            lines.append(f"warning: no mask of {name} shows {names}")
+        elsewhere = {k for i in splits[VAL] for k in classes[i]} if name == TRAIN else set()
+        for found, what in (
+            ([k for k in lacking if k in elsewhere], f", but masks of {VAL} do"),
+            ([k for k in lacking if k not in elsewhere], ""),
+        ):
+            if found:
+                names = ", ".join(spec.class_names[k] for k in found)
+                lines.append(f"warning: no mask of {name} shows {names}{what}")
     twins = _versions_elsewhere(splits)
     if twins:
         lines.append(

@@ -15,6 +15,7 @@ from tfseg import command_line
 from tfseg.data import writing
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
+from tfseg.files import did_you_mean
 
 FLAGS = flags.FLAGS
 
@@ -79,7 +80,13 @@ def check_folder(path: str, flag: str) -> None:
       UserError: it does not.
     """
     if not os.path.isdir(path):
-        raise UserError(f"--{flag} must be a folder that exists.", where=f"--{flag}", received=path)
+        raise UserError(
+            f"--{flag} must be a folder that exists.",
+            where=f"--{flag}",
+            received=path + (" (a file)" if os.path.exists(path) else ""),
+            accepted="a folder",
+            fix=did_you_mean(path, "check the path; it counts from the folder that you are in"),
+        )
 
 
 def write(

@@ -1,9 +1,22 @@
 """Reading a user's text and JSON files."""
 
+import os
 from typing import Any
 
 from tfseg import files
 from tfseg.errors import UserError
+
+
+def _not_there(path: str) -> UserError:
+    return UserError(
+        "No such file.",
+        where=path,
+        received=f"the folder has no file '{os.path.basename(path)}'"
+        if os.path.isdir(os.path.dirname(path) or ".")
+        else "the folder is not there either",
+        accepted="a file that exists",
+        fix=files.did_you_mean(path, "check the path; it counts from the folder that you are in"),
+    )
 
 
 def read_text(path: str) -> str:
@@ -16,7 +29,7 @@ def read_text(path: str) -> str:
         with open(path, encoding="utf-8-sig") as file:
             return file.read()
     except FileNotFoundError:
-        raise UserError("No such file.", where=path) from None
+        raise _not_there(path) from None
     except IsADirectoryError:
         raise UserError("A file is needed here, not a folder.", where=path) from None
     except UnicodeDecodeError as error:
@@ -36,4 +49,4 @@ def read_json(
             path, form, what=what, accepted=accepted, max_bytes=None, check_texts=check_texts
         )
     except FileNotFoundError:
-        raise UserError("No such file.", where=path) from None
+        raise _not_there(path) from None

@@ -8,6 +8,7 @@ one `UserError`. Only regular files are opened: a named pipe would be waited for
 
 import codecs
 import dataclasses
+import difflib
 import json
 import math
 import os
@@ -33,6 +34,33 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 # Opening ------------------------------------------------------------------------------------------
+
+
+def did_you_mean(path: str, otherwise: str | None = None) -> str | None:
+    """Returns the next step where a path is not there: a path of a similar name, or `otherwise`.
+
+    Args:
+      path: that is not there, of this machine or of an object store.
+      otherwise: the next step where nothing has a similar name.
+
+    Example:
+      >>> did_you_mean("photos/mask")  # There is photos/masks.
+      'did you mean photos/masks?'
+    """
+    if "://" in path:
+        return otherwise
+    missing = os.path.normpath(path)
+    parent, name = os.path.split(missing)
+    while parent and not os.path.isdir(parent):
+        missing = parent
+        parent, name = os.path.split(missing)
+    try:
+        similar = difflib.get_close_matches(name, os.listdir(parent or "."), n=1)
+    except OSError:
+        return otherwise
+    if similar:
+        return f"did you mean {os.path.join(parent, similar[0])}?"
+    return otherwise if missing == os.path.normpath(path) else f"there is no folder {missing}"
 
 
 def kind_of(mode: int) -> str | None:

@@ -1,6 +1,7 @@
 """Image files of any format that the converters read, before they are records or predictions."""
 
 import io
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -50,11 +51,16 @@ def open_image_file(data: bytes, path: str, *, max_megapixels: float) -> Image.I
 def undecodable(path: str, error: Exception) -> UserError:
     """Returns the user's view of whatever a decoder raised."""
     # Pillow's own words name the object that it read from.
-    unknown = isinstance(error, UnidentifiedImageError)
+    if isinstance(error, UnidentifiedImageError):
+        received = "no image that Pillow knows"
+    else:
+        # TensorFlow's name its nodes.
+        words = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", str(error), flags=re.DOTALL).strip()
+        received = f"{type(error).__name__}: {words}"
     return UserError(
         "An image cannot be decoded.",
         where=path,
-        received="no image that Pillow knows" if unknown else f"{type(error).__name__}: {error}",
+        received=received,
         fix="replace the file or leave it out",
     )
 

@@ -224,8 +224,14 @@ def _check_image_level_labels(name: str, stream: Stream, index: Index, config: D
             else f"No image of split '{stream.split}' has image-level labels.",
             where=f"stream '{name}'",
             accepted="a split with image-level labels",
-            fix="make the records with --image_labels, or choose another --train_split_cls. With "
-            "--method=pseudoseg: leave out --weakly" + (from_masks if index.has_mask.any() else ""),
+            fix=(
+                "name these images too in the --image_labels of the converter, or take them out of "
+                "its list of the split"
+                if known.any()
+                else "make the records with --image_labels, or choose another --train_split_cls"
+            )
+            + ". With --method=pseudoseg or unimatch: leave out --weakly"
+            + (from_masks if index.has_mask.any() else ""),
         )
     empty = known & ~index.image_labels.any(1)
     if stream.require_foreground and empty.any():

@@ -335,7 +335,8 @@ def load_spec(dataset_dir: str, name: str) -> DatasetSpec:
         raise UserError(
             "The folder of records does not exist.",
             where=dataset_dir,
-            fix="make it with one of tfrecords_tools/build_*.py",
+            accepted="what tfrecords_tools/build_*.py wrote (--output_dir)",
+            fix=files.did_you_mean(dataset_dir, "make it with one of tfrecords_tools/build_*.py"),
         )
     content = read_dataset_json(dataset_dir)
     if content is not None:

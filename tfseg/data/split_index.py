@@ -247,7 +247,7 @@ def _scan_split(
     )
     if not sys.stderr.isatty():
         print(
-            f"indexing {split}: {len(shards)} shards, {sum(sizes) / 1e6:.0f} MB without an index",
+            f"indexing {split}: {len(shards)} shard(s), {sum(sizes) / 1e6:.0f} MB without an index",
             file=sys.stderr,
             flush=True,
         )

@@ -272,7 +272,7 @@ def _publish(
         storage.remove(os.path.join(output_dir, name))
     if storage.is_remote(output_dir):
         size = sum(writer.num_bytes for writer in writers)
-        print(f"uploading {split}: {len(writers)} shards, {size / 1e6:.0f} MB", flush=True)
+        print(f"uploading {split}: {len(writers)} shard(s), {size / 1e6:.0f} MB", flush=True)
     for writer in writers:
         writer.publish()
     save_index(index_path(output_dir, split), index)

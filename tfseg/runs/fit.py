@@ -21,7 +21,7 @@ from tfseg.settings.programs import Training
 from tfseg.settings.run import BALANCED, TrainConfig
 from tfseg.training import devices
 from tfseg.training.interruption import Interruption
-from tfseg.training.loop import run
+from tfseg.training.loop import run, tell_complete
 from tfseg.training.trainer import Trainer
 from tfseg.weights.checkpoint import find
 
@@ -52,7 +52,8 @@ def fit(settings: Training) -> int:
         initial_run = plan.initial_run()
         is_complete = training_directory.is_complete(settings.train)
         if is_complete and not settings.train.reestimate_batch_norm:
-            print(f"the run is complete: {find.newest(folder)}", flush=True)
+            prefix = find.newest(folder)
+            tell_complete(prefix, find.step_of(prefix), settings.train)
             return 0
         interruption = stack.enter_context(Interruption())
         stack.enter_context(devices.naming_lost_workers(plan.strategy))

@@ -136,6 +136,7 @@ def load_run(
         raise UserError(
             "The directory holds no checkpoint.",
             where=checkpoint_dir,
+            received="damaged checkpoints alone" if find.written(checkpoint_dir) else None,
             fix="train first, or give the directory of a training run",
         )
     record = run_record.read(prefix, of_run=True)

@@ -26,14 +26,14 @@ class TrainConfig(Section):
     )
     preset: str | None = option(
         None,
-        "Defaults that go together; light: minutes on a CPU.",
+        "Defaults that go together: light, for minutes on a CPU.",
         choices=tuple(PRESETS),
         may_differ=FREELY,
     )
     train_logdir: str | None = option(
         None, "Directory for checkpoints, logs and config.json.", required=True, may_differ=FREELY
     )
-    training_number_of_steps: int = option(30000, "Optimiser steps in all.", may_differ=FREELY)
+    training_number_of_steps: int = option(30000, "Optimiser steps in all.")
     train_batch_size: int = option(64, "Images per stream and step, over all replicas.")
     gradient_accumulation_steps: int = option(
         1, "Split each replica's batch into this many parts, to save memory.", limits=(1, None)

@@ -33,6 +33,10 @@ class _Saver:
         by_clock = time.monotonic() - self._last_time >= self._config.save_interval_secs
         return by_step or by_clock
 
+    def prefix(self, step: int) -> str:
+        """Returns the checkpoint of a step."""
+        return os.path.join(self._config.train_logdir, f"model.ckpt-{step}")
+
     def save(self, step: int) -> None:
         if step != self.last_step:
             self._store.save(step)
@@ -188,7 +192,7 @@ def run(
     first_step = trainer.step
     trainer.check_round()
     if restored and first_step >= config.training_number_of_steps:
-        print(f"the run is complete: {restored}", flush=True)
+        tell_complete(restored, first_step, config)
         return 0
     check_room(config.train_logdir, store.num_bytes())
     _tell_start(trainer, store, restored)
@@ -214,7 +218,10 @@ def run(
     except Stopped as stopped:
         reports.write(trainer.since_last_look())
         saver.save(trainer.step)
-        print(f"saved at step {trainer.step}; run the same command again to go on", flush=True)
+        if trainer.step < config.training_number_of_steps:
+            print(f"saved at step {trainer.step}; run the same command again to go on", flush=True)
+        else:
+            tell_complete(saver.prefix(trainer.step), trainer.step, config)
         return stopped.exit_code
     except NonFiniteLoss as error:
         raise NonFiniteLoss(
@@ -227,7 +234,21 @@ def run(
     finally:
         reports.close()
     saver.save(trainer.step)
+    tell_complete(saver.prefix(trainer.step), trainer.step, config)
     return 0
+
+
+def tell_complete(where: str, step: int, config: TrainConfig) -> None:
+    """Prints that a run has all its steps.
+
+    Args:
+      where: its folder or checkpoint.
+      step: that it reached.
+      config: of the run; it may ask for fewer steps.
+    """
+    asked = config.training_number_of_steps
+    more = f", --training_number_of_steps={asked}" if step > asked else ""
+    print(f"the run is complete: {where} (step {step}{more})", flush=True)
 
 
 class _SummaryWriter:

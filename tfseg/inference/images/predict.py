@@ -29,6 +29,7 @@ from tfseg.inference.image_predictor import ImagePredictor
 from tfseg.inference.image_progress import ImageProgress
 from tfseg.inference.images import manifest, summary
 from tfseg.inference.images.ahead import decoded_ahead
+from tfseg.data.image_files import IMAGE_EXTENSIONS
 from tfseg.inference.images.finding import Found, ImageFile, output_names, part_of, share
 from tfseg.inference.images.scale import ScaleWatch, Trained, image_input_of
 from tfseg.inference.images.writing import EXTENSIONS, ImageWriter, classes_in, relative_path
@@ -389,16 +390,18 @@ def _read_entries(folder: str, fingerprint: str, num_classes: int) -> dict[str, 
             fix="choose another --output_dir",
         )
     entries = manifest.read_all(folder, fingerprint, num_classes=num_classes)
-    if not entries:
-        for kind in EXTENSIONS:
-            path = os.path.join(folder, kind)
-            if os.path.isdir(path) and not manifest.exists(folder) and os.listdir(path):
+    if os.path.isdir(folder) and not manifest.exists(folder):
+        for name in sorted(os.listdir(folder)):
+            path = os.path.join(folder, name)
+            of_kind = name in EXTENSIONS and os.path.isdir(path) and os.listdir(path)
+            # Masks or photographs of the user's; a log may lie there.
+            if of_kind or os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS:
                 raise UserError(
                     "The output directory holds files that no manifest lists.",
                     where=f"--output_dir={folder}",
                     received=path,
                     accepted="an empty folder, or one that predict.py has written",
-                    fix="choose another --output_dir, or delete that one",
+                    fix="choose another --output_dir",
                 )
     return entries
 

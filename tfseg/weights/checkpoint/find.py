@@ -8,6 +8,7 @@ import re
 import tensorflow as tf
 
 from tfseg.errors import UserError
+from tfseg.files import did_you_mean
 from tfseg.weights.checkpoint.manifest import MANIFEST_SUFFIX, damage
 
 log = logging.getLogger(__name__)
@@ -143,8 +144,10 @@ def newest(path: str) -> str | None:
         raise UserError(
             "There is no such checkpoint.",
             where=path,
-            accepted=", ".join(present) if present else None,
-            fix="give a training directory, or a prefix without .index or .data",
+            accepted=", ".join(present)
+            or "a training directory, or the prefix of a checkpoint, such as run/model.ckpt-1000",
+            fix=did_you_mean(path)
+            or "give a training directory, or a prefix without .index or .data",
         )
     if os.path.exists(path + MANIFEST_SUFFIX):
         reason = damage(path)
