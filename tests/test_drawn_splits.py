@@ -111,12 +111,6 @@ def test_values_that_cannot_be_meant(wanted, flag):
         Wanted(**wanted)
 
 
-def test_a_class_that_no_mask_shows_is_named():
-    classes = {f"i{k}": (1,) for k in range(10)}
-    lines = drawn_splits.describe(draw(classes, [], Wanted()), classes, SPEC)
-    assert "warning: no mask of train shows dog, cow" in lines
-
-
 def test_ids_are_paths_below_the_folder(tmp_path):
     for name in ("b.png", "a/c.PNG", "masks/b.png", ".hidden/x.png"):
         save(tmp_path / name, picture(0), format="png")
@@ -129,10 +123,10 @@ def test_ids_are_paths_below_the_folder(tmp_path):
 
 def test_versions_of_one_photograph_in_two_splits_are_told():
     classes = {f"train/x{k // 2}_jpg.rf.{k:032x}": (1,) for k in range(20)}
-    lines = drawn_splits.describe(draw(classes, [], Wanted(0.4)), classes, SPEC)
+    lines = drawn_splits.describe(draw(classes, [], Wanted(0.4)))
     assert any("versions of" in line and "x" in line for line in lines)
     alone = {f"x{k}_jpg.rf.{k:032x}": (1,) for k in range(20)}
-    lines = drawn_splits.describe(draw(alone, [], Wanted(0.4)), alone, SPEC)
+    lines = drawn_splits.describe(draw(alone, [], Wanted(0.4)))
     assert not any("versions of" in line for line in lines)
 
 

@@ -290,7 +290,7 @@ def _drawn_lists(
         mask_reader=mask_reader,
         num_workers=FLAGS.num_workers,
     )
-    splits, bare = split_flags.draw(classes, [i for i in ids if i not in paths], spec)
+    splits, bare = split_flags.draw(classes, [i for i in ids if i not in paths])
     return splits, bare, images, masks
 
 

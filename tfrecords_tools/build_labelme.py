@@ -184,7 +184,7 @@ def main(argv: list[str]) -> None:
             for i, entry in found.items()
             if entry.annotation is not None
         }
-        splits, bare = split_flags.draw(classes, [i for i in found if i not in classes], spec)
+        splits, bare = split_flags.draw(classes, [i for i in found if i not in classes])
     else:
         splits = read_splits(FLAGS.splits_dir, FLAGS.splits)
     program.write(

@@ -201,22 +201,12 @@ def _classes_in(encoder: Encoder, path: str) -> tuple[int, ...]:
     return classes_in(encoder.read_ids(path, (0, 0))[0], encoder.spec)
 
 
-def describe(
-    splits: Mapping[str, Sequence[str]], classes: Mapping[str, Sequence[int]], spec: DatasetSpec
-) -> list[str]:
-    """Returns a line for each split, and one for each class that a split with masks lacks."""
+def describe(splits: Mapping[str, Sequence[str]]) -> list[str]:
+    """Returns a line for each split, and a warning where one photograph is in several.
+
+    (Classes that a split lacks are told of all splits of records, drawn ones or not.)
+    """
     lines = [f"drawn: {len(ids)} images of {name}" for name, ids in splits.items()]
-    for name in (TRAIN, VAL):
-        present = {k for i in splits[name] for k in classes[i]}
-        lacking = [k for k in range(spec.first_image_class, spec.num_classes) if k not in present]
-        elsewhere = {k for i in splits[VAL] for k in classes[i]} if name == TRAIN else set()
-        for found, what in (
-            ([k for k in lacking if k in elsewhere], f", but masks of {VAL} do"),
-            ([k for k in lacking if k not in elsewhere], ""),
-        ):
-            if found:
-                names = ", ".join(spec.class_names[k] for k in found)
-                lines.append(f"warning: no mask of {name} shows {names}{what}")
     twins = _versions_elsewhere(splits)
     if twins:
         lines.append(

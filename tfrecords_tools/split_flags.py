@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from absl import flags
 
 from tfrecords_tools import drawn_splits
-from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -63,14 +62,13 @@ def _wanted() -> drawn_splits.Wanted:
 
 
 def draw(
-    classes: Mapping[str, Sequence[int]], without_masks: Sequence[str], spec: DatasetSpec
+    classes: Mapping[str, Sequence[int]], without_masks: Sequence[str]
 ) -> tuple[dict[str, list[str]], list[str]]:
     """Draws the splits as the flags say, and prints what came out.
 
     Args:
       classes: by id of an image with a mask, the classes in it.
       without_masks: ids of the other images.
-      spec: the classes.
 
     Returns:
       The ids of each split, and the splits in which no image has a mask.
@@ -79,6 +77,6 @@ def draw(
       UserError: there are too few masks.
     """
     splits = drawn_splits.draw(classes, without_masks, _wanted())
-    for line in drawn_splits.describe(splits, classes, spec):
+    for line in drawn_splits.describe(splits):
         print(line, flush=True)
     return splits, [name for name, ids in splits.items() if not set(ids) & set(classes)]

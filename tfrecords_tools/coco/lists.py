@@ -58,9 +58,7 @@ def without_lists(
             flush=True,
         )
     if draw or len(files) == 1:
-        return split_flags.draw(
-            {i: _classes(entry) for i, entry in known.items()}, unknown, instances.spec
-        )
+        return split_flags.draw({i: _classes(entry) for i, entry in known.items()}, unknown)
     return _by_file(files, known, unknown)
 
 
