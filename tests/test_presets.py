@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.programs import ROOT
 from tests.test_flags import names_of
 from tfseg.errors import UserError
 from tfseg.settings import programs
@@ -69,6 +70,15 @@ def test_what_does_not_go_with_it_is_one_message(given, flag):
     with pytest.raises(UserError, match=f"(?s)--preset=light.*{flag}"):
         settings_of(**given)
     assert settings_of(optimizer="adamw", base_learning_rate=1e-4)["optimizer"] == "adamw"
+
+
+def test_values_of_unimatch_are_those_of_the_photographs():
+    with open(ROOT / "experiments" / "photographs" / "unimatch.flags") as file:
+        given = dict(line[2:].strip().partition("=")[::2] for line in file if line[0] == "-")
+    found = settings_of(method="unimatch")
+    assert found["distribution_alignment"] and given["distribution_alignment"] == ""
+    for name in ("base_learning_rate", "confidence_threshold", "unlabeled_ramp_up_steps"):
+        assert found[name] == float(given[name])
 
 
 def test_methods_published_with_adamw_get_the_optimiser_of_its_rate():

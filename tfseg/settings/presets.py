@@ -99,6 +99,13 @@ _LIGHT = Preset(
         },
         # The loss is divided by the batch once more, as published.
         "zs3net": {"new_layers_learning_rate_multiplier": 10.0},
+        # The published rate, threshold and labels are made for long trainings of whole networks.
+        "unimatch": {
+            "base_learning_rate": 0.06,
+            "confidence_threshold": 0.8,
+            "unlabeled_ramp_up_steps": 500,
+            "distribution_alignment": True,
+        },
         # Published with AdamW, whose rates are others by orders of magnitude.
         "fixmatch_v2": {"optimizer": "momentum", "weight_decay": 1e-4},
         "unimatch_v2": {"optimizer": "momentum", "weight_decay": 1e-4},
