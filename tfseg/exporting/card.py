@@ -132,8 +132,8 @@ def _metrics(run: Run, metadata: Mapping[str, Any]) -> str:
         rows += [
             "",
             f"`eval.py` measured the checkpoint on {found['num_images']} images: mIoU "
-            f"{found['miou']:.4f} ({classes}). The table above may have another mIoU for it: images "
-            "are brought to the input size of the file there, and fewer may have been compared.",
+            f"{found['miou']:.4f} ({classes}). The table above may have another mIoU: there images "
+            "are brought to the input size of the file, and fewer may have been compared.",
         ]
     return "\n".join(rows)
 
