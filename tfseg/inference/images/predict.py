@@ -19,6 +19,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tfseg.models.folding import FoldedNetwork
+from tfseg.data.image_files import IMAGE_EXTENSIONS
 from tfseg.data.image_input import ImageInput
 from tfseg.errors import UserError, check_choice
 from tfseg.inference import zero_label
@@ -29,7 +30,6 @@ from tfseg.inference.image_predictor import ImagePredictor
 from tfseg.inference.image_progress import ImageProgress
 from tfseg.inference.images import manifest, summary
 from tfseg.inference.images.ahead import decoded_ahead
-from tfseg.data.image_files import IMAGE_EXTENSIONS
 from tfseg.inference.images.finding import Found, ImageFile, output_names, part_of, share
 from tfseg.inference.images.scale import ScaleWatch, Trained, image_input_of
 from tfseg.inference.images.writing import EXTENSIONS, ImageWriter, classes_in, relative_path
