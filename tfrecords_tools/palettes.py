@@ -38,8 +38,8 @@ def check(paths: Sequence[str], *, max_megapixels: float, num_workers: int) -> N
     """Insists that the indices of palette masks can be class ids.
 
     Drawing programs number the colours of every picture anew. Such indices are no class ids, though
-    they look like them. Two signs together show it: an index has different colours in two masks, and
-    one of these colours has another index in another mask.
+    they look like them. Two signs together show it: an index has different colours in two masks,
+    and one of these colours has another index in another mask.
 
     Args:
       paths: of the masks; some hundred of them are looked at.
