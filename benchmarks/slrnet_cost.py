@@ -24,7 +24,7 @@ from tfseg.methods.slrnet import SLRNet
 from tfseg.models import BACKBONES, model_builder
 from tfseg.models.heads.factorisation import initial_bases
 from tfseg.ops import pamr
-from tfseg.settings.methods import SLRNetConfig
+from tfseg.settings.methods.slrnet import SLRNetConfig
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.run import TrainConfig
 from tfseg.training.trainer import Trainer

@@ -57,7 +57,7 @@ from tfseg.inference.images import manifest as predictions
 from tfseg.runs import record
 from tfseg.runs.record import NAME
 from tfseg.settings.data import DataConfig
-from tfseg.settings.methods import StrictConfig
+from tfseg.settings.methods.strict import StrictConfig
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.run import TrainConfig
 from tfseg.weights import torch_file

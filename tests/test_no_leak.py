@@ -15,13 +15,14 @@ import tensorflow as tf
 from tests.small_split import write_split
 from tests.test_methods import SMALL
 from tests.toy import ToyBackbone
-from tfseg.runs.training_data import TrainingData
 from tfseg.data.class_embeddings import ClassVectors
 from tfseg.data.class_splits import ClassSplit
 from tfseg.data.specs import DatasetSpec
 from tfseg.models import BACKBONES, model_builder
+from tfseg.runs.training_data import TrainingData
 from tfseg.settings.data import DataConfig
-from tfseg.settings.methods import METHODS, ZeroLabelConfig
+from tfseg.settings.methods import METHODS
+from tfseg.settings.methods.zero_label import ZeroLabelConfig
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.run import TrainConfig
 from tfseg.training.trainer import Trainer

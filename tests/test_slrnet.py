@@ -20,7 +20,7 @@ from tfseg.models.layers.batch_norm import BatchNorm
 from tfseg.models.layers.dropout import fold_seed
 from tfseg.monitors import Monitors, summarise
 from tfseg.settings.data import DataConfig
-from tfseg.settings.methods import SLRNetConfig
+from tfseg.settings.methods.slrnet import SLRNetConfig
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.run import TrainConfig
 from tfseg.weights.checkpoint.names import by_name, variable_name

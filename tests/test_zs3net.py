@@ -19,7 +19,7 @@ from tfseg.errors import UserError
 from tfseg.methods.zs3net import ZS3Net
 from tfseg.monitors import Monitors
 from tfseg.settings.data import DataConfig
-from tfseg.settings.methods import ZS3NetConfig
+from tfseg.settings.methods.zs3net import ZS3NetConfig
 from tfseg.settings.run import TrainConfig
 
 SEED = tf.constant([4, 7])

@@ -10,7 +10,7 @@ from tfseg.data.specs import DatasetSpec
 from tfseg.methods.learning_pseudo_labels import LearningPseudoLabels
 from tfseg.monitors import Monitors
 from tfseg.ops import class_aware, cross_training, losses
-from tfseg.settings.methods import LearningPseudoLabelsConfig
+from tfseg.settings.methods.learning_pseudo_labels import LearningPseudoLabelsConfig
 from tfseg.settings.run import TrainConfig
 from tfseg.training.optimizers import Scaled, learning_rate
 

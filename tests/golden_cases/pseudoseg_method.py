@@ -18,7 +18,7 @@ from tfseg.models.layers.settings import Settings
 from tfseg.monitors import Monitors
 from tfseg.ops.cam import with_background
 from tfseg.ops.resize import resize_bilinear, resize_nearest
-from tfseg.settings.methods import PseudoSegConfig
+from tfseg.settings.methods.pseudoseg import PseudoSegConfig
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.run import TrainConfig
 from tfseg.training.trainer import Trainer

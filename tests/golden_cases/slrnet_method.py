@@ -18,7 +18,7 @@ from tfseg.methods.slrnet import Images, SLRNet
 from tfseg.models.heads.low_rank import Features, LowRankHead, LowRankNet
 from tfseg.models.layers.settings import Settings
 from tfseg.ops.resize import resize_bilinear
-from tfseg.settings.methods import SLRNetConfig
+from tfseg.settings.methods.slrnet import SLRNetConfig
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.reading import changed
 from tfseg.settings.run import TrainConfig

@@ -18,7 +18,7 @@ from tfseg.methods.strict import Strict
 from tfseg.monitors import Monitors
 from tfseg.ops import agreement
 from tfseg.ops.confident_share import most_confident
-from tfseg.settings.methods import StrictConfig
+from tfseg.settings.methods.strict import StrictConfig
 from tfseg.settings.run import TrainConfig
 from tfseg.training.trainer import Trainer
 

@@ -15,8 +15,8 @@ from tfseg.methods.unimatch import UniMatch
 from tfseg.methods.unimatch_v2 import UniMatchV2
 from tfseg.monitors import Monitors, summarise
 from tfseg.ops import hard_examples
+from tfseg.settings.methods.weak_to_strong import UniMatchConfig, UniMatchV2Config
 from tfseg.settings.run import TrainConfig
-from tfseg.settings.weak_to_strong import UniMatchConfig, UniMatchV2Config
 from tfseg.training.optimizers import Scaled, learning_rate
 
 IGNORE = 255

@@ -20,9 +20,9 @@ from tfseg.methods.unimatch import UniMatch
 from tfseg.models.backbones.resnet_s import ResNetS
 from tfseg.models.heads.parts import ASPP, DecoderStage, Logits, head_settings
 from tfseg.models.layers.settings import Settings
+from tfseg.settings.methods.weak_to_strong import UniMatchConfig
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.run import TrainConfig
-from tfseg.settings.weak_to_strong import UniMatchConfig
 from tfseg.training.trainer import Trainer
 from tfseg.weights.torch_layout import backbone_slots, unimatch_head_slots
 

@@ -15,8 +15,8 @@ from tests.golden_cases.unimatch_method import batch_of, trainer_of
 from tests.golden_cases.unimatch_network import build, slots_of
 from tfseg.methods.unimatch_v2 import UniMatchV2
 from tfseg.monitors import Monitors
+from tfseg.settings.methods.weak_to_strong import UniMatchV2Config
 from tfseg.settings.run import TrainConfig
-from tfseg.settings.weak_to_strong import UniMatchV2Config
 
 STEPS = 3
 _LOSSES, _WEIGHTS, _GRADIENTS = 2e-5, 5e-6, 5e-4

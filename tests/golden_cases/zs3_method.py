@@ -21,7 +21,7 @@ from tfseg.models.heads.parts import Logits, head_settings
 from tfseg.models.layers.settings import Settings
 from tfseg.ops.region_graph import region_graph
 from tfseg.ops.resize import resize_bilinear, resize_nearest
-from tfseg.settings.methods import ZS3NetConfig
+from tfseg.settings.methods.zs3net import ZS3NetConfig
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.run import TrainConfig
 from tfseg.training.trainer import Trainer

@@ -19,7 +19,7 @@ from tfseg.models import decayed_variables
 from tfseg.models.layers.batch_norm import BatchNorm
 from tfseg.monitors import Monitors
 from tfseg.settings.data import DataConfig
-from tfseg.settings.methods import MethodSettings
+from tfseg.settings.methods.base import MethodSettings
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.run import TrainConfig
 

@@ -16,7 +16,7 @@ from tfseg.methods.weak_to_strong import Mixed, WeakToStrong
 from tfseg.models.layers.dropout import fold_seed
 from tfseg.monitors import Monitors
 from tfseg.settings.data import DataConfig
-from tfseg.settings.weak_to_strong import FixMatchConfig
+from tfseg.settings.methods.weak_to_strong import FixMatchConfig
 from tfseg.settings.run import TrainConfig
 
 # Each pass draws its own dropout.

@@ -18,7 +18,7 @@ from tfseg.methods.base import Batch
 from tfseg.methods.weak_to_strong import Mixed, WeakToStrong
 from tfseg.models.layers.dropout import fold_seed
 from tfseg.monitors import Monitors
-from tfseg.settings.weak_to_strong import FixMatchV2Config
+from tfseg.settings.methods.weak_to_strong import FixMatchV2Config
 
 LABELLED, STRONG, MASKS = range(3)
 

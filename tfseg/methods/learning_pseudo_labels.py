@@ -31,7 +31,7 @@ from tfseg.ops import class_aware, cross_training
 from tfseg.ops import losses as loss_ops
 from tfseg.ops.resize import resize_bilinear
 from tfseg.settings.data import DataConfig
-from tfseg.settings.methods import LearningPseudoLabelsConfig
+from tfseg.settings.methods.learning_pseudo_labels import LearningPseudoLabelsConfig
 from tfseg.settings.run import TrainConfig
 
 # Each network draws its own dropout.

@@ -35,7 +35,7 @@ from tfseg.ops import losses as loss_ops
 from tfseg.ops import pseudo_labels as label_ops
 from tfseg.ops.resize import resize_bilinear, resize_nearest
 from tfseg.settings.data import DataConfig
-from tfseg.settings.methods import PseudoSegConfig
+from tfseg.settings.methods.pseudoseg import PseudoSegConfig
 from tfseg.settings.run import TrainConfig
 
 # Each use of dropout draws for itself.

@@ -35,7 +35,7 @@ from tfseg.ops.class_scores import class_loss
 from tfseg.ops.resize import resize_bilinear
 from tfseg.ops.two_views import largest_only, to_first_view
 from tfseg.settings.data import DataConfig
-from tfseg.settings.methods import SLRNetConfig
+from tfseg.settings.methods.slrnet import SLRNetConfig
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.reading import changed
 from tfseg.settings.run import TrainConfig

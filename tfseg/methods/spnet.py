@@ -19,7 +19,7 @@ from tfseg.methods.base import Batch, Method, ParamGroup, freeze_norms, new_laye
 from tfseg.monitors import Monitors
 from tfseg.ops.losses import pixel_cross_entropy
 from tfseg.settings.data import DataConfig
-from tfseg.settings.methods import SPNetConfig
+from tfseg.settings.methods.spnet import SPNetConfig
 from tfseg.settings.run import TrainConfig
 
 

@@ -43,7 +43,7 @@ from tfseg.ops import agreement
 from tfseg.ops.calibration import Calibration, calibrated
 from tfseg.ops.confident_share import class_of_image, most_confident, standardised
 from tfseg.ops.losses import pixel_cross_entropy, weights_of
-from tfseg.settings.methods import StrictConfig
+from tfseg.settings.methods.strict import StrictConfig
 
 # Optimisers whose state is zero at the start, so that a round may begin with it.
 _RESTARTABLE = ("momentum", "adam")

@@ -18,7 +18,7 @@ from tfseg.methods.fixmatch import FEATURES, WEAK, FixMatch
 from tfseg.models.backbones.base import EndPoints
 from tfseg.models.layers.dropout import Dropout, fold_seed
 from tfseg.monitors import Monitors
-from tfseg.settings.weak_to_strong import UniMatchConfig
+from tfseg.settings.methods.weak_to_strong import UniMatchConfig
 
 
 class UniMatch(FixMatch):

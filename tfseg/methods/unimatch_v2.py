@@ -20,7 +20,7 @@ import tensorflow as tf
 from tfseg.methods.fixmatch_v2 import LABELLED, MASKS, STRONG, FixMatchV2
 from tfseg.methods.weak_to_strong import Mixed
 from tfseg.models.layers.dropout import fold_seed
-from tfseg.settings.weak_to_strong import UniMatchV2Config
+from tfseg.settings.methods.weak_to_strong import UniMatchV2Config
 
 
 class UniMatchV2(FixMatchV2):

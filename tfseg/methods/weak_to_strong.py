@@ -35,7 +35,7 @@ from tfseg.ops import class_aware, cutmix, distribution_alignment, hard_examples
 from tfseg.ops import losses as loss_ops
 from tfseg.ops.resize import resize_bilinear
 from tfseg.settings.data import DataConfig
-from tfseg.settings.weak_to_strong import WeakToStrongConfig
+from tfseg.settings.methods.weak_to_strong import WeakToStrongConfig
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.run import TrainConfig
 

@@ -44,7 +44,7 @@ from tfseg.ops import losses as loss_ops
 from tfseg.ops.class_vectors import pixel_vectors
 from tfseg.ops.resize import resize_nearest
 from tfseg.settings.data import DataConfig
-from tfseg.settings.methods import ZS3NetConfig
+from tfseg.settings.methods.zs3net import ZS3NetConfig
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.run import TrainConfig
 

@@ -9,7 +9,8 @@ from tfseg.data.specs import load_spec
 from tfseg.errors import UserError
 from tfseg.runs import record as run_record
 from tfseg.settings.data import DataConfig
-from tfseg.settings.methods import METHODS, ZeroLabelConfig
+from tfseg.settings.methods import METHODS
+from tfseg.settings.methods.zero_label import ZeroLabelConfig
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.reading import changed
 from tfseg.settings.run import TrainConfig

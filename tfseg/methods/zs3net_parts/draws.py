@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfseg.models import gmmn
 from tfseg.models.layers.dropout import fold_seed
-from tfseg.settings.methods import ZS3NetConfig
+from tfseg.settings.methods.zs3net import ZS3NetConfig
 
 # Folded into the seed of the step.
 MADE, LAYOUT, _NOISE, _KEEP, _PIXEL, _NODE_NOISE, _NODE_KEEP = range(7)

@@ -2,7 +2,7 @@
 
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
-from tfseg.settings.methods import ZS3NetConfig
+from tfseg.settings.methods.zs3net import ZS3NetConfig
 from tfseg.settings.run import TrainConfig
 
 

@@ -12,7 +12,7 @@ from tfseg.models import gmmn
 from tfseg.models.layers.settings import Settings
 from tfseg.ops import adam
 from tfseg.ops.mmd import mmd
-from tfseg.settings.methods import ZS3NetConfig
+from tfseg.settings.methods.zs3net import ZS3NetConfig
 
 
 class MatchingGenerator(tf.Module):

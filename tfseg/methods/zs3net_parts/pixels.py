@@ -15,7 +15,7 @@ from tfseg.methods.zs3net_parts.matching import MatchingGenerator
 from tfseg.methods.zs3net_parts.scenes import Scenes
 from tfseg.models import gmmn
 from tfseg.ops import adam
-from tfseg.settings.methods import ZS3NetConfig
+from tfseg.settings.methods.zs3net import ZS3NetConfig
 
 
 class PixelFeatures:

@@ -13,7 +13,7 @@ from tfseg.methods.zs3net_parts.draws import LAYOUT, MADE
 from tfseg.models.layers.dropout import fold_seed
 from tfseg.ops import layouts
 from tfseg.ops.resize import resize_nearest
-from tfseg.settings.methods import ZS3NetConfig
+from tfseg.settings.methods.zs3net import ZS3NetConfig
 
 _LAYOUTS = {"rename": layouts.rename, "balanced": layouts.balanced}
 

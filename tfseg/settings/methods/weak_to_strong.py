@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from tfseg.settings.method import OF_ZERO_LABEL, MethodSettings
+from tfseg.settings.methods.base import OF_ZERO_LABEL, MethodSettings
 from tfseg.settings.option import option
 
 
