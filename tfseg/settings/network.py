@@ -17,7 +17,7 @@ class ModelConfig(Section):
     GROUP: ClassVar[str] = "network"
     MAY_DIFFER: ClassVar[str] = NEVER
 
-    model_variant: str = option("mobilenet_v2", "Backbone; the README uses xception_65.")
+    model_variant: str = option("mobilenet_v2", "Backbone; PseudoSeg's commands use xception_65.")
     output_stride: int = option(
         16, "Ratio of input to backbone output resolution: 8, 16 or 32.", may_differ=TOLD
     )
@@ -29,7 +29,7 @@ class ModelConfig(Section):
         may_differ=TOLD,
     )
     decoder_output_stride: tuple[int, ...] | None = option(
-        None, "Strides at which the decoder merges low-level features, descending; README: 4."
+        None, "Strides at which the decoder merges low-level features, descending; PseudoSeg: 4."
     )
     multi_grid: tuple[int, ...] | None = option(
         None,

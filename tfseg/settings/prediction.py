@@ -13,7 +13,10 @@ class PredictionConfig(Section):
     GROUP: ClassVar[str] = "prediction"
 
     eval_scales: tuple[float, ...] = option(
-        (1.0,), "Input scales; repeat the flag.", multi=True, group="prediction"
+        (1.0,),
+        "Input scale; repeat the flag for several, whose predictions are merged.",
+        multi=True,
+        group="prediction",
     )
     add_flipped_images: bool = option(False, "Average with the mirrored image.", group="prediction")
     merge_scales: str = option(
