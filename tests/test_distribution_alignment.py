@@ -57,7 +57,7 @@ def test_a_class_that_is_found_too_rarely_becomes_likelier():
     before = method.guess(logits, stream_of(logits))
     np.testing.assert_array_equal(before.label, 0)
     for _ in range(500):
-        method.follow(method.guess(logits, stream_of(logits)), label)
+        method.follow(method.guess(logits, stream_of(logits)), {"label": label})
     after = method.guess(logits, stream_of(logits))
     # Areas are those before alignment, so that the factors settle.
     np.testing.assert_allclose(after.area, [[0.6, 0.05, 0.3, 0.05]], rtol=1e-5)
@@ -73,10 +73,24 @@ def test_image_level_labels_say_in_which_images_a_class_counts():
     logits = tf.math.log(tf.constant([[[[0.75, 0.25 - 2e-6, 1e-6, 1e-6]] * 2] * 2] * 4))
     known = tf.constant([[1.0, 0, 0]] + [[0.0, 0, 0]] * 3)
     stream = stream_of(logits, image_label=known)
+    labelled = {"label": label, "image_label": tf.constant([[1.0, 0, 0], [0.0, 0, 0]])}
     for _ in range(1000):
-        method.follow(method.guess(logits, stream), label)
+        method.follow(method.guess(logits, stream), labelled)
     factor = ops.factors(*tf.unstack(tf.convert_to_tensor(method.class_areas.means)))
     np.testing.assert_allclose(factor[1], 2.0, rtol=0.05)
+
+
+def test_crops_without_a_class_of_their_image_change_nothing():
+    method = aligned_method(weakly=True)
+    # Both images show class 1. One crop lacks it, the other lacks the background.
+    label = tf.constant([[[0, 0], [0, 0]], [[1, 1], [1, 1]]])
+    image_label = tf.constant([[1.0, 0, 0]] * 2)
+    perfect = tf.math.log(tf.one_hot(label, 4) + 1e-9)
+    labelled = {"label": label, "image_label": image_label}
+    for _ in range(500):
+        method.follow(method.guess(perfect, stream_of(perfect, image_label=image_label)), labelled)
+    factor = ops.factors(*tf.unstack(tf.convert_to_tensor(method.class_areas.means)))
+    np.testing.assert_allclose(factor[:2], 1.0, rtol=0.01)
 
 
 def test_ignored_pixels_of_masks_do_not_count():
@@ -84,7 +98,7 @@ def test_ignored_pixels_of_masks_do_not_count():
     ignored = method.spec.ignore_label
     label = tf.constant([[[0, ignored], [ignored, ignored]]])
     logits = tf.zeros([1, 2, 2, 4])
-    method.follow(method.guess(logits, stream_of(logits)), label)
+    method.follow(method.guess(logits, stream_of(logits)), {"label": label})
     of_masks, of_predictions = method.class_areas.means.numpy()
     np.testing.assert_allclose(of_masks, [[0.01, 0, 0, 0], [0.01] * 4], rtol=1e-5)
     np.testing.assert_allclose(of_predictions, [[0.0025] * 4, [0.01] * 4], rtol=1e-5)
@@ -96,6 +110,7 @@ def test_parts_of_a_batch_make_one_step():
         method = aligned_method(gradient_accumulation_steps=parts)
         logits = tf.zeros([1, 2, 2, 4])
         for _ in range(parts):
-            method.follow(method.guess(logits, stream_of(logits)), tf.zeros([1, 2, 2], tf.int32))
+            labelled = {"label": tf.zeros([1, 2, 2], tf.int32)}
+            method.follow(method.guess(logits, stream_of(logits)), labelled)
         means.append(method.class_areas.means.numpy())
     np.testing.assert_allclose(means[0], means[1], rtol=1e-4)

@@ -39,25 +39,32 @@ class ClassAreas(tf.Module):
             logits, distribution_alignment.factors(of_masks, of_predictions)
         )
 
-    def follow(self, label: tf.Tensor, area: tf.Tensor, present: tf.Tensor | None) -> None:
+    def follow(
+        self,
+        label: tf.Tensor,
+        area: tf.Tensor,
+        *,
+        in_masks: tf.Tensor | None,
+        in_predictions: tf.Tensor | None,
+    ) -> None:
         """Moves the running means towards those of a batch.
 
         Args:
           label: int32 [N, H, W], masks.
           area: float32 [M, C], areas that were predicted, before alignment.
-          present: float32 [M, C], classes that the images behind `area` may show; None: nothing is
-            known of them. Where it is known, masks too count only for the classes they show.
+          in_masks, in_predictions: float32 [N, C] and [M, C], classes that the images behind
+            `label` and `area` show, by their image-level labels; None: every class counts in every
+            image. Both are of whole images, of which the batch may hold crops: a class that one
+            crop lacks is rarer in both means.
         """
         known = tf.cast(tf.not_equal(label, self._ignore_label), tf.float32)
         of_masks = distribution_alignment.areas(tf.one_hot(label, area.shape[-1]), known)
-        if present is None:
-            shown, present = tf.ones_like(of_masks), tf.ones_like(area)
-        else:
-            shown = tf.cast(of_masks > 0.0, tf.float32)
+        if in_masks is None or in_predictions is None:
+            in_masks, in_predictions = tf.ones_like(of_masks), tf.ones_like(area)
         found = tf.stack(
             [
-                distribution_alignment.area_means(of_masks, shown),
-                distribution_alignment.area_means(area, present),
+                distribution_alignment.area_means(of_masks, in_masks),
+                distribution_alignment.area_means(area, in_predictions),
             ]
         )
         if self._replicas > 1:

@@ -55,7 +55,7 @@ class FixMatch(WeakToStrong):
         strong = tf.add_n(
             [self.guess_loss(logits, view) for logits, view in zip(strong_logits, views)]
         )
-        self.follow(guess, labelled["label"])
+        self.follow(guess, labelled)
         return {
             "segmentation": 0.5 * self.labelled_loss(labelled_logits, labelled["label"]),
             "strong": 0.5 * weight * strong,

@@ -65,7 +65,7 @@ class FixMatchV2(WeakToStrong):
         self.monitor(monitors, guess, own, strong_logits[0], views)
         losses = [self.guess_loss(logits, view) for logits, view in zip(strong_logits, views)]
         weight = self.unlabelled_weight(step)
-        self.follow(guess, labelled["label"])
+        self.follow(guess, labelled)
         return {
             "segmentation": 0.5 * self.labelled_loss(labelled_logits, labelled["label"]),
             "strong": 0.5 * weight * tf.add_n(losses) / len(losses),

@@ -48,7 +48,7 @@ class UniMatch(FixMatch):
             "strong": 0.125 * weight * (first + second),
             "dropped_features": 0.25 * weight * self.guess_loss(dropped_logits, guess),
         }
-        self.follow(guess, labelled["label"])
+        self.follow(guess, labelled)
         return result
 
     def _weak_pass(

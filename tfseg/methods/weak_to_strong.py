@@ -171,12 +171,16 @@ class WeakToStrong(Method):
 
     @classmethod
     def streams(cls, data: DataConfig, train: TrainConfig, settings=None) -> dict[str, Stream]:
+        image_labels = data.image_label_source if train.weakly else "none"
+        aligned = settings is not None and settings.distribution_alignment
         return {
             # Image j of the second split always comes with image j modulo n of the first.
             "labelled": Stream(
                 split=data.train_split,
                 batch_size=train.train_batch_size,
                 labels="required",
+                # Alignment compares the images of both streams that show a class.
+                image_labels=image_labels if aligned else "none",
                 order_of="unlabelled",
             ),
             "unlabelled": Stream(
@@ -185,7 +189,7 @@ class WeakToStrong(Method):
                 strong_views=cls.strong_views,
                 boxes=True,
                 labels="hidden",
-                image_labels=data.image_label_source if train.weakly else "none",
+                image_labels=image_labels,
                 dataset_dir=data.dataset_dir_cls,
             ),
         }
@@ -220,12 +224,21 @@ class WeakToStrong(Method):
         self, logits: tf.Tensor, stream: dict[str, tf.Tensor]
     ) -> tuple[tf.Tensor, tf.Tensor | None]:
         """Returns logits without the classes that an image is known not to show, and the others."""
-        if not self.config.weakly:
+        present = self._present(stream)
+        if present is None:
             return logits, None
-        background = self.spec.has_background
-        present = class_aware.present_classes(stream["image_label"], has_background=background)
-        moved = class_aware.move_absent_to_present(logits, present, has_background=background)
+        moved = class_aware.move_absent_to_present(
+            logits, present, has_background=self.spec.has_background
+        )
         return moved, present
+
+    def _present(self, stream: dict[str, tf.Tensor]) -> tf.Tensor | None:
+        """Returns the classes that a stream's images may show, float32 [N, C]; None: not known."""
+        if not self.config.weakly:
+            return None
+        return class_aware.present_classes(
+            stream["image_label"], has_background=self.spec.has_background
+        )
 
     def _aligned(self, logits: tf.Tensor) -> tf.Tensor:
         return logits if self.class_areas is None else self.class_areas.align(logits)
@@ -260,17 +273,22 @@ class WeakToStrong(Method):
         confidence = tf.convert_to_tensor(self.class_confidence)
         return threshold * tf.gather(confidence / tf.reduce_max(confidence), label)
 
-    def follow(self, guess: Guess, label: tf.Tensor) -> None:
+    def follow(self, guess: Guess, labelled: dict[str, tf.Tensor]) -> None:
         """Moves what is remembered of the classes towards a batch.
 
         Args:
           guess: of the weak views.
-          label: int32 [N, H, W], masks of the labelled images.
+          labelled: batch of the labelled images.
         """
         if self.class_confidence is not None:
             self._follow_confidence(guess)
         if self.class_areas is not None:
-            self.class_areas.follow(label, guess.area, guess.present)
+            self.class_areas.follow(
+                labelled["label"],
+                guess.area,
+                in_masks=self._present(labelled),
+                in_predictions=guess.present,
+            )
 
     def _follow_confidence(self, guess: Guess) -> None:
         members = tf.one_hot(guess.label, self.spec.num_classes) * guess.valid[..., None]
