@@ -64,6 +64,15 @@ def test_the_only_image_of_a_class_trains(seed):
     assert len(splits["val"]) == 4
 
 
+@pytest.mark.parametrize("images", (1, 2, 3, 4))
+def test_few_training_masks_have_one_of_each_class(images):
+    classes = {f"i{k}": (1, 2) if k < images else (1,) for k in range(100)}
+    for seed in range(10):
+        splits = draw(classes, [], Wanted(0.2, 10, seed))
+        assert any(2 in classes[i] for i in splits["train"])
+        assert images < 3 or any(2 in classes[i] for i in splits["val"])
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_no_class_goes_to_val_as_a_whole(seed):
     rng = np.random.default_rng(seed)

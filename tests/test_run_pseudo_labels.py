@@ -113,19 +113,32 @@ def test_labels_are_right_where_they_are_the_truth(records, tmp_path):
     assert labels.size > 1 and counts.sum() == found["truth"].label.size
 
 
-def test_masks_that_training_knows_are_not_judged(records, tmp_path):
-    saved_run(tmp_path / "run", records, "learning_pseudo_labels", train_split="train_aug")
+@pytest.mark.parametrize(
+    "method, more",
+    (
+        ("learning_pseudo_labels", {}),
+        ("pseudoseg", {"cutout_half_size": 2}),
+        ("unimatch", {}),
+    ),
+)
+def test_masks_that_training_knows_are_not_judged(records, tmp_path, method, more):
+    saved_run(tmp_path / "run", records, method, train_split="train_aug", **more)
     with pytest.raises(UserError, match="'train_aug' that were looked at has a mask"):
         PseudoLabels(str(tmp_path / "run")).judged(4)
+
+
+def test_images_with_masks_may_all_be_in_the_other_split(records, tmp_path):
+    saved_run(tmp_path / "run", records, "learning_pseudo_labels", train_split="val")
+    assert PseudoLabels(str(tmp_path / "run")).judged(4)["hybrid"].label.size
 
 
 def test_a_run_without_pseudo_labels_is_refused(records, tmp_path):
     saved_run(tmp_path / "run", records, "supervised")
     with pytest.raises(UserError, match="supervised makes no pseudo labels") as error:
         PseudoLabels(str(tmp_path / "run"))
-    assert {"pseudoseg", "unimatch", "learning_pseudo_labels"} <= set(
-        error.value.accepted.split(", ")
-    )
+    accepted = error.value.accepted.split(", ")
+    assert {"pseudoseg", "unimatch", "learning_pseudo_labels"} <= set(accepted)
+    assert "strict" not in accepted
     with pytest.raises(UserError, match="holds no checkpoint"):
         PseudoLabels(str(tmp_path))
 

@@ -158,11 +158,11 @@ def test_confidence_is_the_mean_over_views():
     # Probabilities of class 3 are 0.9 and 0.6, each the other's mirror image.
     scores = np.log(np.float32([[[1, 1, 1, 9], [1, 1, 4, 6]]]))
     method.teacher = decided(scores)
-    _, kept = method.pseudo_labels(tf.zeros([1, 1, 2, 3]), tf.ones([1, 1, 2], tf.bool))
+    _, kept = method.labels_of_unseen(tf.zeros([1, 1, 2, 3]), tf.ones([1, 1, 2], tf.bool))
     assert kept.numpy().all()
     method = strict(spec=TWO_UNSEEN, view_scales=(), min_confidence=0.76)
     method.teacher = decided(scores)
-    _, kept = method.pseudo_labels(tf.zeros([1, 1, 2, 3]), tf.ones([1, 1, 2], tf.bool))
+    _, kept = method.labels_of_unseen(tf.zeros([1, 1, 2, 3]), tf.ones([1, 1, 2], tf.bool))
     assert not kept.numpy().any()
 
 
@@ -187,7 +187,7 @@ def test_what_stands_out_in_its_image_is_of_that_class(scale):
     zero = np.zeros_like(ramp)
     scores = np.stack([zero + 9, zero, 3 - ramp, ramp], -1)[None]
     method.teacher = decided(scores)
-    label, kept = method.pseudo_labels(tf.zeros([1, 1, 8, 3]), tf.ones([1, 1, 8], tf.bool))
+    label, kept = method.labels_of_unseen(tf.zeros([1, 1, 8, 3]), tf.ones([1, 1, 8], tf.bool))
     np.testing.assert_array_equal(label, [[[2] * 2 + [0] * 4 + [3] * 2]])
     assert kept.numpy().all()
 
@@ -221,7 +221,7 @@ def test_what_stands_out_gets_one_name_for_an_image(disagreeing, otherwise):
     def completed(scores, candidate=candidate, **views):
         method = strict(**options, **views)
         method.teacher = lambda image, training, input_scale: {"logits": tf.constant(scores)}
-        pseudo, kept = method.pseudo_labels(tf.zeros([2, 1, 4, 3]), candidate)
+        pseudo, kept = method.labels_of_unseen(tf.zeros([2, 1, 4, 3]), candidate)
         return agreement.complete(label, pseudo, kept, candidate, otherwise=otherwise).numpy()
 
     np.testing.assert_array_equal(completed(scores, **ONE_VIEW), [[[0, 3, 3, 0]], [[0, 2, 2, 0]]])

@@ -26,8 +26,8 @@ from tfseg.errors import UserError
 TRAIN, VAL = "train", "val"
 # Folder of the lists in the output.
 LISTS = "lists"
-# A class in fewer images cannot be in train, unlabelled and val.
-_ENOUGH_FOR_ALL = 3
+# A class in fewer images trains, and may be absent from val.
+_ENOUGH_FOR_VAL = 3
 # What Roboflow writes between the name of a photograph and the number of its version.
 _ROBOFLOW_VERSION = ".rf."
 _NAMED = 2
@@ -99,9 +99,9 @@ def draw(
             fix="change --val_fraction or --labelled, or add masks",
         )
     rng = np.random.default_rng(wanted.seed)
-    val = _stratified(ids, classes, num_val, rng, leave_one=True)
+    val = _stratified(ids, classes, num_val, rng, enough=_ENOUGH_FOR_VAL, leave_one=True)
     left = [i for i in ids if i not in val]
-    train = _stratified(left, classes, num_train, rng)
+    train = _stratified(left, classes, num_train, rng, enough=1)
     unlabelled = sorted([i for i in left if i not in train] + list(without_masks))
     splits = {TRAIN: sorted(train), UNLABELLED_SPLIT: unlabelled, VAL: sorted(val)}
     return {name: chosen for name, chosen in splits.items() if chosen}
@@ -113,6 +113,7 @@ def _stratified(
     count: int,
     rng: np.random.Generator,
     *,
+    enough: int,
     leave_one: bool = False,
 ) -> set[str]:
     """Draws `count` of the ids, so that each class has its share in what is drawn.
@@ -122,6 +123,7 @@ def _stratified(
       classes: of each of them.
       count: of ids to draw.
       rng: of the draw.
+      enough: at least one image is drawn of each class that so many of the ids show.
       leave_one: one image of each class at least is not drawn, as far as there are others.
     """
     share = count / len(ids)
@@ -134,7 +136,7 @@ def _stratified(
     # How many images of each class are still to be chosen.
     wish = {k: share * len(m) for k, m in members.items()}
     for k, m in members.items():
-        if len(m) >= _ENOUGH_FOR_ALL:
+        if len(m) >= enough:
             wish[k] = max(wish[k], 1.0)
     remaining = {k: len(m) for k, m in members.items()}
     chosen: dict[str, None] = {}

@@ -246,7 +246,7 @@ class Strict(SPNet):
             },
             upsample_logits=self.config.upsample_logits,
         )
-        pseudo, kept = self.pseudo_labels(
+        pseudo, kept = self.labels_of_unseen(
             train["image"], maps["candidate"], seed=fold_seed(seed, 1)
         )
         target = agreement.complete(
@@ -310,7 +310,7 @@ class Strict(SPNet):
         drawn = tf.random.stateless_uniform([len(scales)], seed, alg="philox")
         return tf.unstack(min(scales) + (max(scales) - min(scales)) * drawn)
 
-    def pseudo_labels(
+    def labels_of_unseen(
         self, image: tf.Tensor, candidate: tf.Tensor, *, seed: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns pseudo labels for a batch of images.
@@ -459,7 +459,7 @@ class Strict(SPNet):
         """Returns an image, its training label, the pseudo labels, the prediction, the truth."""
         train = batch[zero_label.STREAM]
         candidate = self.candidates(train["label"], train["candidate"])
-        pseudo, kept = self.pseudo_labels(train["image"], candidate, seed=tf.constant([0, 0]))
+        pseudo, kept = self.labels_of_unseen(train["image"], candidate, seed=tf.constant([0, 0]))
         target = agreement.complete(
             train["label"], pseudo, kept, candidate, otherwise=self._otherwise
         )

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfseg.data import pipeline
 from tfseg.data.sources import make_sources
 from tfseg.data.specs import DatasetSpec
-from tfseg.data.stream import Stream
+from tfseg.data.split_index import load_index
 from tfseg.errors import UserError
 from tfseg.methods.base import Method
 from tfseg.models import model_builder
@@ -86,7 +86,8 @@ class PseudoLabels:
         )
         self.spec: DatasetSpec = classes.spec_of(self.data, given, record)
         method_class = METHODS[self.config.method].load()
-        self._name, self._stream = self._stream_of(method_class)
+        self._streams = method_class.streams(self.data, self.config, self.config.method_settings)
+        self._name = self._hiding_stream(method_class)
         self._method = method_class(
             build_model=model_builder(network, self.spec, self.data.train_crop_size),
             spec=self.spec,
@@ -97,12 +98,11 @@ class PseudoLabels:
             load_network(stored, self.prefix, name)
         load_state(method_state(self._method), self.prefix)
 
-    def _stream_of(self, method_class: Any) -> tuple[str, Stream]:
-        """Returns the stream of images whose masks are hidden, on its own."""
-        streams = method_class.streams(self.data, self.config, self.config.method_settings)
-        for name, stream in streams.items():
+    def _hiding_stream(self, method_class: Any) -> str:
+        """Returns the name of the stream of images whose masks are hidden."""
+        for name, stream in self._streams.items():
             if stream.labels in _HIDING and _makes_pseudo_labels(method_class):
-                return name, dataclasses.replace(stream, order_of=None, epoch_of=None)
+                return name
         raise UserError(
             f"--method={self.config.method} makes no pseudo labels that could be looked at.",
             where=self.prefix,
@@ -132,35 +132,42 @@ class PseudoLabels:
         }
         if not any(judged.label.size for judged in result.values()):
             raise UserError(
-                f"None of the images of split '{self._stream.split}' that were looked at has a "
-                "mask.",
+                f"None of the images of split '{self._streams[self._name].split}' that were looked "
+                "at has a mask.",
                 where=self.data.dataset_dir,
-                accepted="records in which the images without --train_split's masks have masks, "
+                accepted="records in which images outside of --train_split have masks, "
                 "which training then hides",
             )
         return result
 
     def _batches(self, num_images: int) -> Iterator[dict[str, tuple[tf.Tensor, ...]]]:
-        name, stream = self._name, self._stream
+        # All streams, as in training: one that is left out may change what the others hold.
+        sources = make_sources(self._streams, self.spec, self.data)
         dataset = pipeline.make_train_dataset(
-            {name: stream},
-            make_sources({name: stream}, self.spec, self.data),
+            self._streams,
+            sources,
             self.data,
             mean_pixel=self._method.model.mean_pixel,
             seed=self.config.seed,
         )
-        for batch in dataset.take(-(-num_images // stream.batch_size)):
-            yield self._judge(pipeline.unpacked(batch))
+        trained = load_index(self.data.dataset_dir, self.data.train_split, self.spec).ids
+        ids = sources[self._name].index.ids
+        secret = tf.constant(~np.isin(ids.astype(str), trained.astype(str)))
+        for batch in dataset.take(-(-num_images // self._streams[self._name].batch_size)):
+            yield self._judge(pipeline.unpacked(batch), secret)
 
-    def _judge(self, batch: dict[str, Any]) -> dict[str, tuple[tf.Tensor, ...]]:
-        """Returns label, confidence, whether it is right and whether that is known, by kind."""
+    def _judge(self, batch: dict[str, Any], secret: tf.Tensor) -> dict[str, tuple[tf.Tensor, ...]]:
+        """Returns label, confidence, whether it is right and whether that is known, by kind.
+
+        Args:
+          batch: of all streams.
+          secret: by record of the stream whose masks are hidden, whether no loss saw its mask.
+        """
         of_stream = batch[self._name]
         truth, valid = of_stream["hidden_label"], of_stream["valid"]
         known = (valid > 0) & (truth >= 0) & (truth < self.spec.num_classes)
         known &= truth != self.spec.ignore_label
-        if self._stream.labels == "listed":
-            # The masks of these are no secret.
-            known &= ~of_stream["has_label"][:, None, None]
+        known &= tf.gather(secret, of_stream["index"])[:, None, None]
         truth = tf.where(known, truth, -1)[..., None]
         result = {}
         for kind, probs in self._method.pseudo_labels(batch).items():
