@@ -249,6 +249,12 @@ def test_a_folder_is_looked_through_without_the_output(tmp_path):
     assert found.notes == ("1 files are no images by their names and left out: 1 .txt",)
 
 
+def test_a_pattern_finds_nothing_that_was_written(tmp_path):
+    write_images(tmp_path, names=["b.png", "sub/a.png", "out/index/b.png", "outside/c.png"])
+    found = find_images(str(tmp_path / "**" / "*.png"), str(tmp_path / "out"))
+    assert [image.key for image in found.images] == ["b.png", "outside/c.png", "sub/a.png"]
+
+
 def test_a_pattern_a_list_and_a_file(tmp_path, monkeypatch):
     write_images(tmp_path / "x", names=["b.png", "sub/a.png", "sub/c.png", "[1] d.png"])
     assert keys_of(tmp_path / "x" / "*" / "*.png") == ["sub/a.png", "sub/c.png"]
@@ -530,6 +536,14 @@ def test_masks_of_another_folder_are_not_overwritten(prefix, photos, tmp_path):
     with pytest.raises(UserError, match="(?s)another image of the same name.*other/1.png"):
         predicted(prefix, tmp_path / "other", tmp_path / "out")
     assert files_in(tmp_path / "out") == before
+    # Nor those of images that have as many bytes and the same time.
+    for name in ("blue", "red"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (40, 30), name).save(tmp_path / name / "1.bmp")
+        os.utime(tmp_path / name / "1.bmp", (1e9, 1e9))
+    predicted(prefix, tmp_path / "blue", tmp_path / "of_blue")
+    with pytest.raises(UserError, match="another image of the same name"):
+        predicted(prefix, tmp_path / "red", tmp_path / "of_blue")
     # A copy of the folder is the same to it.
     shutil.copytree(photos[0], tmp_path / "copy")
     assert predicted(prefix, tmp_path / "copy", tmp_path / "out")["skipped"] == 4

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tfrecords_tools import class_files
+from tfseg.data.folders import walk
 from tfseg.data.image_files import IMAGE_EXTENSIONS
 from tfseg.errors import UserError
 
@@ -135,13 +136,7 @@ def ids_below(finder: FileFinder, *, without: str | None = None, what: str = "im
       UserError: there are none.
     """
     found = set()
-    for path, folders, names in os.walk(finder.folder):
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".")
-            and not (without and os.path.realpath(os.path.join(path, name)) == without)
-        )
+    for path, names in walk(finder.folder, without=without):
         below = os.path.relpath(path, finder.folder)
         for name in names:
             stem, extension = os.path.splitext(name)

@@ -14,6 +14,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 
+from tfseg.data.folders import walk
 from tfseg.data.image_files import IMAGE_EXTENSIONS
 from tfseg.data.prediction_files import safe_path
 from tfseg.errors import UserError
@@ -47,7 +48,7 @@ def find_images(images: str, output_dir: str) -> Found:
 
     Args:
       images: an image file, a folder, a pattern, or a text file of paths.
-      output_dir: where predictions are written; it is skipped if it lies in the folder.
+      output_dir: where predictions are written; no file in it is found by a folder or pattern.
 
     Raises:
       UserError: there is none, or one is not there, cannot be opened or has an unknown format.
@@ -60,7 +61,7 @@ def find_images(images: str, output_dir: str) -> Found:
     elif os.path.isfile(images):
         found = Found((ImageFile(os.path.basename(images), images),))
     elif glob.has_magic(images):
-        found = _by_pattern(images)
+        found = _by_pattern(images, output_dir)
     else:
         raise UserError(
             "There is no such file or folder.",
@@ -75,13 +76,7 @@ def find_images(images: str, output_dir: str) -> Found:
 
 def _in_folder(folder: str, output_dir: str) -> Found:
     images, others = [], collections.Counter()
-    written = os.path.realpath(output_dir)
-    for parent, folders, names in os.walk(folder, onerror=_raise):
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".") and os.path.realpath(os.path.join(parent, name)) != written
-        )
+    for parent, names in walk(folder, without=output_dir, onerror=_raise):
         for name in names:
             extension = os.path.splitext(name)[1].lower()
             if name.startswith(".") or extension not in IMAGE_EXTENSIONS:
@@ -121,11 +116,13 @@ def _in_list(path: str) -> Found:
     return Found(images, (note,) if repeated else ())
 
 
-def _by_pattern(pattern: str) -> Found:
+def _by_pattern(pattern: str, output_dir: str) -> Found:
     # What stands before the first folder with a wildcard.
     fixed = re.split(r"[*?\[]", pattern)[0]
     folder = os.path.dirname(fixed)
     paths = [path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)]
+    written = os.path.join(os.path.realpath(output_dir), "")
+    paths = [path for path in paths if not os.path.realpath(path).startswith(written)]
     if not paths:
         raise UserError(
             "No file fits the pattern.",

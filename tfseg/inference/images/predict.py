@@ -8,6 +8,7 @@ it was.
 import collections
 import concurrent.futures
 import contextlib
+import filecmp
 import hashlib
 import itertools
 import os
@@ -127,8 +128,12 @@ class _Job:
         entry, folder = self._entries.get(image.key), self._config.output_dir
         if entry is None:
             return False
-        if entry.state != self._states[image.key]:
-            if entry.path != os.path.abspath(image.path):
+        same = entry.state == self._states[image.key]
+        if entry.path != os.path.abspath(image.path):
+            # Images of one camera may be alike in bytes and time.
+            if same and os.path.isfile(entry.path):
+                same = filecmp.cmp(entry.path, image.path, shallow=False)
+            if not same:
                 raise UserError(
                     "The output directory holds the mask of another image of the same name.",
                     where=f"--output_dir={folder}",
@@ -136,6 +141,7 @@ class _Job:
                     accepted=entry.path,
                     fix="choose another --output_dir",
                 )
+        if not same:
             return False
         return set(self._kinds) <= set(entry.saved) and all(
             os.path.isfile(os.path.join(folder, relative_path(kind, entry.name)))
