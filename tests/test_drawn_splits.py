@@ -1,14 +1,18 @@
 """Lists that a converter draws: shares, classes, repetition, and what cannot be drawn."""
 
+import io
 import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.test_converters import picture, run_tool, save
 from tfrecords_tools import drawn_splits
 from tfrecords_tools.drawn_splits import Wanted, draw
+from tfrecords_tools.encoder import make_record
 from tfrecords_tools.file_finder import FileFinder, ids_below
+from tfseg.data import writing
 from tfseg.data.specs import DatasetSpec
 from tfseg.data.split_index import load_index
 from tfseg.errors import UserError
@@ -203,6 +207,56 @@ def test_records_of_drawn_lists(folder):
     assert index.has_mask.sum() == 3
     listed = (folder / "out" / "lists" / "unlabelled.txt").read_text().split()
     assert listed == sorted(index.ids) and {"p10", "p11"} <= set(listed)
+
+
+def ids_of_splits(out):
+    content = json.loads((out / "dataset.json").read_text())
+    spec = DatasetSpec.from_json(content, where="dataset.json")
+    return {name: set(load_index(str(out), name, spec).ids) for name in content["splits"]}
+
+
+def test_a_second_draw_leaves_nothing_of_the_first(folder):
+    for i in (10, 11):
+        (folder / "images" / f"p{i}.jpg").unlink()
+    build(folder, "--val_fraction=0.3", "--labelled=4")
+    assert set(ids_of_splits(folder / "out")) == {"train", "unlabelled", "val"}
+    result = build(folder, "--val_fraction=0.4", "--seed=1")
+    assert "removes" in result.stdout and "unlabelled" in result.stdout
+    found = ids_of_splits(folder / "out")
+    assert set(found) == {"train", "val"} and not found["train"] & found["val"]
+    written = {path.name.split("-")[0].split(".")[0] for path in (folder / "out").iterdir()}
+    assert "unlabelled" not in written
+    lists = sorted(path.name for path in (folder / "out" / "lists").iterdir())
+    assert lists == ["train.txt", "val.txt"]
+
+
+def test_a_second_draw_that_is_stopped_shares_no_image_with_the_first(tmp_path):
+    png, ids = io.BytesIO(), np.zeros((4, 4), np.uint8)
+    Image.new("RGB", (4, 4)).save(png, "PNG")
+
+    def write(splits, fails=()):
+        def encode(name):
+            if name in fails:
+                raise UserError("Stopped.")
+            return make_record(name, png.getvalue(), (4, 4), ids, image_labels=None, spec=SPEC)
+
+        writing.write_splits(
+            str(tmp_path),
+            SPEC,
+            splits,
+            encode,
+            num_shards=1,
+            num_workers=1,
+            together=drawn_splits.NAMES,
+        )
+
+    write({"train": ["a", "b"], "unlabelled": ["c"], "val": ["d"]})
+    with pytest.raises(UserError, match="Stopped"):
+        write({"train": ["d", "b"], "val": ["a"]}, fails=["d"])
+    assert set(ids_of_splits(tmp_path)) == {"train", "unlabelled", "val"}
+    with pytest.raises(UserError, match="Stopped"):
+        write({"train": ["d", "b"], "val": ["a"]}, fails=["a"])
+    assert ids_of_splits(tmp_path) == {"train": {"d", "b"}}
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,7 @@ def main(argv: list[str]) -> None:
             mask_reader=MaskReader(spec.ignore_label, FLAGS.crowd == "ignore"),
         ),
         started=started,
+        together=drawn_splits.NAMES if without_lists else (),
     )
     if without_lists:
         drawn_splits.save(splits, FLAGS.output_dir)

@@ -8,6 +8,7 @@ Source: Sechidis et al., "On the stratification of multi-label data", ECML PKDD 
 one image of each class.
 """
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -24,6 +25,7 @@ from tfseg.data.specs import UNLABELLED_SPLIT, DatasetSpec
 from tfseg.errors import UserError
 
 TRAIN, VAL = "train", "val"
+NAMES = (TRAIN, UNLABELLED_SPLIT, VAL)
 # Folder of the lists in the output.
 LISTS = "lists"
 # A class in fewer images trains, and may be absent from val.
@@ -234,9 +236,13 @@ def _versions_elsewhere(splits: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def save(splits: Mapping[str, Sequence[str]], output_dir: str) -> None:
-    """Writes the lists below the output, one `<split>.txt` each."""
+    """Writes the lists below the output, one `<split>.txt` each, in place of earlier ones."""
     folder = os.path.join(output_dir, LISTS)
     storage.make_folder(folder)
+    for name in NAMES:
+        if name not in splits:
+            with contextlib.suppress(FileNotFoundError):
+                storage.remove(os.path.join(folder, f"{name}.txt"))
     for name, ids in splits.items():
         lines = "".join(f"{i}\n" for i in ids)
         write_atomically(os.path.join(folder, f"{name}.txt"), lines.encode())

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,11 +95,12 @@ def write(
     encode: Callable[[Any], writing.Encoded],
     *,
     started: float,
+    together: Collection[str] = (),
 ) -> None:
     """Writes splits as the output flags say, and prints what was written.
 
     Args:
-      spec, tasks, encode: as for `writing.write_splits`.
+      spec, tasks, encode, together: as for `writing.write_splits`.
       started: `time.monotonic()` of the program's start.
     """
     reports = writing.write_splits(
@@ -109,6 +110,7 @@ def write(
         encode,
         num_shards=FLAGS.num_shards,
         num_workers=FLAGS.num_workers,
+        together=together,
     )
     finish(reports, spec, FLAGS.output_dir, started)
 

@@ -17,7 +17,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,6 +89,7 @@ def write_splits(
     *,
     num_shards: int,
     num_workers: int,
+    together: Collection[str] = (),
 ) -> list[SplitReport]:
     """Converts every task of every split and writes the splits one after the other.
 
@@ -99,6 +100,8 @@ def write_splits(
       encode: picklable; task -> `Encoded`.
       num_shards: per split; fewer where a split has fewer records.
       num_workers: processes.
+      together: names of splits that divide the same images. From the first new one on the data set
+        has none of the old ones, which could share images with the new.
 
     Raises:
       UserError: a bad name or count, an empty split, other classes already there, or whatever
@@ -125,11 +128,14 @@ def write_splits(
                 flush=True,
             )
         _check_same_classes(output_dir, spec, splits)
-        _tell_replaced(output_dir, splits)
-        return [
-            _write_split(output_dir, spec, split, splits, encode, num_shards, num_workers)
-            for split in splits
-        ]
+        _tell_replaced(output_dir, splits, together)
+        done: list[SplitReport] = []
+        for split in splits:
+            old = {split} if done else {split, *together}
+            done.append(
+                _write_split(output_dir, spec, split, splits, encode, num_shards, num_workers, old)
+            )
+        return done
 
 
 def _lock(output_dir: str, name: str) -> str:
@@ -177,20 +183,29 @@ def _check_same_classes(output_dir: str, spec: DatasetSpec, splits: Mapping[str,
         )
 
 
-def _tell_replaced(output_dir: str, splits: Mapping[str, Any]) -> None:
+def _tell_replaced(output_dir: str, splits: Mapping[str, Any], together: Collection[str]) -> None:
     there = (read_dataset_json(output_dir) or {}).get("splits", {})
     if replaced := [name for name in splits if name in there]:
         print(f"note: replaces in {output_dir}: {', '.join(replaced)}", flush=True)
+    if gone := sorted((set(together) - set(splits)) & set(there)):
+        print(
+            f"note: removes from {output_dir}: {', '.join(gone)}, drawn earlier among the same "
+            "images",
+            flush=True,
+        )
 
 
 def _write_dataset_json(
-    output_dir: str, spec: DatasetSpec, split: str, entry: dict[str, Any] | None
+    output_dir: str,
+    spec: DatasetSpec,
+    *,
+    without: Collection[str] = (),
+    new: Mapping[str, dict[str, Any]] | None = None,
 ) -> None:
-    """Writes dataset.json with the split's new entry, or without one."""
+    """Writes dataset.json without the entries of some splits, and with new ones."""
     splits = (read_dataset_json(output_dir) or {}).get("splits", {})
-    splits = {name: value for name, value in splits.items() if name != split}
-    if entry is not None:
-        splits[split] = entry
+    splits = {name: value for name, value in splits.items() if name not in without}
+    splits |= new or {}
     content = {**spec.to_json(), "splits": dict(sorted(splits.items()))}
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     write_atomically(os.path.join(output_dir, DATASET_FILE), text.encode())
@@ -204,6 +219,7 @@ def _write_split(
     encode: Callable[[Any], Encoded],
     num_shards: int,
     num_workers: int,
+    old: Collection[str],
 ) -> SplitReport:
     tasks = splits[split]
     num_shards = min(num_shards, len(tasks))
@@ -248,8 +264,11 @@ def _write_split(
         with sharing.locked(_lock(output_dir, _PUBLISHING_LOCK)):
             # Again: another run may have published since.
             _check_same_classes(output_dir, spec, splits)
-            _publish(output_dir, spec, split, writers, index)
-            _write_dataset_json(output_dir, spec, split, entry)
+            _write_dataset_json(output_dir, spec, without=old)
+            for name in old:
+                _remove_split(output_dir, name)
+            _publish(output_dir, split, writers, index)
+            _write_dataset_json(output_dir, spec, new={split: entry})
     return report
 
 
@@ -257,19 +276,16 @@ def _sizes(shards: list[dict[str, Any]]) -> list[int]:
     return [shard["bytes"] for shard in shards]
 
 
-def _publish(
-    output_dir: str,
-    spec: DatasetSpec,
-    split: str,
-    writers: list[ShardWriter],
-    index: Index,
-) -> None:
-    """Puts finished shards and their index in the place of what was there."""
-    _write_dataset_json(output_dir, spec, split, None)
+def _remove_split(output_dir: str, split: str) -> None:
+    """Removes the index and the shards of a split, if they are there."""
     with contextlib.suppress(FileNotFoundError):
         storage.remove(index_path(output_dir, split))
     for name in files_of(output_dir, split):
         storage.remove(os.path.join(output_dir, name))
+
+
+def _publish(output_dir: str, split: str, writers: list[ShardWriter], index: Index) -> None:
+    """Puts finished shards and their index into the folder."""
     if storage.is_remote(output_dir):
         size = sum(writer.num_bytes for writer in writers)
         print(f"uploading {split}: {len(writers)} shard(s), {size / 1e6:.0f} MB", flush=True)
