@@ -215,6 +215,11 @@ def test_label_map_and_csv(folder, tmp_path):
         ("what,x,id\ncat,1,a\n", "what", {"a": (1,)}),
         ("\ufeffimage,classes\na,\n", None, {"a": ()}),
         ("a,big cat\n", None, {"a": (3,)}),
+        ("Image Name,labels\na.jpg,cat\n", None, {"a": (1,)}),
+        # pandas writes a column of numbers before the others.
+        (",filename,cat,dog\n0,b.jpg,1,0\n1,0.jpg,0,1\n", None, {"b": (1,), "0": (2,)}),
+        ("cat,dog,file_path\n1,0,x/a.jpg\n1,1,x/b.jpg\n", None, {"x/a": (1,), "x/b": (1, 2)}),
+        (",cat,dog\na.jpg,1,0\n", None, {"a": (1,)}),
     ],
 )
 def test_csv_layouts(tmp_path, text, column, expected):
@@ -234,6 +239,7 @@ def test_csv_layouts(tmp_path, text, column, expected):
         ("id,x,what\na,1,cat\n", "other", "accepted: id, x, what"),
         ("id,what\na\n", "what", "another number of columns"),
         ("", None, "is empty"),
+        ("id,cat,cat\na,1,0\n", None, "heads several columns"),
     ],
 )
 def test_csv_refusals(tmp_path, text, column, message):

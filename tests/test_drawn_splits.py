@@ -230,6 +230,17 @@ def test_a_second_draw_leaves_nothing_of_the_first(folder):
     assert lists == ["train.txt", "val.txt"]
 
 
+def test_a_draw_leaves_splits_that_were_not_drawn(folder):
+    (folder / "given").mkdir()
+    (folder / "given" / "unlabelled.txt").write_text("p10\np11\n")
+    extra = (f"--splits_dir={folder / 'given'}", "--unlabelled_splits=unlabelled")
+    assert build(folder, *extra).returncode == 0
+    for i in (10, 11):
+        (folder / "images" / f"p{i}.jpg").unlink()
+    assert build(folder).returncode == 0
+    assert set(ids_of_splits(folder / "out")) == {"train", "unlabelled", "val"}
+
+
 def test_a_second_draw_that_is_stopped_shares_no_image_with_the_first(tmp_path):
     png, ids = io.BytesIO(), np.zeros((4, 4), np.uint8)
     Image.new("RGB", (4, 4)).save(png, "PNG")
@@ -247,7 +258,7 @@ def test_a_second_draw_that_is_stopped_shares_no_image_with_the_first(tmp_path):
             encode,
             num_shards=1,
             num_workers=1,
-            together=drawn_splits.NAMES,
+            together=("train", "unlabelled", "val"),
         )
 
     write({"train": ["a", "b"], "unlabelled": ["c"], "val": ["d"]})

@@ -66,6 +66,11 @@ def sources(folder, masks="masks", **options):
         ('"background"\n"cat"\n', "quoted list"),
         ("names:\n  0: background\n  1: cat\n", "YAML"),
         ("- background\n- cat\n", "YAML"),
+        ("* background\n* cat\n", "mark before each name"),
+        ("item {\n  id: 1\n  name: 'cat'\n}\n", "label map of TensorFlow"),
+        ("item { id: 1 name: 'cat' }\nitem { id: 2 name: 'dog' }\n", "label map of TensorFlow"),
+        ("background 0\ncat 1\n", "number behind each name"),
+        ("road: 1\nparking lot: 2\n", "number behind each name"),
         ("1 background\n2 cat\n3 dog\n", "number before each name"),
         ("7: road\n8: sidewalk\n", "number before each name"),
         ("1. cat\n2. dog\n", "number before each name"),
@@ -111,6 +116,8 @@ def test_names_behind_their_ids(text):
         (("Hintergrund", "5 cent", "10 cent"), True),
         (("1 cent", "2 cent", "5 cent"), False),
         (("label", "bottle"), False),
+        (("background", "car 1", "car 2"), True),
+        (("class 0", "class 1", "class 2"), False),
         (("background", *map(str, range(10))), True),
     ],
 )
@@ -685,11 +692,13 @@ def test_boxes_without_outlines(tmp_path, segmentation):
     assert len(notes) == 2 and all("without an outline" in note for note in notes)
 
 
-def test_outlines_in_shares_of_the_image_are_told(tmp_path):
-    share = [[0.1, 0.1, 0.3, 0.1, 0.3, 0.3]]
+@pytest.mark.parametrize("end", (0.3, 1))
+def test_outlines_in_shares_of_the_image_are_refused(tmp_path, end):
+    share = [[0.1, 0.1, end, 0.1, end, end]]
     path = coco_file(tmp_path, annotations={"segmentation": share})
-    _, notes = paint(coco_source(tmp_path, path)[0])
-    assert "covers no pixel" in notes[0]
+    with pytest.raises(UserError, match="lie within 0 and 1") as error:
+        paint(coco_source(tmp_path, path)[0])
+    assert "pixels" in error.value.accepted
 
 
 @pytest.mark.parametrize(

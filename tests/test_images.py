@@ -260,6 +260,8 @@ def test_a_pattern_a_list_and_a_file(tmp_path, monkeypatch):
     assert keys_of(tmp_path / "x" / "*" / "*.png") == ["sub/a.png", "sub/c.png"]
     assert keys_of(tmp_path / "x" / "**" / "c.png") == ["sub/c.png"]
     assert keys_of(tmp_path / "x" / "[1] d.png") == ["[1] d.png"]
+    write_images(tmp_path / "y [v2]", names=["e.png"])
+    assert keys_of(tmp_path / "y [v2]" / "*.png") == ["e.png"]
     (tmp_path / "list.txt").write_text("x/sub/c.png\n\nx/b.png\r\n./x/b.png\n")
     found = find_images(str(tmp_path / "list.txt"), "out")
     assert [image.key for image in found.images] == ["x/b.png", "x/sub/c.png"]

@@ -229,6 +229,18 @@ def build(folder, *extra):
     return content, {name: entry["count"] for name, entry in content["splits"].items()}
 
 
+def test_a_copy_of_the_image_beside_its_file_changes_nothing(tmp_path):
+    photos, notes = tmp_path / "photos", tmp_path / "notes"
+    for folder in (photos, notes):
+        save(folder / "a.jpg", picture(0))
+    write(notes / "a.json", shape(), image="a.jpg")
+    found = read_folder(str(photos), str(notes), num_workers=1)
+    assert list(found) == ["a"] and found["a"].annotation is not None
+    save(photos / "a.jpg", picture(1))
+    with pytest.raises(UserError, match="Two different images have one name"):
+        read_folder(str(photos), str(notes), num_workers=1)
+
+
 def test_records_of_a_folder_of_labelme(folder, capsys):
     content, counts = build(folder, "--void_label=blurred", "--val_fraction=0.3", "--labelled=3")
     assert content["class_names"] == ["background", "cat", "dog"]

@@ -8,6 +8,7 @@ import pytest
 from tests.programs import convert
 from tests.test_converters import picture, save
 from tfrecords_tools import build_folder, check, mask_names
+from tfrecords_tools.file_finder import FileFinder
 from tfseg.data.shards import shards_of
 from tfseg.data.specs import DatasetSpec
 from tfseg.data.split_index import load_index
@@ -105,6 +106,31 @@ def test_masks_with_a_suffix_in_a_folder_of_their_own(tmp_path, capsys):
     assert (
         "--mask_suffix=-gt" in output and "1 masks have no image" in output and "p77-gt" in output
     )
+
+
+@pytest.mark.parametrize("masks", ("photos", "masks"))
+def test_a_further_mask_of_an_image_is_no_photograph(tmp_path, masks):
+    make(tmp_path, "p{}_mask.png", masks=masks)
+    save(tmp_path / masks / "p3_mask_1.png", mask(0))
+    with pytest.raises(UserError, match="further masks of an image.*") as error:
+        build(tmp_path, masks=masks)
+    assert error.value.received == "p3_mask_1"
+
+
+def test_a_whole_name_in_a_list_means_that_file(tmp_path):
+    make(tmp_path, "p{}.jpg.png")
+    finder = FileFinder(str(tmp_path / "photos"))
+    assert finder.named("p0.jpg") == ("p0", str(tmp_path / "photos" / "p0.jpg"))
+    assert finder.named("p0.jpg.png") == ("p0.jpg", str(tmp_path / "photos" / "p0.jpg.png"))
+
+
+def test_masks_of_one_class_with_255_alone_are_counted(tmp_path, capsys):
+    for k in range(6):
+        save(tmp_path / "photos" / f"p{k}.jpg", picture(k))
+        save(tmp_path / "masks" / f"p{k}.png", np.eye(8, 10) * (255 if k % 2 else 1))
+    (tmp_path / "classes.txt").write_text("background\nobject\n")
+    build(tmp_path, masks="masks")
+    assert "mask of 0 and 255 alone" in capsys.readouterr().out
 
 
 def test_images_alone_are_no_masks(tmp_path):

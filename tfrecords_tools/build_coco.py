@@ -176,7 +176,7 @@ def main(argv: list[str]) -> None:
             mask_reader=MaskReader(spec.ignore_label, FLAGS.crowd == "ignore"),
         ),
         started=started,
-        together=drawn_splits.NAMES if without_lists else (),
+        together=drawn_splits.drawn_earlier(FLAGS.output_dir) if without_lists else (),
     )
     if without_lists:
         drawn_splits.save(splits, FLAGS.output_dir)

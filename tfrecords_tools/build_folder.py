@@ -273,6 +273,8 @@ def _drawn_lists(
     ids = ids_below(images, without=masks_dir)
     if masks.extensions == images.extensions:
         masks = _with_suffix(masks, ids)
+    if masks.suffix:
+        mask_names.check_one_each(masks, ids)
     if masks.suffix and mask_names.is_one_folder(FLAGS.images_dir, masks_dir):
         ids = [i for i in ids if not i.endswith(masks.suffix)]
     for i in ids:
@@ -434,7 +436,7 @@ def main(argv: list[str]) -> None:
             mask_reader=mask_reader,
         ),
         started=started,
-        together=drawn_splits.NAMES if drawn else (),
+        together=drawn_splits.drawn_earlier(FLAGS.output_dir) if drawn else (),
     )
     if drawn:
         drawn_splits.save(splits, FLAGS.output_dir)

@@ -203,7 +203,7 @@ def main(argv: list[str]) -> None:
             mask_reader=MaskReader(ids),
         ),
         started=started,
-        together=drawn_splits.NAMES if drawn else (),
+        together=drawn_splits.drawn_earlier(FLAGS.output_dir) if drawn else (),
     )
     if drawn:
         drawn_splits.save(splits, FLAGS.output_dir)

@@ -41,6 +41,7 @@ _MORE_HEADERS = frozenset(
 _TABLE_HEADERS = _HEADERS | _MORE_HEADERS | {"r", "g", "b", "red", "green", "blue", "color"}
 _YAML = ("names:", "nc:", "path:", "train:", "---", "%yaml")
 _NUMBERED = re.compile(r"(\d+)(\s*[:=.)]\s*|\s+)\S")
+_NUMBER_BEHIND = re.compile(r"(.*\S)\s*[:=\s]\s*(\d+)")
 _ID_AND_NAME = re.compile(r"(\d{1,3})(?:\s*[:,;\t|]\s*|\s+)([^\s:,;|][^,;\t|]*)")
 _SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "'|'"}
 
@@ -67,8 +68,10 @@ def other_structure(lines: Sequence[str]) -> str | None:
     first = lines[0]
     if first[0] in "[{<\"'":
         return "JSON, XML or a quoted list"
-    if first.lower().startswith(_YAML) or all(line.startswith("- ") for line in lines):
-        return "YAML"
+    if any("{" in line or "}" in line for line in lines):
+        return "JSON, or a label map of TensorFlow (item { ... })"
+    if first.lower().startswith(_YAML) or all(line.startswith(("- ", "* ")) for line in lines):
+        return "YAML, or a list with a mark before each name"
     for mark, name in _SEPARATORS.items():
         cells = first.split(mark)
         per_line = {line.count(mark) for line in lines}
@@ -82,6 +85,12 @@ def other_structure(lines: Sequence[str]) -> str | None:
         # "5 cent" may be a class; 0, 1, 2, ... before every name, or "7: road", are ids.
         if (in_turn and numbers[0] < 2) or all(m[2].strip() for m in numbered):
             return "a list with a number before each name"
+    behind = [_NUMBER_BEHIND.fullmatch(line) for line in lines]
+    if len(lines) > 1 and all(behind) and len({m[1] for m in behind}) == len(lines):
+        numbers = [int(m[2]) for m in behind]
+        # "car 1" and "car 2" may be classes.
+        if numbers[0] < 2 and numbers == list(range(numbers[0], numbers[0] + len(lines))):
+            return "a list with a number behind each name"
     return None
 
 
@@ -180,7 +189,13 @@ def parse(text: str, *, where: str, has_background: bool) -> tuple[str, ...]:
         )
     twice = sorted(n for n, k in Counter(names).items() if k > 1)
     if twice:
-        raise UserError("A class name stands there twice.", where=where, received=", ".join(twice))
+        raise UserError(
+            "A class name stands there twice.",
+            where=where,
+            received=", ".join(twice),
+            accepted=accepted,
+            fix="give each class a name of its own",
+        )
     return tuple(names)
 
 

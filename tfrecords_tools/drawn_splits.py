@@ -25,7 +25,7 @@ from tfseg.data.specs import UNLABELLED_SPLIT, DatasetSpec
 from tfseg.errors import UserError
 
 TRAIN, VAL = "train", "val"
-NAMES = (TRAIN, UNLABELLED_SPLIT, VAL)
+_NAMES = (TRAIN, UNLABELLED_SPLIT, VAL)
 # Folder of the lists in the output.
 LISTS = "lists"
 # A class in fewer images trains, and may be absent from val.
@@ -235,11 +235,17 @@ def _versions_elsewhere(splits: Mapping[str, Sequence[str]]) -> list[str]:
     return [of[VAL] for of in splits_of.values() if VAL in of and len(of) > 1]
 
 
+def drawn_earlier(output_dir: str) -> list[str]:
+    """Returns the splits that an earlier draw left in a folder, by its lists."""
+    folder = os.path.join(output_dir, LISTS)
+    return [name for name in _NAMES if storage.exists(os.path.join(folder, f"{name}.txt"))]
+
+
 def save(splits: Mapping[str, Sequence[str]], output_dir: str) -> None:
     """Writes the lists below the output, one `<split>.txt` each, in place of earlier ones."""
     folder = os.path.join(output_dir, LISTS)
     storage.make_folder(folder)
-    for name in NAMES:
+    for name in _NAMES:
         if name not in splits:
             with contextlib.suppress(FileNotFoundError):
                 storage.remove(os.path.join(folder, f"{name}.txt"))

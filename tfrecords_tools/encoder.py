@@ -75,6 +75,11 @@ class Encoder:
                 source.mask, size_as_stored(image, self.exif_orientation), where=where
             )
             notes += mask_notes
+            if self._shows_ignored_alone(ids):
+                notes += [
+                    f"mask of 0 and {self.spec.ignore_label} alone: {self.spec.ignore_label} is "
+                    "ignored (--label_map makes it a class)"
+                ]
         data, image, orientation_notes = orient(
             data, image, None if ids is None else ids.shape, self.exif_orientation
         )
@@ -117,6 +122,18 @@ class Encoder:
         else:
             ids, notes = self.mask_reader(mask, size)
         return map_ids(ids, self.label_map, self.spec, where=where or mask), notes
+
+    def _shows_ignored_alone(self, ids: np.ndarray) -> bool:
+        """Says whether a mask of one class has ignored pixels and background only.
+
+        With several classes such masks are usual; with one, 255 may have been meant for it.
+        """
+        if self.spec.num_classes != 2 or self.label_map or self.mask_reader:
+            return False
+        ignored = ids == self.spec.ignore_label
+        return self.spec.has_background and bool(
+            ignored.any() and (ids == 0).any() and (ignored | (ids == 0)).all()
+        )
 
     def _image_labels(self, source: ImageSource, ids: np.ndarray | None) -> tuple[int, ...] | None:
         if source.image_labels is not None:

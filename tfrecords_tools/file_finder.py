@@ -98,17 +98,17 @@ class FileFinder:
         Raises:
           UserError: several files fit.
         """
-        found = self._only_one(path, "")
-        if found is not None:
-            return path, found
         stem, extension = os.path.splitext(path)
-        if extension.lower() not in self.extensions:
-            return None
+        has_extension = extension.lower() in self.extensions
+        # `a.jpg` is that file, also beside `a.jpg.png`.
         exact = [n for n in self.names_of(stem) if composed(n) == composed(os.path.basename(path))]
-        if exact:
+        if has_extension and exact:
             return stem, os.path.join(self._folder_on_disk(os.path.dirname(path)), exact[0])
-        found = self._only_one(stem, "")
-        return None if found is None else (stem, found)
+        for i in (path, stem) if has_extension else (path,):
+            found = self._only_one(i, "")
+            if found is not None:
+                return i, found
+        return None
 
     def ids_in(self, folder: str) -> list[str]:
         """Returns the paths of a folder's files without extension, in composed characters."""

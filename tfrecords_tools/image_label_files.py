@@ -10,15 +10,18 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from tfrecords_tools.file_finder import stem_of
 from tfrecords_tools.text_files import read_text
-from tfseg.data.class_names import is_background
+from tfseg.data.class_names import is_background, normalised
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 
 # Cells of a column of a class.
 _SHOWN, _NOT_SHOWN = frozenset({"1", "1.0", "true", "yes"}), frozenset({"", "0", "0.0"})
 _ONE_HOT = _SHOWN | _NOT_SHOWN | {"-1", "false", "no"}
-# First cells that make a CSV's first line a header.
-_ID_HEADERS = frozenset({"id", "ids", "image", "image_id", "filename", "file", "name"})
+# Headers, without blanks and marks, of a column of images; one of them makes a first line a header.
+_ID_HEADERS = frozenset(
+    {"id", "ids", "image", "imageid", "imagename", "imagepath", "filename", "filepath", "file"}
+    | {"name", "path"}
+)
 _NAMED = 20
 
 
@@ -61,7 +64,7 @@ def read_image_labels(
     notes: list[str] = []
     columns = _class_columns(rows, class_id, path) if column is None else {}
     if columns:
-        id_column, first = 0, 1
+        id_column, first = _id_column(rows[0], class_id), 1
         without = [name for name in class_id if name not in columns.values()]
         if without:
             notes.append(f"{path} has no column of {', '.join(without[:_NAMED])}: in no image")
@@ -171,8 +174,7 @@ def _pick_columns(
                 received=column,
                 accepted=", ".join(header),
             )
-        lower = [cell.lower() for cell in header]
-        return (lower.index("id") if "id" in lower else 0), header.index(column), True
+        return _id_column(header, class_names), header.index(column), True
     if len(header) != 2:
         hot = [_is_one_hot(row[k : k + 1] for row in rows[1:]) for k in range(1, len(header))]
         if hot and all(hot):
@@ -190,7 +192,21 @@ def _pick_columns(
             "for each class, with the class's name in the first line",
             fix=fix,
         )
-    return 0, 1, header[0].lower() in _ID_HEADERS
+    id_column = _id_column(header, class_names)
+    return id_column, 1 - id_column, normalised(header[id_column]) in _ID_HEADERS
+
+
+def _id_column(header: Sequence[str], class_names: Collection[str]) -> int:
+    """Returns the place of the column of images: the first one that is headed so, else the first.
+
+    pandas puts a column of numbers, without a header, before it.
+    """
+    of_images = (
+        k
+        for k, cell in enumerate(header)
+        if normalised(cell) in _ID_HEADERS and cell.strip() not in class_names
+    )
+    return next(of_images, 0)
 
 
 def _split_names(cell: str, class_id: Mapping[str, int]) -> list[str]:
@@ -256,13 +272,24 @@ def _class_columns(
       UserError: a class's column holds something else, or both 0 and -1.
     """
     header = [cell.strip() for cell in rows[0]]
+    id_column = _id_column(header, class_names)
     cells = {
         k: {row[k].strip().lower() for row in rows[1:] if k < len(row)}
-        for k in range(1, len(header))
+        for k in range(len(header))
+        if k != id_column and (k or header[0])
     }
     hot = [k for k, found in cells.items() if found - {""} and found <= _ONE_HOT]
     if not any(header[k] in class_names for k in hot):
         return {}
+    twice = [n for n, k in Counter(header[k] for k in cells).items() if k > 1 and n in class_names]
+    if twice:
+        raise UserError(
+            "A class heads several columns of the CSV.",
+            where=path,
+            received=", ".join(twice),
+            accepted="one column for each class",
+            fix="join these columns, or give one of them the name of another class",
+        )
     of_classes = {header[k]: found for k, found in cells.items() if header[k] in class_names}
     mixed = {"0", "-1"} <= set().union(*of_classes.values())
     for name, found in of_classes.items():

@@ -71,6 +71,33 @@ def by_ending(images_dir: str, masks_dir: str, ids: Collection[str]) -> tuple[st
     return best, count
 
 
+def check_one_each(masks: FileFinder, ids: Collection[str]) -> None:
+    """Refuses images with several masks, such as `a_mask.png` and `a_mask_1.png`.
+
+    Args:
+      masks: finds them by their ending.
+      ids: of the images, and of the masks where these lie beside them.
+
+    Raises:
+      UserError: an image has further masks; only one of them would be read.
+    """
+    known = {composed(i) for i in ids}
+    further = []
+    for folder in sorted({os.path.dirname(i) for i in known}):
+        for found in masks.ids_in(folder):
+            i, ending, rest = found.rpartition(masks.suffix)
+            if ending and rest and not rest[0].isalpha() and i in known and f"{i}{ending}" != found:
+                further.append(found)
+    if further:
+        raise UserError(
+            f"{len(further)} files look like further masks of an image.",
+            where=masks.folder,
+            received=", ".join(further[:_NAMED]) + (" ..." if len(further) > _NAMED else ""),
+            accepted=f"one mask for each image, whose name ends in '{masks.suffix}'",
+            fix="join the masks of an image into one file, or move files that are no masks away",
+        )
+
+
 def is_one_folder(images_dir: str, masks_dir: str) -> bool:
     """Says whether masks lie beside the images."""
     return os.path.realpath(images_dir) == os.path.realpath(masks_dir)

@@ -1,6 +1,6 @@
 """Mask files: class ids, read as they were saved, mapped and checked."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -266,3 +266,9 @@ def classes_in(ids: np.ndarray, spec: DatasetSpec) -> tuple[int, ...]:
         for v in np.unique(ids)
         if v != spec.ignore_label and spec.first_image_class <= v < spec.num_classes
     )
+
+
+def are_shares(coordinates: Iterable[float]) -> bool:
+    """Says whether coordinates are shares of an image's size: within 0 and 1, and not all whole."""
+    numbers = list(coordinates)
+    return all(0 <= x <= 1 for x in numbers) and any(x % 1 for x in numbers)

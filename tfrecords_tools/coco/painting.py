@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfrecords_tools.coco.instances import ImageAnnotations, Region, shortened
+from tfrecords_tools.masks import are_shares
 from tfseg.errors import UserError
 
 ACCEPTED_OUTLINES = (
@@ -39,6 +40,7 @@ class MaskReader:
                 fix="take the images that were annotated, or correct height and width if the "
                 "annotations are in pixels of these images",
             )
+        _check_unit(annotations)
         label = np.zeros(annotations.size or size, np.uint8)
         free = np.ones(label.shape, bool)
         crowds = [r for r in annotations.regions if r.is_crowd]
@@ -68,6 +70,29 @@ class MaskReader:
                 "where nobody has looked for objects)"
             )
         return label, notes
+
+
+def _check_unit(annotations: ImageAnnotations) -> None:
+    """Refuses outlines in shares of the image, of which each would cover a pixel.
+
+    Raises:
+      UserError: no coordinate of the image's polygons is above 1, and they are not whole numbers.
+    """
+    polygons = [
+        polygon
+        for region in annotations.regions
+        if isinstance(region.segmentation, list)
+        for polygon in region.segmentation
+        if isinstance(polygon, list)
+    ]
+    if are_shares(x for polygon in polygons for x in polygon if isinstance(x, int | float)):
+        raise UserError(
+            "The outlines of an image lie within 0 and 1.",
+            where=annotations.where,
+            received=shortened(polygons[0]),
+            accepted="coordinates in pixels",
+            fix="multiply x by the image's width and y by its height",
+        )
 
 
 def has_outline(segmentation: Any) -> bool:

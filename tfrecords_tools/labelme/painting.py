@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from tfrecords_tools import class_files
 from tfrecords_tools.labelme.annotation import LINES, Annotation, Shape
+from tfrecords_tools.masks import are_shares
 from tfseg.data.class_names import is_background
 from tfseg.errors import UserError
 
@@ -50,6 +51,14 @@ class MaskReader:
                 fix="give --exif_orientation=ignore if it was annotated as it is stored"
                 if turned
                 else "take the images that were annotated",
+            )
+        if are_shares(x for shape in annotation.shapes for point in shape.points for x in point):
+            raise UserError(
+                "The shapes of an annotation lie within 0 and 1.",
+                where=annotation.path,
+                received=f"points {annotation.shapes[0].points[0]} and others",
+                accepted="points in pixels",
+                fix="multiply x by the image's width and y by its height",
             )
         label, notes = np.zeros(size, np.uint8), []
         for shape in annotation.shapes:

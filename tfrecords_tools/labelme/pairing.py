@@ -1,6 +1,7 @@
 """Which image belongs to which file of labelme, and which images have none."""
 
 import dataclasses
+import filecmp
 import os
 import posixpath
 from collections.abc import Iterator
@@ -54,9 +55,28 @@ def read_folder(images_dir: str, annotations_dir: str, *, num_workers: int) -> d
     taken = {os.path.realpath(a.image) for a in found.values() if isinstance(a.image, str)}
     for i in _ids_of_images(images):
         path = images.find(i)
-        if os.path.realpath(path) not in taken:
+        if i not in found:
             found[i] = Annotated(path, None)
+        elif os.path.realpath(path) not in taken:
+            _check_same_image(found[i], path)
     return dict(sorted(found.items()))
+
+
+def _check_same_image(annotated: Annotated, path: str) -> None:
+    """Refuses an image of the name of another one that lies beside its annotation.
+
+    Raises:
+      UserError: the two differ.
+    """
+    beside = annotated.image
+    if isinstance(beside, str) and not filecmp.cmp(beside, path, shallow=False):
+        raise UserError(
+            "Two different images have one name.",
+            where=annotated.annotation.path,
+            received=f"{beside}, {path}",
+            accepted="one image for each annotation",
+            fix="remove one of them, or give --images_dir the folder of the right ones",
+        )
 
 
 def _ids_of_images(images: FileFinder) -> list[str]:

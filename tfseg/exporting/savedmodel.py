@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from tfseg.settings.export import FormatSettings
 FILE, TAKES_ONE_SIZE = "saved_model", False
 # The folder that TensorFlow leaves to users inside a SavedModel.
 METADATA = os.path.join("assets.extra", "metadata.json")
+# TensorFlow takes a path with these for a pattern, which does not fit itself.
+_OF_PATTERNS = "[\\"
 
 
 def check(settings: FormatSettings, network: Any = None) -> None:
@@ -30,6 +33,12 @@ def limits(settings: FormatSettings) -> Limits:
 
 def write(task: Task, path: str) -> dict[str, Any]:
     """Writes the folder `path`, with the metadata in it."""
+    if unloadable := sorted(set(_OF_PATTERNS) & set(os.path.abspath(path))):
+        print(
+            f"note: TensorFlow loads no SavedModel from a path with {' or '.join(unloadable)}: "
+            "copy the folder elsewhere before use",
+            flush=True,
+        )
     save(task.serving, path, (None, None), None)
     os.makedirs(os.path.dirname(os.path.join(path, METADATA)))
     with open(os.path.join(path, METADATA), "w") as file:
@@ -58,8 +67,10 @@ def save(
 
 def load(path: str) -> Segment:
     """Returns how the written file segments an image."""
-    with quietly():
-        loaded = tf.saved_model.load(path)
+    with quietly(), tempfile.TemporaryDirectory() as folder:
+        plain = os.path.join(folder, FILE)
+        os.symlink(os.path.abspath(path), plain)
+        loaded = tf.saved_model.load(plain)
 
     def segment(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         found = loaded.signatures["serving_default"](image=tf.constant(image[np.newaxis]))

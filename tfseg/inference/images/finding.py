@@ -118,7 +118,11 @@ def _in_list(path: str) -> Found:
 
 def _by_pattern(pattern: str, output_dir: str) -> Found:
     # What stands before the first folder with a wildcard.
-    fixed = re.split(r"[*?\[]", pattern)[0]
+    parent, name = os.path.split(pattern)
+    if os.path.isdir(parent):
+        # Brackets in the name of a folder that is there are no pattern.
+        pattern = os.path.join(glob.escape(parent), name)
+    fixed = parent + os.sep if os.path.isdir(parent) else re.split(r"[*?\[]", pattern)[0]
     folder = os.path.dirname(fixed)
     paths = [path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)]
     written = os.path.join(os.path.realpath(output_dir), "")
