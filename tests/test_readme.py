@@ -281,3 +281,9 @@ def test_the_page_of_flags_is_what_the_settings_say():
     )
     spec.loader.exec_module(module)
     assert module.PAGE.read_text() == module.page(), "run `python docs/flags.py`"
+
+
+def test_the_learning_curve_of_the_pages_is_that_of_the_results():
+    # Pages of the site link to files of docs/ alone.
+    results = ROOT / "experiments" / "results" / "learning_curve.svg"
+    assert (ROOT / "docs" / "learning_curve.svg").read_bytes() == results.read_bytes()
