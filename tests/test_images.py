@@ -524,6 +524,15 @@ def test_a_photograph_that_is_cut_short_is_told_in_plain_words(prefix, tmp_path)
     assert "__" not in error.value.received
 
 
+def test_names_that_are_no_text(prefix, tmp_path, capsys):
+    latin = os.fsdecode(b"caf\xe9.png")
+    write_images(tmp_path / "photos", names=[latin])
+    (tmp_path / "photos" / os.fsdecode(b"bad\xe9.png")).write_bytes(b"no image")
+    predicted(prefix, tmp_path / "photos", tmp_path / "out", save=("index", "color"))
+    assert "caf%" in (tmp_path / "out" / "index.html").read_text()
+    assert "no image" in (tmp_path / "out" / "failed.txt").read_text()
+
+
 def test_the_only_image_is_damaged(prefix, tmp_path):
     (tmp_path / "photo.png").write_bytes(b"no image")
     with pytest.raises(UserError, match="(?s)cannot be decoded.*photo.png"):

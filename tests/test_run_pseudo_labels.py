@@ -113,6 +113,12 @@ def test_labels_are_right_where_they_are_the_truth(records, tmp_path):
     assert labels.size > 1 and counts.sum() == found["truth"].label.size
 
 
+def test_records_that_were_moved_serve_both_streams(records, tmp_path):
+    saved_run(tmp_path / "run", records, "unimatch", dataset_dir_cls=str(tmp_path / "gone"))
+    run = PseudoLabels(str(tmp_path / "run"), dataset_dir=str(records))
+    assert run.judged(4)["teacher"].label.size
+
+
 @pytest.mark.parametrize(
     "method, more",
     (

@@ -1,6 +1,7 @@
 """Records on the wire: equal to tf.train.Example, strict about what is missing or contradictory."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -90,6 +91,11 @@ def test_no_class_differs_from_unknown(labels, expected):
     # Passing through TensorFlow's own class keeps the difference.
     again = tfexample.decode(tf.train.Example.FromString(data).SerializeToString()).image_labels
     assert (None if again is None else again.tolist()) == expected
+
+
+def test_an_id_that_is_no_text_is_told():
+    with pytest.raises(RecordError, match=r"(?s)not UTF-8.*caf\\udce9.*rename"):
+        tfexample.encode(image=encoded(), filename=os.fsdecode(b"caf\xe9"), height=4, width=6)
 
 
 def test_record_without_mask_has_no_label_keys():

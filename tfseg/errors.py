@@ -49,8 +49,11 @@ class UserError(Exception):
 
 
 def _shown(value: Any) -> str:
-    """Returns a value as text; a file may hold one of any length."""
-    text = str(value)
+    """Returns a value as text that can be printed.
+
+    A file may hold one of any length, and names of files need not be UTF-8.
+    """
+    text = str(value).encode(errors="backslashreplace").decode()
     if len(text) <= _MAX_SHOWN:
         return text
     return f"{text[:_MAX_SHOWN]} ... ({len(text)} characters)"

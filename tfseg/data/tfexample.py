@@ -133,7 +133,15 @@ def encode(
     Raises:
       RecordError: `decode` would refuse the id or the image.
     """
-    _check_id(filename.encode(), None)
+    try:
+        _check_id(filename.encode(), None)
+    except UnicodeEncodeError:
+        raise RecordError(
+            "An id is not UTF-8.",
+            key=FILENAME,
+            received=ascii(filename),
+            fix="rename the file",
+        ) from None
     example = ExampleProto()
     feature = example.features.feature
 

@@ -141,7 +141,7 @@ def _legend(
 def _card(entry: Entry, class_names: Sequence[str]) -> str:
     figures = []
     for kind, path in entry.pictures.items():
-        link = html.escape(urllib.parse.quote(path), quote=True)
+        link = html.escape(urllib.parse.quote(os.fsencode(path)), quote=True)
         figures.append(
             f'<figure><a href="{link}"><img loading="lazy" class="{kind}" src="{link}" '
             f'alt="{kind}"></a><figcaption>{kind}</figcaption></figure>'

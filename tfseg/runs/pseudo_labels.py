@@ -57,7 +57,7 @@ class PseudoLabels:
 
     Args:
       checkpoint_dir: training directory, or checkpoint prefix.
-      dataset_dir: folder of the records; None: the run's.
+      dataset_dir: folder of the records, of both splits; None: the run's.
 
     Attributes:
       spec: the data set's classes.
@@ -79,7 +79,7 @@ class PseudoLabels:
                 where=checkpoint_dir,
                 fix="give the directory of a training run",
             )
-        given = {} if dataset_dir is None else {"dataset_dir": dataset_dir}
+        given = {} if dataset_dir is None else {"dataset_dir": dataset_dir, "dataset_dir_cls": None}
         network, self.data, self.config = (
             read(cls, given, saved=run_record.settings_in(record, cls))
             for cls in (ModelConfig, DataConfig, TrainConfig)

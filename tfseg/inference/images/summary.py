@@ -77,7 +77,8 @@ def write_page(
         ignore_label=spec.ignore_label,
         turn_images=True,
     )
-    write(path, text.encode())
+    # Names of files need not be text.
+    write(path, text.encode(errors="backslashreplace"))
 
 
 def write_coco(
@@ -138,7 +139,7 @@ def write_failed(path: str, failed: Mapping[str, str]) -> None:
     """
     if failed:
         lines = [f"{safe_path(key)}\t{' '.join(why.split())}\n" for key, why in failed.items()]
-        write(path, "".join(lines).encode())
+        write(path, "".join(lines).encode(errors="backslashreplace"))
         return
     with contextlib.suppress(FileNotFoundError):
         os.remove(path)
