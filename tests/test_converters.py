@@ -213,6 +213,7 @@ def test_label_map_and_csv(folder, tmp_path):
         ("a,cat\nb,dog cat\n", None, {"a": (1,), "b": (1, 2)}),
         ("id,classes\na,cat;dog\n", None, {"a": (1, 2)}),
         ("what,x,id\ncat,1,a\n", "what", {"a": (1,)}),
+        ("what,name,id\ncat,1,a\n", "what", {"a": (1,)}),
         ("\ufeffimage,classes\na,\n", None, {"a": ()}),
         ("a,big cat\n", None, {"a": (3,)}),
         ("Image Name,labels\na.jpg,cat\n", None, {"a": (1,)}),

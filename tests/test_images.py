@@ -253,6 +253,9 @@ def test_a_pattern_finds_nothing_that_was_written(tmp_path):
     write_images(tmp_path, names=["b.png", "sub/a.png", "out/index/b.png", "outside/c.png"])
     found = find_images(str(tmp_path / "**" / "*.png"), str(tmp_path / "out"))
     assert [image.key for image in found.images] == ["b.png", "outside/c.png", "sub/a.png"]
+    # Photographs in the folder of the output are photographs.
+    found = find_images(str(tmp_path / "sub" / "*.png"), str(tmp_path))
+    assert [image.key for image in found.images] == ["a.png"]
 
 
 def test_a_pattern_a_list_and_a_file(tmp_path, monkeypatch):

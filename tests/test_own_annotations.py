@@ -115,6 +115,11 @@ def test_a_further_mask_of_an_image_is_no_photograph(tmp_path, masks):
     with pytest.raises(UserError, match="further masks of an image.*") as error:
         build(tmp_path, masks=masks)
     assert error.value.received == "p3_mask_1"
+    # With a mask of its own it is a photograph.
+    (tmp_path / masks / "p3_mask_1.png").unlink()
+    save(tmp_path / "photos" / "p3_mask_1.jpg", picture(9))
+    save(tmp_path / masks / "p3_mask_1_mask.png", mask(9))
+    assert sum(count for count, _ in build(tmp_path, masks=masks).values()) == 7
 
 
 def test_a_whole_name_in_a_list_means_that_file(tmp_path):

@@ -197,16 +197,14 @@ def _pick_columns(
 
 
 def _id_column(header: Sequence[str], class_names: Collection[str]) -> int:
-    """Returns the place of the column of images: the first one that is headed so, else the first.
+    """Returns the place of the column of images: 'id', one headed alike, else the first.
 
     pandas puts a column of numbers, without a header, before it.
     """
-    of_images = (
-        k
-        for k, cell in enumerate(header)
-        if normalised(cell) in _ID_HEADERS and cell.strip() not in class_names
-    )
-    return next(of_images, 0)
+    normal = [None if cell.strip() in class_names else normalised(cell) for cell in header]
+    if "id" in normal:
+        return normal.index("id")
+    return next((k for k, cell in enumerate(normal) if cell in _ID_HEADERS), 0)
 
 
 def _split_names(cell: str, class_id: Mapping[str, int]) -> list[str]:

@@ -86,7 +86,10 @@ def check_one_each(masks: FileFinder, ids: Collection[str]) -> None:
     for folder in sorted({os.path.dirname(i) for i in known}):
         for found in masks.ids_in(folder):
             i, ending, rest = found.rpartition(masks.suffix)
-            if ending and rest and not rest[0].isalpha() and i in known and f"{i}{ending}" != found:
+            if not (ending and rest and i in known) or rest[0].isalpha():
+                continue
+            # A photograph may have such a name; then it has a mask of its own.
+            if not masks.names_of(found, masks.suffix):
                 further.append(found)
     if further:
         raise UserError(

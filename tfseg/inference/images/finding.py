@@ -117,16 +117,17 @@ def _in_list(path: str) -> Found:
 
 
 def _by_pattern(pattern: str, output_dir: str) -> Found:
-    # What stands before the first folder with a wildcard.
-    parent, name = os.path.split(pattern)
-    if os.path.isdir(parent):
+    folder, name = os.path.split(pattern)
+    if os.path.isdir(folder):
         # Brackets in the name of a folder that is there are no pattern.
-        pattern = os.path.join(glob.escape(parent), name)
-    fixed = parent + os.sep if os.path.isdir(parent) else re.split(r"[*?\[]", pattern)[0]
-    folder = os.path.dirname(fixed)
+        pattern = os.path.join(glob.escape(folder), name)
+    else:
+        # What stands before the first folder with a wildcard.
+        folder = os.path.dirname(re.split(r"[*?\[]", pattern)[0])
     paths = [path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)]
     written = os.path.join(os.path.realpath(output_dir), "")
-    paths = [path for path in paths if not os.path.realpath(path).startswith(written)]
+    if not os.path.join(os.path.realpath(folder), "").startswith(written):
+        paths = [path for path in paths if not os.path.realpath(path).startswith(written)]
     if not paths:
         raise UserError(
             "No file fits the pattern.",
