@@ -270,6 +270,26 @@ def test_a_second_draw_that_is_stopped_shares_no_image_with_the_first(tmp_path):
     assert ids_of_splits(tmp_path) == {"train": {"d", "b"}}
 
 
+def test_a_second_draw_with_other_classes_replaces_all_of_the_first(folder):
+    assert build(folder).returncode == 0
+    classes = (folder / "classes.txt").read_text()
+    (folder / "classes.txt").write_text(classes + "horse\n")
+    # Without the two that have no mask: this draw has no split `unlabelled`.
+    for i in (10, 11):
+        (folder / "images" / f"p{i}.jpg").unlink()
+    result = build(folder)
+    assert result.returncode == 0, result.stderr
+    assert set(ids_of_splits(folder / "out")) == {"train", "val"}
+
+
+def test_two_draws_at_the_same_time_are_refused(folder):
+    with drawn_splits.replacing({"train": ["a"]}, str(folder / "out")):
+        result = build(folder)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert "at this moment" in result.stderr and "--output_dir" in result.stderr
+    assert build(folder).returncode == 0
+
+
 @pytest.mark.parametrize(
     "extra, words",
     [

@@ -250,11 +250,19 @@ def test_integers_of_another_range_are_refused(tmp_path, values):
         read_image(tmp_path / "a.tif")
 
 
-def test_twelve_bits_in_sixteen_and_other_black_pictures_are_told(tmp_path):
-    Image.fromarray(np.full((4, 4), 4095, np.uint16)).save(tmp_path / "a.png")
-    save(tmp_path / "b.png", np.ones((4, 4, 3)))
-    for name in ("a.png", "b.png"):
-        assert any("nearly black" in note for note in read_image(tmp_path / name)[1])
+@pytest.mark.parametrize(
+    "pixels, dark",
+    [
+        (np.full((4, 4), 2**12 - 1, np.uint16), True),
+        (np.full((4, 4), 2**14 - 1, np.uint16), True),
+        (np.full((4, 4), 2**16 - 1, np.uint16), False),
+        (np.ones((4, 4, 3), np.uint8), True),
+    ],
+    ids=["12 bits", "14 bits", "16 bits", "0 to 1"],
+)
+def test_dark_pictures_are_told(tmp_path, pixels, dark):
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert any("dark image" in note for note in read_image(tmp_path / "a.png")[1]) == dark
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr"])

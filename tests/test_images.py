@@ -33,7 +33,7 @@ from tfseg.inference.images.finding import (
     share,
 )
 from tfseg.inference.images.predict import predict_images
-from tfseg.inference.images.scale import Trained
+from tfseg.inference.images.training_images import Trained
 from tfseg.models import BACKBONES
 from tfseg.settings.data import DataConfig
 from tfseg.settings.prediction import ImagesConfig
@@ -218,6 +218,16 @@ def test_images_far_from_the_scale_of_training_are_told(prefix, photos, tmp_path
     assert "3 of 4 images" in text
     predicted(prefix, photos[0], tmp_path / "near", median_sides=(20, 30))
     assert "note" not in capsys.readouterr().out
+
+
+def test_dark_images_are_told(prefix, tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    for k, bits in enumerate((12, 14, 16)):
+        values = np.full((8, 10), 2**bits - 1, np.uint16)
+        Image.fromarray(values).save(tmp_path / "photos" / f"{k}.png")
+    predicted(prefix, tmp_path / "photos", tmp_path / "out")
+    text = capsys.readouterr().out
+    assert "0.png is dark" in text and "2 images are dark" in text
 
 
 def test_scale_auto_shows_images_at_the_scale_of_training(prefix, photos, tmp_path, capsys):

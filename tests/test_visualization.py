@@ -4,6 +4,7 @@ import dataclasses
 import glob
 import html.parser
 import os
+import re
 import urllib.parse
 
 import numpy as np
@@ -164,6 +165,26 @@ def test_drawing_again_gives_the_same_pictures(drawn, tmp_path):
         assert open(path, "rb").read() == open(same, "rb").read()
     assert len(first) == 5 * len(SIZES)
     assert Page(tmp_path / "index.html").text == Page(folder / "index.html").text
+
+
+def test_pictures_of_an_earlier_run_are_told(drawn, tmp_path, capsys):
+    images, labels = make_images(SIZES[:2])
+    write_split(str(tmp_path / "records"), images, labels)
+    draw(drawn[0].parent / "records", tmp_path / "out", also_save_raw_predictions=True)
+    assert "earlier run" not in capsys.readouterr().out
+    draw(tmp_path / "records", tmp_path / "out")
+    told = [line for line in capsys.readouterr().out.splitlines() if "earlier run" in line]
+    # Of the colours what was not drawn again, of the raw files all.
+    counts = [int(re.search(r"holds (\d+) files", line)[1]) for line in told]
+    assert counts == [len(SIZES) - 2, len(SIZES)]
+
+
+def test_a_page_of_an_earlier_run_does_not_stay_while_another_draws(drawn, tmp_path):
+    draw(drawn[0].parent / "records", tmp_path)
+    # Nine classes in place of four: the colours do not reach.
+    with pytest.raises(IndexError):
+        draw(drawn[0].parent / "records", tmp_path, model=ToyModel(num_classes=300))
+    assert not (tmp_path / "index.html").exists()
 
 
 def test_raw_predictions_only_on_request(drawn, tmp_path):

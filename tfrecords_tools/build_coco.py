@@ -166,20 +166,19 @@ def main(argv: list[str]) -> None:
         unlabelled_splits=[*FLAGS.unlabelled_splits, *bare],
         allow_missing_masks=FLAGS.allow_missing_masks or without_lists,
     )
-    program.write(
-        spec,
-        tasks,
-        Encoder(
+    with drawn_splits.replacing(splits if without_lists else None, FLAGS.output_dir) as earlier:
+        program.write(
             spec,
-            max_megapixels=FLAGS.max_image_megapixels,
-            exif_orientation=FLAGS.exif_orientation,
-            mask_reader=MaskReader(spec.ignore_label, FLAGS.crowd == "ignore"),
-        ),
-        started=started,
-        together=drawn_splits.drawn_earlier(FLAGS.output_dir) if without_lists else (),
-    )
-    if without_lists:
-        drawn_splits.save(splits, FLAGS.output_dir)
+            tasks,
+            Encoder(
+                spec,
+                max_megapixels=FLAGS.max_image_megapixels,
+                exif_orientation=FLAGS.exif_orientation,
+                mask_reader=MaskReader(spec.ignore_label, FLAGS.crowd == "ignore"),
+            ),
+            started=started,
+            together=earlier,
+        )
 
 
 if __name__ == "__main__":

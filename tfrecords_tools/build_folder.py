@@ -425,21 +425,20 @@ def main(argv: list[str]) -> None:
             max_megapixels=FLAGS.max_image_megapixels,
             num_workers=FLAGS.num_workers,
         )
-    program.write(
-        spec,
-        tasks,
-        Encoder(
+    with drawn_splits.replacing(splits if drawn else None, FLAGS.output_dir) as earlier:
+        program.write(
             spec,
-            label_map=label_map,
-            max_megapixels=FLAGS.max_image_megapixels,
-            exif_orientation=FLAGS.exif_orientation,
-            mask_reader=mask_reader,
-        ),
-        started=started,
-        together=drawn_splits.drawn_earlier(FLAGS.output_dir) if drawn else (),
-    )
-    if drawn:
-        drawn_splits.save(splits, FLAGS.output_dir)
+            tasks,
+            Encoder(
+                spec,
+                label_map=label_map,
+                max_megapixels=FLAGS.max_image_megapixels,
+                exif_orientation=FLAGS.exif_orientation,
+                mask_reader=mask_reader,
+            ),
+            started=started,
+            together=earlier,
+        )
 
 
 if __name__ == "__main__":

@@ -187,26 +187,25 @@ def main(argv: list[str]) -> None:
         splits, bare = split_flags.draw(classes, [i for i in found if i not in classes])
     else:
         splits = read_splits(FLAGS.splits_dir, FLAGS.splits)
-    program.write(
-        spec,
-        make_sources(
-            splits,
-            found,
-            ids,
-            unlabelled_splits=[*FLAGS.unlabelled_splits, *bare],
-            allow_missing_masks=FLAGS.allow_missing_masks or drawn,
-        ),
-        Encoder(
+    with drawn_splits.replacing(splits if drawn else None, FLAGS.output_dir) as earlier:
+        program.write(
             spec,
-            max_megapixels=FLAGS.max_image_megapixels,
-            exif_orientation=FLAGS.exif_orientation,
-            mask_reader=MaskReader(ids),
-        ),
-        started=started,
-        together=drawn_splits.drawn_earlier(FLAGS.output_dir) if drawn else (),
-    )
-    if drawn:
-        drawn_splits.save(splits, FLAGS.output_dir)
+            make_sources(
+                splits,
+                found,
+                ids,
+                unlabelled_splits=[*FLAGS.unlabelled_splits, *bare],
+                allow_missing_masks=FLAGS.allow_missing_masks or drawn,
+            ),
+            Encoder(
+                spec,
+                max_megapixels=FLAGS.max_image_megapixels,
+                exif_orientation=FLAGS.exif_orientation,
+                mask_reader=MaskReader(ids),
+            ),
+            started=started,
+            together=earlier,
+        )
 
 
 if __name__ == "__main__":

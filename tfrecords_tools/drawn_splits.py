@@ -12,13 +12,14 @@ import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from tfrecords_tools.encoder import Encoder, MaskReader
 from tfrecords_tools.masks import classes_in
-from tfseg import storage
+from tfseg import sharing, storage
+from tfseg.data import writing
 from tfseg.data.atomic_writing import write_atomically
 from tfseg.data.parallel import parallel_map
 from tfseg.data.specs import UNLABELLED_SPLIT, DatasetSpec
@@ -28,6 +29,8 @@ TRAIN, VAL = "train", "val"
 _NAMES = (TRAIN, UNLABELLED_SPLIT, VAL)
 # Folder of the lists in the output.
 LISTS = "lists"
+# Held while splits are drawn into a folder.
+_LOCK = ".drawing.lock"
 # A class in fewer images trains, and may be absent from val.
 _ENOUGH_FOR_VAL = 3
 # What Roboflow writes between the name of a photograph and the number of its version.
@@ -235,15 +238,42 @@ def _versions_elsewhere(splits: Mapping[str, Sequence[str]]) -> list[str]:
     return [of[VAL] for of in splits_of.values() if VAL in of and len(of) > 1]
 
 
-def drawn_earlier(output_dir: str) -> list[str]:
-    """Returns the splits that an earlier draw left in a folder, by its lists."""
+@contextlib.contextmanager
+def replacing(splits: Mapping[str, Sequence[str]] | None, output_dir: str) -> Iterator[list[str]]:
+    """Holds a folder for a draw, and writes the lists of the draw below it at the end.
+
+    Two draws at the same time would leave splits of both, which share images.
+
+    Args:
+      splits: the ids of each split; None: they were not drawn, and nothing is done.
+      output_dir: folder of the records; is made.
+
+    Yields:
+      The splits that an earlier draw left there, by its lists.
+
+    Raises:
+      UserError: another converter is drawing splits into the folder.
+    """
+    if splits is None:
+        yield []
+        return
+    writing.make_output_dir(output_dir)
+    lock = os.path.join(storage.work_folder(output_dir), _LOCK)
     folder = os.path.join(output_dir, LISTS)
-    return [name for name in _NAMES if storage.exists(os.path.join(folder, f"{name}.txt"))]
+    try:
+        with sharing.locked(lock, wait=False):
+            yield [n for n in _NAMES if storage.exists(os.path.join(folder, f"{n}.txt"))]
+            _save(splits, folder)
+    except sharing.Busy:
+        raise UserError(
+            "Another converter draws splits into this folder at this moment.",
+            where=f"--output_dir={output_dir}",
+            fix="wait until it has ended, or choose another --output_dir",
+        ) from None
 
 
-def save(splits: Mapping[str, Sequence[str]], output_dir: str) -> None:
-    """Writes the lists below the output, one `<split>.txt` each, in place of earlier ones."""
-    folder = os.path.join(output_dir, LISTS)
+def _save(splits: Mapping[str, Sequence[str]], folder: str) -> None:
+    """Writes one list `<split>.txt` for each split, in place of earlier ones."""
     storage.make_folder(folder)
     for name in _NAMES:
         if name not in splits:

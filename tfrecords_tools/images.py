@@ -6,6 +6,7 @@ from typing import Protocol
 from PIL import Image, ImageOps
 
 from tfseg.data.image_files import (
+    DARK,
     EXIF_ORIENTATION,
     TRANSPOSED,
     keeps_bytes,
@@ -14,9 +15,6 @@ from tfseg.data.image_files import (
     undecodable,
 )
 from tfseg.errors import UserError
-
-# A picture without a value above it is black to the eye.
-_NEARLY_BLACK = 15
 
 
 class Embedded(Protocol):
@@ -61,10 +59,10 @@ def read_image(
     notes = []
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         notes.append(f"{image.format} image of several pages or frames: the first was taken")
-    if max(high for _, high in rgb.getextrema()) <= _NEARLY_BLACK:
+    if max(high for _, high in rgb.getextrema()) <= DARK:
         notes.append(
-            f"image nearly black, no value above {_NEARLY_BLACK} of 255 (values of "
-            "another range, such as 12 bits in 16 or 0 to 1 in 8?)"
+            f"dark image, no value above {DARK} of 255 (values of another range, such as 12 or 14 "
+            "bits in 16, or 0 to 1 in 8?)"
         )
     if keeps_bytes(image):
         return data, image, notes

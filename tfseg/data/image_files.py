@@ -25,6 +25,8 @@ IMAGE_EXTENSIONS = (
     ".ppm",
 )
 EXIF_ORIENTATION = 0x0112
+# An image without a value above it is dark to the eye: of 16 bits only 14 may be in use.
+DARK = 63
 # Values of that tag by which rows are columns.
 TRANSPOSED = frozenset({5, 6, 7, 8})
 

@@ -17,7 +17,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -108,10 +108,7 @@ def write_splits(
         `encode` raises. Nothing of the split at hand is kept then.
     """
     _check_request(splits, num_shards, num_workers)
-    try:
-        storage.make_folder(output_dir)
-    except FileExistsError:
-        raise UserError("The output directory is a file.", where=output_dir) from None
+    make_output_dir(output_dir)
     _remove_leftovers(output_dir)
     with sharing.locked(_lock(output_dir, _WORKING_LOCK), shared=True) as no_locks:
         if storage.is_remote(output_dir):
@@ -127,7 +124,7 @@ def write_splits(
                 "converter write into it until this one has ended",
                 flush=True,
             )
-        _check_same_classes(output_dir, spec, splits)
+        _check_same_classes(output_dir, spec, {*splits, *together})
         _tell_replaced(output_dir, splits, together)
         done: list[SplitReport] = []
         for split in splits:
@@ -136,6 +133,18 @@ def write_splits(
                 _write_split(output_dir, spec, split, splits, encode, num_shards, num_workers, old)
             )
         return done
+
+
+def make_output_dir(output_dir: str) -> None:
+    """Makes a folder for records where there is none.
+
+    Raises:
+      UserError: it is a file.
+    """
+    try:
+        storage.make_folder(output_dir)
+    except FileExistsError:
+        raise UserError("The output directory is a file.", where=output_dir) from None
 
 
 def _lock(output_dir: str, name: str) -> str:
@@ -169,11 +178,12 @@ def _remove_leftovers(output_dir: str) -> None:
                 sharing.remove_leftovers(storage.work_folder(output_dir), before=start)
 
 
-def _check_same_classes(output_dir: str, spec: DatasetSpec, splits: Mapping[str, Any]) -> None:
+def _check_same_classes(output_dir: str, spec: DatasetSpec, leaving: Set[str]) -> None:
+    """Refuses splits with other classes, except those that are about to leave the folder."""
     content = read_dataset_json(output_dir)
     if content is None:
         return
-    staying = sorted(set(content.get("splits", {})) - set(splits))
+    staying = sorted(set(content.get("splits", {})) - leaving)
     if staying and any(content.get(k) != v for k, v in spec.to_json().items()):
         raise UserError(
             "The output directory holds splits with other classes.",
@@ -263,7 +273,7 @@ def _write_split(
         entry = {**_summary(report, spec), "shards": shards}
         with sharing.locked(_lock(output_dir, _PUBLISHING_LOCK)):
             # Again: another run may have published since.
-            _check_same_classes(output_dir, spec, splits)
+            _check_same_classes(output_dir, spec, {*splits, *old})
             _write_dataset_json(output_dir, spec, without=old)
             for name in old:
                 _remove_split(output_dir, name)

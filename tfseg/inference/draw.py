@@ -16,7 +16,8 @@ where 8 are too few.
 
 `<name>` is the last component of the image's id, as published. If two ids of the split share
 it, all names keep their folders. Names never lead out of the output directory. Each file appears
-whole under its name, so running again is safe.
+whole under its name, so running again is safe. Pictures that other runs left in the folder stay; a
+warning counts them.
 
 Source: PseudoSeg specification 7.
 """
@@ -66,6 +67,7 @@ from tfseg.inference.settings import (
 from tfseg.inference.tiles import Tiling, tiled_labels
 from tfseg.settings.data import DataConfig
 from tfseg.settings.prediction import VisConfig
+from tfseg.sharing import TEMPORARY_PREFIX
 
 _IMAGES = "images"
 _TRUTH = "truth"
@@ -76,6 +78,8 @@ GALLERY_FILE = "index.html"
 # Pictures are compressed while the next batch is predicted; zlib lets go of Python's lock.
 _WRITER_THREADS = 4
 _MAX_PENDING = 64
+# Names in a warning.
+_NAMED = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,6 +214,7 @@ def draw(
     )
     painter = _Painter(index, spec, data_config, config)
     _prepare(config)
+    _tell_of_others(index, config)
     tiling = tiling_of(config, model)
     image_input = image_input_of(config, data_config, model, config.vis_crop_size)
     dataset = make_eval_dataset(
@@ -295,7 +300,10 @@ def _at_original_size(
 
 
 def _prepare(config: VisConfig) -> None:
-    """Makes the folders, so that a directory that cannot be written fails before any work."""
+    """Makes the folders, so that a directory that cannot be written fails before any work.
+
+    The page of an earlier run goes: its numbers would stand above new pictures.
+    """
     folders = [_IMAGES, _TRUTH, _OVERLAYS, _PREDICTIONS]
     folders += [RAW_FOLDER] if config.also_save_raw_predictions else []
     for folder in folders:
@@ -307,6 +315,29 @@ def _prepare(config: VisConfig) -> None:
                 where=os.path.join(config.vis_logdir, folder),
                 fix="choose another --vis_logdir",
             ) from None
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(os.path.join(config.vis_logdir, GALLERY_FILE))
+
+
+def _tell_of_others(index: Index, config: VisConfig) -> None:
+    """Warns of predictions in the folder that this run does not write again."""
+    written = {f"{name}.png" for name in output_names(index.ids)}
+    raw = written if config.also_save_raw_predictions else set()
+    for kind, here in ((_PREDICTIONS, written), (RAW_FOLDER, raw)):
+        folder = os.path.join(config.vis_logdir, kind)
+        there = {
+            os.path.relpath(os.path.join(path, name), folder)
+            for path, _, names in os.walk(folder)
+            for name in names
+            if name.endswith(".png") and not name.startswith(TEMPORARY_PREFIX)
+        }
+        if others := sorted(there - here):
+            print(
+                f"warning: {folder} holds {len(others)} files of an earlier run, which this run "
+                f"does not write again ({', '.join(others[:_NAMED])}). Give another --vis_logdir "
+                "to keep runs apart",
+                flush=True,
+            )
 
 
 def _paint_all(painter: _Painter, predictions: Any, what: str, total: int) -> list[_Drawn]:

@@ -32,7 +32,7 @@ from tfseg.inference.image_progress import ImageProgress
 from tfseg.inference.images import manifest, summary
 from tfseg.inference.images.ahead import decoded_ahead
 from tfseg.inference.images.finding import Found, ImageFile, output_names, part_of, share
-from tfseg.inference.images.scale import ScaleWatch, Trained, image_input_of
+from tfseg.inference.images.training_images import ImageWatch, Trained, image_input_of
 from tfseg.inference.images.writing import EXTENSIONS, ImageWriter, classes_in, relative_path
 from tfseg.inference.predictor import Prediction
 from tfseg.inference.settings import check, facts_of, settings_of, tiling_of, views_of
@@ -245,14 +245,14 @@ class _Job:
         self, predictor: ImagePredictor, failed: dict[str, str], progress: ImageProgress
     ) -> Iterator[tuple[ImageFile, np.ndarray, Prediction]]:
         """Yields images, their pixels and what was found; adds damaged ones to `failed`."""
-        scale = ScaleWatch(self._trained, self._input)
+        watch = ImageWatch(self._trained, self._input)
 
         def decoded() -> Iterator[tuple[ImageFile, np.ndarray]]:
             limit = self._config.max_image_megapixels
             for image, pixels in decoded_ahead(self.todo, max_megapixels=limit):
                 error = pixels if isinstance(pixels, UserError) else self._fault(image, pixels)
                 if error is None:
-                    scale.look(image, pixels)
+                    watch.look(image, pixels)
                     yield image, pixels
                     continue
                 failed[image.key] = str(error)
@@ -261,7 +261,7 @@ class _Job:
 
         predicted = _in_groups(decoded(), predictor)
         yield from self._refined(predicted) if self._config.dense_crf else predicted
-        scale.tell()
+        watch.tell()
 
     def _fault(self, image: ImageFile, pixels: np.ndarray) -> UserError | None:
         if "overlay" in self._kinds and max(pixels.shape) > _MAX_JPEG_SIDE:

@@ -1,4 +1,4 @@
-"""The scale of plain images compared with that of the training images."""
+"""Plain images compared with the training images: their scale, and whether they are dark."""
 
 import dataclasses
 import math
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tfseg.data.image_files import DARK
 from tfseg.data.image_input import ImageInput
 from tfseg.data.reading import size_in_range
 from tfseg.data.specs import DatasetSpec
@@ -64,18 +65,27 @@ def image_input_of(trained: Trained, config: ImagesConfig) -> ImageInput:
     )
 
 
-class ScaleWatch:
-    """Tells when images are far from the scale of the training images."""
+class ImageWatch:
+    """Tells when images are far from the scale of the training images, or dark."""
 
     def __init__(self, trained: Trained, image_input: ImageInput):
         self._input, self._sides = image_input, trained.median_sides
         if self._sides is not None:
             seen = size_in_range(*self._sides, trained.data_config)
             self._side = math.sqrt(math.prod(seen))
-        self._looked = self._far = 0
+        self._looked = self._far = self._dark = 0
 
     def look(self, image: ImageFile, pixels: np.ndarray) -> None:
-        """Looks at an image, and tells of the first that is far."""
+        """Looks at an image uint8 [H, W, 3], and tells of the first that is dark or far."""
+        if pixels.max() <= DARK:
+            self._dark += 1
+            if self._dark == 1:
+                print(
+                    f"warning: {image.key} is dark, no value above {DARK} of 255. Its values may "
+                    "have another range, such as 12 or 14 bits in 16, or 0 to 1 in 8. Scale them "
+                    "as those of the training images were.",
+                    flush=True,
+                )
         if self._sides is None:
             return
         height, width = self._input.seen_size(*pixels.shape[:2])
@@ -95,7 +105,9 @@ class ScaleWatch:
             )
 
     def tell(self) -> None:
-        """Says how many images were far."""
+        """Says how many images were dark, and how many were far."""
+        if self._dark > 1:
+            print(f"warning: {self._dark} images are dark", flush=True)
         if self._far > 1:
             print(
                 f"note: {self._far} of {self._looked} images are more than {_FAR:g} times larger "
