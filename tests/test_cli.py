@@ -323,7 +323,10 @@ def test_a_run_does_not_go_on_with_another_split_unasked(records, trained, tmp_p
 @pytest.mark.parametrize(
     "extra, words",
     [
-        (("--decoder_filters=8",), ("--decoder_filters=8", "--decoder_filters=16")),
+        (
+            ("--decoder_filters=8",),
+            ("--decoder_filters=8", "--decoder_filters=16", "give --decoder_filters as it was"),
+        ),
         (("--weakly",), ("--weakly=True", "--weakly=False")),
     ],
     ids=lambda x: " ".join(x),

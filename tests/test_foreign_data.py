@@ -293,6 +293,23 @@ def read_mask(path):
     return masks.read_mask(str(path), max_megapixels=1)
 
 
+def test_a_gif_that_numbers_its_colours_anew_is_refused(tmp_path):
+    ids = np.array([[0, 1, 7]], np.uint8)
+    Image.fromarray(ids).save(tmp_path / "m.gif")
+    with pytest.raises(UserError, match="(?s)m.gif.*indices.*save the class ids as PNG"):
+        read_mask(tmp_path / "m.gif")
+    Image.fromarray(np.array([[0, 1, 2]], np.uint8)).save(tmp_path / "n.gif")
+    assert read_mask(tmp_path / "n.gif") == (pytest.approx(np.array([[0, 1, 2]])), [])
+
+
+def test_a_palette_of_greys_that_are_not_its_indices_is_told(tmp_path):
+    image = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
+    image.putpalette([0, 0, 0, 1, 1, 1, 7, 7, 7])
+    image.save(tmp_path / "m.png")
+    ids, notes = read_mask(tmp_path / "m.png")
+    assert ids.tolist() == [[0, 1, 2]] and "greys are not its indices" in notes[0]
+
+
 @pytest.mark.parametrize(
     "image",
     [

@@ -41,7 +41,7 @@ def read_mask(path: str, *, max_megapixels: float) -> tuple[np.ndarray, list[str
     if values.dtype == bool:
         values = values.astype(np.uint8)
     ids = whole_ids(values, where=path) // step
-    return ids, notes + _palette_notes(image, ids)
+    return ids, notes + _palette_notes(image, ids, path)
 
 
 def open_mask(path: str, *, max_megapixels: float) -> Image.Image:
@@ -197,17 +197,38 @@ def _grey_step(image: Image.Image, path: str) -> int:
     return 255 // (2**bits - 1) if bits < 8 else 1
 
 
-def _palette_notes(image: Image.Image, ids: np.ndarray) -> list[str]:
-    """Notices a palette with VOC's colours in another order than VOC's."""
+def _palette_notes(image: Image.Image, ids: np.ndarray, path: str) -> list[str]:
+    """Notices a palette whose colours tell other ids than its indices: VOC's colours, or greys.
+
+    Raises:
+      UserError: it is a GIF; programs that save one number its colours anew.
+    """
     if image.mode != "P":
         return []
     used = np.flatnonzero(np.bincount(ids.reshape(-1), minlength=256))
     palette = np.array(image.getpalette("RGB"), np.int64).reshape(-1, 3)
+    colors = palette[used[used < len(palette)]]
+    greys = colors[:, 0] if (colors == colors[:, :1]).all() else None
+    if image.format == "GIF" and not (greys is not None and greys.tolist() == used.tolist()):
+        raise UserError(
+            "A mask is a GIF with a palette. Programs that save a GIF number its colours anew.",
+            where=path,
+            received=f"indices {_few(used)} with colours {_few(map(tuple, colors.tolist()))}",
+            accepted="one channel of class ids, or a palette PNG whose indices are the class ids",
+            fix="save the class ids as PNG; or say which colour is which class, with "
+            "--class_colors",
+        )
     voc = {tuple(c): i for i, c in enumerate(colormap.pascal().tolist())}
-    by_color = [voc.get(tuple(palette[i].tolist())) for i in used if i < len(palette)]
+    by_color = [voc.get(tuple(color)) for color in colors.tolist()]
     if None not in by_color and by_color != used.tolist():
         return ["palette mask whose VOC colours stand at other indices; indices were taken as ids"]
+    if greys is not None and greys.tolist() != used.tolist():
+        return ["palette mask whose greys are not its indices; indices were taken as ids"]
     return []
+
+
+def _few(values: Iterable[object]) -> str:
+    return ", ".join(map(str, list(values)[:4]))
 
 
 def encode_mask(ids: np.ndarray) -> bytes:

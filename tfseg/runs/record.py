@@ -183,7 +183,9 @@ def check_continues(folder: str, sections: Mapping[str, Any], spec: Any) -> list
             if before == value or may_change[flag] == FREELY:
                 continue
             if may_change[flag] == NEVER:
-                raise _another_run(folder, f"--{flag}={value}", f"--{flag}={before}")
+                # A preset of another version may have set it: the user did not.
+                way_on = f"give --{flag} as it was to continue that run, "
+                raise _another_run(folder, f"--{flag}={value}", f"--{flag}={before}", way_on)
             changed.append(f"--{flag}: {before} -> {value}")
     before, classes = record["dataset"]["class_names"], list(spec.class_names)
     if list(before) != classes:
@@ -277,13 +279,13 @@ def told(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
-def _another_run(folder: str, received: str, accepted: str) -> UserError:
+def _another_run(folder: str, received: str, accepted: str, way_on: str = "") -> UserError:
     return UserError(
         "The training directory holds another run.",
         where=f"--train_logdir={folder}",
         received=received,
         accepted=f"{accepted} (from its {NAME})",
-        fix="choose another --train_logdir, or delete that one to start anew",
+        fix=f"{way_on}choose another --train_logdir, or delete that one to start anew",
     )
 
 
