@@ -173,7 +173,9 @@ def test_documents_hold_commands_of_every_program():
 
 # Python -------------------------------------------------------------------------------------------
 
-PYTHON = [document for document in DOCUMENTS if blocks_of(document, "python")]
+EXPORT = ROOT / "docs" / "export.md"
+# Its blocks use files, and have a test of their own.
+PYTHON = [document for document in DOCUMENTS if document != EXPORT if blocks_of(document, "python")]
 # What takes the place of the settings of a training.
 SMALL = {
     "model_variant": "toy",
@@ -221,6 +223,18 @@ def test_settings_in_python_of_a_document_can_be_meant(document, settings_only, 
 @pytest.mark.parametrize("document", PYTHON, ids=name_of)
 def test_python_of_a_document_runs(document, small_trainings):
     run_blocks(document)
+
+
+@pytest.mark.nightly
+def test_exported_files_are_used_as_the_document_says(small_trainings):
+    tfseg.fit(method="supervised", dataset_dir="records", train_split="train", train_logdir="run")
+    lines = [line for line in commands_of(EXPORT) if "int8" not in line]
+    assert len(lines) == 3
+    for line in lines:
+        told = dict(word.removeprefix("--").split("=") for word in shlex.split(line)[2:])
+        size = {"size": [int(side) for side in told["size"].split(",")]} if "size" in told else {}
+        tfseg.export("run", told["output"], format=told["format"], **size)
+    run_blocks(EXPORT)
 
 
 def cells_of(notebook):
