@@ -7,7 +7,8 @@ A test fails where the page is not what this program would write.
 
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -67,7 +68,9 @@ def page() -> str:
 
 def _tables(title: str, sections: tuple, left_out: tuple[str, ...]) -> Iterator[str]:
     """Yields one table for each group of settings."""
-    of_program = Help(sections, training=sections is programs.TRAINING)
+    training = sections is programs.TRAINING
+    of_program = Help(sections, training=training)
+    supervised = programs.defaults_of("supervised") if training else {}
     for group in (*GROUPS, *RARE_GROUPS):
         entries = [] if group in left_out else of_program.entries(group, None)
         if not entries:
@@ -75,15 +78,19 @@ def _tables(title: str, sections: tuple, left_out: tuple[str, ...]) -> Iterator[
         yield f"### {title}: {group}\n"
         yield "| flag | default | what it does |"
         yield "|---|---|---|"
-        yield "\n".join(_row(entry) for entry in entries) + "\n"
+        yield "\n".join(_row(entry, supervised) for entry in entries) + "\n"
 
 
-def _row(entry: Entry) -> str:
+def _row(entry: Entry, supervised: Mapping[str, Any]) -> str:
+    """Returns a line of a table; `supervised`: the defaults in which `train_sup.py` differs."""
     field = entry.field
-    default = as_text(field.default)
+    text = as_text(field.default)
+    default = "required" if field.metadata["required"] else f"`{text}`" if text else ""
+    if field.name in supervised and field.name != "method" and not entry.owner:
+        default += f"; `train_sup.py`: `{as_text(supervised[field.name])}`"
     cells = (
         f"`--{field.name}`",
-        "required" if field.metadata["required"] else f"`{default}`" if default else "",
+        default,
         _owner(entry) + field.metadata["help"],
     )
     return "| " + " | ".join(map(_escaped, cells)) + " |"

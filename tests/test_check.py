@@ -14,6 +14,7 @@ from PIL import Image
 from tfrecords_tools import check
 from tfrecords_tools.checks.leaks import role_of
 from tfrecords_tools.encoder import make_record
+from tfrecords_tools.id_lists import read_splits
 from tfrecords_tools.masks import classes_in
 from tfseg.data import framing, tfexample, writing
 from tfseg.data.atomic_writing import ShardWriter
@@ -283,3 +284,14 @@ def test_never_stops_at_random_damage(folder):
         shard(folder).write_bytes(content)
         if content != original:
             assert problems_of(folder, splits=["train"])
+
+
+def test_lists_that_share_images_are_told_before_they_are_converted(tmp_path, capsys):
+    for name, ids in {"train": "a b c", "train_aug": "a b c d", "val": "c e"}.items():
+        (tmp_path / f"{name}.txt").write_text("\n".join(ids.split()))
+    read_splits(str(tmp_path))
+    told = capsys.readouterr().out.splitlines()
+    assert [line[: line.index(" images")] for line in told] == [
+        "warning: train and val share 1",
+        "warning: train_aug and val share 1",
+    ]

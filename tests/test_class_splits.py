@@ -54,6 +54,16 @@ def test_names_are_found_exactly_then_loosely_then_by_alias():
     assert find(["table"], "dining table") == [0]
 
 
+def test_two_lists_of_classes_are_compared_where_they_differ():
+    names = [f"c{k}" for k in range(20)]
+    assert class_names.compared([*names, "new"], names) == "21 classes, class 20 is 'new'"
+    assert class_names.compared(names, [*names, "new"]) == "20 classes"
+    assert (
+        class_names.compared(["a", "b"], ["b", "a"]) == "2 classes, class 0 is 'a', class 1 is 'b'"
+    )
+    assert class_names.compared(names, ["x"]).endswith("class 3 is 'c3' ...")
+
+
 def test_every_alias_is_written_normalised():
     for group in class_names.ALIASES:
         assert [class_names.normalised(name) for name in group] == list(group)

@@ -354,6 +354,7 @@ def test_help(folder):
     "change, message",
     [
         (lambda f: save(f / "masks" / "a.png", np.zeros((8, 9))), "'a' differ in size"),
+        (lambda f: save(f / "masks" / "a.png", np.zeros((10, 8))), "height and width are swapped"),
         (lambda f: save(f / "images" / "a.png", picture(0)), "Several files fit id 'a'"),
         (lambda f: (f / "images" / "a.JPG").write_bytes(b"\xff\xd8 no image"), "cannot be decoded"),
         (

@@ -152,7 +152,7 @@ def test_versions_of_one_photograph_in_two_splits_are_told():
         (["train", "unlabelled", "val"], {}, "unlabelled"),
         (["train", "unlabelled", "val"], {"train_split_cls": "val"}, "val"),
         (["train", "train_aug", "unlabelled"], {}, "train_aug"),
-        (["train", "val"], {}, "train_aug"),
+        (["train", "val"], {}, "unlabelled"),
         (None, {}, "train_aug"),
     ],
 )
@@ -221,7 +221,7 @@ def test_a_second_draw_leaves_nothing_of_the_first(folder):
     build(folder, "--val_fraction=0.3", "--labelled=4")
     assert set(ids_of_splits(folder / "out")) == {"train", "unlabelled", "val"}
     result = build(folder, "--val_fraction=0.4", "--seed=1")
-    assert "removes" in result.stdout and "unlabelled" in result.stdout
+    assert "will remove" in result.stdout and "unlabelled" in result.stdout
     found = ids_of_splits(folder / "out")
     assert set(found) == {"train", "val"} and not found["train"] & found["val"]
     written = {path.name.split("-")[0].split(".")[0] for path in (folder / "out").iterdir()}
@@ -288,6 +288,14 @@ def test_two_draws_at_the_same_time_are_refused(folder):
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert "at this moment" in result.stderr and "--output_dir" in result.stderr
     assert build(folder).returncode == 0
+
+
+def test_training_without_unlabelled_images_says_what_to_do(folder):
+    for i in (10, 11):
+        (folder / "images" / f"p{i}.jpg").unlink()
+    assert build(folder).returncode == 0
+    with pytest.raises(UserError, match="(?s)no split 'unlabelled'.*--labelled=N.*train_sup.py"):
+        load_index(str(folder / "out"), "unlabelled", SPEC)
 
 
 @pytest.mark.parametrize(

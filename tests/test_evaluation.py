@@ -27,12 +27,14 @@ from tests.small_split import (
 from tests.toy import ToyBackbone
 from tfseg.data.image_input import padded_size
 from tfseg.data.split_index import load_index
+from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 from tfseg.inference import image_progress
 from tfseg.inference.classes import classes_present
 from tfseg.inference.evaluate import Evaluator
 from tfseg.inference.image_progress import ImageProgress
 from tfseg.inference.report import describe
+from tfseg.inference.scores import summarize
 from tfseg.inference.settings import check, crf_settings
 from tfseg.inference.watch import evaluate_repeatedly, exiting_on_sigterm, watch_checkpoints
 from tfseg.models import BACKBONES, build_model
@@ -147,7 +149,19 @@ def test_metrics_are_written(split, tmp_path):
     assert tags["eval/miou_overall"] == (70, pytest.approx(content["miou"]))
     assert tags["eval/miou_class_3"] == (70, pytest.approx(content["class_iou"]["cow"]))
     assert tags["eval/iou/cow"] == tags["eval/miou_class_3"]
-    assert "mIoU" in describe(result)
+    assert "mIoU" in describe(result) and "every pixel" not in describe(result)
+
+
+@pytest.mark.parametrize(
+    "matrix, told",
+    [([[9, 0], [3, 0]], True), ([[9, 0], [2, 1]], False), ([[0, 0], [0, 0]], False)],
+)
+def test_a_network_that_predicts_background_alone_is_told(matrix, told):
+    result = summarize(
+        np.array(matrix), DatasetSpec("t", ("background", "cat")), classes=np.arange(2)
+    )
+    result |= {"step": 1, "num_images": 1, "confusion_matrix": matrix}
+    assert ("every pixel was predicted as 'background'" in describe(result)) == told
 
 
 def events(folder):

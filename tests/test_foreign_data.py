@@ -25,7 +25,7 @@ from tfrecords_tools.coco.painting import MaskReader, decode_region
 from tfrecords_tools.encoder import Encoder, ImageSource
 from tfrecords_tools.file_finder import FileFinder
 from tfrecords_tools.id_lists import read_splits
-from tfrecords_tools.image_label_files import read_image_labels
+from tfrecords_tools.image_label_files import ImageLabels, read_image_labels
 from tfseg.data import writing
 from tfseg.data.specs import DATASETS, DatasetSpec
 from tfseg.errors import UserError
@@ -137,7 +137,11 @@ def test_a_class_in_the_place_of_the_background_is_told():
     spec = DatasetSpec("folder", ("aeroplane", "cat"))
     (line,) = class_files.warnings(spec, {"train": np.array([6, 3, 1])}, np.zeros(2))
     assert "class 0, with 60.0% of the pixels, is called 'aeroplane'" in line
-    assert "should be 'background'" in line and "--has_background=false" in line
+    assert (
+        "must be 'background'" in line
+        and "id 1 is 'cat'" in line
+        and "--has_background=false" in line
+    )
     (line,) = class_files.warnings(spec, {}, np.ones(2))
     assert "class 0 is called 'aeroplane'" in line
     without = DatasetSpec("folder", ("aeroplane", "cat"), has_background=False)
@@ -160,7 +164,7 @@ def test_more_names_than_a_mask_can_hold():
         # 255 is the object, not the ignore label.
         (np.eye(8) * 255, None, '"255": 1'),
         (np.zeros((8, 8)), None, "all masks are 'background'"),
-        (np.zeros((8, 8)), (1,), "objects may lack outlines"),
+        (np.zeros((8, 8)), (1,), "image-level labels alone name class 'cat'"),
         (np.eye(8), None, "ids end at 1"),
     ],
 )
@@ -483,12 +487,36 @@ def test_extensions_say_which_of_two_files(pairs):
 def test_masks_of_another_name_are_named(pairs, ending):
     for name in "ab":
         (pairs / "masks" / f"{name}.png").rename(pairs / "masks" / ending.format(name))
-    with pytest.raises(UserError, match="give each mask the name of its image") as error:
+    with pytest.raises(UserError, match="a mask has the name of its image") as error:
         sources(pairs)
     assert ending.format("a") in str(error.value)
     with pytest.raises(UserError, match="Not one of the 2 ids") as error:
         sources(pairs, allow_missing_masks=True)
     assert ending.format("a") in str(error.value)
+
+
+def test_lines_of_image_labels_for_no_image_are_told(pairs, capsys):
+    sources(pairs, labels=ImageLabels({"a": (1,), "b": (), "typo": (1,)}, {}))
+    assert "1 of 3 lines" in (told := capsys.readouterr().out) and "converted: typo" in told
+    # All images have masks, which tell their labels.
+    sources(pairs, labels=ImageLabels({"typo": (1,)}, {}))
+    assert "1 of 1 lines" in capsys.readouterr().out
+    with pytest.raises(UserError, match="a line for none of the images"):
+        sources(pairs, labels=ImageLabels({"typo": (1,)}, {}), unlabelled_splits=["train"])
+
+
+def test_unknown_names_of_image_labels_are_told_with_their_image(tmp_path):
+    (tmp_path / "l.csv").write_text("id,names\na.jpg,cat\nb.jpg,cat kat\nc.jpg,kat\n")
+    with pytest.raises(UserError, match=r"kat \(2 x, first of b\)"):
+        read_image_labels(str(tmp_path / "l.csv"), SPEC)
+    (tmp_path / "l.csv").write_text("id,names\na.jpg,background cat\n")
+    with pytest.raises(UserError, match="leave it out"):
+        read_image_labels(str(tmp_path / "l.csv"), SPEC)
+
+
+def test_a_label_map_in_place_of_its_file_is_told():
+    with pytest.raises(UserError, match="write this into a file"):
+        build_folder.read_label_map('{"0": 0, "255": 1}', SPEC)
 
 
 @pytest.mark.parametrize("extension", ["jpg", "png"])

@@ -194,7 +194,7 @@ def small_trainings(records, tmp_path, monkeypatch):
     """A folder with what the documents name, where every training is one of the toy network."""
     fit_as_told = tfseg.fit
     monkeypatch.setattr(
-        tfseg, "fit", lambda **told: fit_as_told(**{**told, **SMALL}), raising=False
+        tfseg, "fit", lambda preset=None, **told: fit_as_told(**(told | SMALL)), raising=False
     )
     monkeypatch.chdir(tmp_path)
     (tmp_path / "records").symlink_to(records)

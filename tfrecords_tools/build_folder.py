@@ -166,7 +166,11 @@ def make_sources(
                 notes.append("image without a mask (--allow_missing_masks)")
             labels = None if image_labels is None else image_labels.of(entry.id)
             if image_labels is not None and labels is None:
-                known = "unknown, so --weakly refuses it" if mask is None else "those of its mask"
+                known = (
+                    "unknown, and a training with --weakly stops at it"
+                    if mask is None
+                    else "those of its mask"
+                )
                 notes.append(f"image without a line in the CSV: its image-level labels are {known}")
             tasks[split].append(
                 ImageSource(
@@ -177,16 +181,33 @@ def make_sources(
                     notes=tuple(notes),
                 )
             )
-    if image_labels is not None and not any(
-        s.image_labels is not None for sources in tasks.values() for s in sources
-    ):
+    if image_labels is not None:
+        _check_lines(image_labels, [s for sources in tasks.values() for s in sources])
+    return tasks
+
+
+def _check_lines(image_labels: ImageLabels, sources: Sequence[ImageSource]) -> None:
+    """Tells of lines of the CSV that are of no image.
+
+    Raises:
+      UserError: all are, and some image has no mask that tells its labels.
+    """
+    used = {stem_of(s.id) for s in sources}
+    left = [i for i in image_labels.ids if i not in used]
+    if not left:
+        return
+    if len(left) == len(image_labels.ids) and any(s.mask is None for s in sources):
         raise UserError(
             "The CSV of image-level labels has a line for none of the images.",
-            received=", ".join(list(image_labels.ids)[:3]),
-            accepted="ids as in the lists, such as " + next(iter(tasks.values()))[0].id,
+            received=", ".join(left[:3]),
+            accepted="ids as in the lists, such as " + sources[0].id,
             fix="write the ids of the lists into the CSV, with or without extension",
         )
-    return tasks
+    print(
+        f"note: {len(left)} of {len(image_labels.ids)} lines of the CSV of image-level labels are "
+        f"of no image that is converted: {', '.join(left[:_NAMED])}",
+        flush=True,
+    )
 
 
 def _masks_of(

@@ -299,8 +299,9 @@ def _background_warning(spec: DatasetSpec, pixels: Mapping[str, np.ndarray]) -> 
     share = f", with {total[0] / total.sum():.1%} of the pixels," if total.any() else ""
     return [
         f"class 0{share} is called '{name}' and counts as background. If 0 is the background in "
-        "the masks, the first line of the class file should be 'background': each name stands for "
-        "its neighbour now. If there is no background: --has_background=false"
+        "the masks, the first line of the class file must be 'background'; without it every name "
+        f"is one id too low (id 1 is '{spec.class_names[1]}' now). If there is no background: "
+        "--has_background=false"
     ]
 
 
@@ -333,13 +334,11 @@ def _likely_causes(
         causes.append(
             f"{ignored:.1%} of the pixels have the ignore label {spec.ignore_label}; if "
             f"{spec.ignore_label} is a class in the masks (such as masks of 0 and 255), map it: "
-            f'build_folder.py --label_map with {{"0": 0, "{spec.ignore_label}": {absent[0]}}}'
+            f'write {{"0": 0, "{spec.ignore_label}": {absent[0]}}} to map.json and give '
+            "build_folder.py --label_map=map.json"
         )
-    if num_labelled[list(absent)].any():
-        causes.append(
-            f"image-level labels name {'it' if len(absent) == 1 else 'some of them'}, so objects "
-            "may lack outlines"
-        )
+    if labelled := [k for k in absent if num_labelled[k]]:
+        causes.append(f"image-level labels alone name {_listed(spec, labelled)}")
     elif len(shown) == 1 and not ignored:
         causes.append(f"all masks are '{spec.class_names[shown[0]]}' and nothing else")
     elif absent == list(range(absent[0], spec.num_classes)) and shown:

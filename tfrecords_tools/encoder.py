@@ -89,7 +89,9 @@ class Encoder:
                 where=f"{source.image}, {where}",
                 received=f"mask {ids.shape[0]}x{ids.shape[1]} (height x width)",
                 accepted=f"{image.height}x{image.width}, the image's",
-                fix="make the mask again at the image's size",
+                fix="turn the image or the mask: height and width are swapped"
+                if ids.shape == (image.width, image.height)
+                else "make the mask again from this image, or resize it with nearest neighbour",
             )
         return make_record(
             source.id,

@@ -224,16 +224,16 @@ def _advice(missing: Sequence[str], finder: Any, listed_in: str, what: str) -> s
         return f"the first line of {listed_in} looks like a column's header: remove it"
     near = finder.near(i)
     if what == "mask":
-        by_name = ""
-        if near:
-            by_name = (
-                f"the folder has {', '.join(near)}: give each mask the name of its image, or say "
-                "what follows it with --mask_suffix (for example --mask_suffix=_mask); or "
-            )
-        return by_name + (
+        advice = (
             "add the masks, list the split in --unlabelled_splits if it is used without them, "
             "or give --allow_missing_masks"
         )
+        if near:
+            advice += (
+                f". The folder has {', '.join(near)}: a mask has the name of its image, or this "
+                "name and an ending that --mask_suffix says (such as --mask_suffix=_mask)"
+            )
+        return advice
     if near:
         return f"check the list and the folder, which has {', '.join(near)}"
     return "check the list and the folder"

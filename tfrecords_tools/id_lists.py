@@ -1,12 +1,14 @@
 """Lists of ids: `<split>.txt` of a folder, one id a line."""
 
 import collections
+import itertools
 import ntpath
 import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tfrecords_tools.checks.leaks import leaks
 from tfrecords_tools.list_lines import names_masks
 from tfrecords_tools.program import check_folder
 from tfrecords_tools.text_files import read_text
@@ -69,6 +71,13 @@ def read_splits(splits_dir: str, wanted: Sequence[str] | None = None) -> dict[st
             raise UserError(
                 f"The list of split '{name}' is empty.",
                 where=os.path.join(splits_dir, f"{name}.txt"),
+            )
+    for a, b in itertools.combinations(splits, 2):
+        if leaks(a, b) and (shared := sorted(set(splits[a]) & set(splits[b]))):
+            print(
+                f"warning: {a} and {b} share {len(shared)} images ({', '.join(shared[:3])}): "
+                "scores on them will be too good. Take them out of one of the lists",
+                flush=True,
             )
     return splits
 

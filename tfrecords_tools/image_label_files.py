@@ -88,7 +88,8 @@ def read_image_labels(
         for i, listed in names.items()
     }
     if unknown:
-        _check_unknown(unknown, any(labels.values()), ignore_unknown, class_id, path)
+        first_of = {n: i for i, listed in reversed(names.items()) for n in listed}
+        _check_unknown(unknown, first_of, any(labels.values()), ignore_unknown, class_id, path)
     return ImageLabels(labels, unknown, (*notes, *more))
 
 
@@ -120,8 +121,9 @@ def _names_by_id(
             raise UserError(
                 "A line of the CSV has another number of columns.",
                 where=f"{path}, line {number}",
-                received=len(row),
-                accepted=len(rows[0]),
+                received=f"{len(row)}: {','.join(row)}",
+                accepted=f"{len(rows[0])}, as in the first line",
+                fix="separate the names of an image by spaces or ';': a.jpg,dog person",
             )
         image_id = stem_of(row[id_column].strip())
         if image_id in names:
@@ -134,6 +136,7 @@ def _names_by_id(
 
 def _check_unknown(
     unknown: Counter,
+    first_of: Mapping[str, str],
     some_known: bool,
     ignore_unknown: bool,
     class_id: Mapping[str, int],
@@ -146,14 +149,19 @@ def _check_unknown(
     """
     if some_known and ignore_unknown:
         return
-    listed = ", ".join(f"{n} ({k} x)" for n, k in unknown.most_common(_NAMED))
+    listed = ", ".join(
+        f"{n} ({k} x, first of {first_of[n]})" for n, k in unknown.most_common(_NAMED)
+    )
+    background = (
+        " (background is in no line: leave it out)" if any(map(is_background, unknown)) else ""
+    )
     raise UserError(
         "The CSV of image-level labels names "
         + ("unknown classes." if some_known else "unknown classes only."),
         where=path,
         received=listed,
         accepted=", ".join(class_id),
-        fix="correct the names"
+        fix=f"correct the names{background}"
         + (", or give --ignore_unknown_labels to leave them out" if some_known else ""),
     )
 

@@ -10,6 +10,8 @@ from tfseg.errors import UserError
 FLAGS = flags.FLAGS
 # What is meant only where lists are drawn, and only where they are given.
 _OF_DRAWN, _OF_GIVEN = ("val_fraction", "labelled", "seed"), ("splits",)
+# So few images without a mask may be a mistake: they are named.
+_NAMED = 5
 
 
 def define_flags(*, without_lists: str = "train, unlabelled and val are drawn") -> None:
@@ -79,4 +81,6 @@ def draw(
     splits = drawn_splits.draw(classes, without_masks, _wanted())
     for line in drawn_splits.describe(splits):
         print(line, flush=True)
+    if 0 < len(without_masks) <= _NAMED:
+        print(f"note: images without a mask: {', '.join(without_masks)}", flush=True)
     return splits, [name for name, ids in splits.items() if not set(ids) & set(classes)]

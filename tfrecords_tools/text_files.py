@@ -8,6 +8,12 @@ from tfseg.errors import UserError
 
 
 def _not_there(path: str) -> UserError:
+    if path.lstrip().startswith("{"):
+        return UserError(
+            "The name of a file is needed here, not JSON.",
+            where=path,
+            fix="write this into a file, such as map.json, and give the name of the file",
+        )
     return UserError(
         "No such file.",
         where=path,

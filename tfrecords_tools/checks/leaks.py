@@ -19,6 +19,12 @@ def role_of(split: str) -> str:
     return "train"
 
 
+def leaks(a: str, b: str) -> bool:
+    """Says whether two splits, by their names, may share no image."""
+    roles = {role_of(a), role_of(b)}
+    return len(roles) > 1 and "both" not in roles
+
+
 def find_leaks(results: Sequence[SplitResult]) -> tuple[list[Problem], list[str]]:
     """Compares the ids and the pictures of every two splits.
 
@@ -28,8 +34,7 @@ def find_leaks(results: Sequence[SplitResult]) -> tuple[list[Problem], list[str]
     """
     problems, remarks = [], []
     for a, b in itertools.combinations(results, 2):
-        roles = {role_of(a.split), role_of(b.split)}
-        leak = len(roles) > 1 and "both" not in roles
+        leak = leaks(a.split, b.split)
         shared = sorted(set(a.ids) & set(b.ids))
         pictures = sorted(set(a.pictures) & set(b.pictures), key=lambda p: a.pictures[p])
         renamed = [p for p in pictures if a.pictures[p] != b.pictures[p]]

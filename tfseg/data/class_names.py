@@ -16,6 +16,8 @@ ALIASES = (
     ("tvmonitor", "tv"),
 )
 _BACKGROUND = frozenset({"background", "bg"})
+# Classes that are named where two lists differ.
+_COMPARED = 4
 _ALIASES_OF = {name: group for group in ALIASES for name in group}
 
 
@@ -27,6 +29,17 @@ def normalised(name: str) -> str:
 def is_background(name: str) -> bool:
     """Says whether a name is one of background: 'background', '_background_', 'bg'."""
     return normalised(name) in _BACKGROUND
+
+
+def compared(names: Sequence[str], others: Sequence[str]) -> str:
+    """Returns how many classes there are, and the first ones in which others differ.
+
+    >>> compared(["background", "cat", "dog"], ["background", "cat"])
+    "3 classes, class 2 is 'dog'"
+    """
+    differ = [k for k, name in enumerate(names) if list(others[k : k + 1]) != [name]]
+    listed = "".join(f", class {k} is '{names[k]}'" for k in differ[:_COMPARED])
+    return f"{len(names)} classes{listed}" + (" ..." if len(differ) > _COMPARED else "")
 
 
 def matches(names: Sequence[str], wanted: str) -> list[int]:

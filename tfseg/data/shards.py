@@ -6,8 +6,15 @@ import re
 
 from tfseg import storage
 from tfseg.data.image_files import IMAGE_EXTENSIONS
+from tfseg.data.specs import UNLABELLED_SPLIT
 from tfseg.errors import UserError
 
+# What to do where records have only images with masks.
+_WITHOUT_UNLABELLED = (
+    "convert again with images that have no mask, or with --labelled=N, which keeps N masks for "
+    "training; or train on the masks alone with train_sup.py; or name another split with "
+    "--train_split_cls"
+)
 _SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d+)-of-(?P<total>\d+)(\.\w+)?")
 # Folders below each other in which images are looked for.
 _SEARCHED_DEPTH = 2
@@ -109,7 +116,11 @@ def shards_of(dataset_dir: str, split: str) -> list[str]:
             where=dataset_dir,
             received=split,
             accepted=", ".join(sorted(files)) or "(the folder holds no splits at all)",
-            fix="choose one of these, or make the split with tfrecords_tools",
+            fix=_WITHOUT_UNLABELLED
+            if split == UNLABELLED_SPLIT and files
+            else "choose one of these with the flag of the split (--train_split, "
+            "--train_split_cls, --eval_split, --vis_split and so on), or make the split with "
+            "tfrecords_tools",
         )
     matches = [_SHARD.fullmatch(name) for name in files[split]]
     totals = sorted({m["total"] for m in matches if m})

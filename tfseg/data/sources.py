@@ -225,8 +225,8 @@ def _check_image_level_labels(name: str, stream: Stream, index: Index, config: D
             where=f"stream '{name}'",
             accepted="a split with image-level labels",
             fix=(
-                "name these images too in the --image_labels of the converter, or take them out of "
-                "its list of the split"
+                "name these images too in the --image_labels of the converter (it names those "
+                "that lack a line), or take them out of the folder or of the split's list"
                 if known.any()
                 else "make the records with --image_labels, or choose another --train_split_cls"
             )

@@ -196,10 +196,10 @@ def _check_same_classes(output_dir: str, spec: DatasetSpec, leaving: Set[str]) -
 def _tell_replaced(output_dir: str, splits: Mapping[str, Any], together: Collection[str]) -> None:
     there = (read_dataset_json(output_dir) or {}).get("splits", {})
     if replaced := [name for name in splits if name in there]:
-        print(f"note: replaces in {output_dir}: {', '.join(replaced)}", flush=True)
+        print(f"note: will replace in {output_dir}: {', '.join(replaced)}", flush=True)
     if gone := sorted((set(together) - set(splits)) & set(there)):
         print(
-            f"note: removes from {output_dir}: {', '.join(gone)}, drawn earlier among the same "
+            f"note: will remove from {output_dir}: {', '.join(gone)}, drawn earlier among the same "
             "images",
             flush=True,
         )

@@ -132,8 +132,13 @@ def _metrics(run: Run, metadata: Mapping[str, Any]) -> str:
         rows += [
             "",
             f"`eval.py` measured the checkpoint on {found['num_images']} images: mIoU "
-            f"{found['miou']:.4f} ({classes}). The table above may have another mIoU: there images "
-            "are brought to the input size of the file, and fewer may have been compared.",
+            f"{found['miou']:.4f} ({classes}). The table above may have another mIoU: there "
+            + (
+                ""
+                if metadata["size"] is None
+                else "images are resized to the size of the file, and "
+            )
+            + "fewer images may have been compared.",
         ]
     return "\n".join(rows)
 

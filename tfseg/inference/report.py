@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfseg.data.atomic_writing import write_atomically
@@ -75,4 +76,10 @@ def describe(result: Mapping[str, Any]) -> str:
         if key in result:
             lines.append(f"  {key:<{width}} {per_cent(result[key])}")
     lines += zero_label.describe(result, per_cent)
+    predicted = np.flatnonzero(np.sum(result["confusion_matrix"], axis=0))
+    if len(predicted) == 1:
+        lines.append(
+            f"  every pixel was predicted as '{list(result['class_iou'])[predicted[0]]}': is the "
+            "training long enough? (docs/faq.md, 'Everything is predicted as background')"
+        )
     return "\n".join(lines)

@@ -59,8 +59,8 @@ def spec_of(
         raise UserError(
             "The checkpoint was trained on other classes than this data set has.",
             where=f"--checkpoint_dir, --dataset_dir={config.dataset_dir}",
-            received=f"{len(spec.class_names)} classes: {', '.join(spec.class_names[:8])} ...",
-            accepted=f"{len(names)} classes: {', '.join(names[:8])} ...",
+            received=class_names.compared(spec.class_names, names),
+            accepted=class_names.compared(names, spec.class_names),
             fix="evaluate on records made with the class names of the training records",
         )
     spec = dataclasses.replace(spec, seen_unseen=_split_of(config, given, spec, record))

@@ -79,7 +79,7 @@ def _with_split_of_records(settings: Training) -> Training:
         return settings
     content = read_dataset_json(data.dataset_dir_cls or data.dataset_dir) or {}
     splits = content.get("splits", {})
-    if data.train_split_cls in splits or UNLABELLED_SPLIT not in splits:
+    if data.train_split_cls in splits or not splits:
         return settings
     data = dataclasses.replace(data, train_split_cls=UNLABELLED_SPLIT)
     return dataclasses.replace(settings, data=data)

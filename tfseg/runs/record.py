@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfseg import files
+from tfseg.data import class_names
 from tfseg.errors import UserError
 from tfseg.settings.option import FREELY, NEVER
 from tfseg.settings.reading import flat, may_differ, names_of, options_of
@@ -189,7 +190,9 @@ def check_continues(folder: str, sections: Mapping[str, Any], spec: Any) -> list
             changed.append(f"--{flag}: {before} -> {value}")
     before, classes = record["dataset"]["class_names"], list(spec.class_names)
     if list(before) != classes:
-        raise _another_run(folder, ", ".join(classes[:8]), ", ".join(before[:8]))
+        raise _another_run(
+            folder, class_names.compared(classes, before), class_names.compared(before, classes)
+        )
     now = zero_label_facts(spec.to_json())
     for flag, fact in zero_label_facts(record["dataset"]).items():
         if fact != now[flag]:

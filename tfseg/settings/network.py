@@ -193,7 +193,6 @@ class ModelConfig(Section):
         "Train only the layers on top of the backbone, for a few dozen masks. The backbone's "
         "weights and batch norm statistics stay as they were initialised, and a step takes less "
         "time.",
-        may_differ=TOLD,
         training=True,
     )
     fine_tune_batch_norm: bool = option(

@@ -140,7 +140,8 @@ def _shape_error(
             where=f"{source}, {name}",
             received=f"{found[-1]} classes in the checkpoint",
             accepted=f"{needed[-1]} classes in this data set",
-            fix="--initialize_last_layer=false starts the last layers afresh",
+            fix="give --initialize_last_layer=false --last_layers_contain_logits_only: the last "
+            "layer starts afresh, and all others go on from the checkpoint",
         )
     if other is not None and other != model.config.model_variant:
         fix = f"--model_variant={other}, which the checkpoint looks like"

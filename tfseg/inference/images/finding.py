@@ -18,6 +18,7 @@ from tfseg.data.folders import walk
 from tfseg.data.image_files import IMAGE_EXTENSIONS
 from tfseg.data.prediction_files import safe_path
 from tfseg.errors import UserError
+from tfseg.files import did_you_mean
 
 LIST_EXTENSIONS = (".txt", ".lst")
 _ACCEPTED = "files ending in " + " ".join(IMAGE_EXTENSIONS)
@@ -69,6 +70,7 @@ def find_images(images: str, output_dir: str) -> Found:
             received=images,
             accepted="an image file, a folder, a pattern such as 'photos/*.jpg', or a text file "
             "with one path a line",
+            fix=did_you_mean(images, "check the path; it counts from the folder that you are in"),
         )
     _check_files(found.images, images)
     return found
@@ -90,6 +92,7 @@ def _in_folder(folder: str, output_dir: str) -> Found:
             where="--images",
             received=folder + (f", with {sum(others.values())} other files" if others else ""),
             accepted=_ACCEPTED,
+            fix="give the folder in which the photographs are",
         )
     kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(_MAX_NAMED))
     note = f"{sum(others.values())} files are no images by their names and left out: {kinds}"
