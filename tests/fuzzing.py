@@ -490,7 +490,9 @@ def _predictions(folder: str) -> None:
 
 def _read_predictions(folder: str, data: bytes) -> None:
     _write(folder, "manifest.jsonl", data)
-    for entry in predictions.read_all(folder, "same", num_classes=3).values():
+    for entry in predictions.read_all(
+        folder, {"fingerprint": "same", "settings": {}}, num_classes=3
+    ).values():
         path = os.path.realpath(os.path.join(folder, entry.name))
         assert path.startswith(os.path.realpath(folder) + os.sep), "a name that leads elsewhere"
         assert set(entry.classes) <= set(range(3))

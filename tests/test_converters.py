@@ -303,6 +303,21 @@ def test_orientation_tag(folder, mode, mask_shape, turned):
     assert (0x0112 in image.getexif()) != turned
 
 
+@pytest.mark.parametrize("mode, turned", [("apply", True), ("ignore", False), ("auto", False)])
+def test_orientation_tag_of_a_tiff(tmp_path, mode, turned):
+    """Pillow turns such a file by itself; a mask with the tag stays as it is stored."""
+    pixels_as_stored, ids = picture(0), np.zeros((8, 10), np.uint8)
+    ids[:2, :5] = 1
+    for name, array in (("a.tif", pixels_as_stored.astype(np.uint8)), ("m.tif", ids)):
+        Image.fromarray(array).save(tmp_path / name, exif={0x0112: 3})
+    encoder = Encoder(SPEC, exif_orientation=mode)
+    encoded = encoder(ImageSource("a", str(tmp_path / "a.tif"), str(tmp_path / "m.tif")))
+    example = tfexample.decode(encoded.data)
+    expected = np.rot90(pixels_as_stored, 2) if turned else pixels_as_stored
+    np.testing.assert_array_equal(pixels(example.image), expected)
+    np.testing.assert_array_equal(pixels(example.label), ids)
+
+
 # build_folder: what is refused, as the user sees it ----------------------------------------------
 
 

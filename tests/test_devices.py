@@ -93,3 +93,34 @@ def test_a_batch_that_replicas_and_parts_cannot_divide_names_its_flag(flag):
     devices.check_batch(8, config, 2, flag=flag)
     with pytest.raises(UserError, match=f"(?s)--{flag}.*6 for 2 replica.*a multiple of 4"):
         devices.check_batch(6, config, 2, flag=flag)
+
+
+@pytest.mark.parametrize(
+    "text, received",
+    [
+        (None, "nothing"),
+        ("", "nothing"),
+        ("{", "{"),
+        ('{"cluster": {"worker": ["a:1"]}}', '{"cluster"'),
+        (
+            '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
+            "index 1 of 1",
+        ),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "type 'ps'"),
+        ('{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}}', "no lists"),
+        (
+            '{"cluster": {"worker": ["a"]}, "task": {"type": "worker", "index": 0}}',
+            "without a port",
+        ),
+    ],
+)
+def test_a_cluster_that_cannot_be_meant_is_told(text, received):
+    with pytest.raises(UserError, match="TF_CONFIG") as error:
+        devices.check_cluster(text)
+    assert received in str(error.value).split("accepted")[0]
+
+
+def test_a_cluster_of_two_hosts_is_accepted():
+    devices.check_cluster(
+        '{"cluster": {"worker": ["a:1", "[::1]:2"]}, "task": {"type": "worker", "index": "1"}}'
+    )

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -282,12 +283,34 @@ def test_a_second_draw_with_other_classes_replaces_all_of_the_first(folder):
     assert set(ids_of_splits(folder / "out")) == {"train", "val"}
 
 
+def test_lists_of_a_user_are_not_drawn_over(folder):
+    (folder / "out" / "lists").mkdir(parents=True)
+    (folder / "out" / "lists" / "train.txt").write_text("p00\n")
+    result = build(folder)
+    assert result.returncode == 2 and "lists that no draw has written" in result.stderr
+    assert os.listdir(folder / "out" / "lists") == ["train.txt"]
+
+
+@pytest.mark.parametrize("name", [" a.jpg", "b .jpg", "c\nd.jpg"])
+def test_names_that_cannot_stand_in_a_list_are_refused(folder, name):
+    save(folder / "images" / name, picture(0))
+    with pytest.raises(UserError, match="cannot stand in a list"):
+        ids_below(FileFinder(str(folder / "images")))
+
+
+def test_files_of_other_extensions_are_told(folder):
+    (folder / "images" / "x.heic").write_bytes(b"photo")
+    (folder / "images" / "masks" / "p10.tga").write_bytes(b"mask")
+    result = build(folder)
+    assert "are no images by their names and are left out: 1 .heic" in result.stdout
+    assert "are no masks by their names and are left out: 1 .tga" in result.stdout
+
+
 def test_two_draws_at_the_same_time_are_refused(folder):
     with drawn_splits.replacing({"train": ["a"]}, str(folder / "out")):
         result = build(folder)
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert "at this moment" in result.stderr and "--output_dir" in result.stderr
-    assert build(folder).returncode == 0
 
 
 def test_training_without_unlabelled_images_says_what_to_do(folder):

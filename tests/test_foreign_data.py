@@ -1,6 +1,7 @@
 """Data as other tools write them: read right, refused in one message, or told with a warning."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -238,6 +239,12 @@ def test_float_images_of_another_range_are_refused(tmp_path, high):
     with pytest.raises(UserError, match="mode F") as error:
         read_image(tmp_path / "a.tif")
     assert "a.tif" in str(error.value) and "0 and 1" in str(error.value)
+
+
+def test_a_named_pipe_is_no_image(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(UserError, match="a.jpg"):
+        read_image(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize(
@@ -503,6 +510,18 @@ def test_lines_of_image_labels_for_no_image_are_told(pairs, capsys):
     assert "1 of 1 lines" in capsys.readouterr().out
     with pytest.raises(UserError, match="a line for none of the images"):
         sources(pairs, labels=ImageLabels({"typo": (1,)}, {}), unlabelled_splits=["train"])
+
+
+def test_image_labels_that_contradict_a_mask_are_told(pairs):
+    for labels, told in (((), True), ((1,), False), ((1, 2), False)):
+        paths = [str(pairs / folder) for folder in ("images/b.jpg", "masks/b.png")]
+        notes = Encoder(SPEC)(ImageSource("b", *paths, image_labels=labels)).notes
+        assert any("image-level labels lack" in note for note in notes) == told
+
+
+def test_image_labels_of_double_extensions():
+    labels = ImageLabels({"a.JPG": (1,), "b": (2,)}, {})
+    assert labels.of("a.JPG") == (1,) and labels.of("b") == labels.of("b.jpg") == (2,)
 
 
 def test_unknown_names_of_image_labels_are_told_with_their_image(tmp_path):

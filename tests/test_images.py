@@ -492,9 +492,11 @@ def test_a_folder_with_other_predictions_is_left_alone(prefix, photos, tmp_path,
     words = "(?s)another checkpoint, or with other settings.*--output_dir"
     if change == "settings":
         settings["add_flipped_images"] = True
+        words = "(?s)other settings.*add_flipped_images False, now True"
     elif change == "weights":
         prefix = str(tmp_path / "model")
         (tmp_path / "model.index").write_bytes(b"other weights")
+        words = "(?s)other settings.*its weights are others now"
     elif change == "no manifest":
         os.remove(out / "manifest.jsonl")
         words = "files that no manifest lists"

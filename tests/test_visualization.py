@@ -187,6 +187,15 @@ def test_a_page_of_an_earlier_run_does_not_stay_while_another_draws(drawn, tmp_p
     assert not (tmp_path / "index.html").exists()
 
 
+@pytest.mark.parametrize("name", ["index.html", "images/a.jpg"])
+def test_files_of_a_user_are_not_drawn_over(drawn, tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match="(?s)not of vis.py.*--vis_logdir"):
+        draw(drawn[0].parent / "records", tmp_path)
+    assert (tmp_path / name).read_text() == "mine" and len(os.listdir(tmp_path)) == 1
+
+
 def test_raw_predictions_only_on_request(drawn, tmp_path):
     draw(drawn[0].parent / "records", tmp_path)
     assert not os.path.exists(tmp_path / "raw_segmentation_results")

@@ -291,7 +291,7 @@ def _drawn_lists(
     """
     masks_dir = os.path.realpath(FLAGS.masks_dir)
     images, masks = _finders(ids_below(FileFinder(FLAGS.images_dir), without=masks_dir))
-    ids = ids_below(images, without=masks_dir)
+    ids = ids_below(images, without=masks_dir, tell_others=True)
     if masks.extensions == images.extensions:
         masks = _with_suffix(masks, ids)
     if masks.suffix:
@@ -322,7 +322,7 @@ def _tell_without_image(paths: Mapping[str, str], masks: FileFinder) -> None:
     used = {composed(i + masks.suffix) for i in paths}
     together = mask_names.is_one_folder(FLAGS.images_dir, masks.folder)
     without = None if together else os.path.realpath(FLAGS.images_dir)
-    there = ids_below(masks, without=without)
+    there = ids_below(masks, without=without, what="masks", tell_others=not together)
     left = [i for i in there if i.endswith(masks.suffix) and i not in used]
     if left:
         print(

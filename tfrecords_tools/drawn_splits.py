@@ -22,7 +22,7 @@ from tfseg import sharing, storage
 from tfseg.data import writing
 from tfseg.data.atomic_writing import write_atomically
 from tfseg.data.parallel import parallel_map
-from tfseg.data.specs import UNLABELLED_SPLIT, DatasetSpec
+from tfseg.data.specs import UNLABELLED_SPLIT, DatasetSpec, read_dataset_json
 from tfseg.errors import UserError
 
 TRAIN, VAL = "train", "val"
@@ -252,7 +252,7 @@ def replacing(splits: Mapping[str, Sequence[str]] | None, output_dir: str) -> It
       The splits that an earlier draw left there, by its lists.
 
     Raises:
-      UserError: another converter is drawing splits into the folder.
+      UserError: another converter is drawing splits into the folder, or its lists are the user's.
     """
     if splits is None:
         yield []
@@ -262,7 +262,15 @@ def replacing(splits: Mapping[str, Sequence[str]] | None, output_dir: str) -> It
     folder = os.path.join(output_dir, LISTS)
     try:
         with sharing.locked(lock, wait=False):
-            yield [n for n in _NAMES if storage.exists(os.path.join(folder, f"{n}.txt"))]
+            earlier = [n for n in _NAMES if storage.exists(os.path.join(folder, f"{n}.txt"))]
+            if earlier and read_dataset_json(output_dir) is None:
+                raise UserError(
+                    "The output directory holds lists that no draw has written.",
+                    where=folder,
+                    received=", ".join(f"{name}.txt" for name in earlier),
+                    fix=f"give --splits_dir={folder} to use them, or choose another --output_dir",
+                )
+            yield earlier
             _save(splits, folder)
     except sharing.Busy:
         raise UserError(

@@ -100,7 +100,7 @@ class Encoder:
             ids,
             image_labels=self._image_labels(source, ids),
             spec=self.spec,
-            notes=(*source.notes, *notes, *orientation_notes),
+            notes=(*source.notes, *notes, *orientation_notes, *self._contradictions(source, ids)),
         )
 
     def read_ids(
@@ -136,6 +136,14 @@ class Encoder:
         return self.spec.has_background and bool(
             ignored.any() and (ids == 0).any() and (ignored | (ids == 0)).all()
         )
+
+    def _contradictions(self, source: ImageSource, ids: np.ndarray | None) -> list[str]:
+        """Notices a mask that shows a class which the image-level labels lack."""
+        if ids is None or source.image_labels is None:
+            return []
+        if set(classes_in(ids, self.spec)) <= set(source.image_labels):
+            return []
+        return ["mask with a class that the image-level labels lack: the labels were kept as told"]
 
     def _image_labels(self, source: ImageSource, ids: np.ndarray | None) -> tuple[int, ...] | None:
         if source.image_labels is not None:

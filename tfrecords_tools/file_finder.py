@@ -1,5 +1,6 @@
 """The image and mask files of ids, and what may be wrong where one has none."""
 
+import collections
 import difflib
 import os
 import posixpath
@@ -15,6 +16,8 @@ from tfseg.errors import UserError
 
 # Above this, looking for similar names takes too long.
 _MAX_COMPARED = 20_000
+# Kinds of files in a note.
+_KINDS = 4
 
 
 def composed(name: str) -> str:
@@ -124,24 +127,57 @@ class FileFinder:
         return [stems[k] for k in found[:most]]
 
 
-def ids_below(finder: FileFinder, *, without: str | None = None, what: str = "images") -> list[str]:
+def _raise(error: OSError) -> None:
+    """Raises the error of a folder that cannot be read; one that is not there holds nothing."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+def ids_below(
+    finder: FileFinder,
+    *,
+    without: str | None = None,
+    what: str = "images",
+    tell_others: bool = False,
+) -> list[str]:
     """Returns the ids of all files below a finder's folder, sorted: paths without extension.
 
     Args:
       finder: of the files; hidden ones do not count, and its suffix plays no part.
       without: a folder that is left out, such as that of the masks.
       what: the files are, for the message.
+      tell_others: print how many files have other extensions.
 
     Raises:
-      UserError: there are none.
+      UserError: there are none, or a name cannot stand in a list.
+      OSError: a folder cannot be read.
     """
-    found = set()
-    for path, names in walk(finder.folder, without=without):
+    found, others = set(), collections.Counter()
+    for path, names in walk(finder.folder, without=without, onerror=_raise):
         below = os.path.relpath(path, finder.folder)
         for name in names:
             stem, extension = os.path.splitext(name)
-            if extension.lower() in finder.extensions and not name.startswith("."):
-                found.add(composed(stem if below == "." else f"{below}/{stem}"))
+            if name.startswith("."):
+                continue
+            if extension.lower() not in finder.extensions:
+                others[extension or name] += 1
+                continue
+            if stem != stem.strip() or not stem.isprintable():
+                raise UserError(
+                    "The name of a file cannot stand in a list of ids.",
+                    where=path,
+                    received=ascii(name),
+                    accepted="a name without blanks at its ends and without line breaks",
+                    fix="rename the file",
+                )
+            found.add(composed(stem if below == "." else f"{below}/{stem}"))
+    if found and others and tell_others:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(_KINDS))
+        print(
+            f"note: {sum(others.values())} files below {finder.folder} are no {what} by their "
+            f"names and are left out: {kinds}",
+            flush=True,
+        )
     if not found:
         raise UserError(
             f"There are no {what} below the folder.",

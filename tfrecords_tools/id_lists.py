@@ -14,6 +14,9 @@ from tfrecords_tools.program import check_folder
 from tfrecords_tools.text_files import read_text
 from tfseg.errors import UserError
 
+# Names in a note.
+_NAMED = 5
+
 
 def read_ids(path: str) -> list[str]:
     """Reads a list of ids, one a line; blank lines do not count.
@@ -52,10 +55,18 @@ def read_splits(splits_dir: str, wanted: Sequence[str] | None = None) -> dict[st
       UserError: no lists, a wanted one is missing (names those present), or a bad or empty list.
     """
     check_folder(splits_dir, "splits_dir")
-    names = [n for n in os.listdir(splits_dir) if n.endswith(".txt") and not n.startswith(".")]
+    there = sorted(n for n in os.listdir(splits_dir) if not n.startswith("."))
+    names = [n for n in there if n.endswith(".txt")]
     present = sorted(n[: -len(".txt")] for n in names)
     if not present:
         raise UserError("The folder holds no <split>.txt.", where=splits_dir)
+    if others := [n for n in there if n not in names]:
+        print(
+            f"note: left out in {splits_dir}, because a list is <split>.txt: "
+            + ", ".join(others[:_NAMED])
+            + (" ..." if len(others) > _NAMED else ""),
+            flush=True,
+        )
     missing = [name for name in wanted or [] if name not in present]
     if missing:
         raise UserError(

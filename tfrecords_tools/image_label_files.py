@@ -41,7 +41,8 @@ class ImageLabels:
 
     def of(self, image_id: str) -> tuple[int, ...] | None:
         """Returns the class ids of an image, None where the file has no line of it."""
-        return self.ids.get(stem_of(image_id))
+        # `a.jpg.jpg` has the id `a.jpg`, whose stem is another one.
+        return self.ids.get(image_id, self.ids.get(stem_of(image_id)))
 
 
 def read_image_labels(

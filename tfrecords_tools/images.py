@@ -10,11 +10,13 @@ from tfseg.data.image_files import (
     EXIF_ORIENTATION,
     TRANSPOSED,
     keeps_bytes,
+    load_as_stored,
     open_image_file,
     to_rgb,
     undecodable,
 )
 from tfseg.errors import UserError
+from tfseg.files import open_regular
 
 
 class Embedded(Protocol):
@@ -44,13 +46,14 @@ def read_image(
     """
     path = str(source)
     if isinstance(source, str):
-        with open(path, "rb") as file:
+        # A named pipe would be waited for.
+        with open_regular(path, what="An image") as file:
             data = file.read()
     else:
         data = source.read()
     try:
         image = open_image_file(data, path, max_megapixels=max_megapixels)
-        image.load()
+        load_as_stored(image)
         rgb = to_rgb(image, path)
     except UserError:
         raise

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from tfrecords_tools.images import encode_png
-from tfseg.data.image_files import check_megapixels
+from tfseg.data.image_files import check_megapixels, load_as_stored
 from tfseg.data import colormap
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
@@ -54,7 +54,7 @@ def open_mask(path: str, *, max_megapixels: float) -> Image.Image:
         image = Image.open(path)
         check_megapixels(path, image.height, image.width, max_megapixels)
         _check_stores_ids(image, path)
-        image.load()
+        load_as_stored(image)
         return image
     except UserError:
         raise

@@ -166,6 +166,15 @@ def read(
                 received=line[:_SHOWN],
                 accepted=f"a name and {form.width} numbers",
             )
-        found[name] = [float(x) for x in parts[-form.width :]]
+        with np.errstate(over="ignore"):
+            vector = np.array([float(x) for x in parts[-form.width :]], np.float32)
+        if not np.isfinite(vector).all() or not vector.any():
+            raise UserError(
+                "A vector cannot be used.",
+                where=f"{where}, line {number}",
+                received=line[:_SHOWN],
+                accepted="finite numbers (of 32 bits) that are not all 0",
+            )
+        found[name] = vector
     vectors = np.array(list(found.values()), np.float32).reshape(len(found), form.width)
     return TextVectors(list(found), vectors)

@@ -98,7 +98,9 @@ def _flagfile(name: str) -> str:
             "There is no such flagfile.",
             where="--flagfile",
             received=name or "no name",
-            accepted="a file, or one that comes with tfseg: " + ", ".join(near or known),
+            accepted="a file, or one that comes with tfseg"
+            + (": " + ", ".join(near) if near else " (experiments/*.flags)"),
+            fix=files.did_you_mean(path, "check the path"),
         )
     return found
 

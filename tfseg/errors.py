@@ -94,6 +94,10 @@ _DISK_ERRORS = {
     errno.EMFILE: ("Too many files are open.", "raise the limit (ulimit -n)"),
     errno.ENFILE: ("Too many files are open on this machine.", None),
     errno.ENAMETOOLONG: ("A file name is too long.", "choose shorter names"),
+    errno.ENOTDIR: ("A path leads through a file.", "check the path"),
+    errno.EEXIST: ("A file is there already.", "choose another path"),
+    errno.EISDIR: ("A file is needed here, not a folder.", "check the path"),
+    errno.ELOOP: ("A link leads to itself.", "check the links on the path"),
 }
 
 

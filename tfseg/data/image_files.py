@@ -50,6 +50,21 @@ def open_image_file(data: bytes, path: str, *, max_megapixels: float) -> Image.I
     return image
 
 
+def load_as_stored(image: Image.Image) -> None:
+    """Decodes an opened image without turning it.
+
+    Pillow turns a TIFF by its orientation tag and drops the tag; it does so with no other format.
+    """
+    if image.format != "TIFF":
+        image.load()
+        return
+    exif = image.getexif()
+    tag = exif.get(EXIF_ORIENTATION, 1)
+    exif[EXIF_ORIENTATION] = 1
+    image.load()
+    exif[EXIF_ORIENTATION] = tag
+
+
 def undecodable(path: str, error: Exception) -> UserError:
     """Returns the user's view of whatever a decoder raised."""
     # Pillow's own words name the object that it read from.

@@ -5,6 +5,7 @@ DATASETS dict serves published records, which carry none.
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -349,4 +350,15 @@ def load_spec(dataset_dir: str, name: str) -> DatasetSpec:
             accepted=", ".join(sorted(DATASETS)),
             fix="make the records with tfrecords_tools, which write dataset.json",
         )
+    _tell_assumed(dataset_dir, name)
     return DATASETS[name]
+
+
+@functools.cache
+def _tell_assumed(dataset_dir: str, name: str) -> None:
+    classes = DATASETS[name].class_names
+    print(
+        f"note: {dataset_dir} has no {DATASET_FILE}: its classes are taken to be the "
+        f"{len(classes)} of --dataset={name} ({', '.join(classes[:3])} ...)",
+        flush=True,
+    )

@@ -303,8 +303,23 @@ def _prepare(config: VisConfig) -> None:
     """Makes the folders, so that a directory that cannot be written fails before any work.
 
     The page of an earlier run goes: its numbers would stand above new pictures.
+
+    Raises:
+      UserError: a folder cannot be made, or the directory holds files of the user's.
     """
-    folders = [_IMAGES, _TRUTH, _OVERLAYS, _PREDICTIONS]
+    if not os.path.isdir(os.path.join(config.vis_logdir, _PREDICTIONS)):
+        for name in (GALLERY_FILE, _IMAGES, _TRUTH, _OVERLAYS):
+            path = os.path.join(config.vis_logdir, name)
+            if os.path.exists(path) and (os.path.isfile(path) or os.listdir(path)):
+                raise UserError(
+                    "The output directory holds files that are not of vis.py.",
+                    where=f"--vis_logdir={config.vis_logdir}",
+                    received=path,
+                    accepted="an empty folder, or one that vis.py has written",
+                    fix="choose another --vis_logdir",
+                )
+    # The first one tells the next run that the folder is of this program.
+    folders = [_PREDICTIONS, _IMAGES, _TRUTH, _OVERLAYS]
     folders += [RAW_FOLDER] if config.also_save_raw_predictions else []
     for folder in folders:
         try:

@@ -88,6 +88,7 @@ def watch_checkpoints(
     if not os.path.isdir(checkpoint_dir):
         yield find.newest(checkpoint_dir)
         return
+    _check_may_be_a_run(checkpoint_dir)
     seen, has_said_so = set(), False
     while True:
         prefix = find.newest(checkpoint_dir)
@@ -115,6 +116,25 @@ def watch_checkpoints(
             has_said_so = True
         # A busy loop would be no use to anyone.
         sleep(max(interval_secs, 0.1))
+
+
+def _check_may_be_a_run(folder: str) -> None:
+    """Refuses to wait for checkpoints in a folder that is of something else.
+
+    Raises:
+      UserError: it holds files, and none of a run.
+    """
+    names = os.listdir(folder)
+    of_run = ("config.json", "checkpoint", ".train.lock")
+    if names and not any(
+        n in of_run or "ckpt" in n or "tfevents" in n or n.endswith(".index") for n in names
+    ):
+        raise UserError(
+            "The folder holds no checkpoint and no other file of a training.",
+            where=f"--checkpoint_dir={folder}",
+            received=", ".join(sorted(names)[:3]) + (" ..." if len(names) > 3 else ""),
+            accepted="the --train_logdir of a training",
+        )
 
 
 @contextlib.contextmanager

@@ -152,7 +152,9 @@ class DataConfig(Section):
         needs="skip_bad_records",
     )
     max_image_megapixels: float = option(
-        64.0, "Refuse to decode images whose header declares more than this many megapixels."
+        64.0,
+        "Refuse to decode images whose header declares more than this many megapixels.",
+        limits=(0, None),
     )
     data_threads: int = option(
         0,

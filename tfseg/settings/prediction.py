@@ -343,7 +343,9 @@ class ImagesConfig(PredictionConfig):
         choices=("pascal", "cityscapes", "ade20k", "distinct"),
     )
     max_image_megapixels: float = option(
-        200.0, "Refuse to decode images whose header declares more than this many megapixels."
+        200.0,
+        "Refuse to decode images whose header declares more than this many megapixels.",
+        limits=(0, None),
     )
     max_probability_megabytes: float = option(
         2000.0,

@@ -33,7 +33,7 @@ class TrainConfig(Section):
     train_logdir: str | None = option(
         None, "Directory for checkpoints, logs and config.json.", required=True, may_differ=FREELY
     )
-    training_number_of_steps: int = option(30000, "Optimiser steps in all.")
+    training_number_of_steps: int = option(30000, "Optimiser steps in all.", limits=(1, None))
     train_batch_size: int = option(64, "Images per stream and step, over all replicas.")
     gradient_accumulation_steps: int = option(
         1, "Split each replica's batch into this many parts, to save memory.", limits=(1, None)
@@ -82,7 +82,9 @@ class TrainConfig(Section):
     learning_policy: str = option(
         "poly", "Learning-rate schedule.", choices=("poly", "step", "cosine"), group="optimiser"
     )
-    base_learning_rate: float = option(0.007, "Learning rate at the start of the schedule.")
+    base_learning_rate: float = option(
+        0.007, "Learning rate at the start of the schedule.", limits=(0, None)
+    )
     decay_steps: float = option(
         0.0,
         "Length of the poly or cosine decay in steps; 0: all steps after the slow start and "

@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import json
 import os
 import re
 import socket
@@ -77,6 +78,41 @@ def _tpu(config: TrainConfig) -> tf.distribute.Strategy:
     return tf.distribute.TPUStrategy(resolver)
 
 
+def check_cluster(text: str | None) -> None:
+    """Checks the cluster in the environment variable TF_CONFIG, before TensorFlow reads it.
+
+    Args:
+      text: its content, None where it is not set.
+
+    Raises:
+      UserError: it is not JSON of a cluster and of one of its tasks.
+    """
+    wrong = None
+    try:
+        told = json.loads(text or "")
+        cluster, task = told["cluster"], told["task"]
+        kind, index = task["type"], int(task["index"])
+        addresses = [address for listed in cluster.values() for address in listed]
+        if kind not in cluster:
+            wrong = f"the task's type '{kind}', which the cluster does not have"
+        elif not 0 <= index < len(cluster[kind]):
+            wrong = f"index {index} of {len(cluster[kind])} tasks '{kind}'"
+        elif not all(isinstance(listed, list) for listed in cluster.values()):
+            wrong = "a cluster whose tasks are no lists of addresses"
+        elif absent := [a for a in addresses if not re.fullmatch(r".+:\d+", str(a))]:
+            wrong = f"the address '{absent[0]}' without a port"
+    except (ValueError, LookupError, TypeError, AttributeError):
+        wrong = text or "nothing"
+    if wrong is not None:
+        raise UserError(
+            "--strategy=multi_worker needs the cluster in the environment variable TF_CONFIG.",
+            where="TF_CONFIG",
+            received=wrong,
+            accepted='{"cluster": {"worker": ["host1:port", "host2:port"]}, '
+            '"task": {"type": "worker", "index": 0}}',
+        )
+
+
 def make_strategy(config: TrainConfig, *, tell_clones: bool = True) -> tf.distribute.Strategy:
     """Makes the distribution strategy of a run.
 
@@ -95,13 +131,7 @@ def make_strategy(config: TrainConfig, *, tell_clones: bool = True) -> tf.distri
             "--num_clones must be at least 1.", where="--num_clones", received=config.num_clones
         )
     if config.strategy == "multi_worker":
-        if "TF_CONFIG" not in os.environ:
-            raise UserError(
-                "--strategy=multi_worker needs the cluster in the environment variable TF_CONFIG.",
-                where="TF_CONFIG",
-                accepted='{"cluster": {"worker": ["host1:port", "host2:port"]}, '
-                '"task": {"type": "worker", "index": 0}}',
-            )
+        check_cluster(os.environ.get("TF_CONFIG"))
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     elif config.strategy == "tpu":
         strategy = _tpu(config)

@@ -163,6 +163,7 @@ def _check_files(images: Sequence[ImageFile], given: str) -> None:
                 where=f"--images={given}",
                 received=shown + (", ..." if len(wrong) > _MAX_NAMED else ""),
                 accepted=accepted,
+                fix="leave them out, or correct their names; a list has one path a line",
             )
 
     paths = [image.path for image in images]

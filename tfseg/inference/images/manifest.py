@@ -82,12 +82,12 @@ def fingerprint(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def read_all(folder: str, expected: str, *, num_classes: int) -> dict[str, Entry]:
+def read_all(folder: str, expected: Mapping[str, Any], *, num_classes: int) -> dict[str, Entry]:
     """Returns the images that a folder has predictions of, by key, from all its manifests.
 
     Args:
       folder: the output directory.
-      expected: fingerprint of the predictions that are to be made.
+      expected: the header of the predictions that are to be made.
       num_classes: class ids are below it.
 
     Raises:
@@ -140,12 +140,19 @@ def _parsed(line: bytes, form: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def _check_header(header: Mapping[str, Any], expected: str, path: str) -> None:
-    if (header["format"], header["fingerprint"]) != (_FORMAT, expected):
+def _check_header(header: Mapping[str, Any], expected: Mapping[str, Any], path: str) -> None:
+    if (header["format"], header["fingerprint"]) != (_FORMAT, expected["fingerprint"]):
+        # As they look once written: tuples become lists.
+        now = json.loads(json.dumps(expected["settings"]))
+        before = header.get("settings")
+        before = before if isinstance(before, dict) else {}
+        differ = [k for k in now if k in before and before[k] != now[k]]
         raise UserError(
             "The output directory holds predictions of another checkpoint, or with other settings.",
             where=path,
-            received=f"predictions of {header['checkpoint']}",
+            received=f"predictions of {header['checkpoint']}"
+            + "".join(f"; {k} {before[k]}, now {now[k]}" for k in differ if k != "weights")
+            + ("; its weights are others now" if "weights" in differ else ""),
             accepted="the same --checkpoint_dir and the same settings, or an empty folder",
             fix="choose another --output_dir, or delete that one",
         )

@@ -104,9 +104,7 @@ class _Job:
         self._tiling = tiling_of(config, trained.model)
         self._input = image_input_of(trained, config)
         self.header = _header(trained, config, self._input)
-        self._entries = _read_entries(
-            config.output_dir, self.header["fingerprint"], spec.num_classes
-        )
+        self._entries = _read_entries(config.output_dir, self.header, spec.num_classes)
         known = {key: entry.name for key, entry in self._entries.items()}
         self._names = output_names([image.key for image in found.images], known)
         self.taken = share(found.images, self.part)
@@ -383,7 +381,9 @@ def _header(trained: Trained, config: ImagesConfig, image_input: ImageInput) -> 
     }
 
 
-def _read_entries(folder: str, fingerprint: str, num_classes: int) -> dict[str, manifest.Entry]:
+def _read_entries(
+    folder: str, header: Mapping[str, Any], num_classes: int
+) -> dict[str, manifest.Entry]:
     """Returns what the output directory holds already.
 
     Raises:
@@ -395,7 +395,7 @@ def _read_entries(folder: str, fingerprint: str, num_classes: int) -> dict[str, 
             where=f"--output_dir={folder}",
             fix="choose another --output_dir",
         )
-    entries = manifest.read_all(folder, fingerprint, num_classes=num_classes)
+    entries = manifest.read_all(folder, header, num_classes=num_classes)
     if os.path.isdir(folder) and not manifest.exists(folder):
         for name in sorted(os.listdir(folder)):
             path = os.path.join(folder, name)

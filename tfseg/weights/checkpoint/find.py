@@ -146,8 +146,9 @@ def newest(path: str) -> str | None:
             where=path,
             accepted=", ".join(present)
             or "a training directory, or the prefix of a checkpoint, such as run/model.ckpt-1000",
-            fix=did_you_mean(path)
-            or "give a training directory, or a prefix without .index or .data",
+            fix="give a training directory, or a prefix without .index or .data"
+            if os.path.exists(path)
+            else did_you_mean(path, "check the path"),
         )
     if os.path.exists(path + MANIFEST_SUFFIX):
         reason = damage(path)
