@@ -357,6 +357,12 @@ def test_a_checkpoint_without_a_state_file_is_no_wait(tmp_path, capsys):
     assert "model: index or data files are missing" in capsys.readouterr().out
 
 
+def test_nobody_waits_for_checkpoints_among_photographs(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"photo")
+    with pytest.raises(UserError, match="(?s)no checkpoint.*a.jpg.*--train_logdir"):
+        next(watch_checkpoints(str(tmp_path), 1, 1, sleep=pytest.fail))
+
+
 def test_sigterm_ends_the_wait(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as stop, exiting_on_sigterm():

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -19,6 +20,9 @@ from tfseg.settings.data import DataConfig
 from tfseg.settings.prediction import EvalConfig
 from tfseg.weights.checkpoint import find
 from tfseg.weights.checkpoint.stored_networks import load_network
+
+# Names of files of a training, or of checkpoints of another program.
+_OF_RUN = re.compile(r"^(config\.json|checkpoint|\.train\.lock)$|ckpt|tfevents|\.index$|\.data-")
 
 
 def evaluate_repeatedly(
@@ -125,10 +129,7 @@ def _check_may_be_a_run(folder: str) -> None:
       UserError: it holds files, and none of a run.
     """
     names = os.listdir(folder)
-    of_run = ("config.json", "checkpoint", ".train.lock")
-    if names and not any(
-        n in of_run or "ckpt" in n or "tfevents" in n or n.endswith(".index") for n in names
-    ):
+    if names and not any(map(_OF_RUN.search, names)):
         raise UserError(
             "The folder holds no checkpoint and no other file of a training.",
             where=f"--checkpoint_dir={folder}",
