@@ -166,6 +166,14 @@ def test_a_line_with_too_few_numbers_is_named(tmp_path):
     assert len(tool.read_vectors(str(tmp_path / "vectors"), wanted={"w7"}).key_to_index) == 1
 
 
+@pytest.mark.parametrize("numbers", ["0 0 0", "1 1e39 2"])
+def test_a_vector_that_no_training_takes_is_named(tmp_path, numbers):
+    (tmp_path / "vectors").write_text(f"cow 1 2 3\nhorse {numbers}\n")
+    with pytest.raises(UserError, match=f"(?s)line 2.*horse {numbers}.*not all 0"):
+        tool.read_vectors(str(tmp_path / "vectors"), wanted={"horse"})
+    assert len(tool.read_vectors(str(tmp_path / "vectors"), wanted={"cow"}).key_to_index) == 1
+
+
 def test_background_may_lack_a_vector_and_small_files_are_named(tmp_path):
     wanted = {"background": "background", "horse": "horse"}
     path, output = write(tmp_path, "text"), str(tmp_path / "x.npz")
