@@ -192,7 +192,7 @@ def _check_lines(image_labels: ImageLabels, sources: Sequence[ImageSource]) -> N
     Raises:
       UserError: all are, and some image has no mask that tells its labels.
     """
-    used = {stem_of(s.id) for s in sources}
+    used = {name for s in sources for name in (s.id, stem_of(s.id))}
     left = [i for i in image_labels.ids if i not in used]
     if not left:
         return

@@ -162,7 +162,8 @@ def ids_below(
             if extension.lower() not in finder.extensions:
                 others[extension or name] += 1
                 continue
-            if stem != stem.strip() or not stem.isprintable():
+            i = stem if below == "." else f"{below}/{stem}"
+            if i != i.strip() or i.splitlines() != [i]:
                 raise UserError(
                     "The name of a file cannot stand in a list of ids.",
                     where=path,
@@ -170,7 +171,7 @@ def ids_below(
                     accepted="a name without blanks at its ends and without line breaks",
                     fix="rename the file",
                 )
-            found.add(composed(stem if below == "." else f"{below}/{stem}"))
+            found.add(composed(i))
     if found and others and tell_others:
         kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(_KINDS))
         print(

@@ -52,6 +52,12 @@ def network_of(
     if record is not None:
         check_saved(DataConfig, record["data"], where=where)
         _check_widths(network, checkpoint_dir, where)
+    else:
+        print(
+            f"note: there is no {where}: the network is as the flags say, and no run tells whether "
+            "it was trained so",
+            flush=True,
+        )
     told = {} if record is None else run_record.settings_in(record, DataConfig)
     told = {name: told[name] for name in classes.RUN_FLAGS if name in told}
     check_heeded(given, [network, read(DataConfig, given, defaults=told), config])
