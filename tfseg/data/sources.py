@@ -230,7 +230,7 @@ def _check_image_level_labels(name: str, stream: Stream, index: Index, config: D
                 if known.any()
                 else "make the records with --image_labels, or choose another --train_split_cls"
             )
-            + ". If the command has --weakly: leave it out"
+            + ". If the command has --weakly: leave out --weakly"
             + (from_masks if index.has_mask.any() else ""),
         )
     empty = known & ~index.image_labels.any(1)
