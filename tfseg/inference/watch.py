@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import signal
 import sys
 import threading
@@ -12,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfseg.data.image_files import IMAGE_EXTENSIONS
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 from tfseg.inference.evaluate import Evaluator
@@ -20,9 +20,6 @@ from tfseg.settings.data import DataConfig
 from tfseg.settings.prediction import EvalConfig
 from tfseg.weights.checkpoint import find
 from tfseg.weights.checkpoint.stored_networks import load_network
-
-# Names of files of a training, or of checkpoints of another program.
-_OF_RUN = re.compile(r"^(config\.json|checkpoint|\.train\.lock)$|ckpt|tfevents|\.index$|\.data-")
 
 
 def evaluate_repeatedly(
@@ -123,17 +120,18 @@ def watch_checkpoints(
 
 
 def _check_may_be_a_run(folder: str) -> None:
-    """Refuses to wait for checkpoints in a folder that is of something else.
+    """Refuses to wait for checkpoints in a folder of images or records; a log may lie there.
 
     Raises:
-      UserError: it holds files, and none of a run.
+      UserError: it holds images or records.
     """
-    names = os.listdir(folder)
-    if names and not any(map(_OF_RUN.search, names)):
+    others = (*IMAGE_EXTENSIONS, ".tfrecord")
+    found = sorted(n for n in os.listdir(folder) if n.lower().endswith(others))
+    if found and not find.has_checkpoint(folder):
         raise UserError(
-            "The folder holds no checkpoint and no other file of a training.",
+            "The folder holds images or records, and no checkpoint.",
             where=f"--checkpoint_dir={folder}",
-            received=", ".join(sorted(names)[:3]) + (" ..." if len(names) > 3 else ""),
+            received=", ".join(found[:3]) + (" ..." if len(found) > 3 else ""),
             accepted="the --train_logdir of a training",
         )
 
