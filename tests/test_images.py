@@ -4,6 +4,7 @@ import collections
 import io
 import json
 import os
+import resource
 import shutil
 
 import numpy as np
@@ -23,6 +24,7 @@ from tests.small_split import SPEC, StridedToyModel, make_images, numpy_predicti
 from tfseg.data.prediction_files import safe_path
 from tfseg.errors import UserError
 from tfseg.inference.coloring import colors_of
+from tfseg.inference.files import write
 from tfseg.inference.images import manifest, predict
 from tfseg.inference.images.ahead import decoded_ahead
 from tfseg.inference.images.finding import (
@@ -207,6 +209,30 @@ def test_replicas_share_the_images(prefix, photos, tmp_path, two_replicas):
     assert files_in(tmp_path / "two" / "index") == files_in(tmp_path / "one" / "index")
 
 
+# A full disk --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full_disk(capsys):  # capsys, as pytest's own capture is a file too
+    _, most = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, most))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_picture_that_finds_no_space_is_named(tmp_path, full_disk):
+    with pytest.raises(OSError) as raised:
+        write(str(tmp_path / "index" / "a.png"), bytes(100))
+    assert raised.value.filename == str(tmp_path / "index" / "a.png")
+    assert os.listdir(tmp_path / "index") == []
+
+
+def test_a_manifest_that_finds_no_space_is_named(tmp_path, full_disk):
+    with pytest.raises(OSError) as raised, manifest.Writer(str(tmp_path), None, {"a": "x" * 99}):
+        pass
+    assert raised.value.filename == str(tmp_path / "manifest.jsonl")
+
+
 # Scale --------------------------------------------------------------------------------------------
 
 
@@ -228,6 +254,20 @@ def test_dark_images_are_told(prefix, tmp_path, capsys):
     predicted(prefix, tmp_path / "photos", tmp_path / "out")
     text = capsys.readouterr().out
     assert "0.png is dark" in text and "2 images are dark" in text
+
+
+def test_images_of_several_frames_are_told(prefix, tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    frames = [Image.fromarray(np.full((8, 10, 3), v, np.uint8)) for v in (90, 200)]
+    more = {"save_all": True, "append_images": frames[1:]}
+    for name in ("a.gif", "b.tif", "c.png"):
+        frames[0].save(tmp_path / "photos" / name, **more)
+    frames[0].save(tmp_path / "photos" / "d.png")
+    frames[0].save(tmp_path / "photos" / "e.jpg", format="MPO", **more)
+    predicted(prefix, tmp_path / "photos", tmp_path / "out")
+    text = capsys.readouterr().out
+    assert "a.gif holds several pages or frames" in text
+    assert "3 images hold several pages or frames" in text
 
 
 def test_scale_auto_shows_images_at_the_scale_of_training(prefix, photos, tmp_path, capsys):

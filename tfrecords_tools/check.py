@@ -27,7 +27,7 @@ from tfseg import sharing, storage
 from tfseg.data import class_names, specs
 from tfseg.data.shards import images_instead, splits_present
 from tfseg.data.specs import DatasetSpec
-from tfseg.errors import UserError
+from tfseg.errors import UserError, naming_file
 
 FLAGS = flags.FLAGS
 _PROBLEMS_EXIT_CODE = 1
@@ -153,7 +153,7 @@ def main(argv: list[str]) -> int:
     print(describe(results, problems, remarks, spec, max_listed=FLAGS.max_listed))
     if FLAGS.ids_with:
         ids = ids_with(results, FLAGS.ids_with, spec)
-        with open(FLAGS.ids_file, "w", encoding="utf-8") as file:
+        with naming_file(FLAGS.ids_file), open(FLAGS.ids_file, "w", encoding="utf-8") as file:
             file.write("\n".join(ids) + "\n")
         print(f"{len(ids)} ids of images with {', '.join(FLAGS.ids_with)}: {FLAGS.ids_file}")
     count, seconds = sum(r.count for r in results), time.monotonic() - started

@@ -9,6 +9,7 @@ from tfseg.data.image_files import (
     DARK,
     EXIF_ORIENTATION,
     TRANSPOSED,
+    is_first_of_several,
     keeps_bytes,
     load_as_stored,
     open_image_file,
@@ -60,7 +61,7 @@ def read_image(
     except Exception as error:  # Pillow's decoders raise many kinds, struct.error among them
         raise undecodable(path, error) from None
     notes = []
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+    if is_first_of_several(image):
         notes.append(f"{image.format} image of several pages or frames: the first was taken")
     if max(high for _, high in rgb.getextrema()) <= DARK:
         notes.append(

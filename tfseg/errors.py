@@ -4,9 +4,10 @@ A `UserError` says what is wrong, where, what was received, what is accepted and
 next. Everything else that escapes is a defect of tfseg and keeps its traceback.
 """
 
+import contextlib
 import errno
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 USER_ERROR_EXIT_CODE = 2
@@ -113,6 +114,17 @@ def from_os_error(error: OSError) -> UserError | None:
     if error.errno == errno.ENOENT and where is not None:
         return UserError("No such file or directory.", where=where)
     return None
+
+
+@contextlib.contextmanager
+def naming_file(path: str) -> Iterator[None]:
+    """Gives operating-system errors of writing, which name no file, the file's name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = path
+        raise
 
 
 # Folders of this repository that can be imported.

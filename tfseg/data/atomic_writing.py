@@ -3,11 +3,11 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
 from typing import Any
 
 from tfseg import sharing, storage
 from tfseg.data.framing import frame
+from tfseg.errors import naming_file
 
 
 def write_atomically(path: str, content: bytes) -> None:
@@ -20,7 +20,7 @@ def write_atomically(path: str, content: bytes) -> None:
         return
     temporary = sharing.temporary_path(path)
     try:
-        with _naming(path), open(temporary, "wb") as file:
+        with naming_file(path), open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -28,17 +28,6 @@ def write_atomically(path: str, content: bytes) -> None:
     except BaseException:
         with contextlib.suppress(OSError):
             os.remove(temporary)
-        raise
-
-
-@contextlib.contextmanager
-def _naming(path: str) -> Iterator[None]:
-    """Gives errors of writing, which name no file, the file's name."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            error.filename = path
         raise
 
 
@@ -72,7 +61,7 @@ class ShardWriter:
     def write(self, data: bytes) -> None:
         """Appends one record."""
         framed = frame(data)
-        with _naming(self.path):
+        with naming_file(self.path):
             self._file.write(framed)
         self._digest.update(framed)
         self.offsets.append(self.num_bytes)
@@ -81,7 +70,7 @@ class ShardWriter:
 
     def finish(self) -> None:
         """Brings everything to the disk, still under the temporary name."""
-        with _naming(self.path):
+        with naming_file(self.path):
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()

@@ -82,6 +82,12 @@ def undecodable(path: str, error: Exception) -> UserError:
     )
 
 
+def is_first_of_several(image: Image.Image) -> bool:
+    """Whether an opened image is the first page or frame of several in its file."""
+    # The further pictures of an MPO show the same (phones).
+    return image.format != "MPO" and getattr(image, "n_frames", 1) > 1
+
+
 def keeps_bytes(image: Image.Image) -> bool:
     """Whether a record holds the file as it is: JPEG and PNG with three colour channels."""
     # MPO is a JPEG with further pictures behind the first (phones).

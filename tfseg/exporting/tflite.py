@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfseg.errors import UserError
+from tfseg.errors import UserError, naming_file
 from tfseg.exporting import selective
 from tfseg.exporting.comparison import Limits, Segment
 from tfseg.exporting.precision import require_float32
@@ -58,9 +58,9 @@ def write(task: Task, path: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="tfseg-") as folder, quietly():
         save(task.serving, folder, task.size, 1)
         content, told = _converted(task, folder)
-    with open(path, "wb") as file:
+    with naming_file(path), open(path, "wb") as file:
         file.write(content)
-    with zipfile.ZipFile(path, "a") as archive:
+    with naming_file(path), zipfile.ZipFile(path, "a") as archive:
         archive.writestr("metadata.json", json.dumps({**task.metadata, **told}, indent=1))
         archive.writestr("labels.txt", "\n".join(task.metadata["class_names"]) + "\n")
     return told

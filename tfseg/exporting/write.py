@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tfseg import sharing, storage
-from tfseg.errors import UserError
+from tfseg.errors import UserError, naming_file
 from tfseg.exporting import card
 from tfseg.exporting.comparison import compare, of_checkpoint
 from tfseg.exporting.pictures import MadeUpPictures, RecordPictures
@@ -78,7 +78,8 @@ def export(config: ExportConfig) -> dict[str, Any]:
             (CARD, card.text(run, metadata, config.dataset_dir)),
             (METADATA, card.as_json(metadata)),
         ):
-            with open(os.path.join(folder, name), "w") as file:
+            target = os.path.join(folder, name)
+            with naming_file(target), open(target, "w") as file:
                 file.write(text)
     print(f"written to {config.output}", flush=True)
     return metadata

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from tfseg import sharing
+from tfseg.errors import naming_file
 
 _JPEG_QUALITY = 90
 
@@ -35,7 +36,7 @@ def write(path: str, content: bytes) -> None:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = sharing.temporary_path(path)
     try:
-        with open(temporary, "wb") as file:
+        with naming_file(path), open(temporary, "wb") as file:
             file.write(content)
         os.replace(temporary, path)
     except BaseException:

@@ -16,7 +16,7 @@ from typing import Any
 
 from tfseg import files, sharing
 from tfseg.data.prediction_files import safe_path
-from tfseg.errors import UserError
+from tfseg.errors import UserError, naming_file
 
 _STEM, _EXTENSION = "manifest", ".jsonl"
 _FORMAT = 1
@@ -199,9 +199,13 @@ class Writer:
         self._append(dataclasses.asdict(entry))
 
     def _append(self, value: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(value).encode() + b"\n")
-        self._file.flush()
+        with naming_file(self._path):
+            self._file.write(json.dumps(value).encode() + b"\n")
+            self._file.flush()
 
     def __exit__(self, *exception: Any) -> None:
-        self._file.close()
-        self._lock.__exit__(None, None, None)
+        try:
+            with naming_file(self._path):
+                self._file.close()
+        finally:
+            self._lock.__exit__(None, None, None)

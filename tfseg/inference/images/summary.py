@@ -10,6 +10,7 @@ import numpy as np
 from tfseg import files, sharing
 from tfseg.data.prediction_files import safe_path
 from tfseg.data.specs import DatasetSpec
+from tfseg.errors import naming_file
 from tfseg.inference import gallery
 from tfseg.inference.files import write
 from tfseg.inference.images.finding import ImageFile
@@ -111,7 +112,7 @@ def write_coco(
     ]
     temporary = sharing.temporary_path(path)
     try:
-        with open(temporary, "w") as file:
+        with naming_file(path), open(temporary, "w") as file:
             file.write(f'{{"images": {json.dumps(described)},\n')
             file.write(f'"categories": {json.dumps(categories)},\n"annotations": [')
             number = 0

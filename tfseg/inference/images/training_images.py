@@ -1,12 +1,14 @@
-"""Plain images compared with the training images: their scale, and whether they are dark."""
+"""What predict.py tells of plain images: another scale than in training, dark, several frames."""
 
+import contextlib
 import dataclasses
 import math
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from tfseg.data.image_files import DARK
+from tfseg.data.image_files import DARK, is_first_of_several
 from tfseg.data.image_input import ImageInput
 from tfseg.data.reading import size_in_range
 from tfseg.data.specs import DatasetSpec
@@ -66,17 +68,27 @@ def image_input_of(trained: Trained, config: ImagesConfig) -> ImageInput:
 
 
 class ImageWatch:
-    """Tells when images are far from the scale of the training images, or dark."""
+    """Tells when images are far from the scale of the training images, dark, or one of several."""
 
     def __init__(self, trained: Trained, image_input: ImageInput):
         self._input, self._sides = image_input, trained.median_sides
         if self._sides is not None:
             seen = size_in_range(*self._sides, trained.data_config)
             self._side = math.sqrt(math.prod(seen))
-        self._looked = self._far = self._dark = 0
+        self._looked = self._far = self._dark = self._several = 0
 
     def look(self, image: ImageFile, pixels: np.ndarray) -> None:
-        """Looks at an image uint8 [H, W, 3], and tells of the first that is dark or far."""
+        """Looks at an image uint8 [H, W, 3], and tells of the first of each kind."""
+        # Counting frames may fail where the first can be read.
+        with contextlib.suppress(Exception), Image.open(image.path) as file:
+            if is_first_of_several(file):
+                self._several += 1
+                if self._several == 1:
+                    print(
+                        f"warning: {image.key} holds several pages or frames. The first is "
+                        "predicted. Save the others as files of their own to predict them too.",
+                        flush=True,
+                    )
         if pixels.max() <= DARK:
             self._dark += 1
             if self._dark == 1:
@@ -105,7 +117,9 @@ class ImageWatch:
             )
 
     def tell(self) -> None:
-        """Says how many images were dark, and how many were far."""
+        """Says how many images were of each kind."""
+        if self._several > 1:
+            print(f"warning: {self._several} images hold several pages or frames", flush=True)
         if self._dark > 1:
             print(f"warning: {self._dark} images are dark", flush=True)
         if self._far > 1:
