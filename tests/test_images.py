@@ -35,7 +35,7 @@ from tfseg.inference.images.finding import (
     share,
 )
 from tfseg.inference.images.predict import predict_images
-from tfseg.inference.images.training_images import Trained
+from tfseg.inference.images.trained import Trained
 from tfseg.models import BACKBONES
 from tfseg.settings.data import DataConfig
 from tfseg.settings.prediction import ImagesConfig

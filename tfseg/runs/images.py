@@ -6,7 +6,7 @@ from typing import Any
 from tfseg.inference import settings as prediction_settings
 from tfseg.inference.images.finding import find_images
 from tfseg.inference.images.predict import predict_images
-from tfseg.inference.images.training_images import Trained
+from tfseg.inference.images.trained import Trained
 from tfseg.inference.watch import exiting_on_sigterm
 from tfseg.runs import record as run_record
 from tfseg.runs.load import resizing_of

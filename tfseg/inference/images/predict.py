@@ -32,7 +32,8 @@ from tfseg.inference.image_progress import ImageProgress
 from tfseg.inference.images import manifest, summary
 from tfseg.inference.images.ahead import decoded_ahead
 from tfseg.inference.images.finding import Found, ImageFile, output_names, part_of, share
-from tfseg.inference.images.training_images import ImageWatch, Trained, image_input_of
+from tfseg.inference.images.image_watch import ImageWatch
+from tfseg.inference.images.trained import Trained, image_input_of
 from tfseg.inference.images.writing import EXTENSIONS, ImageWriter, classes_in, relative_path
 from tfseg.inference.predictor import Prediction
 from tfseg.inference.settings import check, facts_of, settings_of, tiling_of, views_of

@@ -1,9 +1,7 @@
-"""What predict.py tells of plain images: another scale than in training, dark, several frames."""
+"""What is told of plain images: another scale than in training, dark, several frames."""
 
 import contextlib
-import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -11,60 +9,11 @@ from PIL import Image
 from tfseg.data.image_files import DARK, is_first_of_several
 from tfseg.data.image_input import ImageInput
 from tfseg.data.reading import size_in_range
-from tfseg.data.specs import DatasetSpec
-from tfseg.errors import UserError
 from tfseg.inference.images.finding import ImageFile
-from tfseg.settings.data import DataConfig
-from tfseg.settings.prediction import ImagesConfig
+from tfseg.inference.images.trained import Trained
 
 # Sides that differ by more are another scale to a network.
 _FAR = 2.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """A network with its weights, and what is known of its training.
-
-    Attributes:
-      model: network of `build_model`.
-      spec: its classes.
-      data_config: how its images were resized before they were augmented.
-      median_sides: of its training images, the shorter and the longer, pixels; None: not known.
-      prefix, step: of its checkpoint.
-    """
-
-    model: Any
-    spec: DatasetSpec
-    data_config: DataConfig
-    median_sides: tuple[int, int] | None
-    prefix: str
-    step: int
-
-
-def image_input_of(trained: Trained, config: ImagesConfig) -> ImageInput:
-    """Returns how images enter the network.
-
-    Raises:
-      UserError: two settings resize them, or the size is not known.
-    """
-    area = None
-    if config.scale == "auto":
-        if trained.median_sides is None:
-            raise UserError(
-                "The run does not say how large its training images were.",
-                where="--scale=auto",
-                received=f"the config.json of {trained.prefix}",
-                accepted="a run of this version or a newer one",
-                fix="resize the images yourself, or leave out --scale",
-            )
-        area = "area", math.prod(trained.median_sides)
-    return ImageInput(
-        trained.model.mean_pixel,
-        trained.model.valid_size,
-        config=trained.data_config,
-        max_side=config.max_side,
-        resize_to=area,
-    )
 
 
 class ImageWatch:
@@ -79,16 +28,18 @@ class ImageWatch:
 
     def look(self, image: ImageFile, pixels: np.ndarray) -> None:
         """Looks at an image uint8 [H, W, 3], and tells of the first of each kind."""
+        several = False
         # Counting frames may fail where the first can be read.
         with contextlib.suppress(Exception), Image.open(image.path) as file:
-            if is_first_of_several(file):
-                self._several += 1
-                if self._several == 1:
-                    print(
-                        f"warning: {image.key} holds several pages or frames. The first is "
-                        "predicted. Save the others as files of their own to predict them too.",
-                        flush=True,
-                    )
+            several = is_first_of_several(file)
+        if several:
+            self._several += 1
+            if self._several == 1:
+                print(
+                    f"warning: {image.key} holds several pages or frames. The first is "
+                    "predicted. Save the others as files of their own to predict them too.",
+                    flush=True,
+                )
         if pixels.max() <= DARK:
             self._dark += 1
             if self._dark == 1:
