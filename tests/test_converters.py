@@ -409,6 +409,27 @@ def test_id_absent_from_the_label_map(folder, tmp_path):
     assert "a.png" in str(error.value) and "255" in str(error.value)
 
 
+@pytest.mark.parametrize("drawn", [False, True])
+def test_unknown_ids_of_all_masks_are_told_at_once(folder, tmp_path, drawn):
+    for name, value in zip("abc", (7, 9, 9)):
+        mask = np.zeros((8, 10))
+        mask[5] = value
+        save(folder / "masks" / f"{name}.png", mask)
+    lists = ["--splits_dir="] if drawn else []
+    process = command(folder, tmp_path / "out", *lists)
+    assert_refused(process, "a.png", "received: 7. Of all 3 masks: 9 in 2, 7 in 1\n")
+
+
+def test_unknown_colours_of_all_masks_are_told_at_once(folder, tmp_path):
+    (folder / "colors.csv").write_text("background,0,0,0\ncat,9,9,9\n")
+    for name, value in zip("abc", (0, 9, 200)):
+        save(folder / "masks" / f"{name}.png", np.full((8, 10, 3), (value, 9, 9)))
+    colors = ["--class_names=", f"--class_colors={folder / 'colors.csv'}"]
+    process = command(folder, tmp_path / "out", *colors)
+    assert_refused(process, "a.png", "0,9,9 (80 pixels). Of all 3 masks: ", "200,9,9 in 1")
+    assert " 9,9,9 in" not in process.stderr
+
+
 @pytest.mark.parametrize("text", ["[1]", '{"a": 1}', '{"1": "x"}', '{"1": 3}', "{", '{"1": 1.5}'])
 def test_bad_label_map(tmp_path, text):
     (tmp_path / "m.json").write_text(text)

@@ -25,6 +25,7 @@ Images keep their JPEG or PNG bytes; what is neither, or not RGB, becomes RGB PN
 high byte is kept, floating-point values within 0 and 1 are multiplied by 255.
 """
 
+import functools
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -50,6 +51,7 @@ from tfrecords_tools.id_lists import check_unlabelled, read_splits
 from tfrecords_tools.image_label_files import ImageLabels, read_image_labels
 from tfrecords_tools.list_lines import Listed
 from tfrecords_tools.text_files import read_json
+from tfrecords_tools.unknown_values import told_of_all
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 
@@ -279,9 +281,12 @@ def _given_lists() -> tuple[dict[str, list[str]], FileFinder, FileFinder | None]
 
 
 def _drawn_lists(
-    spec: DatasetSpec, label_map: Mapping[int, int] | None, mask_reader: ColorMaskReader | None
+    encoder: Encoder,
 ) -> tuple[dict[str, list[str]], list[str], FileFinder, FileFinder]:
     """Draws the lists of the images below --images_dir, and says so.
+
+    Args:
+      encoder: reads the masks.
 
     Returns:
       The ids of each split, the splits in which no image has a mask, what finds images and masks.
@@ -305,14 +310,7 @@ def _drawn_lists(
         # Says what the folder of masks has instead.
         file_finder.find_all(ids, masks, split="train", what="mask")
     _tell_without_image(paths, masks)
-    classes = drawn_splits.classes_of_masks(
-        paths,
-        spec,
-        label_map=label_map,
-        max_megapixels=FLAGS.max_image_megapixels,
-        mask_reader=mask_reader,
-        num_workers=FLAGS.num_workers,
-    )
+    classes = drawn_splits.classes_of_masks(paths, encoder, num_workers=FLAGS.num_workers)
     splits, bare = split_flags.draw(classes, [i for i in ids if i not in paths])
     return splits, bare, images, masks
 
@@ -425,11 +423,17 @@ def main(argv: list[str]) -> None:
     started = time.monotonic()
     _check_flags()
     spec, mask_reader = _classes()
-    label_map = read_label_map(FLAGS.label_map, spec) if FLAGS.label_map else None
+    encoder = Encoder(
+        spec,
+        label_map=read_label_map(FLAGS.label_map, spec) if FLAGS.label_map else None,
+        max_megapixels=FLAGS.max_image_megapixels,
+        exif_orientation=FLAGS.exif_orientation,
+        mask_reader=mask_reader,
+    )
     image_labels = _told_image_labels(spec) if FLAGS.image_labels else None
     drawn, bare = not FLAGS.splits_dir, []
     if drawn:
-        splits, bare, images, masks = _drawn_lists(spec, label_map, mask_reader)
+        splits, bare, images, masks = _drawn_lists(encoder)
     else:
         splits, images, masks = _given_lists()
     tasks = make_sources(
@@ -440,26 +444,17 @@ def main(argv: list[str]) -> None:
         unlabelled_splits=[*FLAGS.unlabelled_splits, *bare],
         allow_missing_masks=FLAGS.allow_missing_masks or drawn,
     )
+    paths = sorted({s.mask for sources in tasks.values() for s in sources if s.mask is not None})
     if mask_reader is None:
         palettes.check(
-            sorted({s.mask for sources in tasks.values() for s in sources if s.mask is not None}),
-            max_megapixels=FLAGS.max_image_megapixels,
-            num_workers=FLAGS.num_workers,
+            paths, max_megapixels=FLAGS.max_image_megapixels, num_workers=FLAGS.num_workers
         )
-    with drawn_splits.replacing(splits if drawn else None, FLAGS.output_dir) as earlier:
-        program.write(
-            spec,
-            tasks,
-            Encoder(
-                spec,
-                label_map=label_map,
-                max_megapixels=FLAGS.max_image_megapixels,
-                exif_orientation=FLAGS.exif_orientation,
-                mask_reader=mask_reader,
-            ),
-            started=started,
-            together=earlier,
-        )
+    look = functools.partial(encoder.read_ids, size=(0, 0))
+    with (
+        told_of_all(paths, look, num_workers=FLAGS.num_workers),
+        drawn_splits.replacing(splits if drawn else None, FLAGS.output_dir) as earlier,
+    ):
+        program.write(spec, tasks, encoder, started=started, together=earlier)
 
 
 if __name__ == "__main__":

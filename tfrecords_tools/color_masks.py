@@ -9,6 +9,7 @@ import numpy as np
 from tfrecords_tools.class_files import MAX_NAMES
 from tfrecords_tools.masks import open_mask
 from tfrecords_tools.text_files import read_text
+from tfrecords_tools.unknown_values import UnknownValuesError
 from tfseg.data.class_names import normalised
 from tfseg.errors import UserError
 
@@ -146,12 +147,13 @@ class ColorMaskReader:
         table = np.array([self.ids[color] for color in colors], np.uint8)
         return table[inverse.reshape(codes.shape)], []
 
-    def _unknown(self, path: str, unknown: Mapping[Color, int]) -> UserError:
+    def _unknown(self, path: str, unknown: Mapping[Color, int]) -> UnknownValuesError:
         most = sorted(unknown, key=unknown.get, reverse=True)[:_NAMED]
         named = "; ".join(f"{','.join(map(str, c))} ({unknown[c]} pixels)" for c in most)
         example = ",".join(map(str, most[0]))
-        return UserError(
+        return UnknownValuesError(
             "A mask has a colour that is no class.",
+            values=[",".join(map(str, c)) for c in most],
             where=path,
             received=named + (f" and {len(unknown) - _NAMED} more" * (len(unknown) > _NAMED)),
             accepted="; ".join(",".join(map(str, c)) for c in list(self.ids)[:_NAMED]) + " ...",

@@ -16,13 +16,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from tfrecords_tools.encoder import Encoder, MaskReader
+from tfrecords_tools.encoder import Encoder
 from tfrecords_tools.masks import classes_in
+from tfrecords_tools.unknown_values import told_of_all
 from tfseg import sharing, storage
 from tfseg.data import writing
 from tfseg.data.atomic_writing import write_atomically
 from tfseg.data.parallel import parallel_map
-from tfseg.data.specs import UNLABELLED_SPLIT, DatasetSpec, read_dataset_json
+from tfseg.data.specs import UNLABELLED_SPLIT, read_dataset_json
 from tfseg.errors import UserError
 
 TRAIN, VAL = "train", "val"
@@ -181,27 +182,21 @@ def _stratified(
 
 
 def classes_of_masks(
-    paths: Mapping[str, str],
-    spec: DatasetSpec,
-    *,
-    label_map: Mapping[int, int] | None,
-    max_megapixels: float,
-    mask_reader: MaskReader | None,
-    num_workers: int,
+    paths: Mapping[str, str], encoder: Encoder, *, num_workers: int
 ) -> dict[str, tuple[int, ...]]:
     """Returns the classes in each mask, background left out.
 
     Args:
       paths: of the masks, by id.
-      spec, label_map, max_megapixels, mask_reader: of the `Encoder` that reads them later.
+      encoder: reads them, now and later.
       num_workers: processes.
 
     Raises:
       UserError: a mask cannot be read, or holds an id that is no class.
     """
-    encoder = Encoder(spec, label_map, max_megapixels, mask_reader=mask_reader)
     look = functools.partial(_classes_in, encoder)
-    return dict(zip(paths, parallel_map(look, paths.values(), num_workers=num_workers)))
+    with told_of_all(list(paths.values()), look, num_workers=num_workers):
+        return dict(zip(paths, parallel_map(look, paths.values(), num_workers=num_workers)))
 
 
 def _classes_in(encoder: Encoder, path: str) -> tuple[int, ...]:

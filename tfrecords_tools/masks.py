@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from tfrecords_tools.images import encode_png
+from tfrecords_tools.unknown_values import UnknownValuesError
 from tfseg.data.image_files import check_megapixels, load_as_stored
 from tfseg.data import colormap
 from tfseg.data.specs import DatasetSpec
@@ -251,14 +252,15 @@ def map_ids(
       [H, W] uint8, class ids below `spec.num_classes` or the ignore label.
 
     Raises:
-      UserError: an id that the map lacks, or that is no class; names the file and the ids.
+      UnknownValuesError: an id that the map lacks, or that is no class; names the file and the ids.
     """
     values = np.unique(ids)
     if label_map is not None:
         absent = [int(v) for v in values if int(v) not in label_map]
         if absent:
-            raise UserError(
+            raise UnknownValuesError(
                 "A mask holds ids that --label_map lacks.",
+                values=list(map(str, absent)),
                 where=where,
                 received=", ".join(map(str, absent[:20])),
                 accepted=", ".join(map(str, sorted(label_map)[:300])),
@@ -269,8 +271,9 @@ def map_ids(
         values = np.unique(mapped)
     wrong = values[((values < 0) | (values >= spec.num_classes)) & (values != spec.ignore_label)]
     if len(wrong):
-        raise UserError(
+        raise UnknownValuesError(
             "A mask holds ids beyond the classes.",
+            values=list(map(str, wrong)),
             where=where,
             received=", ".join(map(str, wrong[:20])),
             accepted=f"0 to {spec.num_classes - 1}, and {spec.ignore_label} (ignore)",
