@@ -76,7 +76,7 @@ class Plan:
       settings_dir: folder of the methods' flagfiles.
       eval_split: what is measured on.
       crop: height,width to which images are padded in evaluation.
-      eval_flags: further flags of eval.py.
+      eval_flags: further flags of eval.py, and of vis.py where it draws pseudo labels.
       extra: further flags of every training; they make a trial, which has a name.
       trial: its name, or ''.
     """
@@ -206,6 +206,7 @@ class Cell:
                     f"--vis_logdir={pictures}",
                     "--use_image_labels",
                     "--also_save_raw_predictions",
+                    *plan.eval_flags,
                 ),
             ),
             Step(

@@ -68,7 +68,9 @@ def define_flags() -> None:
     flags.DEFINE_string("crop", "257,257", "Height,width to which images are padded to evaluate.")
     flags.DEFINE_string("extra", "", "Further flags of every training; needs --trial.")
     flags.DEFINE_string("trial", "", "Name of cells with --extra, which stand apart.")
-    flags.DEFINE_string("eval_flags", "", "Further flags of eval.py.")
+    flags.DEFINE_string(
+        "eval_flags", "", "Further flags of eval.py, and of vis.py where it draws pseudo labels."
+    )
     flags.DEFINE_bool("dry_run", False, "Print the commands and what is done; run nothing.")
 
 

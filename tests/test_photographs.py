@@ -131,6 +131,14 @@ def test_commands_are_plain_calls_with_splits_and_seed(tmp_path):
     ]
 
 
+def test_pseudo_labels_are_drawn_as_the_network_is_evaluated(tmp_path):
+    (cell,) = cells(
+        plan(tmp_path, eval_flags=("--eval_scales=2",)), ("learning_pseudo_labels",), seeds=(0,)
+    )
+    scaled = [step.words[0] for step in cell.steps() if "--eval_scales=2" in step.words]
+    assert scaled == ["vis.py", "eval.py"]
+
+
 def test_every_method_trains_on_the_splits_that_it_may_know(tmp_path):
     found = {
         cell.method_name: cell for cell in cells(plan(tmp_path), grid_cells.METHODS, seeds=(0,))
