@@ -47,7 +47,7 @@ class TrainConfig(Section):
     seed: int = option(0, "Seed of initial weights, data order, augmentation and dropout.")
     deterministic: bool = option(
         False,
-        "Deterministic kernels (tf.config op determinism); on CPU runs repeat without it.",
+        "Deterministic kernels (tf.config op determinism), so that a run repeats exactly.",
         group="precision and devices",
     )
 
