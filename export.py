@@ -1,6 +1,6 @@
 """The program `tfseg export`, from a clone; `tfseg/cli.py` says what it does."""
 
-from tfseg import cli
+from tfseg import console
 
 if __name__ == "__main__":
-    cli.export()
+    console.from_clone("export")

@@ -1,6 +1,6 @@
 """The program `tfseg predict`, from a clone; `tfseg/cli.py` says what it does."""
 
-from tfseg import cli
+from tfseg import console
 
 if __name__ == "__main__":
-    cli.predict()
+    console.from_clone("predict")

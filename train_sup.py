@@ -1,6 +1,6 @@
 """The program `tfseg train-sup`, from a clone; `tfseg/cli.py` says what it does."""
 
-from tfseg import cli
+from tfseg import console
 
 if __name__ == "__main__":
-    cli.train_sup()
+    console.from_clone("train-sup")

@@ -1,6 +1,6 @@
 """The program `tfseg vis`, from a clone; `tfseg/cli.py` says what it does."""
 
-from tfseg import cli
+from tfseg import console
 
 if __name__ == "__main__":
-    cli.visualize()
+    console.from_clone("vis")

@@ -1,7 +1,9 @@
 """The command `tfseg`: its programs, their names on help pages, mistakes; what is shipped."""
 
+import runpy
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -60,6 +62,25 @@ def test_the_list_of_commands_comes_at_once():
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.stdout.endswith("[]\n"), result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("name", [n for n, c in console.COMMANDS.items() if ":" in c.path])
+@pytest.mark.parametrize("form", ["script", "command"])
+def test_ctrl_c_while_a_program_is_imported_is_one_word(name, form, monkeypatch, capsys):
+    def import_module(name):
+        raise KeyboardInterrupt
+
+    importing = types.SimpleNamespace(import_module=import_module)
+    monkeypatch.setattr(console, "importlib", importing)
+    monkeypatch.setattr(sys, "argv", ["tfseg", name])
+    script = console.COMMANDS[name].script
+    with pytest.raises(SystemExit) as leaving:
+        if form == "script" and script:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        else:
+            console.main()
+    assert leaving.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 # What comes with the package ----------------------------------------------------------------------

@@ -12,16 +12,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from tfseg import errors
-
-try:
-    from tfseg import command_line
-except ModuleNotFoundError as error:
-    # Without the environment, absl is the first package that a program lacks.
-    missing = errors.from_missing_module(error)
-    if missing is None:
-        raise
-    sys.exit(errors.report(missing))
+from tfseg import command_line
 from tfseg.importing import import_tensorflow
 from tfseg.settings import flags, programs
 from tfseg.settings.help import Help

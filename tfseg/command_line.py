@@ -22,8 +22,7 @@ from tfseg.errors import UserError, exit_code
 _HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 # absl's name; not defined as a flag here, because absl.app, which something may import, does that.
 _CHECK = "--only_check_args"
-# The shell's convention for a process that SIGINT ended, and for one that SIGPIPE ended.
-_INTERRUPTED_EXIT_CODE = 130
+# The shell's convention for a process that SIGPIPE ended.
 _UNREAD_EXIT_CODE = 141
 
 
@@ -196,11 +195,7 @@ def run(
         return 0 if _CHECK in words else main(rest)
 
     try:
-        try:
-            code = exit_code(parse_and_run)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr, flush=True)
-            code = _INTERRUPTED_EXIT_CODE
+        code = exit_code(parse_and_run)
         for stream in filter(None, (sys.stdout, sys.stderr)):
             stream.flush()
     except BrokenPipeError:

@@ -10,11 +10,11 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 import tfseg
-from tfseg.errors import UserError, report
+from tfseg.errors import UserError, exit_code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,23 +81,36 @@ def main() -> NoReturn:
       SystemExit: always; 0 for a list of commands, 2 where there is no such command, else the exit
         code of the program.
     """
-    words = sys.argv[1:]
-    try:
-        if not words or words[0] in _HELP:
-            print(_page())
-        elif words[0] == "--version":
-            print(f"tfseg {tfseg.__version__}")
-        elif words[0] != _CONVERT:
-            command = _chosen(words[0].replace("_", "-"), COMMANDS, "command", (_CONVERT,))
-            _run(command, f"tfseg {words[0]}", words[1:])
-        elif len(words) == 1 or words[1] in _HELP:
-            print(_page_of_kinds())
-        else:
-            command = _chosen(words[1].replace("-", "_"), KINDS, "kind of data")
-            _run(command, f"tfseg {_CONVERT} {words[1]}", words[2:])
-    except UserError as error:
-        sys.exit(report(error))
-    sys.exit(0)
+    sys.exit(exit_code(_main, sys.argv[1:]))
+
+
+def from_clone(name: str) -> NoReturn:
+    """Runs a program of the network that was started by its file, `python train_sup.py`.
+
+    Its imports take a while and may fail, so they stand inside the frame of `exit_code`.
+
+    Args:
+      name: in `COMMANDS`.
+
+    Raises:
+      SystemExit: always, with the exit code of the program.
+    """
+    sys.exit(exit_code(lambda: _function(COMMANDS[name])()))
+
+
+def _main(words: list[str]) -> None:
+    if not words or words[0] in _HELP:
+        print(_page())
+    elif words[0] == "--version":
+        print(f"tfseg {tfseg.__version__}")
+    elif words[0] != _CONVERT:
+        command = _chosen(words[0].replace("_", "-"), COMMANDS, "command", (_CONVERT,))
+        _run(command, f"tfseg {words[0]}", words[1:])
+    elif len(words) == 1 or words[1] in _HELP:
+        print(_page_of_kinds())
+    else:
+        command = _chosen(words[1].replace("-", "_"), KINDS, "kind of data")
+        _run(command, f"tfseg {_CONVERT} {words[1]}", words[2:])
 
 
 def _chosen(
@@ -124,16 +137,21 @@ def _run(command: Command, called: str, words: list[str]) -> None:
     """Runs a program as if it had been started by the name that the user typed."""
     # A run's config.json keeps the command line.
     sys.argv = [called, *words]
-    module_name, _, function = command.path.partition(":")
-    module = importlib.import_module(module_name)
-    if function:
-        program = getattr(module, function)
-        program(in_own_words(program.__doc__))
+    if ":" in command.path:
+        function = _function(command)
+        function(in_own_words(function.__doc__))
         return
+    module = importlib.import_module(command.path)
     from tfrecords_tools import program
 
     module.define_flags()
     program.run(module.main, in_own_words(module.__doc__))
+
+
+def _function(command: Command) -> Callable[..., None]:
+    """Imports the function of a program."""
+    module, _, name = command.path.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def in_own_words(text: str) -> str:

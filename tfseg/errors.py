@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 USER_ERROR_EXIT_CODE = 2
+# The shell's convention for a process that SIGINT ended.
+_INTERRUPTED_EXIT_CODE = 130
 # Characters of a message's part.
 _MAX_SHOWN = 4000
 
@@ -151,9 +153,15 @@ def report(error: UserError) -> int:
 
 
 def exit_code(main: Callable[..., Any], *args: Any) -> int:
-    """Runs `main` and returns its exit code; user errors become one message and code 2."""
+    """Runs `main` and returns its exit code.
+
+    User errors become one message and code 2, Ctrl-C one word and code 130.
+    """
     try:
         return main(*args) or 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        return _INTERRUPTED_EXIT_CODE
     except UserError as error:
         return report(error)
     except OSError as error:
