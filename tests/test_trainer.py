@@ -154,6 +154,13 @@ def test_the_loss_scale_of_float16_resumes_exactly(tmp_path, name):
     assert scales_of(second[0]) == [(2 * initial, 2)] * 2
 
 
+def test_keras_does_not_warn_of_the_loss_scale_of_float16(tmp_path, caplog):
+    trainer, _, start_at = make_trainer(tmp_path, precision="float16")
+    start_at(0)
+    trainer.train(1)
+    assert len(trainer.optimizers) == 2 and caplog.text == ""
+
+
 @pytest.mark.parametrize("precision", ["float16", "float32"])
 def test_a_checkpoint_without_the_loss_scale_is_resumed_and_that_is_told(
     tmp_path, capsys, precision

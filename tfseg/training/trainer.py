@@ -163,6 +163,8 @@ class Trainer:
         )
         if self._scaled:
             optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
+            # The first group's scales for all groups; of the others Keras would warn.
+            optimizer._loss_has_been_scaled = optimizer._gradients_have_been_unscaled = True
         if hasattr(optimizer, "build"):
             optimizer.build(list(group.variables))
         else:  # Optimisers of tensorflow-addons have Keras's older interface.
