@@ -682,7 +682,7 @@ def paint(source):
         SQUARE,
         [[1, 1], [5, 1], [5, 5], [1, 5]],
         [[[1, 1], [5, 1], [5, 5], [1, 5]]],
-        [[1.0, 1.0, 5.0, 1.0, 5.0, 5.0, 1.0, 5.0], [0, 0, 1, 1]],
+        [[1.0, 1.0, 5.0, 1.0, 5.0, 5.0, 1.0, 5.0], []],
         {"size": [8, 10], "counts": [9, 4, 4, 4, 4, 4, 4, 4, 43]},
         [{"size": [8, 10], "counts": [9, 4, 4, 4, 4, 4, 4, 4, 43]}],
         {"size": [8, 10], "counts": "94400000S1"},
@@ -700,6 +700,20 @@ def test_outlines_of_many_forms(tmp_path, segmentation):
     assert counts.tolist() == [64, 16, 0, 0] and notes == ()
 
 
+@pytest.mark.parametrize(
+    "polygon",
+    [[0, 0, 1, 1], [2, 2, 2, 2, 2, 2], [20, 1, 25, 1, 25, 5], [[1, 1], [2, 2]]],
+    ids=["two points", "one place", "outside", "pairs"],
+)
+def test_a_polygon_without_a_pixel_beside_others_is_told(tmp_path, polygon):
+    pairs = [[1, 1], [5, 1], [5, 5], [1, 5]]
+    outline = [pairs if isinstance(polygon[0], list) else SQUARE, polygon]
+    path = coco_file(tmp_path, annotations={"segmentation": outline})
+    counts, (note,) = paint(coco_source(tmp_path, path)[0])
+    assert counts.tolist() == [64, 16, 0, 0]
+    assert "a polygon that covers no pixel" in note
+
+
 def test_compressed_run_lengths_are_unpacked_as_pycocotools_packs_them():
     from pycocotools import mask as coco_mask
 
@@ -708,7 +722,7 @@ def test_compressed_run_lengths_are_unpacked_as_pycocotools_packs_them():
         mask = np.asfortranarray(rng.random((120, 90)) < share, np.uint8)
         runs = coco_mask.encode(mask)
         region = Region("1", 1, {**runs, "counts": runs["counts"].decode()}, False)
-        inside = decode_region(region, 120, 90, where="x")
+        inside, _ = decode_region(region, 120, 90, where="x")
         np.testing.assert_array_equal(inside, mask.astype(bool))
 
 

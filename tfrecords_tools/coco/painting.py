@@ -54,11 +54,16 @@ class MaskReader:
                 notes.append("annotation without an outline (box only?): not in the mask")
                 continue
             ignored = region.is_crowd and self.ignore_crowd
-            inside = decode_region(region, *label.shape, where=annotations.where)
+            inside, empty = decode_region(region, *label.shape, where=annotations.where)
             if not inside.any():
                 notes.append(
                     "annotation whose outline covers no pixel (tiny, or not in pixels of the "
                     "image): not in the mask"
+                )
+            elif empty:
+                notes.append(
+                    "annotation with a polygon that covers no pixel (tiny, outside of the image, "
+                    "or of fewer than three points): only its other polygons are in the mask"
                 )
             label[inside & free] = self.ignore_label if ignored else region.class_id
             free &= ~inside
@@ -132,8 +137,8 @@ def _polygons(segmentation: list[Any]) -> list[Any]:
 _MAX_COORDINATE = 10
 
 
-def _polygon_runs(polygons: Sequence[Any], height: int, width: int) -> Any:
-    """Returns what lies in one of several polygons, [height, width] bool."""
+def _polygon_runs(polygons: Sequence[Any], height: int, width: int) -> tuple[np.ndarray, int]:
+    """Returns what lies in one of several polygons, and how many with points hold no pixel."""
     from pycocotools import mask as coco_mask
 
     for polygon in polygons:
@@ -149,8 +154,9 @@ def _polygon_runs(polygons: Sequence[Any], height: int, width: int) -> Any:
             raise ValueError(f"coordinates far outside of the image: {polygon}")
     # A polygon of fewer than three points has no area.
     with_area = [p for p in polygons if len(p) >= 6]
-    runs = coco_mask.merge(coco_mask.frPyObjects(with_area, height, width))
-    return coco_mask.decode(runs).astype(bool)
+    runs = coco_mask.frPyObjects(with_area, height, width)
+    filled = np.count_nonzero(coco_mask.area(runs))
+    return coco_mask.decode(coco_mask.merge(runs)).astype(bool), sum(map(bool, polygons)) - filled
 
 
 def _run_lengths(counts: Any) -> list[int]:
@@ -199,8 +205,8 @@ def _runs_inside(segmentation: Mapping[str, Any], height: int, width: int) -> np
     return np.repeat(values, lengths).reshape(width, height).T
 
 
-def decode_region(region: Region, height: int, width: int, *, where: str) -> np.ndarray:
-    """Returns where a region lies, [height, width] bool.
+def decode_region(region: Region, height: int, width: int, *, where: str) -> tuple[np.ndarray, int]:
+    """Returns where a region lies, [height, width] bool, and how many polygons of it hold no pixel.
 
     Args:
       region: one with an outline, see `has_outline`.
@@ -213,11 +219,12 @@ def decode_region(region: Region, height: int, width: int, *, where: str) -> np.
     segmentation = region.segmentation
     try:
         if isinstance(segmentation, Mapping):
-            return _runs_inside(segmentation, height, width)
+            return _runs_inside(segmentation, height, width), 0
         if not isinstance(segmentation, list):
             raise ValueError(f"a {type(segmentation).__name__}: {segmentation}")
         if all(isinstance(part, Mapping) for part in segmentation):
-            return np.any([_runs_inside(part, height, width) for part in segmentation], axis=0)
+            parts = [_runs_inside(part, height, width) for part in segmentation]
+            return np.any(parts, axis=0), 0
         return _polygon_runs(_polygons(segmentation), height, width)
     except Exception as error:  # pycocotools raises plain Exception, too
         raise UserError(
