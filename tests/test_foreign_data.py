@@ -285,6 +285,15 @@ def test_every_mode_becomes_the_picture_that_it_shows(tmp_path, mode):
     assert mode in notes[0] and "dropped" not in notes[0]
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_a_png_without_its_last_bytes_is_refused(tmp_path, mode):
+    """Pillow decodes it and TensorFlow does not."""
+    Image.fromarray(picture(3).astype(np.uint8)).convert(mode).save(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:-12])
+    with pytest.raises(UserError, match="(?s)cannot be decoded.*a.png.*cut short.*replace"):
+        read_image(tmp_path / "a.png")
+
+
 def test_dropped_transparency_and_further_pages_are_told(tmp_path):
     image = Image.fromarray(picture(3).astype(np.uint8))
     image.putalpha(100)

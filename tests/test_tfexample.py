@@ -291,6 +291,24 @@ def test_a_second_header_of_a_png_is_refused():
         tfexample.decode_pixels(data, location=None)
 
 
+def damaged_pngs():
+    """PNGs that Pillow decodes and TensorFlow does not."""
+    png = encoded(20, 30)
+    wrong = bytearray(png)
+    wrong[png.index(b"IEND") - 5] ^= 1
+    return [png[:-1], png[:-12], png[:-16], bytes(wrong)]
+
+
+def test_a_damaged_png_that_training_cannot_decode_is_refused():
+    for data in damaged_pngs():
+        Image.open(io.BytesIO(data)).load()
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            tf.io.decode_png(data)
+        with pytest.raises(RecordError, match="cut short|wrong checksum of its part 'IDAT'"):
+            tfexample.decode_pixels(data, location=None)
+    assert tfexample.decode_pixels(encoded() + b"behind", location=None).shape == (4, 6, 3)
+
+
 def test_pixels_that_cannot_be_decoded_are_a_record_error():
     for data in (JPEG[:200], encoded()[:40], JPEG[:2] + b"\0" * 50):
         with pytest.raises(RecordError, match="cannot be decoded"):

@@ -3,12 +3,14 @@
 import io
 import re
 import struct
+import zlib
 
 from PIL import ImageFile, JpegImagePlugin, PngImagePlugin
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # The signature and the whole first chunk, whose last bytes are its checksum.
 _PNG_HEADER_BYTES = 33
+_PNG_END = b"IEND"
 _JPEG_SIGNATURE = b"\xff\xd8"
 # libpng decodes no longer sides, and JPEG has none.
 MAX_SIDE = 1_000_000
@@ -73,6 +75,29 @@ def image_size(data: bytes) -> tuple[str, int, int]:
     return name, height, width
 
 
+def check_whole_png(data: bytes) -> None:
+    """Insists on a PNG up to its last byte, and on the checksums of all that a decoder needs.
+
+    Pillow decodes a file whose last bytes are missing or whose checksums are wrong. TensorFlow does
+    not, so that training would stop at it.
+
+    Raises:
+      ValueError: it is cut short or damaged.
+    """
+    position, name = len(PNG_SIGNATURE), b""
+    while name != _PNG_END:
+        start = position + 4
+        end = start + 4 + int.from_bytes(data[position:start], "big")
+        position = end + 4
+        if position > len(data):
+            raise ValueError("the PNG is cut short")
+        name = data[start : start + 4]
+        checksum = int.from_bytes(data[end:position], "big")
+        # Chunks in small letters hold what no decoder needs.
+        if name[:1].isupper() and zlib.crc32(memoryview(data)[start:end]) != checksum:
+            raise ValueError(f"the PNG is damaged: wrong checksum of its part {ascii(name)[1:]}")
+
+
 def _jpeg_size(data: bytes) -> tuple[int, int]:
     """Returns (width, height) of a JPEG as its decoder will read them."""
     try:
@@ -106,10 +131,13 @@ def open_image(data: bytes) -> ImageFile.ImageFile:
     """Opens a JPEG or PNG with Pillow, which decodes it on use.
 
     Raises:
-      ValueError: the header is broken, or Pillow would decode another size than `image_size` says.
+      ValueError: the header is broken, a PNG is not whole, or Pillow would decode another size than
+        `image_size` says.
       Exception: whatever Pillow raises.
     """
     name, height, width = image_size(data)
+    if name == "png":
+        check_whole_png(data)
     plugins = {"jpeg": _JpegFile, "png": PngImagePlugin.PngImageFile}
     # Not Image.open, which has a limit of its own on pixels.
     image = plugins[name](io.BytesIO(data))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from tfseg.data.encoded_image import image_size
+from tfseg.data.encoded_image import check_whole_png, image_size
 from tfseg.errors import UserError
 
 # The size is checked from the header before decoding, with a message of our own.
@@ -47,6 +47,8 @@ def open_image_file(data: bytes, path: str, *, max_megapixels: float) -> Image.I
     check_megapixels(path, image.height, image.width, max_megapixels)
     if image.format in ("JPEG", "MPO", "PNG"):
         image_size(data)  # refuses what no record may hold
+    if image.format == "PNG":
+        check_whole_png(data)
     return image
 
 
