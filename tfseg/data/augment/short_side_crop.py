@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from tfseg.data import colors, pixels, resampling
+from tfseg.data import colors, resampling
 from tfseg.data.augment.base import Context, numpy_views, padding_color, scale_factors
 from tfseg.settings.data import DataConfig
 
@@ -82,25 +82,6 @@ def draw(
     )
     blur = float(rng.random()) if rng.random() < _BLUR_PROBABILITY else None
     return ShortSideCropDraws(flip, side, (top, left), blur)
-
-
-def resize_short_side(
-    image: np.ndarray, label: np.ndarray | None, short_side: int
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Scales an image and its label map so that the shorter side has a given length.
-
-    Args:
-      image: uint8 [H, W, 3], RGB.
-      label: uint8 [H, W], or None.
-      short_side: pixels.
-
-    Source: ZS3 specification 2.6, for testing too.
-    """
-    size = scaled_size(image.shape[:2], short_side)
-    return (
-        pixels.resize_image(image, size),
-        None if label is None else pixels.resize_label(label, size),
-    )
 
 
 def apply(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfseg.data import pixels, resampling
+from tfseg.data import resampling
 from tfseg.data.augment.base import Context, numpy_views, padding_color, scale_factors
 from tfseg.errors import UserError
 from tfseg.settings.data import DataConfig
@@ -74,24 +74,6 @@ def draw(
         for side, least, crop in zip(scaled, size, crop_size)
     )
     return WarpedCropDraws(scaled, position, bool(rng.random() < flip_probability))
-
-
-def warp(
-    image: np.ndarray, label: np.ndarray | None, size: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Brings an image and its label map to a size, whatever their shape.
-
-    Args:
-      image: uint8 [H, W, 3], RGB.
-      label: uint8 [H, W], or None.
-      size: height and width in pixels.
-
-    Source: STRICT specification 2.4, for testing too.
-    """
-    return (
-        pixels.resize_image(image, size),
-        None if label is None else pixels.resize_label(label, size),
-    )
 
 
 def apply(
