@@ -37,7 +37,12 @@ def nearest_positions(in_size: int, out_size: int) -> np.ndarray:
 
 
 def window(
-    x: np.ndarray, position: Sequence[int], size: Sequence[int], *, filling: float | Sequence[float]
+    x: np.ndarray,
+    position: Sequence[int],
+    size: Sequence[int],
+    *,
+    filling: float | Sequence[float],
+    dtype: type[np.generic] | None = None,
 ) -> np.ndarray:
     """Cuts a window out of an array that goes on for ever, filled with one value outside.
 
@@ -45,17 +50,18 @@ def window(
       x: [H, W] or [H, W, channels].
       position: row and column of `x` at which the window begins; may lie outside.
       size: height and width of the window.
-      filling: a number, or one for each channel; of a kind that the array can hold.
+      filling: a number, or one for each channel; of a kind that the result can hold.
+      dtype: of the result; None: that of `x`.
 
     Returns:
-      [height, width, ...] of the same dtype.
+      [height, width, ...].
     """
-    result = np.empty((*size, *x.shape[2:]), x.dtype)
+    result = np.empty((*size, *x.shape[2:]), x.dtype if dtype is None else dtype)
     begin = [max(0, -start) for start in position]
     end = [min(n, side - start) for n, side, start in zip(size, x.shape, position)]
     if max(begin) > 0 or end != list(size):
         # Row by row: to assign colours pixel by pixel takes ten times as long.
-        result[...] = np.full(result.shape[1:], filling, x.dtype)
+        result[...] = np.full(result.shape[1:], filling, result.dtype)
     if end[0] > begin[0] and end[1] > begin[1]:
         inside = tuple(slice(a, b) for a, b in zip(begin, end))
         source = tuple(slice(a + p, b + p) for a, b, p in zip(begin, end, position))

@@ -14,6 +14,7 @@ Source: Learning Pseudo Labels, specification section 2 ("strong" augmentation).
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -22,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 
+from tfseg.data import pixels
 from tfseg.data.augment.base import Context, numpy_views, scale_factors
 from tfseg.settings.data import DataConfig
 
@@ -295,23 +297,6 @@ def crop_position(size: Sequence[int], crop_size: Sequence[int], shares: Sequenc
     return int(shares[0] * (room[1] + 1)), int(shares[1] * (room[0] + 1))
 
 
-def _placed(x: np.ndarray, crop_size: Sequence[int], left: int, top: int, filling, dtype):
-    """Returns the crop of an array, filled where the array has nothing."""
-    source, target = [], []
-    for side, crop, start in zip(x.shape, crop_size, (top, left)):
-        length = min(side, crop)
-        source.append(slice(start, start + length) if side > crop else slice(None))
-        target.append(slice(None) if side > crop else slice(start, start + length))
-    window = x[tuple(source)]
-    if window.shape[:2] == tuple(crop_size):
-        return window.astype(dtype)
-    result = np.empty((*crop_size, *x.shape[2:]), dtype)
-    # Row by row: assigning three colours pixel by pixel takes ten times as long.
-    result[:] = np.broadcast_to(np.asarray(filling, dtype), result.shape[1:]).copy()
-    result[tuple(target)] = window
-    return result
-
-
 def crop(
     scene: Scene,
     position: tuple[int, int],
@@ -333,12 +318,17 @@ def crop(
       'image' float32 [h, w, 3], 'valid' bool [h, w], and 'label' uint8 [h, w] if there is one.
     """
     left, top = position
+    corner = [
+        start if side > crop else -start
+        for side, crop, start in zip(scene.image.shape, crop_size, (top, left))
+    ]
+    cut = functools.partial(pixels.window, position=corner, size=crop_size)
     views = {
-        "image": _placed(scene.image, crop_size, left, top, mean_pixel, np.float32),
-        "valid": _placed(scene.valid, crop_size, left, top, 0, np.bool_),
+        "image": cut(scene.image, filling=mean_pixel, dtype=np.float32),
+        "valid": cut(scene.valid, filling=0, dtype=np.bool_),
     }
     if scene.label is not None:
-        views["label"] = _placed(scene.label, crop_size, left, top, ignore_label, np.uint8)
+        views["label"] = cut(scene.label, filling=ignore_label)
     return views
 
 
