@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 import tensorflow as tf
 
 from tfseg.data.stream import strong_keys
+from tfseg.settings.augmentations import ScalingSettings
 
 # Height and width, known while a graph is built or not.
 Size = Sequence[int] | tf.Tensor
@@ -26,6 +28,17 @@ def scale_factors(minimum: float, maximum: float, step: float) -> np.ndarray | N
     if step == 0:
         return None
     return np.linspace(minimum, maximum, int((maximum - minimum) / step + 1), dtype=np.float32)
+
+
+def scale_range_of(settings: ScalingSettings) -> tuple[float, float]:
+    """Returns the smallest and the largest random scale of an augmentation's settings.
+
+    Raises:
+      ValueError: see `scale_factors`.
+    """
+    limits = settings.min_scale_factor, settings.max_scale_factor
+    scale_factors(*limits, step=0)
+    return limits
 
 
 def rows_of_one_color(height: int | tf.Tensor, width: int | tf.Tensor, color: Sequence[float]):
@@ -145,9 +158,18 @@ class Context:
     largest_px: int | None = None
 
 
-def padding_color(name: str, mean_pixel: Sequence[float]) -> tuple[float, ...]:
-    """Returns the colour of --padding_color, RGB 0..255."""
-    return (0.0, 0.0, 0.0) if name == "black" else tuple(mean_pixel)
+def padding_of(settings: Any, context: Context) -> dict[str, Any]:
+    """Returns what fills a crop outside of the image, as keyword arguments.
+
+    Args:
+      settings: of an augmentation with --padding_color.
+      context: mean pixel and ignore label.
+
+    Returns:
+      'padding_color', RGB 0..255; and 'ignore_label'.
+    """
+    color = (0.0, 0.0, 0.0) if settings.padding_color == "black" else context.mean_pixel
+    return {"padding_color": color, "ignore_label": context.ignore_label}
 
 
 def use_one_thread_per_call() -> None:

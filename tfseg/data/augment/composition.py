@@ -24,7 +24,7 @@ import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 
 from tfseg.data import pixels
-from tfseg.data.augment.base import Context, numpy_views, scale_factors
+from tfseg.data.augment.base import Context, numpy_views, scale_range_of
 from tfseg.settings.data import DataConfig
 
 # Ranges of the published configuration, each of a uniform draw: both ends belong to the integers.
@@ -390,12 +390,9 @@ def max_side(config: DataConfig, *, light: bool) -> int | None:
 
 def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, tf.Tensor]]:
     """See `augment.make_views`."""
-    scale_range = (
-        config.augmentation_settings.min_scale_factor,
-        config.augmentation_settings.max_scale_factor,
-    )
-    scale_factors(*scale_range, step=0)  # refuses wrong ones
-    ops = 0 if context.light else config.augmentation_settings.augmentation_ops
+    settings = config.augmentation_settings
+    scale_range = scale_range_of(settings)
+    ops = 0 if context.light else settings.augmentation_ops
 
     def made(rng, image, label):
         draws = draw(

@@ -1,4 +1,4 @@
-"""Augmentation: pure tensor functions with every random draw given as an argument.
+"""DeepLab's augmentation: pure tensor functions with every random draw given as an argument.
 
 `draw` makes the draws of one example from its seed by arithmetic on one stateless call;
 `training_views` applies them. Only the crop is ever resized: the antialiased resize is asked for
@@ -24,6 +24,7 @@ from tfseg.data.augment.base import (
     rectangle,
     rows_of_one_color,
     scale_factors,
+    scale_range_of,
 )
 from tfseg.data.augment.color_planes import (
     adjust_brightness,
@@ -480,13 +481,12 @@ def training_views(
 
 def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, tf.Tensor]]:
     """See `augment.make_views`."""
-    scales = scale_factors(
-        config.augmentation_settings.min_scale_factor,
-        config.augmentation_settings.max_scale_factor,
-        config.augmentation_settings.scale_factor_step_size,
+    settings = config.augmentation_settings
+    scale_range = scale_range_of(settings)
+    scales = scale_factors(*scale_range, settings.scale_factor_step_size)
+    all_small = (
+        context.largest_px is not None and context.largest_px * scale_range[1] ** 2 <= WHOLE_PX
     )
-    largest_scale = config.augmentation_settings.max_scale_factor
-    all_small = context.largest_px is not None and context.largest_px * largest_scale**2 <= WHOLE_PX
 
     def views(image, label, size, seed):
         draws = draw(
@@ -494,10 +494,7 @@ def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, 
             size,
             crop_size=config.train_crop_size,
             scales=scales,
-            scale_range=(
-                config.augmentation_settings.min_scale_factor,
-                config.augmentation_settings.max_scale_factor,
-            ),
+            scale_range=scale_range,
             flip_probability=config.flip_probability,
             jitter_strength=config.jitter_strength,
         )

@@ -15,7 +15,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tfseg.data import colors, resampling
-from tfseg.data.augment.base import Context, numpy_views, padding_color, scale_factors
+from tfseg.data.augment.base import Context, numpy_views, padding_of, scale_range_of
 from tfseg.data.stream import strong_keys
 from tfseg.settings.data import DataConfig
 
@@ -161,13 +161,9 @@ def apply(
 def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, tf.Tensor]]:
     """See `augment.make_views`."""
     settings = config.augmentation_settings
-    scale_range = (settings.min_scale_factor, settings.max_scale_factor)
-    scale_factors(*scale_range, step=0)  # refuses wrong ones
+    scale_range = scale_range_of(settings)
     crop_size = tuple(config.train_crop_size)
-    filling = {
-        "padding_color": padding_color(settings.padding_color, context.mean_pixel),
-        "ignore_label": context.ignore_label,
-    }
+    filling = padding_of(settings, context)
 
     def made(rng, image, label):
         draws = draw(

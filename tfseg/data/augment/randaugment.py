@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from tfseg.data.augment import deeplab
-from tfseg.data.augment.base import Context, scale_factors
+from tfseg.data.augment.base import Context, scale_factors, scale_range_of
 from tfseg.settings.data import DataConfig
 
 with contextlib.redirect_stdout(io.StringIO()):  # where it would tell its backend
@@ -153,7 +153,7 @@ def adjust_colors(
 def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, tf.Tensor]]:
     """See `augment.make_views`."""
     settings = config.augmentation_settings
-    scale_range = (settings.min_scale_factor, settings.max_scale_factor)
+    scale_range = scale_range_of(settings)
     scales = scale_factors(*scale_range, step=0)
     choices = list(operations().values())
     ops = 0 if context.light else settings.augmentation_ops

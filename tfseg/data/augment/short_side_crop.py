@@ -16,7 +16,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tfseg.data import colors, resampling
-from tfseg.data.augment.base import Context, numpy_views, padding_color, scale_factors
+from tfseg.data.augment.base import Context, numpy_views, padding_of, scale_range_of
 from tfseg.settings.data import DataConfig
 
 _BLUR_PROBABILITY = 0.5
@@ -126,25 +126,17 @@ def apply(
 
 def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, tf.Tensor]]:
     """See `augment.make_views`."""
-    scale_range = (
-        config.augmentation_settings.min_scale_factor,
-        config.augmentation_settings.max_scale_factor,
-    )
-    scale_factors(*scale_range, step=0)  # refuses wrong ones
+    settings = config.augmentation_settings
+    scale_range = scale_range_of(settings)
     crop_size = tuple(config.train_crop_size)
-    filling = {
-        "padding_color": padding_color(
-            config.augmentation_settings.padding_color, context.mean_pixel
-        ),
-        "ignore_label": context.ignore_label,
-    }
+    filling = padding_of(settings, context)
 
     def made(rng, image, label):
         draws = draw(
             rng,
             image.shape[:2],
             crop_size=crop_size,
-            base_size=config.augmentation_settings.augmentation_size or min(crop_size),
+            base_size=settings.augmentation_size or min(crop_size),
             scale_range=scale_range,
             flip_probability=config.flip_probability,
             max_pixels=config.max_image_megapixels * 1e6,

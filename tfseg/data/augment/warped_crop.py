@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfseg.data import resampling
-from tfseg.data.augment.base import Context, numpy_views, padding_color, scale_factors
+from tfseg.data.augment.base import Context, numpy_views, padding_of, scale_range_of
 from tfseg.errors import UserError
 from tfseg.settings.data import DataConfig
 
@@ -124,27 +124,19 @@ def make_views(config: DataConfig, context: Context) -> Callable[..., dict[str, 
     Raises:
       UserError: images would be warped to less than the crop.
     """
-    scale_range = (
-        config.augmentation_settings.min_scale_factor,
-        config.augmentation_settings.max_scale_factor,
-    )
-    scale_factors(*scale_range, step=0)  # refuses wrong ones
+    settings = config.augmentation_settings
+    scale_range = scale_range_of(settings)
     crop_size = tuple(config.train_crop_size)
-    size = warped_size(crop_size, config.augmentation_settings.augmentation_size)
+    size = warped_size(crop_size, settings.augmentation_size)
     if min(size) < max(crop_size):
         raise UserError(
             "Images must be warped to no less than the crop.",
             where="--augmentation_size",
-            received=config.augmentation_settings.augmentation_size,
+            received=settings.augmentation_size,
             accepted=f"at least {max(crop_size)}, the longer side of --train_crop_size",
         )
     common = {"crop_size": crop_size, "size": size}
-    filling = {
-        "padding_color": padding_color(
-            config.augmentation_settings.padding_color, context.mean_pixel
-        ),
-        "ignore_label": context.ignore_label,
-    }
+    filling = padding_of(settings, context)
 
     def made(rng, image, label):
         draws = draw(
