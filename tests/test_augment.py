@@ -20,11 +20,12 @@ from tfseg.data.augment.deeplab import (
     jitter_crop,
     jitter_window,
     resize_label_window,
-    resize_to_range_size,
     resize_window,
     scaled_size,
     training_views,
 )
+from tfseg.data.reading import size_in_range
+from tfseg.settings.data import DataConfig
 
 MEAN = (123.0, 115.0, 103.0)
 IGNORE = 255
@@ -355,8 +356,8 @@ def test_a_grid_has_a_quarter_of_the_limit_to_all_of_it(scaled):
 )
 def test_resize_to_range(size, limits, expected):
     minimum, maximum, factor = limits
-    actual = resize_to_range_size(*size, min_size=minimum, max_size=maximum, factor=factor)
-    assert actual == expected
+    config = DataConfig(min_resize_value=minimum, max_resize_value=maximum, resize_factor=factor)
+    assert size_in_range(*size, config) == expected
 
 
 @pytest.mark.parametrize("ignore, expected", [(255, [0, 1, 0, 1]), (4, [0, 1, 0, 0])])

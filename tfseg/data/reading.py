@@ -7,7 +7,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfseg.data.augment.base import image_label_of
-from tfseg.data.augment.deeplab import resize_to_range_size
 from tfseg.data.class_splits import UNLABELLED
 from tfseg.data.specs import DatasetSpec
 from tfseg.data.stream import NEEDING_MASKS
@@ -16,6 +15,7 @@ from tfseg.settings.data import DataConfig
 
 
 def decode(data: tf.Tensor, channels: int) -> tf.Tensor:
+    """Returns an encoded JPEG or PNG, a string scalar, as uint8 [H, W, channels]."""
     # decode_image looks at the content: published records hold JPEG and PNG under one key.
     pixels = tf.io.decode_image(data, channels, expand_animations=False)
     return tf.ensure_shape(pixels, [None, None, channels])
@@ -24,7 +24,15 @@ def decode(data: tf.Tensor, channels: int) -> tf.Tensor:
 def decode_label(
     data: tf.Tensor, has_label: tf.Tensor, image: tf.Tensor, spec: DatasetSpec, labels: str
 ) -> tf.Tensor | None:
-    """Returns the label map uint8 [H, W], ignored throughout where there is none."""
+    """Returns the label map uint8 [H, W], ignored throughout where there is none.
+
+    Args:
+      data: encoded mask, a string scalar.
+      has_label: bool scalar, whether there is one.
+      image: [H, W, 3], for its size.
+      spec: classes and ignore label.
+      labels: as in `Stream`; 'none' gives None.
+    """
     if labels == "none":
         return None
 
@@ -86,7 +94,17 @@ def seen_labels(example: Mapping[str, tf.Tensor], spec: DatasetSpec) -> dict[str
 def resize_in_range(
     image: tf.Tensor, label: tf.Tensor | None, size: tf.Tensor, config: DataConfig
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """The optional resize before augmentation: align corners, nearest for labels."""
+    """Resizes before augmentation, where --min_resize_value asks for it: corners aligned.
+
+    Args:
+      image: uint8 [H, W, 3].
+      label: integer [H, W], or None.
+      size: int32 [2], of `size_in_range`.
+      config: tells whether it is asked for.
+
+    Returns:
+      (float32 [h, w, 3], label with its nearest pixels); both as they came where it is not.
+    """
     if config.min_resize_value is None:
         return image, label
     image = resize.resize_bilinear(tf.cast(image, tf.float32)[None], size)[0]
@@ -96,16 +114,30 @@ def resize_in_range(
 
 
 def size_in_range(height: int, width: int, config: DataConfig) -> tuple[int, int]:
-    return resize_to_range_size(
-        height,
-        width,
-        min_size=config.min_resize_value,
-        max_size=config.max_resize_value,
-        factor=config.resize_factor,
-    )
+    """Returns the size (height, width) to which an image is resized before augmentation.
+
+    Args:
+      height, width: of the image, pixels.
+      config: `min_resize_value`, `max_resize_value` and `resize_factor` are used.
+
+    Source: PseudoSeg specification, section 3, step 1, as in DeepLab.
+    """
+    if config.min_resize_value is None:
+        return height, width
+    # In float32, as there: 375 * (513 / 375) may be 512.
+    scale = np.float32(config.min_resize_value) / np.float32(min(height, width))
+    longest, limit = np.float32(max(height, width)), config.max_resize_value
+    if limit is not None and int(longest * scale) > limit:
+        scale = np.float32(limit) / longest
+    sides = [int(np.float32(side) * scale) for side in (height, width)]
+    factor = config.resize_factor
+    if factor is not None:
+        sides = [side + (factor - (side - 1) % factor) % factor for side in sides]
+    return sides[0], sides[1]
 
 
 def num_threads(config: DataConfig) -> int:
+    """Returns how many records are prepared at a time: --data_threads, or one per core."""
     return config.data_threads or os.cpu_count() or 1
 
 

@@ -236,31 +236,6 @@ def resize_label_window(
     return tf.gather(tf.gather(label, rows), columns, axis=1)
 
 
-def resize_to_range_size(
-    height: int, width: int, *, min_size: int | None, max_size: int | None, factor: int | None
-) -> tuple[int, int]:
-    """Returns the size to which an image is resized before augmentation.
-
-    Args:
-      height, width: of the image.
-      min_size: shorter side after resizing; None: no resize.
-      max_size: cap of the longer side; None: none.
-      factor: make both sides a multiple of this, plus one; None: leave them.
-
-    Source: PseudoSeg specification, section 3, step 1, as in DeepLab.
-    """
-    if min_size is None:
-        return height, width
-    # In float32, as there: 375 * (513 / 375) may be 512.
-    scale = np.float32(min_size) / np.float32(min(height, width))
-    if max_size is not None and int(np.float32(max(height, width)) * scale) > max_size:
-        scale = np.float32(max_size) / np.float32(max(height, width))
-    sides = [int(np.float32(side) * scale) for side in (height, width)]
-    if factor is not None:
-        sides = [side + (factor - (side - 1) % factor) % factor for side in sides]
-    return sides[0], sides[1]
-
-
 def _apply(operation: tf.Tensor, planes: tf.Tensor, draws: DeepLabDraws) -> tf.Tensor:
     branches = {
         BRIGHTNESS: lambda: clipped(adjust_brightness(planes, draws.brightness)),
