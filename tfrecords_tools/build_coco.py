@@ -47,7 +47,9 @@ _COCO_LISTS = "data_splits/coco"
 def define_flags() -> None:
     """Defines the program's flags."""
     flags.DEFINE_string("images_dir", None, "Folder that holds train2017, val2017 and so on.")
-    flags.DEFINE_multi_string("annotations", None, "Instances json; repeat for several.")
+    flags.DEFINE_multi_string(
+        "annotations", None, "Instances file (json); repeat the flag for several."
+    )
     split_flags.define_flags(
         without_lists=f"{_COCO_LISTS} for COCO's own categories, a split for each of several "
         "--annotations, else train, unlabelled and val are drawn"
@@ -57,7 +59,7 @@ def define_flags() -> None:
         "empty_images",
         "background",
         ("background", "unlabelled"),
-        "Images of the json without annotations: all background, or as if the json had them not.",
+        "What an image without annotations in the json is: all background, or without a mask.",
     )
     program.define_output_flags(num_shards=16)
     program.define_image_flags()

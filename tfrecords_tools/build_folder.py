@@ -17,9 +17,10 @@ python tfrecords_tools/build_folder.py --images_dir=images --masks_dir=masks --s
 * --class_colors in place of --class_names is a CSV `name,r,g,b`: masks have a colour for each
   class. A colour that is no class is an error, unless --void_color names it.
 * --image_labels is a CSV `id,name name ...` of the classes in each image (separated by ';' where
-  names hold spaces), or `id,NAME,NAME,...` with a column of 0 and 1 for each class; without a line
-  they are those of the mask, and unknown without a mask.
-* --label_map is a JSON file {"from": to} of mask ids; to the ignore label what shall not count.
+  names hold spaces), or `id,NAME,NAME,...` with a column of 0 and 1 for each class. An image
+  without a line takes the classes of its mask. Without a line and a mask its classes are unknown.
+* --label_map is a JSON file {"from": to} of mask ids. Map an id to the ignore label, and its pixels
+  are ignored.
 
 Images keep their JPEG or PNG bytes; what is neither, or not RGB, becomes RGB PNG: of 16 bits the
 high byte is kept, floating-point values within 0 and 1 are multiplied by 255.
@@ -62,37 +63,45 @@ _NAMED = 5
 def define_flags() -> None:
     """Defines the program's flags."""
     flags.DEFINE_string("images_dir", None, "Folder of images.")
-    flags.DEFINE_string("masks_dir", None, "Folder of masks; without it all splits are unlabelled.")
+    flags.DEFINE_string(
+        "masks_dir",
+        None,
+        "Folder of masks. None: no image has a mask; --splits_dir is needed then.",
+    )
     flags.DEFINE_string(
         "mask_suffix",
         None,
-        "What follows an image's name in that of its mask, for example _mask. None: looked for "
-        "where no mask has the name of its image. Without --masks_dir the masks lie beside the "
-        "images.",
+        "Ending of a mask's name after the name of its image, for example _mask. None: the program "
+        "looks for an ending if no mask has the name of its image. Without --masks_dir the masks "
+        "lie beside the images.",
     )
     split_flags.define_flags()
     flags.DEFINE_string("class_names", None, "Text file, one class name a line, in id order.")
     flags.DEFINE_string(
         "class_colors",
         None,
-        "CSV 'name,r,g,b' in place of --class_names, where masks have a colour for each class.",
+        "CSV 'name,r,g,b' in place of --class_names, if masks have a colour for each class.",
     )
     flags.DEFINE_multi_string(
         "void_color",
         [],
-        "With --class_colors: a colour r,g,b of masks that counts nowhere; may be repeated.",
+        "With --class_colors: a colour r,g,b whose pixels are ignored; may be repeated.",
     )
     flags.DEFINE_string(
-        "image_labels", None, "CSV: id,name name ...; or a column of 0 and 1 for each class."
+        "image_labels",
+        None,
+        "CSV of lines id,name name ..., or with a column of 0 and 1 for each class.",
     )
     flags.DEFINE_string(
-        "image_labels_column", None, "Header of that CSV's column; needed if it has more than two."
+        "image_labels_column",
+        None,
+        "Header of the column of names in --image_labels; needed if the CSV has more than two.",
     )
     flags.DEFINE_bool(
-        "ignore_unknown_labels", False, "Count names that are no class instead of stopping."
+        "ignore_unknown_labels", False, "Names that are no class are counted and are no error."
     )
     flags.DEFINE_string("label_map", None, 'JSON file {"from": to} of mask ids.')
-    flags.DEFINE_integer("ignore_label", 255, "Mask id (after --label_map) that counts nowhere.")
+    flags.DEFINE_integer("ignore_label", 255, "Mask id (after --label_map) of ignored pixels.")
     flags.DEFINE_bool("has_background", True, "The first class is background.")
     flags.DEFINE_string("name", "folder", "Name of the data set in dataset.json.")
     program.define_output_flags()

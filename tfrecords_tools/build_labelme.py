@@ -7,8 +7,8 @@ python tfrecords_tools/build_labelme.py --images_dir=photos --output_dir=records
   none, the image that is embedded in it.
 * Polygons, rectangles, circles and masks are painted in the order of the file, later ones over
   earlier ones. Lines and points have no area: they are counted and not painted.
-* `__ignore__` and --void_label count nowhere, `_background_` is class 0. The classes are the other
-  labels in alphabetical order, or those of --class_names (labelme's labels.txt).
+* Pixels of `__ignore__` and --void_label are ignored. `_background_` is class 0. The classes are
+  the other labels in alphabetical order, or those of --class_names (labelme's labels.txt).
 * Images without a .json become split `unlabelled`; those whose .json has no shapes are all
   background. The splits are drawn as build_folder.py draws them, or given with --splits_dir.
 * Image-level labels are the labels of all shapes of an image.
@@ -46,7 +46,9 @@ def define_flags() -> None:
         "alphabetical order.",
     )
     flags.DEFINE_multi_string(
-        "void_label", [], "A label that counts nowhere, as __ignore__ does; may be repeated."
+        "void_label",
+        [],
+        "A label whose pixels are ignored, like those of __ignore__; may be repeated.",
     )
     flags.DEFINE_string("name", "labelme", "Name of the data set in dataset.json.")
     split_flags.define_flags()

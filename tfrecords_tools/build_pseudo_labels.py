@@ -64,7 +64,9 @@ def define_flags() -> None:
         "dataset", "pascal_voc_seg", "The classes of records that carry no dataset.json."
     )
     flags.DEFINE_string(
-        "labelled_split", None, "Split whose images keep their masks; without it none does."
+        "labelled_split",
+        None,
+        "Split whose images keep their masks. None: no image keeps its mask.",
     )
     flags.DEFINE_string("pseudo_labels_dir", None, f"Folder of <name>.png: {_RAW}.")
     flags.DEFINE_string("ids", None, "Text file, one id a line: the images of the new split.")

@@ -36,18 +36,18 @@ def define_image_flags() -> None:
         "exif_orientation",
         "auto",
         ("auto", "apply", "ignore"),
-        "What an EXIF orientation tag does. Records carry no such tag, so the pixels must lie as "
-        "the mask's do. auto: turn the image where only the turned image has the mask's size, "
-        "else keep it as it is stored; apply: always turn; ignore: never. Tagged images count.",
+        "Whether images are turned by their EXIF orientation tag, which records do not hold. "
+        "auto: turn an image only if it has the size of its mask after the turn and not before. "
+        "apply: turn every image with a tag. ignore: turn none. Images with a tag are counted.",
     )
     flags.DEFINE_list("splits", None, "Convert these lists only; by default all of --splits_dir.")
     flags.DEFINE_list(
-        "unlabelled_splits", [], "Splits written without masks, whether or not there are any."
+        "unlabelled_splits", [], "Splits that are written without masks, even if masks exist."
     )
     flags.DEFINE_bool(
         "allow_missing_masks",
         False,
-        "Write images without a mask file without one, and count them.",
+        "If an image has no mask file, write it without a mask and count it.",
     )
 
 

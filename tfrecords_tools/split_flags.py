@@ -24,15 +24,16 @@ def define_flags(*, without_lists: str = "train, unlabelled and val are drawn") 
         "splits_dir", None, f"Folder of <split>.txt, one id a line; without it {without_lists}."
     )
     flags.DEFINE_float(
-        "val_fraction", 0.2, "Without --splits_dir: share of the images with masks that is val."
+        "val_fraction", 0.2, "Without --splits_dir: share of the images with masks in split val."
     )
     flags.DEFINE_integer(
         "labelled",
         None,
-        "Without --splits_dir: images of train. Those left over are unlabelled; their masks stay "
-        "in the records, and only monitors see them. None: all that are not val.",
+        "Without --splits_dir: number of images with masks in split train. The others go into "
+        "split unlabelled; their masks stay in the records for the monitors. None: all that are "
+        "not in val.",
     )
-    flags.DEFINE_integer("seed", 0, "Without --splits_dir: of the draw.")
+    flags.DEFINE_integer("seed", 0, "Without --splits_dir: seed of the draw.")
 
 
 def asks_to_draw() -> bool:

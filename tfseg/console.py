@@ -50,7 +50,7 @@ COMMANDS: Mapping[str, Command] = {
         "tfrecords_tools/check.py",
     ),
     "doctor": Command("say whether this machine can train, and how fast", "tfseg.doctor:program"),
-    "demo": Command("the whole way on handwritten digits", "tfseg.demo:program"),
+    "demo": Command("train and evaluate on handwritten digits", "tfseg.demo:program"),
 }
 _CONVERT = "convert"
 

@@ -119,7 +119,7 @@ def main(argv: list[str]) -> None:
 
 
 def program(about: str) -> None:
-    """Shows the whole way on scenes of handwritten digits, from nothing to a gallery.
+    """Trains and evaluates three networks on scenes of handwritten digits.
 
     tfseg demo --output_dir=demo_output
 

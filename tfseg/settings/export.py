@@ -75,13 +75,13 @@ class ExportConfig(Section):
     )
     network: str | None = option(
         None,
-        "Which network of the checkpoint: ema, or hybrid, pseudo of learning_pseudo_labels; None: "
-        "the deployable one.",
+        "Which network of the checkpoint: ema, or hybrid or pseudo (of learning_pseudo_labels). "
+        "None: the trained network itself; for learning_pseudo_labels hybrid.",
     )
     dataset_dir: str | None = option(
         None,
         "Records on which the file is compared with the checkpoint; None: those of the run, or "
-        "made-up images where they are gone.",
+        "made-up images if these are gone.",
         remote=True,
     )
     compare_split: str = option("val", "Split of the comparison.")

@@ -228,7 +228,8 @@ class EvalConfig(PredictionConfig):
     network: str | None = option(
         None,
         "Which network of the checkpoint: ema (of --ema_decay, or the teacher of unimatch_v2 and "
-        "fixmatch_v2), or hybrid, pseudo of learning_pseudo_labels; None: the deployable one.",
+        "fixmatch_v2), or hybrid or pseudo (of learning_pseudo_labels). None: the trained network "
+        "itself; for learning_pseudo_labels hybrid.",
     )
     weakly: bool = option(False, "Also report image-level classification metrics.")
     absent_classes: str = option(
@@ -284,7 +285,8 @@ class VisConfig(PredictionConfig):
     network: str | None = option(
         None,
         "Which network of the checkpoint: ema (of --ema_decay, or the teacher of unimatch_v2 and "
-        "fixmatch_v2), or hybrid, pseudo of learning_pseudo_labels; None: the deployable one.",
+        "fixmatch_v2), or hybrid or pseudo (of learning_pseudo_labels). None: the trained network "
+        "itself; for learning_pseudo_labels hybrid.",
     )
     max_number_of_iterations: int = option(0, "One pass is always made.", dead=True)
     eval_interval_secs: int = option(300, "One pass is always made.", dead=True)
@@ -334,8 +336,8 @@ class ImagesConfig(PredictionConfig):
     )
     network: str | None = option(
         None,
-        "Which network of the checkpoint: ema, or hybrid, pseudo of learning_pseudo_labels; None: "
-        "the deployable one.",
+        "Which network of the checkpoint: ema, or hybrid or pseudo (of learning_pseudo_labels). "
+        "None: the trained network itself; for learning_pseudo_labels hybrid.",
     )
     colormap_type: str | None = option(
         None,

@@ -39,8 +39,8 @@ class PseudoSegConfig(MethodSettings):
     soft_pseudo_label: bool = option(True, "Soft targets; false: the arg max.")
     pseudo_label_threshold: float = option(
         0.0,
-        "Pixels do not count whose largest probability, after sharpening, is below this; 0: all "
-        "count.",
+        "A pixel counts only if its largest probability, after sharpening, is at least this; 0: "
+        "all pixels count.",
     )
     unlabeled_weight: float = option(
         1.0, "Factor on the losses of images without masks; published: 1.", limits=(0, None)
@@ -57,8 +57,8 @@ class PseudoSegConfig(MethodSettings):
     )
     mask_absent_classes: str = option(
         "none",
-        "With --weakly: from which prediction classes are removed that the image-level labels "
-        "exclude, before sharpening: decoder, fused (the fused label), or none (published).",
+        "With --weakly: the prediction from which classes are removed that the image does not "
+        "show, before sharpening: decoder, fused (the fused label), or none (published).",
         choices=("none", "decoder", "fused"),
     )
     separate_passes: bool = option(

@@ -57,10 +57,9 @@ class StrictConfig(SPNetConfig):
     )
     pseudo_label_share: float | None = option(
         None,
-        "Share of pixels that get a pseudo label, per cent. It is of the pixels of an image that "
-        "the teacher takes for an unseen class; the most confident ones get its pseudo label. "
-        "Published for ZS5: 25 on PASCAL VOC, 75 on Pascal-Context, with --generator_classes=all "
-        "and --disagreeing=ignore. None: all of them.",
+        "Per cent of pixels that get a pseudo label, of those that the teacher takes for an unseen "
+        "class in an image. The most confident ones get it. Published for ZS5: 25 on PASCAL VOC, "
+        "75 on Pascal-Context, with --generator_classes=all and --disagreeing=ignore. None: all.",
         limits=(0, 100),
     )
     pseudo_label_scores: str = option(
