@@ -210,6 +210,25 @@ def test_records_of_drawn_lists(folder):
     assert listed == sorted(index.ids) and {"p10", "p11"} <= set(listed)
 
 
+def test_image_labels_alone_make_one_split(tmp_path):
+    (tmp_path / "images").mkdir()
+    for k in range(3):
+        save(tmp_path / "images" / f"p{k}.jpg", picture(k))
+    (tmp_path / "classes.txt").write_text("background\ncat\ndog\n")
+    (tmp_path / "labels.csv").write_text("p0,cat\np1,cat dog\np2,dog\n")
+    labels = f"--image_labels={tmp_path / 'labels.csv'}"
+    result = build(tmp_path, "--masks_dir=", labels, "--labelled=1")
+    assert result.returncode == 2 and "--masks_dir" in result.stderr
+    result = build(tmp_path, "--masks_dir=", labels)
+    assert result.returncode == 0, result.stderr
+    assert "all 3 images are in split unlabelled, without a mask" in result.stdout
+    assert ids_of_splits(tmp_path / "out") == {"unlabelled": {"p0", "p1", "p2"}}
+    index = load_index(
+        str(tmp_path / "out"), "unlabelled", DatasetSpec("folder", ("background", "cat", "dog"))
+    )
+    assert index.has_image_labels.all() and not index.has_mask.any()
+
+
 def ids_of_splits(out):
     content = json.loads((out / "dataset.json").read_text())
     spec = DatasetSpec.from_json(content, where="dataset.json")

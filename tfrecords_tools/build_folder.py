@@ -6,7 +6,8 @@ python tfrecords_tools/build_folder.py --images_dir=images --masks_dir=masks --s
 * --splits_dir holds one <split>.txt per split with one id a line, with or without extension; or, as
   published lists do, `JPEGImages/x.jpg SegmentationClass/x.png`. Without it the splits are drawn:
   `val` (--val_fraction), `train` (--labelled images with masks) and `unlabelled` (the others, and
-  all images without masks), with every class in each; the lists stay in OUTPUT_DIR/lists.
+  all images without masks), with every class in each; the lists stay in OUTPUT_DIR/lists. Without
+  --masks_dir, --image_labels makes all images the split `unlabelled`.
 * --class_names is a text file with one name a line and nothing else (or `id,name` with the ids 0,
   1, 2 and so on); its line number, from 0, is the class id, and the first is background
   (--has_background=false where there is none).
@@ -53,7 +54,7 @@ from tfrecords_tools.image_label_files import ImageLabels, read_image_labels
 from tfrecords_tools.list_lines import Listed
 from tfrecords_tools.text_files import read_json
 from tfrecords_tools.unknown_values import told_of_all
-from tfseg.data.specs import DatasetSpec
+from tfseg.data.specs import UNLABELLED_SPLIT, DatasetSpec
 from tfseg.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -66,7 +67,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "masks_dir",
         None,
-        "Folder of masks. None: no image has a mask; --splits_dir is needed then.",
+        "Folder of masks. None: no image has a mask; --splits_dir or --image_labels is needed "
+        "then.",
     )
     flags.DEFINE_string(
         "mask_suffix",
@@ -324,6 +326,23 @@ def _drawn_lists(
     return splits, bare, images, masks
 
 
+def _image_labels_alone() -> tuple[dict[str, list[str]], FileFinder]:
+    """Puts all images below --images_dir into one split, and says so.
+
+    Returns:
+      The ids of the split, and what finds the images.
+    """
+    images = FileFinder(FLAGS.images_dir)
+    ids = ids_below(images, tell_others=True)
+    for i in ids:
+        images.find(i)  # Says which files have one id.
+    print(
+        f"no --masks_dir: all {len(ids)} images are in split {UNLABELLED_SPLIT}, without a mask",
+        flush=True,
+    )
+    return {UNLABELLED_SPLIT: ids}, images
+
+
 def _tell_without_image(paths: Mapping[str, str], masks: FileFinder) -> None:
     """Prints which masks belong to no image."""
     used = {composed(i + masks.suffix) for i in paths}
@@ -415,12 +434,12 @@ def _check_flags() -> None:
         FLAGS.masks_dir = FLAGS.images_dir
     if FLAGS.masks_dir:
         program.check_folder(FLAGS.masks_dir, "masks_dir")
-    elif not FLAGS.splits_dir:
+    elif not FLAGS.splits_dir and (not FLAGS.image_labels or split_flags.asks_to_draw()):
         raise UserError(
             "Lists are drawn among images with masks.",
             where="--masks_dir",
             fix="give --masks_dir (the folder of images again where masks lie beside them), or "
-            "lists of your own with --splits_dir",
+            "lists of your own with --splits_dir; if there is no mask, give --image_labels alone",
         )
     if not 0 <= FLAGS.ignore_label <= 255:
         raise UserError("--ignore_label must lie within 0 and 255.", received=FLAGS.ignore_label)
@@ -441,8 +460,10 @@ def main(argv: list[str]) -> None:
     )
     image_labels = _told_image_labels(spec) if FLAGS.image_labels else None
     drawn, bare = not FLAGS.splits_dir, []
-    if drawn:
+    if drawn and FLAGS.masks_dir:
         splits, bare, images, masks = _drawn_lists(encoder)
+    elif drawn:
+        (splits, images), masks = _image_labels_alone(), None
     else:
         splits, images, masks = _given_lists()
     tasks = make_sources(
