@@ -83,6 +83,20 @@ def test_colours_become_ids(mode, tmp_path):
     assert ids.dtype == np.uint8 and notes == []
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "P"])
+def test_transparent_pixels_are_told(mode, tmp_path):
+    """An eraser leaves the colour of a class where nothing is seen."""
+    image = Image.fromarray(in_colors(ids_of_scene()))
+    if mode == "P":
+        image.quantize(16).save(tmp_path / "mask.png", transparency=0)
+    else:
+        image.putalpha(Image.fromarray(np.where(ids_of_scene() == 1, 0, 255).astype(np.uint8)))
+        image.save(tmp_path / "mask.png")
+    ids, (note,) = reader()(str(tmp_path / "mask.png"), (6, 8))
+    np.testing.assert_array_equal(ids, ids_of_scene())
+    assert "transparent pixels" in note
+
+
 def test_a_colour_that_is_no_class_is_named_with_its_pixels(tmp_path):
     save(tmp_path / "mask.png", in_colors(ids_of_scene()))
     message = "(?s)no class.*255,255,255 [(]3 pixels[)].*--void_color=255,255,255"

@@ -300,6 +300,8 @@ def test_dropped_transparency_and_further_pages_are_told(tmp_path):
     image.save(tmp_path / "a.png")
     assert "transparency dropped" in read_image(tmp_path / "a.png")[1][0]
     image = image.convert("RGB")
+    image.save(tmp_path / "b.png", transparency=image.getpixel((0, 0)))
+    assert "transparency dropped" in read_image(tmp_path / "b.png")[1][0]
     image.save(tmp_path / "a.tif", save_all=True, append_images=[image])
     assert any("several pages" in note for note in read_image(tmp_path / "a.tif")[1])
 

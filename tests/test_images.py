@@ -256,6 +256,18 @@ def test_dark_images_are_told(prefix, tmp_path, capsys):
     assert "0.png is dark" in text and "2 images are dark" in text
 
 
+def test_images_with_transparent_pixels_are_told(prefix, tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    image = Image.fromarray(np.full((8, 10, 3), 90, np.uint8))
+    image.save(tmp_path / "photos" / "a.png", transparency=(90, 90, 90))
+    for k, name in enumerate(("b.png", "c.webp", "d.png")):
+        image.putalpha(255 * (k == 2))
+        image.save(tmp_path / "photos" / name)
+    predicted(prefix, tmp_path / "photos", tmp_path / "out")
+    text = capsys.readouterr().out
+    assert "a.png has transparent pixels" in text and "3 images have transparent pixels" in text
+
+
 def test_images_of_several_frames_are_told(prefix, tmp_path, capsys):
     (tmp_path / "photos").mkdir()
     frames = [Image.fromarray(np.full((8, 10, 3), v, np.uint8)) for v in (90, 200)]

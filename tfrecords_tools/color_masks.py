@@ -11,6 +11,7 @@ from tfrecords_tools.masks import open_mask
 from tfrecords_tools.text_files import read_text
 from tfrecords_tools.unknown_values import UnknownValuesError
 from tfseg.data.class_names import normalised
+from tfseg.data.image_files import is_see_through
 from tfseg.errors import UserError
 
 Color = tuple[int, int, int]
@@ -123,7 +124,7 @@ class ColorMaskReader:
     max_megapixels: float
 
     def __call__(self, path: str, size: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
-        """Returns class ids [H, W] uint8 of a mask in RGB, or of a palette, and no notes.
+        """Returns class ids [H, W] uint8 of a mask in RGB, or of a palette, and notes.
 
         Raises:
           UserError: undecodable, lossy, too big, without colours, or a colour that is no class.
@@ -138,6 +139,11 @@ class ColorMaskReader:
                     fix="give class ids with --class_names in place of --class_colors",
                 )
             pixels = np.asarray(image.convert("RGB"), np.uint32)
+            notes = []
+            if is_see_through(image):
+                notes.append(
+                    "mask with transparent pixels: the colours under them were taken (check them)"
+                )
         codes = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
         found, inverse, counts = np.unique(codes, return_inverse=True, return_counts=True)
         colors = [(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in found]
@@ -145,7 +151,7 @@ class ColorMaskReader:
         if unknown:
             raise self._unknown(path, unknown)
         table = np.array([self.ids[color] for color in colors], np.uint8)
-        return table[inverse.reshape(codes.shape)], []
+        return table[inverse.reshape(codes.shape)], notes
 
     def _unknown(self, path: str, unknown: Mapping[Color, int]) -> UnknownValuesError:
         most = sorted(unknown, key=unknown.get, reverse=True)[:_NAMED]

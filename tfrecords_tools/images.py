@@ -10,6 +10,7 @@ from tfseg.data.image_files import (
     EXIF_ORIENTATION,
     TRANSPOSED,
     is_first_of_several,
+    is_see_through,
     keeps_bytes,
     load_as_stored,
     open_image_file,
@@ -68,12 +69,12 @@ def read_image(
             f"dark image, no value above {DARK} of 255 (values of another range, such as 12 or 14 "
             "bits in 16, or 0 to 1 in 8?)"
         )
+    see_through = is_see_through(image)
     if keeps_bytes(image):
+        if see_through:
+            notes.append("PNG image with a transparent colour: transparency dropped")
         return data, image, notes
-    dropped = ""
-    may_be_clear = {"A", "a"} & {*image.getbands()} or "transparency" in image.info
-    if may_be_clear and image.convert("RGBA").getextrema()[3][0] < 255:
-        dropped = ", transparency dropped"
+    dropped = ", transparency dropped" if see_through else ""
     notes.insert(0, f"{image.format} image of mode {image.mode} converted to RGB PNG{dropped}")
     if image.getexif().get(EXIF_ORIENTATION):
         rgb.getexif()[EXIF_ORIENTATION] = image.getexif()[EXIF_ORIENTATION]

@@ -90,6 +90,12 @@ def is_first_of_several(image: Image.Image) -> bool:
     return image.format != "MPO" and getattr(image, "n_frames", 1) > 1
 
 
+def is_see_through(image: Image.Image) -> bool:
+    """Whether a pixel of a decoded image is transparent, wholly or in part."""
+    may_be = {"A", "a"} & {*image.getbands()} or "transparency" in image.info
+    return bool(may_be) and image.convert("RGBA").getextrema()[3][0] < 255
+
+
 def keeps_bytes(image: Image.Image) -> bool:
     """Whether a record holds the file as it is: JPEG and PNG with three colour channels."""
     # MPO is a JPEG with further pictures behind the first (phones).

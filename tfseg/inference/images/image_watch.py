@@ -1,4 +1,4 @@
-"""What is told of plain images: another scale than in training, dark, several frames."""
+"""What is told of plain images: another scale than in training, dark, transparent, in frames."""
 
 import contextlib
 import math
@@ -6,7 +6,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from tfseg.data.image_files import DARK, is_first_of_several
+from tfseg.data.image_files import DARK, is_first_of_several, is_see_through
 from tfseg.data.image_input import ImageInput
 from tfseg.data.reading import size_in_range
 from tfseg.inference.images.finding import ImageFile
@@ -17,20 +17,21 @@ _FAR = 2.0
 
 
 class ImageWatch:
-    """Tells when images are far from the scale of the training images, dark, or one of several."""
+    """Tells when images are of another scale, dark, transparent, or one of several."""
 
     def __init__(self, trained: Trained, image_input: ImageInput):
         self._input, self._sides = image_input, trained.median_sides
         if self._sides is not None:
             seen = size_in_range(*self._sides, trained.data_config)
             self._side = math.sqrt(math.prod(seen))
-        self._looked = self._far = self._dark = self._several = 0
+        self._looked = self._far = self._dark = self._several = self._see_through = 0
 
     def look(self, image: ImageFile, pixels: np.ndarray) -> None:
         """Looks at an image uint8 [H, W, 3], and tells of the first of each kind."""
-        several = False
+        several = see_through = False
         # Counting frames may fail where the first can be read.
         with contextlib.suppress(Exception), Image.open(image.path) as file:
+            see_through = is_see_through(file)
             several = is_first_of_several(file)
         if several:
             self._several += 1
@@ -38,6 +39,15 @@ class ImageWatch:
                 print(
                     f"warning: {image.key} holds several pages or frames. The first is "
                     "predicted. Save the others as files of their own to predict them too.",
+                    flush=True,
+                )
+        if see_through:
+            self._see_through += 1
+            if self._see_through == 1:
+                print(
+                    f"warning: {image.key} has transparent pixels. The network sees the colours "
+                    "under them. Paste it on the background that is meant, and save it without "
+                    "transparency.",
                     flush=True,
                 )
         if pixels.max() <= DARK:
@@ -71,6 +81,8 @@ class ImageWatch:
         """Says how many images were of each kind."""
         if self._several > 1:
             print(f"warning: {self._several} images hold several pages or frames", flush=True)
+        if self._see_through > 1:
+            print(f"warning: {self._see_through} images have transparent pixels", flush=True)
         if self._dark > 1:
             print(f"warning: {self._dark} images are dark", flush=True)
         if self._far > 1:
