@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.test_foreign_data import png16
 from tests.test_converters import picture, run_tool, save
 from tfrecords_tools.color_masks import ColorMaskReader, parse_color, read_class_colors
 from tfseg.data.record_reader import RecordReader
@@ -95,6 +96,13 @@ def test_transparent_pixels_are_told(mode, tmp_path):
     ids, (note,) = reader()(str(tmp_path / "mask.png"), (6, 8))
     np.testing.assert_array_equal(ids, ids_of_scene())
     assert "transparent pixels" in note
+
+
+def test_colours_of_16_bits_are_refused(tmp_path):
+    """Of a saved 142 of 65535 the high byte is 0."""
+    png16(tmp_path / "mask.png", in_colors(ids_of_scene()))
+    with pytest.raises(UserError, match="(?s)more than 8 bits.*mask.png.*16 bits.*save"):
+        reader()(str(tmp_path / "mask.png"), (6, 8))
 
 
 def test_a_colour_that_is_no_class_is_named_with_its_pixels(tmp_path):

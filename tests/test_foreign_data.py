@@ -2,6 +2,8 @@
 
 import json
 import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -390,21 +392,27 @@ def test_scaled_grey_is_refused(tmp_path):
         read_mask(tmp_path / "m.ppm")
 
 
-def test_sixteen_bit_colours_are_not_cut_to_ids(tmp_path):
-    import struct
-    import zlib
+def png16(path, pixels):
+    """Writes [H, W, 3] as a PNG with 16 bits per channel, which Pillow cannot write."""
 
     def chunk(kind, data):
         return (
             struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         )
 
-    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
     png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
-    png += chunk(b"IDAT", zlib.compress(b"\0" + b"\1\0" * 3)) + chunk(b"IEND", b"")
-    (tmp_path / "m.png").write_bytes(png)
+    path.write_bytes(png + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+def test_sixteen_bit_colours_are_not_cut_to_ids(tmp_path):
+    png16(tmp_path / "m.png", np.full((1, 1, 3), 256))
     with pytest.raises(UserError, match="has colours"):
         read_mask(tmp_path / "m.png")
+    (tmp_path / "m.ppm").write_bytes(b"P6 1 1 65535\n" + b"\0\1" * 3)
+    with pytest.raises(UserError, match="maximum of 65535"):
+        read_mask(tmp_path / "m.ppm")
 
 
 def test_sbd_masks_are_not_wrapped(tmp_path):

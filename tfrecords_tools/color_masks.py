@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tfrecords_tools.class_files import MAX_NAMES
-from tfrecords_tools.masks import open_mask
+from tfrecords_tools.masks import bits_of, open_mask
 from tfrecords_tools.text_files import read_text
 from tfrecords_tools.unknown_values import UnknownValuesError
 from tfseg.data.class_names import normalised
@@ -127,7 +127,8 @@ class ColorMaskReader:
         """Returns class ids [H, W] uint8 of a mask in RGB, or of a palette, and notes.
 
         Raises:
-          UserError: undecodable, lossy, too big, without colours, or a colour that is no class.
+          UserError: undecodable, lossy, too big, without colours, of 16 bits, or a colour that is
+            no class.
         """
         with open_mask(path, max_megapixels=self.max_megapixels) as image:
             if image.mode not in ("RGB", "RGBA", "P"):
@@ -137,6 +138,15 @@ class ColorMaskReader:
                     received=f"mode {image.mode}",
                     accepted="RGB, or a palette, in the colours of --class_colors",
                     fix="give class ids with --class_names in place of --class_colors",
+                )
+            if bits_of(image, path) > 8:
+                # Pillow keeps the high byte: a saved 255 would be 0.
+                raise UserError(
+                    "A mask has colours of more than 8 bits.",
+                    where=path,
+                    received=f"{bits_of(image, path)} bits per channel",
+                    accepted="8 bits per channel, in the colours of --class_colors",
+                    fix="save the mask with 8 bits, and check that its colours stay the same",
                 )
             pixels = np.asarray(image.convert("RGB"), np.uint32)
             notes = []

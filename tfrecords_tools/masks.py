@@ -93,7 +93,8 @@ def _check_stores_ids(image: Image.Image, path: str) -> None:
         wrong = "inverted grey (TIFF with WhiteIsZero, 'inverting LUT' in ImageJ)"
     elif image.format == "PPM" and image.mode in ("L", "I", "RGB"):
         arguments = image.tile[0][3]
-        if isinstance(arguments, tuple) and arguments[-1] not in (255, 65535):
+        as_saved = (255,) if image.mode == "RGB" else (255, 65535)
+        if isinstance(arguments, tuple) and arguments[-1] not in as_saved:
             wrong = f"a maximum of {arguments[-1]}, by which the values would be scaled"
     if wrong is not None:
         raise UserError(
@@ -112,7 +113,7 @@ def _grey_of_equal_channels(image: Image.Image, path: str) -> np.ndarray:
       UserError: they are not, some pixel is transparent, or 16 bits were cut to 8.
     """
     received = f"mode {image.mode}, {len(image.getbands())} channels"
-    if image.mode in ("RGB", "RGBA", "LA") and _bits(image, path) <= 8:
+    if image.mode in ("RGB", "RGBA", "LA") and bits_of(image, path) <= 8:
         channels = np.asarray(image)
         colors = channels[..., :3] if image.mode.startswith("RGB") else channels[..., :1]
         opaque = image.mode == "RGB" or (channels[..., -1] == 255).all()
@@ -182,7 +183,7 @@ def read_mat(path: str, pick: Callable[[Any], Any], *, accepted: str) -> np.ndar
         ) from None
 
 
-def _bits(image: Image.Image, path: str) -> int:
+def bits_of(image: Image.Image, path: str) -> int:
     """Returns the bits that the file stores per value."""
     if image.format == "PNG":
         with open(path, "rb") as file:
@@ -194,7 +195,7 @@ def _bits(image: Image.Image, path: str) -> int:
 
 def _grey_step(image: Image.Image, path: str) -> int:
     """Returns the factor by which Pillow spreads grey values of fewer than 8 bits."""
-    bits = _bits(image, path) if image.mode == "L" else 8
+    bits = bits_of(image, path) if image.mode == "L" else 8
     return 255 // (2**bits - 1) if bits < 8 else 1
 
 
