@@ -384,6 +384,10 @@ def test_help(folder):
         (lambda f: (f / "lists" / "train.txt").write_text("\n"), "is empty"),
         (lambda f: (f / "lists" / "train.txt").write_text("../a\n"), "below the image folder"),
         (lambda f: (f / "lists" / "train.txt").write_bytes(b"\xff\xfe\x00"), "not UTF-8"),
+        (
+            lambda f: (f / "lists" / "train.txt").write_text("a\n", "utf-16"),
+            "(?s)not UTF-8.*train.txt.*received: UTF-16.*accepted: .*next step: save it again",
+        ),
         (lambda f: os.remove(f / "lists" / "train.txt"), "no <split>.txt"),
     ],
 )

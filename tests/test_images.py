@@ -346,8 +346,9 @@ def test_a_pattern_a_list_and_a_file(tmp_path, monkeypatch):
         (lambda d: d / "pdf.txt", ("1 of 2 images have an unknown format", "photo.pdf")),
         (lambda d: d / "missing.txt", ("1 of 2 images are not there", "none.png")),
         (lambda d: d / "blank.txt", ("list is empty",)),
+        (lambda d: d / "utf16.txt", ("not UTF-8", "utf16.txt, in UTF-16", "save it again")),
     ],
-    ids=range(7),
+    ids=range(8),
 )
 def test_images_that_are_not_there(tmp_path, make, words):
     write_images(tmp_path, names=["a.png"], sizes=[(3, 3)])
@@ -357,6 +358,7 @@ def test_images_that_are_not_there(tmp_path, make, words):
     (tmp_path / "pdf.txt").write_text("a.png\nphoto.pdf\n")
     (tmp_path / "missing.txt").write_text("a.png\nnone.png\n")
     (tmp_path / "blank.txt").write_text("\n")
+    (tmp_path / "utf16.txt").write_text("a.png\n", "utf-16")
     with pytest.raises(UserError) as error:
         find_images(str(make(tmp_path)), str(tmp_path / "out"))
     for word in words:

@@ -21,6 +21,8 @@ from tfseg.errors import UserError
 from tfseg.files import did_you_mean
 
 LIST_EXTENSIONS = (".txt", ".lst")
+# Its first bytes, as a list is read.
+_UTF16 = ("\udcff\udcfe", "\udcfe\udcff")
 _ACCEPTED = "files ending in " + " ".join(IMAGE_EXTENSIONS)
 # File systems allow 255 bytes; the rest is for the extension and the temporary name.
 _MAX_NAME_BYTES = 180
@@ -110,6 +112,15 @@ def _in_list(path: str) -> Found:
     if not lines:
         raise UserError(
             "The list is empty.", where="--images", received=path, accepted="one path a line"
+        )
+    if lines[0].startswith(_UTF16):
+        raise UserError(
+            "The list is not UTF-8.",
+            where="--images",
+            received=f"{path}, in UTF-16",
+            accepted="text in UTF-8, one path a line",
+            fix="save it again and choose the encoding UTF-8 (PowerShell: | Out-File -Encoding "
+            "utf8)",
         )
     folder = os.path.dirname(path)
     keys = dict.fromkeys(os.path.normpath(line).replace(os.sep, "/") for line in lines)
