@@ -178,7 +178,7 @@ def test_another_size_is_refused(tmp_path):
 # Images -------------------------------------------------------------------------------------------
 
 
-def test_where_images_are_looked_for(tmp_path):
+def test_where_images_are_looked_for(tmp_path, capsys):
     """Beside the file, by Windows' path, in another folder, by the file's name, inside the file."""
     photos, notes = tmp_path / "photos", tmp_path / "notes"
     for name in ("a", "x/b", "c", "d", "without"):
@@ -193,12 +193,24 @@ def test_where_images_are_looked_for(tmp_path):
     assert found["without"].annotation is None
     assert found["a"].image.endswith("photos/a.jpg")
     assert image_size(found["e"].image.read())[1:] == (8, 10)
+    assert "warning" not in capsys.readouterr().out
     write(notes / "f.json", shape(), image="gone.jpg")
     with pytest.raises(UserError, match="(?s)nowhere.*f.json.*'gone.jpg', and no imageData"):
         read_folder(str(photos), str(notes), num_workers=1)
     write(notes / "f.json", shape(), image="c.jpg")
     with pytest.raises(UserError, match="(?s)name one image.*n3.json.*f.json|f.json.*n3.json"):
         read_folder(str(photos), str(notes), num_workers=1)
+
+
+def test_files_that_name_the_image_of_another_file_are_told(tmp_path, capsys):
+    """Images and files were renamed, and `imagePath` was not."""
+    for k in range(3):
+        save(tmp_path / f"{k}.jpg", picture(k))
+        write(tmp_path / f"{k}.json", shape(), image=f"{(k + 1) % 3}.jpg")
+    found = read_folder(str(tmp_path), str(tmp_path), num_workers=1)
+    assert found["1"].annotation.path.endswith("0.json")
+    output = capsys.readouterr().out
+    assert "3 files of labelme name another image" in output and "0.json names 1.jpg" in output
 
 
 # The program --------------------------------------------------------------------------------------

@@ -13,6 +13,9 @@ from tfseg.data.parallel import parallel_map
 from tfseg.errors import UserError
 
 
+_NAMED = 3
+
+
 @dataclasses.dataclass(frozen=True)
 class Annotated:
     """An image: its path or the image inside its file, and its annotation if it has one."""
@@ -42,8 +45,14 @@ def read_folder(images_dir: str, annotations_dir: str, *, num_workers: int) -> d
         annotations.read, [files.find(name) for name in names], num_workers=num_workers
     )
     found: dict[str, Annotated] = {}
+    elsewhere = []
     for name, annotation in zip(names, read):
         image_id, image = _image_of(name, annotation, images)
+        if (
+            posixpath.basename(image_id) != posixpath.basename(name)
+            and images.find(name) is not None
+        ):
+            elsewhere.append(f"{name}.json names {posixpath.basename(str(image))}")
         if image_id in found:
             raise UserError(
                 "Two files of labelme name one image.",
@@ -52,6 +61,13 @@ def read_folder(images_dir: str, annotations_dir: str, *, num_workers: int) -> d
                 accepted="one file for each image",
             )
         found[image_id] = Annotated(image, annotation)
+    if elsewhere:
+        print(
+            f"warning: {len(elsewhere)} files of labelme name another image than the one of their "
+            f"own name: {', '.join(elsewhere[:_NAMED])}. The named image (imagePath) was taken. "
+            "Where images were renamed, correct imagePath",
+            flush=True,
+        )
     taken = {os.path.realpath(a.image) for a in found.values() if isinstance(a.image, str)}
     for i in _ids_of_images(images):
         path = images.find(i)
