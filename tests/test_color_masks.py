@@ -98,6 +98,15 @@ def test_transparent_pixels_are_told(mode, tmp_path):
     assert "transparent pixels" in note
 
 
+def test_an_orientation_tag_is_told(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(in_colors(ids_of_scene())).save(tmp_path / "mask.png", exif=exif)
+    ids, (note,) = reader()(str(tmp_path / "mask.png"), (6, 8))
+    np.testing.assert_array_equal(ids, ids_of_scene())
+    assert "EXIF orientation tag" in note
+
+
 def test_colours_of_16_bits_are_refused(tmp_path):
     """Of a saved 142 of 65535 the high byte is 0."""
     png16(tmp_path / "mask.png", in_colors(ids_of_scene()))

@@ -326,6 +326,15 @@ def test_a_gif_that_numbers_its_colours_anew_is_refused(tmp_path):
     assert read_mask(tmp_path / "n.gif") == (pytest.approx(np.array([[0, 1, 2]])), [])
 
 
+@pytest.mark.parametrize("name", ["m.png", "m.tif"])
+def test_a_mask_with_an_orientation_tag_is_told(tmp_path, name):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(np.array([[0, 1, 2]], np.uint8)).save(tmp_path / name, exif=exif)
+    ids, (note,) = read_mask(tmp_path / name)
+    assert ids.tolist() == [[0, 1, 2]] and "EXIF orientation tag" in note
+
+
 def test_a_palette_of_greys_that_are_not_its_indices_is_told(tmp_path):
     image = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
     image.putpalette([0, 0, 0, 1, 1, 1, 7, 7, 7])

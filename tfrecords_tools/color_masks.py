@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tfrecords_tools.class_files import MAX_NAMES
-from tfrecords_tools.masks import bits_of, open_mask
+from tfrecords_tools.masks import bits_of, open_mask, orientation_notes
 from tfrecords_tools.text_files import read_text
 from tfrecords_tools.unknown_values import UnknownValuesError
 from tfseg.data.class_names import normalised
@@ -149,7 +149,7 @@ class ColorMaskReader:
                     fix="save the mask with 8 bits, and check that its colours stay the same",
                 )
             pixels = np.asarray(image.convert("RGB"), np.uint32)
-            notes = []
+            notes = orientation_notes(image)
             if is_see_through(image):
                 notes.append(
                     "mask with transparent pixels: the colours under them were taken (check them)"

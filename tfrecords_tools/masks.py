@@ -8,7 +8,7 @@ from PIL import Image
 
 from tfrecords_tools.images import encode_png
 from tfrecords_tools.unknown_values import UnknownValuesError
-from tfseg.data.image_files import check_megapixels, load_as_stored
+from tfseg.data.image_files import EXIF_ORIENTATION, check_megapixels, load_as_stored
 from tfseg.data import colormap
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
@@ -42,7 +42,16 @@ def read_mask(path: str, *, max_megapixels: float) -> tuple[np.ndarray, list[str
     if values.dtype == bool:
         values = values.astype(np.uint8)
     ids = whole_ids(values, where=path) // step
-    return ids, notes + _palette_notes(image, ids, path)
+    return ids, notes + _palette_notes(image, ids, path) + orientation_notes(image)
+
+
+def orientation_notes(image: Image.Image) -> list[str]:
+    """Notices a mask that viewers show turned: its pixels are taken as they are stored."""
+    if image.getexif().get(EXIF_ORIENTATION, 1) not in range(2, 9):
+        return []
+    return [
+        "mask with an EXIF orientation tag, which is not applied (check that it lies as its image)"
+    ]
 
 
 def open_mask(path: str, *, max_megapixels: float) -> Image.Image:
