@@ -806,9 +806,17 @@ def test_boxes_without_outlines(tmp_path, segmentation):
     assert len(notes) == 2 and all("without an outline" in note for note in notes)
 
 
-@pytest.mark.parametrize("end", (0.3, 1))
-def test_outlines_in_shares_of_the_image_are_refused(tmp_path, end):
-    share = [[0.1, 0.1, end, 0.1, end, end]]
+@pytest.mark.parametrize(
+    "share",
+    [
+        [[0.1, 0.1, 0.3, 0.1, 0.3, 0.3]],
+        [[0.1, 0.1, 1, 0.1, 1, 1]],
+        [0.1, 0.1, 0.3, 0.1, 0.3, 0.3],
+        [[[0.1, 0.1], [0.3, 0.1], [0.3, 0.3]]],
+        [[0.1, 0.1], [0.3, 0.1], [0.3, 0.3]],
+    ],
+)
+def test_outlines_in_shares_of_the_image_are_refused(tmp_path, share):
     path = coco_file(tmp_path, annotations={"segmentation": share})
     with pytest.raises(UserError, match="lie within 0 and 1") as error:
         paint(coco_source(tmp_path, path)[0])

@@ -87,7 +87,7 @@ def _check_unit(annotations: ImageAnnotations) -> None:
         polygon
         for region in annotations.regions
         if isinstance(region.segmentation, list)
-        for polygon in region.segmentation
+        for polygon in _polygons(region.segmentation)
         if isinstance(polygon, list)
     ]
     if are_shares(x for polygon in polygons for x in polygon if isinstance(x, int | float)):
