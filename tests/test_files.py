@@ -202,6 +202,8 @@ def test_a_path_of_a_similar_name_is_the_next_step(tmp_path):
     # The first part that is not there.
     assert hint("foto/masks/a.png") == f"did you mean {tmp_path / 'photos'}?"
     assert hint("elsewhere/x.png") == f"there is no folder {tmp_path / 'elsewhere'}"
+    # A file where a folder is needed.
+    assert hint("classes.txt") == f"give a folder, such as that of the file: {tmp_path}"
     assert hint("zzz") == "look" == files.did_you_mean("s3://bucket/records", "look")
 
 

@@ -39,6 +39,8 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 def did_you_mean(path: str, otherwise: str | None = None) -> str | None:
     """Returns the next step where a path is not there: a path of a similar name, or `otherwise`.
 
+    Where a folder is needed and the path is a file, it is the folder of the file.
+
     Args:
       path: that is not there, of this machine or of an object store.
       otherwise: the next step where nothing has a similar name.
@@ -51,6 +53,8 @@ def did_you_mean(path: str, otherwise: str | None = None) -> str | None:
         return otherwise
     missing = os.path.normpath(path)
     parent, name = os.path.split(missing)
+    if os.path.isfile(missing):
+        return f"give a folder, such as that of the file: {parent or '.'}"
     while parent and not os.path.isdir(parent):
         missing = parent
         parent, name = os.path.split(missing)
