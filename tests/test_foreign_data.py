@@ -470,6 +470,14 @@ def test_lists_of_other_tools(pairs, text, message):
         sources(pairs)
 
 
+def test_masks_that_lie_in_other_folders_than_their_images(pairs):
+    os.makedirs(pairs / "images" / "x")
+    os.rename(pairs / "images" / "a.jpg", pairs / "images" / "x" / "a.jpg")
+    make_lists(pairs, "x/a\n")
+    with pytest.raises(UserError, match="the same folder.*Give as --images_dir the folder 'x'"):
+        sources(pairs)
+
+
 def test_names_with_blanks_are_one_id(pairs):
     save(pairs / "images" / "my photo 1.jpg", picture(0))
     save(pairs / "masks" / "my photo 1.png", np.zeros((8, 10)))

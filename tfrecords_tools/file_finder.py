@@ -255,8 +255,14 @@ def _advice(missing: Sequence[str], finder: Any, listed_in: str, what: str) -> s
     stem, extension = os.path.splitext(i)
     if extension.lower() in finder.extensions:
         return f"ids stand in the lists without '{extension}'"
-    if os.path.basename(i) != i and _is_there(finder, os.path.basename(i)):
-        return f"the folder has '{os.path.basename(i)}': write ids as paths below it"
+    folder, name = os.path.split(i)
+    if folder and _is_there(finder, name):
+        if what == "mask":
+            return (
+                f"the folder has '{name}': a mask lies in the same folder below --masks_dir as its "
+                f"image below --images_dir. Give as --images_dir the folder '{folder}' in it"
+            )
+        return f"the folder has '{name}': write ids as paths below it"
     if what == "image" and class_files.is_header(re.split(r"\s*[,;|\t]", i)[0]):
         return f"the first line of {listed_in} looks like a column's header: remove it"
     near = finder.near(i)
