@@ -241,6 +241,9 @@ def test_csv_layouts(tmp_path, text, column, expected):
         ("id,what\na\n", "what", "another number of columns"),
         ("", None, "is empty"),
         ("id,cat,cat\na,1,0\n", None, "heads several columns"),
+        ("id,cat,dog\na,x,\nb,x,x\n", None, "(?s)two columns.*next step: write 1 where"),
+        ("id,cat,dog\na,0.9,0.1\n", None, "(?s)two columns.*next step: write 1 where"),
+        ("a,cat,dog\nb,dog,cat\n", None, "(?s)two columns.*next step: put ';' between"),
     ],
 )
 def test_csv_refusals(tmp_path, text, column, message):

@@ -193,6 +193,8 @@ def _pick_columns(
             fix = "name the column with --image_labels_column"
         if len(header) > 2 and all(cell in class_names for cell in header[1:]):
             fix = "put ';' between the names of an image"
+            if normalised(header[0]) in _ID_HEADERS:
+                fix = "write 1 where an image shows the class of a column, else 0"
         raise UserError(
             "The CSV of image-level labels does not have two columns.",
             where=path,
