@@ -41,6 +41,19 @@ def make_lists(folder, text, split="train"):
     (folder / "lists" / f"{split}.txt").write_text(text)
 
 
+def chunk(kind, data):
+    """A part of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png16(path, pixels):
+    """Writes [H, W, 3] as a PNG with 16 bits per channel, which Pillow cannot write."""
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    path.write_bytes(png + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
 def sources(folder, masks="masks", **options):
     return build_folder.make_sources(
         read_splits(str(folder / "lists")),
@@ -287,6 +300,20 @@ def test_every_mode_becomes_the_picture_that_it_shows(tmp_path, mode):
     assert mode in notes[0] and "dropped" not in notes[0]
 
 
+@pytest.mark.parametrize(
+    "kind, head", [(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0"), (b"iCCP", b"profile\0\0")]
+)
+def test_pngs_of_drawing_programs_with_long_texts_are_read(tmp_path, kind, head):
+    """Pillow's own limit for a text or a colour profile is 1 MiB."""
+    text = chunk(kind, head + zlib.compress(bytes(3 << 20)))
+    for name, content in (("a", picture(3)), ("m", np.ones((2, 2)))):
+        save(tmp_path / f"{name}.png", content)
+        png = (tmp_path / f"{name}.png").read_bytes()
+        (tmp_path / f"{name}.png").write_bytes(png[:33] + text + png[33:])
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png")[0], picture(3))
+    assert read_mask(tmp_path / "m.png")[0].tolist() == [[1, 1], [1, 1]]
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_a_png_without_its_last_bytes_is_refused(tmp_path, mode):
     """Pillow decodes it and TensorFlow does not."""
@@ -399,20 +426,6 @@ def test_scaled_grey_is_refused(tmp_path):
     (tmp_path / "m.ppm").write_bytes(b"P5 2 1 2\n\x00\x02")
     with pytest.raises(UserError, match="maximum of 2"):
         read_mask(tmp_path / "m.ppm")
-
-
-def png16(path, pixels):
-    """Writes [H, W, 3] as a PNG with 16 bits per channel, which Pillow cannot write."""
-
-    def chunk(kind, data):
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, 2, 0, 0, 0)
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
-    path.write_bytes(png + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
 
 
 def test_sixteen_bit_colours_are_not_cut_to_ids(tmp_path):

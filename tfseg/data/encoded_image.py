@@ -7,6 +7,10 @@ import zlib
 
 from PIL import ImageFile, JpegImagePlugin, PngImagePlugin
 
+# Drawing programs write more text (XMP) and colour profiles than Pillow's 1 MiB. What all texts of
+# a file may take stays limited.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # The signature and the whole first chunk, whose last bytes are its checksum.
 _PNG_HEADER_BYTES = 33
