@@ -32,6 +32,7 @@ from tfrecords_tools.image_label_files import ImageLabels, read_image_labels
 from tfseg.data import writing
 from tfseg.data.specs import DATASETS, DatasetSpec
 from tfseg.errors import UserError
+from tfseg.inference.decoding import decode_file
 
 SPEC = DatasetSpec("folder", ("background", "cat", "dog"))
 
@@ -312,6 +313,19 @@ def test_pngs_of_drawing_programs_with_long_texts_are_read(tmp_path, kind, head)
         (tmp_path / f"{name}.png").write_bytes(png[:33] + text + png[33:])
     np.testing.assert_array_equal(read_image(tmp_path / "a.png")[0], picture(3))
     assert read_mask(tmp_path / "m.png")[0].tolist() == [[1, 1], [1, 1]]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.jpg"])
+@pytest.mark.parametrize("block", [b"garbage!", b"II*\0"])
+def test_a_sound_picture_with_a_damaged_exif_block_is_read(tmp_path, name, block):
+    image = Image.fromarray(np.full((8, 10, 3), 90, np.uint8))
+    image.save(tmp_path / name, exif=b"Exif\0\0" + block, lossless=True)
+    data, image, _ = images.read_image(str(tmp_path / name), max_megapixels=1)
+    assert images.orient(data, image, None, "apply") == (data, image, [])
+    assert images.size_as_stored(image, "apply") == (8, 10)
+    assert decode_file(str(tmp_path / name), max_megapixels=1).shape == (8, 10, 3)
+    Image.new("L", (2, 2), 1).save(tmp_path / "m.png", exif=b"Exif\0\0" + block)
+    assert read_mask(tmp_path / "m.png")[1] == []
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])

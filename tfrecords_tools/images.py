@@ -3,7 +3,8 @@
 import io
 from typing import Protocol
 
-from PIL import Image, ImageOps
+import numpy as np
+from PIL import Image
 
 from tfseg.data.image_files import (
     DARK,
@@ -14,8 +15,10 @@ from tfseg.data.image_files import (
     keeps_bytes,
     load_as_stored,
     open_image_file,
+    orientation_tag,
     to_rgb,
     undecodable,
+    upright,
 )
 from tfseg.errors import UserError
 from tfseg.files import open_regular
@@ -76,8 +79,9 @@ def read_image(
         return data, image, notes
     dropped = ", transparency dropped" if see_through else ""
     notes.insert(0, f"{image.format} image of mode {image.mode} converted to RGB PNG{dropped}")
-    if image.getexif().get(EXIF_ORIENTATION):
-        rgb.getexif()[EXIF_ORIENTATION] = image.getexif()[EXIF_ORIENTATION]
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation_tag(image)
+    rgb.info["exif"] = exif.tobytes()
     return encode_png(rgb), rgb, notes
 
 
@@ -95,7 +99,7 @@ def size_as_stored(image: Image.Image, exif_orientation: str) -> tuple[int, int]
       image: decoded.
       exif_orientation: see --exif_orientation.
     """
-    tag = image.getexif().get(EXIF_ORIENTATION, 1)
+    tag = orientation_tag(image)
     if exif_orientation == "apply" and tag in TRANSPOSED:
         return image.width, image.height
     return image.height, image.width
@@ -114,8 +118,8 @@ def orient(
     Returns:
       (encoded, decoded, notes).
     """
-    tag = image.getexif().get(EXIF_ORIENTATION, 1)
-    if tag not in range(2, 9):
+    tag = orientation_tag(image)
+    if tag == 1:
         return data, image, []
     stored = (image.height, image.width)
     turned = stored[::-1] if tag in TRANSPOSED else stored
@@ -123,8 +127,8 @@ def orient(
         mode == "auto" and mask_shape is not None and mask_shape == turned != stored
     )
     if apply:
-        upright = ImageOps.exif_transpose(image)
-        return encode_png(upright), upright, ["image turned by its EXIF orientation tag"]
+        turned_image = Image.fromarray(upright(np.asarray(image), tag))
+        return encode_png(turned_image), turned_image, ["image turned by its EXIF orientation tag"]
     return (
         data,
         image,

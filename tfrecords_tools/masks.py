@@ -8,7 +8,7 @@ from PIL import Image
 
 from tfrecords_tools.images import encode_png
 from tfrecords_tools.unknown_values import UnknownValuesError
-from tfseg.data.image_files import EXIF_ORIENTATION, check_megapixels, load_as_stored
+from tfseg.data.image_files import check_megapixels, load_as_stored, orientation_tag
 from tfseg.data import colormap
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
@@ -47,7 +47,7 @@ def read_mask(path: str, *, max_megapixels: float) -> tuple[np.ndarray, list[str
 
 def orientation_notes(image: Image.Image) -> list[str]:
     """Notices a mask that viewers show turned: its pixels are taken as they are stored."""
-    if image.getexif().get(EXIF_ORIENTATION, 1) not in range(2, 9):
+    if orientation_tag(image) == 1:
         return []
     return [
         "mask with an EXIF orientation tag, which is not applied (check that it lies as its image)"

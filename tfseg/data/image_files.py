@@ -157,8 +157,20 @@ def check_megapixels(where: str, height: int, width: int, max_megapixels: float)
         )
 
 
+def orientation_tag(image: Image.Image) -> int:
+    """Returns the value of an image's EXIF orientation tag, 1 to 8.
+
+    It is 1 where there is none, and where the block of tags is damaged: the pixels may be sound.
+    """
+    try:
+        tag = image.getexif().get(EXIF_ORIENTATION, 1)
+    except Exception:  # Pillow's readers raise many kinds
+        return 1
+    return tag if tag in range(1, 9) else 1
+
+
 def orientation_of(image: Image.Image, data: bytes) -> int:
-    """Returns the value of an image's EXIF orientation tag, 1 to 8; 1 where there is none.
+    """Returns what `orientation_tag` does, without decoding a PNG.
 
     Args:
       image: opened, or decoded where its format is neither JPEG nor PNG.
@@ -167,8 +179,7 @@ def orientation_of(image: Image.Image, data: bytes) -> int:
     # Where a PNG has no such chunk Pillow would decode it to look for one at the end.
     if image.format == "PNG" and b"eXIf" not in data:
         return 1
-    tag = image.getexif().get(EXIF_ORIENTATION, 1)
-    return tag if tag in range(1, 9) else 1
+    return orientation_tag(image)
 
 
 # What the values of the tag ask for, of [H, W, channels].
