@@ -328,6 +328,19 @@ def test_a_sound_picture_with_a_damaged_exif_block_is_read(tmp_path, name, block
     assert read_mask(tmp_path / "m.png")[1] == []
 
 
+def test_a_tiff_whose_further_pages_are_damaged_is_named(tmp_path):
+    """Its first page can be decoded; to count the pages, Pillow reads the others."""
+    Image.new("RGB", (10, 8)).save(tmp_path / "a.tif")
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    # The directory of tags begins with their number and ends with the place of the next one.
+    start = int.from_bytes(data[4:8], "little")
+    end = start + 2 + 12 * int.from_bytes(data[start : start + 2], "little")
+    data[end : end + 4] = len(data).to_bytes(4, "little")
+    (tmp_path / "a.tif").write_bytes(data + bytes(8))
+    with pytest.raises(UserError, match="(?s)cannot be decoded.*a.tif"):
+        read_image(tmp_path / "a.tif")
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_a_png_without_its_last_bytes_is_refused(tmp_path, mode):
     """Pillow decodes it and TensorFlow does not."""

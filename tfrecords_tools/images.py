@@ -60,19 +60,19 @@ def read_image(
         image = open_image_file(data, path, max_megapixels=max_megapixels)
         load_as_stored(image)
         rgb = to_rgb(image, path)
+        see_through, is_first = is_see_through(image), is_first_of_several(image)
     except UserError:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds, struct.error among them
         raise undecodable(path, error) from None
     notes = []
-    if is_first_of_several(image):
+    if is_first:
         notes.append(f"{image.format} image of several pages or frames: the first was taken")
     if max(high for _, high in rgb.getextrema()) <= DARK:
         notes.append(
             f"dark image, no value above {DARK} of 255 (values of another range, such as 12 or 14 "
             "bits in 16, or 0 to 1 in 8?)"
         )
-    see_through = is_see_through(image)
     if keeps_bytes(image):
         if see_through:
             notes.append("PNG image with a transparent colour: transparency dropped")
