@@ -90,7 +90,12 @@ def test_a_defect_keeps_its_traceback():
 
 @pytest.mark.parametrize(
     "words, message",
-    [(["--verbosty=1"], "--verbosity"), (["stray"], "stray"), (["--verbosity=a"], "verbosity")],
+    [
+        (["--verbosty=1"], "--verbosity"),
+        (["stray"], "stray"),
+        (["--verbosity=a"], "verbosity"),
+        (["--nologtostderr=1"], "--nologtostderr=1 does not take an argument"),
+    ],
 )
 def test_a_wrong_command_line(words, message, capsys):
     with pytest.raises(SystemExit) as leaving:

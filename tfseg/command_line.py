@@ -133,7 +133,7 @@ def _parse(argv: list[str]) -> list[str]:
             accepted=" or ".join(f"--{name}" for name in near) or None,
             fix="run the program with --help for all its flags",
         ) from None
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:  # ValueError: --noNAME=VALUE
         raise UserError(
             f"A flag is wrong: {error}", fix="run the program with --help for all its flags"
         ) from None
