@@ -2,6 +2,7 @@ import dataclasses
 import warnings
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 from absl import flags as absl_flags
 
@@ -15,12 +16,14 @@ from tfseg.settings.prediction import EvalConfig
 from tfseg.settings.reading import (
     changed,
     check_heeded,
+    element_type,
     flat,
     make,
     names_of,
     read,
     refuse_training,
 )
+from tfseg.settings.run import TrainConfig
 
 SECTIONS = {*programs.TRAINING, *programs.EVALUATION, *programs.PICTURES, *programs.IMAGES}
 
@@ -101,6 +104,27 @@ def test_missing_required_flag(parse):
 def test_malformed_list(parse):
     with pytest.raises(UserError, match="not a list of int"):
         parse("--name=x", "--size=7,big")
+
+
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("size", (5, 100000), "received: 5,100000\n.*a tuple of int, .*at most 65536"),
+        ("depth", 10, "received: 10\n.*int, at least 1, at most 9"),
+        ("crop", 1 << 40, "received: 1099511627776\n.*at most 2147483647"),
+        ("crop", {3}, "an object of type set"),
+    ],
+    ids=str,
+)
+def test_a_value_that_cannot_be_is_told_with_those_that_can(name, value, words):
+    with pytest.raises(UserError, match=f"(?s)--{name} cannot have this value.*{words}"):
+        read(Toy, {"name": "x", name: value})
+
+
+def test_numbers_of_numpy_are_numbers():
+    toy = make(Toy, name="x", size=np.array([7, 9]), weights=[np.float32(0.5)], depth=np.int64(2))
+    assert (toy.size, toy.weights, toy.depth) == ((7, 9), (0.5,), 2)
+    assert {type(x) for x in (*toy.size, toy.depth)} == {int} and type(toy.weights[0]) is float
 
 
 def test_dead_flag_warns_once_and_only_when_given(parse):
@@ -287,6 +311,26 @@ def test_every_flag_has_a_group_an_owner_and_help_that_ends_like_a_sentence():
             # Two sections have a setting in common only where it means the same.
             before = names.setdefault(field.name, field)
             assert before.metadata["help"] == field.metadata["help"], field.name
+
+
+# Checked where the number is used.
+_CHECKED = {"eval_batch_size", "vis_batch_size", "eval_interval_secs", "max_number_of_evaluations"}
+
+
+def test_every_number_has_a_smallest_value():
+    """A run that forgets its checkpoints, or diverges, is no place to learn of a wrong sign."""
+    for field, annotation in (found for cls in SECTIONS for found in flags._settings_in(cls)):
+        if element_type(annotation) not in ((int, False), (float, False)):
+            continue
+        if not field.metadata["dead"] and not field.metadata["unsupported"]:
+            limits = field.metadata["limits"]
+            assert limits[0] is not None or field.name in _CHECKED, field.name
+
+
+@pytest.mark.parametrize("given", [{"max_to_keep": 0}, {"seed": -1}, {"seed": 1 << 31}], ids=str)
+def test_numbers_that_no_run_can_have_are_refused(given):
+    with pytest.raises(UserError, match=f"--{next(iter(given))} cannot have this value"):
+        read(TrainConfig, {"train_logdir": "run", **given})
 
 
 def test_no_setting_of_a_choice_shadows_one_of_a_section():

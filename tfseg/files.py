@@ -302,7 +302,7 @@ def _accepted(value: Any, form: Any) -> str | None:
 
 
 def describe(value: Any) -> str:
-    """Returns a short text that says what a value of JSON's types is."""
+    """Returns a short text that says what a value is; JSON's types have their values told."""
     if isinstance(value, dict):
         return f"an object of {len(value)} keys"
     if isinstance(value, list | tuple):
@@ -311,6 +311,8 @@ def describe(value: Any) -> str:
         return json.dumps(value)[:_SHOWN]
     except ValueError:  # more digits than Python prints
         return "a number of thousands of digits"
+    except TypeError:  # no type of JSON's: a value of Python code
+        return f"an object of type {type(value).__name__}"
 
 
 # .npz ---------------------------------------------------------------------------------------------

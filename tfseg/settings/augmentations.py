@@ -17,8 +17,10 @@ class AugmentationSettings(Section):
 class ScalingSettings(AugmentationSettings):
     """Augmentations that scale images at random."""
 
-    min_scale_factor: float = option(0.5, "Smallest random scale.", training=True)
-    max_scale_factor: float = option(2.0, "Largest random scale; STRICT: 1.5.", training=True)
+    min_scale_factor: float = option(0.5, "Smallest random scale.", training=True, limits=(0, None))
+    max_scale_factor: float = option(
+        2.0, "Largest random scale; STRICT: 1.5.", training=True, limits=(0, None)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,7 @@ class DeepLabSettings(ScalingSettings):
         "Distance between the random scales of --augmentation=deeplab; 0: any scale, as with the "
         "other augmentations.",
         training=True,
+        limits=(0, None),
     )
 
 

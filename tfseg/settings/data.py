@@ -47,11 +47,15 @@ class DataConfig(Section):
         (513, 513), "Crop height,width in pixels.", training=True
     )
     min_resize_value: int | None = option(
-        None, "Resize the shorter side to this many pixels before augmentation; None: off."
+        None,
+        "Resize the shorter side to this many pixels before augmentation; None: off.",
+        limits=(1, None),
     )
-    max_resize_value: int | None = option(None, "Cap of the longer side in that resize, in pixels.")
+    max_resize_value: int | None = option(
+        None, "Cap of the longer side in that resize, in pixels.", limits=(1, None)
+    )
     resize_factor: int | None = option(
-        None, "Make resized sides a multiple of this, plus one; None: off."
+        None, "Make resized sides a multiple of this, plus one; None: off.", limits=(1, None)
     )
     keep_aspect_ratio: bool = option(
         True, "The published preprocessing always keeps the aspect ratio.", dead=True
@@ -150,6 +154,7 @@ class DataConfig(Section):
         "With --skip_bad_records: stop when more than this share of a split is damaged.",
         training=True,
         needs="skip_bad_records",
+        limits=(0, 1),
     )
     max_image_megapixels: float = option(
         64.0,
@@ -160,5 +165,6 @@ class DataConfig(Section):
         0,
         "Parallel calls of the input pipeline; 0: as many as there are cores.",
         group="precision and devices",
+        limits=(0, None),
     )
     augmentation_settings: Any = owned("augmentation", AUGMENTATIONS)

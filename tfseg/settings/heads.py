@@ -132,6 +132,7 @@ class DPTSettings(HeadSettings):
         "Channels of the four feature maps that DPT merges, shallow to deep; None: as published "
         "for the encoder, such as 48,96,192,384 (small).",
         group="network in detail",
+        limits=(1, None),
     )
 
 

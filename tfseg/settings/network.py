@@ -19,7 +19,10 @@ class ModelConfig(Section):
 
     model_variant: str = option("mobilenet_v2", "Backbone; PseudoSeg's commands use xception_65.")
     output_stride: int = option(
-        16, "Ratio of input to backbone output resolution: 8, 16 or 32.", may_differ=TOLD
+        16,
+        "Ratio of input to backbone output resolution: 8, 16 or 32.",
+        may_differ=TOLD,
+        limits=(1, None),
     )
     atrous_rates: tuple[int, ...] | None = option(
         None,
@@ -27,15 +30,19 @@ class ModelConfig(Section):
         "(6, 12, 18 at output stride 16). None: no atrous branches.",
         multi=True,
         may_differ=TOLD,
+        limits=(1, None),
     )
     decoder_output_stride: tuple[int, ...] | None = option(
-        None, "Strides at which the decoder merges low-level features, descending; PseudoSeg: 4."
+        None,
+        "Strides at which the decoder merges low-level features, descending; PseudoSeg: 4.",
+        limits=(1, None),
     )
     multi_grid: tuple[int, ...] | None = option(
         None,
         "Unit rates of the last backbone block; 1, 2, 4 for the *_beta ResNet checkpoints.",
         multi=True,
         group="network in detail",
+        limits=(1, None),
     )
     logits_kernel_size: int = option(
         1,
@@ -65,9 +72,13 @@ class ModelConfig(Section):
         "Pooling window of the image-pooling branch in input pixels; None: the crop size.",
         may_differ=TOLD,
         group="network in detail",
+        limits=(1, None),
     )
     image_pooling_stride: tuple[int, ...] = option(
-        (1, 1), "Stride of the image pooling, in feature cells.", group="network in detail"
+        (1, 1),
+        "Stride of the image pooling, in feature cells.",
+        group="network in detail",
+        limits=(1, None),
     )
     aspp_with_batch_norm: bool = option(
         True, "ASPP module; false: sum of atrous logits instead.", group="network in detail"
@@ -105,12 +116,14 @@ class ModelConfig(Section):
         may_differ=TOLD,
         group="network in detail",
         training=True,
+        limits=(0, 0.99),
     )
     decoder_projection_kernel_size: int = option(
         1,
         "Kernel of the decoder's projection of low-level features: 1 as in DeepLabv3+, 3 as in "
         "Learning Pseudo Labels.",
         group="network in detail",
+        limits=(1, None),
     )
     head_initializer: str = option(
         "xavier_uniform",
@@ -178,6 +191,7 @@ class ModelConfig(Section):
         "head). Short runs: 0.99.",
         may_differ=TOLD,
         training=True,
+        limits=(0, 1),
     )
     head_batch_norm_momentum: float | None = option(
         None,
@@ -187,6 +201,7 @@ class ModelConfig(Section):
         may_differ=TOLD,
         group="network in detail",
         training=True,
+        limits=(0, 1),
     )
     freeze_backbone: bool = option(
         False,
@@ -215,6 +230,7 @@ class ModelConfig(Section):
         "Dropout after the ASPP projection, in training; 0: off.",
         may_differ=TOLD,
         training=True,
+        limits=(0, 0.99),
     )
     classifier_dropout_rate: float | None = option(
         None,
@@ -222,6 +238,7 @@ class ModelConfig(Section):
         "(0.5 for Xception, 0 for ResNet).",
         may_differ=TOLD,
         training=True,
+        limits=(0, 0.99),
     )
     mixed_precision: str = option(
         "float32",

@@ -250,7 +250,7 @@ class EvalConfig(PredictionConfig):
         "Values of --seen_bias to compare: first:last:step, for example 0:1:0.05. The generalised "
         "mode is also scored with each of them. It needs a run with --exclude_validation_classes.",
     )
-    num_clones: int = option(1, "Replicas for evaluation.")
+    num_clones: int = option(1, "Replicas for evaluation.", limits=(1, None))
     master: str = option("", "Unused.", dead=True)
     quantize_delay_step: int = option(-1, "Unused.", dead=True)
 
@@ -353,6 +353,7 @@ class ImagesConfig(PredictionConfig):
         2000.0,
         "With --save=probabilities: refuse images whose probabilities (two bytes per pixel and "
         "class) would take more megabytes than this.",
+        limits=(0, None),
     )
     strategy: str = option(
         "auto",

@@ -13,6 +13,8 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from tfseg import storage
 from tfseg.errors import UserError, check_choice
 from tfseg.files import describe
@@ -154,15 +156,20 @@ def _check_kind(field: dataclasses.Field, annotation: Any, value: Any) -> None:
     """Insists on a value that the setting can have; flags are checked by absl already."""
     if not _fits(field, annotation, value, max_length=None):
         scalar, is_tuple = element_type(annotation)
-        lower, upper = field.metadata["limits"]
-        bounds = [f"at least {lower}"] * (lower is not None) + [f"at most {upper}"] * (
-            upper is not None
-        )
         kind = f"{'a tuple of ' if is_tuple else ''}{scalar.__name__}"
+        bounds: tuple[str, ...] = ()
+        if scalar in (int, float):
+            largest = _MAX_IN_LIST if is_tuple else _MAX_NUMBER
+            lower, upper = field.metadata["limits"]
+            bounds = (
+                f"at least {-largest if lower is None else lower}",
+                f"at most {largest if upper is None else upper}",
+            )
+        values = value if isinstance(value, list | tuple) else [value]
         raise UserError(
             f"--{field.name} cannot have this value.",
             where=f"--{field.name}",
-            received=describe(value),
+            received=",".join(map(describe, values[:_MAX_LENGTH])) or describe(value),
             accepted=", ".join(field.metadata["choices"] or (kind, *bounds)),
         )
 
@@ -395,7 +402,7 @@ def make(cls: type, **values: Any) -> Any:
 
 
 def given_as(classes: Sequence[type], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns keyword arguments as given settings: lists are tuples, paths are text.
+    """Returns keyword arguments as given settings: lists and arrays are tuples, paths are text.
 
     Raises:
       TypeError: no setting of these sections has one of the names.
@@ -412,7 +419,9 @@ def given_as(classes: Sequence[type], values: Mapping[str, Any]) -> dict[str, An
 def _frozen(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    return tuple(value) if isinstance(value, list) else value
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 def names_of(cls: type) -> dict[str, dataclasses.Field]:

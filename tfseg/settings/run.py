@@ -34,7 +34,9 @@ class TrainConfig(Section):
         None, "Directory for checkpoints, logs and config.json.", required=True, may_differ=FREELY
     )
     training_number_of_steps: int = option(30000, "Optimiser steps in all.", limits=(1, None))
-    train_batch_size: int = option(64, "Images per stream and step, over all replicas.")
+    train_batch_size: int = option(
+        64, "Images per stream and step, over all replicas.", limits=(1, None)
+    )
     gradient_accumulation_steps: int = option(
         1, "Split each replica's batch into this many parts, to save memory.", limits=(1, None)
     )
@@ -44,7 +46,9 @@ class TrainConfig(Section):
         may_differ=FREELY,
         group="saving and logging",
     )
-    seed: int = option(0, "Seed of initial weights, data order, augmentation and dropout.")
+    seed: int = option(
+        0, "Seed of initial weights, data order, augmentation and dropout.", limits=(0, 2**31 - 1)
+    )
     deterministic: bool = option(
         False,
         "Deterministic kernels (tf.config op determinism), so that a run repeats exactly.",
@@ -61,6 +65,7 @@ class TrainConfig(Section):
         16,
         "Replicas. With fewer devices, those are used, and the global batch stays the same.",
         group="precision and devices",
+        limits=(1, None),
     )
     clone_on_cpu: bool = option(
         False, "Use CPU devices even where GPUs exist.", group="precision and devices"
@@ -90,6 +95,7 @@ class TrainConfig(Section):
         "Length of the poly or cosine decay in steps; 0: all steps after the slow start and "
         "--constant_steps.",
         group="optimiser",
+        limits=(0, None),
     )
     learning_rate_update_steps: int = option(
         1,
@@ -112,28 +118,37 @@ class TrainConfig(Section):
         group="optimiser",
     )
     end_learning_rate: float = option(
-        0.0, "Learning rate at the end of the poly decay.", group="optimiser"
+        0.0, "Learning rate at the end of the poly decay.", group="optimiser", limits=(0, None)
     )
-    learning_rate_decay_factor: float = option(0.1, "Factor of the step policy.", group="optimiser")
+    learning_rate_decay_factor: float = option(
+        0.1, "Factor of the step policy.", group="optimiser", limits=(0, None)
+    )
     learning_rate_decay_step: int = option(
-        2000, "Period of the step policy, in steps.", group="optimiser"
+        2000, "Period of the step policy, in steps.", group="optimiser", limits=(1, None)
     )
-    learning_power: float = option(0.9, "Power of the poly decay.", group="optimiser")
+    learning_power: float = option(
+        0.9, "Power of the poly decay.", group="optimiser", limits=(0, None)
+    )
     slow_start_step: int = option(
-        0, "First steps, at --slow_start_learning_rate.", group="optimiser"
+        0, "First steps, at --slow_start_learning_rate.", group="optimiser", limits=(0, None)
     )
-    slow_start_learning_rate: float = option(1e-4, "Rate of the slow start.", group="optimiser")
+    slow_start_learning_rate: float = option(
+        1e-4, "Rate of the slow start.", group="optimiser", limits=(0, None)
+    )
     momentum: float = option(
-        0.9, "Momentum (v := momentum v + g; w := w - rate v).", group="optimiser"
+        0.9, "Momentum (v := momentum v + g; w := w - rate v).", group="optimiser", limits=(0, 1)
     )
     adam_learning_rate: float = option(
-        0.001, "Constant rate of --optimizer=adam.", group="optimiser"
+        0.001, "Constant rate of --optimizer=adam.", group="optimiser", limits=(0, None)
     )
-    adam_epsilon: float = option(1e-8, "Epsilon of --optimizer=adam and adamw.", group="optimiser")
+    adam_epsilon: float = option(
+        1e-8, "Epsilon of --optimizer=adam and adamw.", group="optimiser", limits=(0, None)
+    )
     weight_decay: float = option(
         4e-5,
         "L2 factor on convolution kernels; 1e-4 for ResNets. With --optimizer=adamw it is no part "
         "of the gradient: w := (1 - rate decay) w; published: 0.01.",
+        limits=(0, None),
     )
     parameter_groups: str = option(
         "deeplab",
@@ -153,11 +168,12 @@ class TrainConfig(Section):
         group="optimiser",
     )
     last_layer_gradient_multiplier: float = option(
-        1.0, "Gradient multiplier of the last layers.", group="optimiser"
+        1.0, "Gradient multiplier of the last layers.", group="optimiser", limits=(0, None)
     )
     ema_decay: float = option(
         0.0,
         "Keep an exponential moving average of the weights (network 'ema'); 0: off.",
+        limits=(0, 1),
     )
 
     tf_initial_checkpoint: str | None = option(
@@ -197,12 +213,15 @@ class TrainConfig(Section):
         "tfrecords_tools/check.py prints the numbers.",
         multi=True,
         words=(BALANCED,),
+        limits=(0, None),
     )
     hard_example_mining_step: int = option(
-        0, "Steps over which the share of mined pixels falls from 1 to --top_k_percent_pixels."
+        0,
+        "Steps over which the share of mined pixels falls from 1 to --top_k_percent_pixels.",
+        limits=(0, None),
     )
     top_k_percent_pixels: float = option(
-        1.0, "Share of the pixels, the hardest ones, that the loss counts; 1: all."
+        1.0, "Share of the pixels, the hardest ones, that the loss counts; 1: all.", limits=(0, 1)
     )
     weakly: bool = option(
         False, "The second split has image-level labels; use them.", may_differ=NEVER
@@ -213,17 +232,23 @@ class TrainConfig(Section):
         "Steps between log lines and scalar summaries.",
         may_differ=FREELY,
         group="saving and logging",
+        limits=(1, None),
     )
     save_interval_secs: int = option(
-        1200, "Seconds between checkpoints.", may_differ=FREELY, group="saving and logging"
+        1200,
+        "Seconds between checkpoints.",
+        may_differ=FREELY,
+        group="saving and logging",
+        limits=(0, None),
     )
     save_interval_steps: int = option(
         0,
         "Steps between checkpoints, besides --save_interval_secs; 0: none.",
         may_differ=FREELY,
         group="saving and logging",
+        limits=(0, None),
     )
-    max_to_keep: int = option(5, "Checkpoints kept.", group="saving and logging")
+    max_to_keep: int = option(5, "Checkpoints kept.", group="saving and logging", limits=(1, None))
     reestimate_batch_norm: int = option(
         0,
         "Measure the statistics of batch norm again on this many training images: after the last "
@@ -235,7 +260,11 @@ class TrainConfig(Section):
         group="saving and logging",
     )
     save_summaries_secs: int = option(
-        180, "Seconds between image summaries.", may_differ=FREELY, group="saving and logging"
+        180,
+        "Seconds between image summaries.",
+        may_differ=FREELY,
+        group="saving and logging",
+        limits=(0, None),
     )
     save_summaries_images: bool = option(
         True, "Write image panels to TensorBoard.", may_differ=FREELY, group="saving and logging"

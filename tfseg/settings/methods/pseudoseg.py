@@ -23,8 +23,9 @@ class PseudoSegConfig(MethodSettings):
         (15, 16),
         "Layers of SGC's hypercolumn by stride code; the layer of the largest code also gives the "
         "Grad-CAM. 16 and 15 are the last two stages of every backbone.",
+        limits=(1, None),
     )
-    attention_dim: int = option(128, "Channels of SGC's query and key.")
+    attention_dim: int = option(128, "Channels of SGC's query and key.", limits=(1, None))
     pseudo_src: str = option(
         "avg",
         "Source of pseudo labels: avg (mean of decoder and SGC), or att (SGC alone).",
@@ -34,13 +35,16 @@ class PseudoSegConfig(MethodSettings):
         True, "Divide decoder and SGC logits by their joint root mean square before the softmax."
     )
     temperature: float = option(
-        0.5, "Sharpening of soft pseudo labels: p^(1/T) / sum; 1: none, towards 0: harder."
+        0.5,
+        "Sharpening of soft pseudo labels: p^(1/T) / sum; 1: none, towards 0: harder.",
+        limits=(0.001, None),
     )
     soft_pseudo_label: bool = option(True, "Soft targets; false: the arg max.")
     pseudo_label_threshold: float = option(
         0.0,
         "A pixel counts only if its largest probability, after sharpening, is at least this; 0: "
         "all pixels count.",
+        limits=(0, 1),
     )
     unlabeled_weight: float = option(
         1.0, "Factor on the losses of images without masks; published: 1.", limits=(0, None)

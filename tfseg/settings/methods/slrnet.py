@@ -162,6 +162,7 @@ class SLRNetConfig(MethodSettings):
         0.4,
         "Share of the auxiliary logits in the class loss; published for L2ID: 1.",
         needs="supervision=image_labels|pixel_and_image_labels",
+        limits=(0, None),
     )
     second_view_flip: bool = option(False, "Mirror the second view at random.")
     pamr_dilations: tuple[int, ...] = option(
