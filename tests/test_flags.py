@@ -113,6 +113,7 @@ def test_malformed_list(parse):
         ("depth", 10, "received: 10\n.*int, at least 1, at most 9"),
         ("crop", 1 << 40, "received: 1099511627776\n.*at most 2147483647"),
         ("crop", {3}, "an object of type set"),
+        ("crop", (3,), "received: a list of 1\n.*accepted: int"),
     ],
     ids=str,
 )

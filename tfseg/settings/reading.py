@@ -157,19 +157,17 @@ def _check_kind(field: dataclasses.Field, annotation: Any, value: Any) -> None:
     if not _fits(field, annotation, value, max_length=None):
         scalar, is_tuple = element_type(annotation)
         kind = f"{'a tuple of ' if is_tuple else ''}{scalar.__name__}"
-        bounds: tuple[str, ...] = ()
+        bounds: list[str] = []
         if scalar in (int, float):
-            largest = _MAX_IN_LIST if is_tuple else _MAX_NUMBER
             lower, upper = field.metadata["limits"]
-            bounds = (
-                f"at least {-largest if lower is None else lower}",
-                f"at most {largest if upper is None else upper}",
-            )
-        values = value if isinstance(value, list | tuple) else [value]
+            largest = _MAX_IN_LIST if is_tuple else _MAX_NUMBER
+            bounds = [f"at least {lower}"] * (lower is not None)
+            bounds += [f"at most {largest if upper is None else upper}"]
+        is_list = is_tuple and isinstance(value, list | tuple) and value
         raise UserError(
             f"--{field.name} cannot have this value.",
             where=f"--{field.name}",
-            received=",".join(map(describe, values[:_MAX_LENGTH])) or describe(value),
+            received=",".join(map(describe, value[:_MAX_LENGTH])) if is_list else describe(value),
             accepted=", ".join(field.metadata["choices"] or (kind, *bounds)),
         )
 
