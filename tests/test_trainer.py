@@ -1,3 +1,4 @@
+import concurrent.futures
 import dataclasses
 import json
 import os
@@ -183,6 +184,17 @@ def test_a_checkpoint_without_the_loss_scale_is_resumed_and_that_is_told(
     # Now it is there, and nothing is told.
     assert train(*make_trainer(tmp_path, precision="float16", training_number_of_steps=5)) == 0
     assert "loss scale" not in capsys.readouterr().out
+
+
+def test_a_run_may_be_trained_outside_the_main_thread():
+    def work():
+        with Interruption() as interruption:
+            return interruption.received
+
+    before = signal.getsignal(signal.SIGTERM)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        assert pool.submit(work).result() == 0
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_sigterm_saves_within_the_step_and_says_how_to_go_on(tmp_path, capsys):

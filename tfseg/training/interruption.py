@@ -1,6 +1,7 @@
 """SIGTERM and Ctrl-C: finish the step, save, leave."""
 
 import signal
+import threading
 from types import FrameType
 
 
@@ -20,7 +21,8 @@ class Stopped(Exception):
 class Interruption:
     """Context manager that notes SIGTERM and SIGINT instead of dying of them.
 
-    A second Ctrl-C interrupts at once, for whoever cannot wait for the step to end.
+    A second Ctrl-C interrupts at once, for whoever cannot wait for the step to end. Outside the
+    main thread it notes none.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -30,6 +32,9 @@ class Interruption:
         self._previous: dict[int, object] = {}
 
     def __enter__(self):
+        # Python gives signals to the main thread alone; elsewhere they do what they did.
+        if threading.current_thread() is not threading.main_thread():
+            return self
         for signum in self.SIGNALS:
             self._previous[signum] = signal.signal(signum, self._note)
         return self
