@@ -90,12 +90,13 @@ def test_a_mask_is_that_of_the_network_on_the_padded_image(run):
         (lambda r: tfseg.load("/nowhere"), "no such checkpoint"),
         (lambda r: r.predict("/nowhere/photo.jpg"), "(?s)cannot be read.*/nowhere/photo.jpg"),
         (lambda r: r.predict(np.zeros((3, 3), np.uint8)), r"uint8 \[3, 3\]"),
+        (lambda r: r.predict([[0, 0, 0]]), "(?s)of type list.*numpy.asarray"),
         (lambda r: tfseg.fit(dataset_dir="x", train_logdir="y", crop_area=(0.5, 1)), "--crop_area"),
         (lambda r: tfseg.fit(dataset_dir="/nowhere", train_logdir="y"), "/nowhere"),
         (lambda r: tfseg.fit(train_logdir="y"), "--dataset_dir is required"),
         (lambda r: tfseg.evaluate(r.prefix, dataset_dir="x", train_split="y"), "of training"),
     ],
-    ids=range(7),
+    ids=range(8),
 )
 def test_what_is_wrong_is_a_user_error(run, call, words):
     with pytest.raises(tfseg.UserError, match=words):

@@ -115,6 +115,14 @@ def _pixels(image: str | os.PathLike | np.ndarray) -> np.ndarray:
                 accepted="uint8 [height, width, 3], RGB",
             )
         return image
+    if not isinstance(image, str | os.PathLike):
+        raise UserError(
+            "An image is a path or an array.",
+            where="image",
+            received=f"an object of type {type(image).__name__}",
+            accepted="the path of an image file, or a NumPy array, uint8 [height, width, 3], RGB",
+            fix="for a picture of Pillow: numpy.asarray(picture.convert('RGB'))",
+        )
     return decode_file(os.fspath(image), max_megapixels=DataConfig().max_image_megapixels)
 
 
