@@ -168,10 +168,7 @@ class LearningPseudoLabels(Method):
     def _mean_cross_entropy(self, logits, label, present, *, class_weights=None) -> tf.Tensor:
         loss, kept = self._cross_entropy(logits, label, present)
         loss *= loss_ops.weights_of(label, class_weights)
-        denominator = tf.reduce_sum(kept)
-        if self.over_replicas:
-            denominator = loss_ops.replica_mean(denominator)
-        return loss_ops.safe_divide(tf.reduce_sum(loss), denominator)
+        return loss_ops.mean_over(loss, kept, over_replicas=self.over_replicas)
 
     def _image_weights(self, logits, label, present, size: int) -> tf.Tensor:
         """Evaluates PseudoNet on the images with masks and weighs the others, float32 [M]."""

@@ -353,10 +353,7 @@ class SLRNet(Method):
         --sync_batch_norm the sum is divided by the number of masks of all replicas.
         """
         weight = tf.cast(has_label, tf.float32)
-        count = tf.reduce_sum(weight)
-        if self.over_replicas:
-            count = loss_ops.replica_mean(count)
-        return loss_ops.safe_divide(tf.reduce_sum(weight * segmentation), count)
+        return loss_ops.mean_over(weight * segmentation, weight, over_replicas=self.over_replicas)
 
     def class_losses(
         self, images: Images, output: HeadOutput, segmentation: tf.Tensor

@@ -17,7 +17,7 @@ from tfseg.data.stream import Stream
 from tfseg.methods import zero_label
 from tfseg.methods.base import Batch, Method, ParamGroup, freeze_norms, new_layers_groups
 from tfseg.monitors import Monitors
-from tfseg.ops.losses import pixel_cross_entropy
+from tfseg.ops.losses import mean_over, pixel_cross_entropy
 from tfseg.settings.data import DataConfig
 from tfseg.settings.methods.spnet import SPNetConfig
 from tfseg.settings.run import TrainConfig
@@ -53,7 +53,7 @@ class SPNet(Method):
         Source: STRICT specification 4.4. With --training_rules=zs3 it is divided by the batch once
         more (ZS3 specification 4.7).
         """
-        loss = zero_label.weighted_mean(pixel_loss, weight, over_replicas=self.over_replicas)
+        loss = mean_over(pixel_loss * weight, weight, over_replicas=self.over_replicas)
         return loss / self.config.train_batch_size if self._zs3_rules else loss
 
     @classmethod

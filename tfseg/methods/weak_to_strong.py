@@ -357,10 +357,9 @@ class WeakToStrong(Method):
                 guess.label, logits, guess.valid, confident, over_replicas=self.over_replicas
             )
         loss = self._class_aware(logits, guess)
-        total = tf.reduce_sum(guess.valid)
-        if self.over_replicas:
-            total = loss_ops.replica_mean(total)
-        return loss_ops.safe_divide(tf.reduce_sum(loss * guess.valid * confident), total)
+        return loss_ops.mean_over(
+            loss * guess.valid * confident, guess.valid, over_replicas=self.over_replicas
+        )
 
     def _class_aware(self, logits: tf.Tensor, guess: Guess | Mixed) -> tf.Tensor:
         """Returns the cross entropy among the classes that a pixel's image shows, [N, H, W]."""

@@ -14,7 +14,6 @@ from tfseg.data.stream import Stream
 from tfseg.errors import UserError
 from tfseg.methods.base import Method
 from tfseg.monitors import Monitors
-from tfseg.ops import losses as loss_ops
 from tfseg.ops.class_aware import mask_absent_logits
 from tfseg.ops.resize import resize_bilinear, resize_nearest
 from tfseg.settings.data import DataConfig
@@ -83,19 +82,6 @@ def at_one_size(
         return resize_bilinear(logits, size), dict(maps)
     size = logits.shape[1:3]
     return logits, {name: resize_nearest(x, size) for name, x in maps.items()}
-
-
-def weighted_mean(pixel_loss: tf.Tensor, weight: tf.Tensor, *, over_replicas: bool) -> tf.Tensor:
-    """Returns the mean of pixel losses by weight, 0 where all weights are 0.
-
-    Args:
-      pixel_loss, weight: float32 [N, h, w].
-      over_replicas: the denominator is that of the global batch.
-    """
-    total = tf.reduce_sum(weight)
-    if over_replicas:
-        total = loss_ops.replica_mean(total)
-    return loss_ops.safe_divide(tf.reduce_sum(pixel_loss * weight), total)
 
 
 def monitor(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tfseg.ops.losses import pixel_cross_entropy, replica_mean, safe_divide
+from tfseg.ops.losses import mean_over, pixel_cross_entropy
 
 
 def hard_pixels(
@@ -86,7 +86,4 @@ def hard_pixel_loss(
     loss, kept = pixel_cross_entropy(
         logits, hard, ignore_label=ignore_label, class_weights=class_weights
     )
-    total = tf.reduce_sum(kept)
-    if over_replicas:
-        total = replica_mean(total)
-    return safe_divide(tf.reduce_sum(loss), total)
+    return mean_over(loss, kept, over_replicas=over_replicas)

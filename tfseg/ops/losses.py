@@ -39,6 +39,23 @@ def replica_mean(x: tf.Tensor) -> tf.Tensor:
     return total / tf.cast(context.num_replicas_in_sync, x.dtype)
 
 
+def mean_over(loss: tf.Tensor, weight: tf.Tensor, *, over_replicas: bool = False) -> tf.Tensor:
+    """Returns the sum of losses that are weighted already, over the sum of weights.
+
+    Args:
+      loss: float32, any shape; a loss whose weight is 0 is 0.
+      weight: float32, any shape.
+      over_replicas: take the sum of weights over the global batch.
+
+    Returns:
+      float32 scalar; 0 where all weights are 0.
+    """
+    total = tf.reduce_sum(weight)
+    if over_replicas:
+        total = replica_mean(total)
+    return safe_divide(tf.reduce_sum(loss), total)
+
+
 def top_k_fraction(step: tf.Tensor, *, final: float, ramp_steps: int) -> tf.Tensor | None:
     """Returns the share of the pixels, the hardest ones, that the loss counts at this step.
 
@@ -193,10 +210,7 @@ def segmentation_loss(
     if denominator == "weights" and class_weights is not None:
         safe_label = tf.where(kept > 0, label, tf.zeros_like(label))
         kept *= tf.gather(tf.constant(class_weights, tf.float32), safe_label)
-    total = tf.reduce_sum(kept)
-    if over_replicas:
-        total = replica_mean(total)
-    return safe_divide(tf.reduce_sum(pixel_loss), total)
+    return mean_over(pixel_loss, kept, over_replicas=over_replicas)
 
 
 def focal_of_mean(
@@ -267,7 +281,4 @@ def consistency_loss(
     else:
         pixel_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=target, logits=logits)
     weight = valid if confident is None else valid * confident
-    denominator = tf.reduce_sum(valid)
-    if over_replicas:
-        denominator = replica_mean(denominator)
-    return safe_divide(tf.reduce_sum(pixel_loss * weight), denominator)
+    return mean_over(pixel_loss * weight, valid, over_replicas=over_replicas)
