@@ -31,6 +31,7 @@ from tfseg.monitors import Monitors
 from tfseg.ops import losses as loss_ops
 from tfseg.ops import pamr, pseudo_masks
 from tfseg.ops.balanced_cross_entropy import balanced_cross_entropy
+from tfseg.ops.class_aware import present_classes
 from tfseg.ops.class_scores import class_loss
 from tfseg.ops.resize import resize_bilinear
 from tfseg.ops.two_views import largest_only, to_first_view
@@ -270,7 +271,7 @@ class SLRNet(Method):
         mask = resize_bilinear(mask, images.image.shape[1:3])
         if not self._uses_image_labels:
             return mask
-        kept = tf.pad(images.image_label, [[0, 0], [1, 0]], constant_values=1.0)
+        kept = present_classes(images.image_label, has_background=True)
         return mask * kept[:, None, None]
 
     def pseudo_mask(

@@ -5,6 +5,7 @@ Source: PseudoSeg specification 5.5.
 
 import tensorflow as tf
 
+from tfseg.ops.class_aware import present_classes
 from tfseg.ops.losses import replica_mean
 
 
@@ -45,9 +46,8 @@ def mask_absent(
     Returns:
       float32 [N, H, W, C]; unchanged where every kept class has probability 0.
     """
-    if has_background:
-        image_label = tf.pad(image_label, [[0, 0], [1, 0]], constant_values=1.0)
-    kept = probs * image_label[:, None, None, :]
+    present = present_classes(image_label, has_background=has_background)
+    kept = probs * present[:, None, None, :]
     total = tf.reduce_sum(kept, -1, keepdims=True)
     return tf.where(total > 0.0, kept / tf.maximum(total, 1e-30), probs)
 
