@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from tfseg.methods import running
 from tfseg.ops import distribution_alignment
 
 # Share of the running means that a step keeps: they cover some 100 steps.
@@ -15,22 +16,13 @@ class ClassAreas(tf.Module):
       num_classes: C.
       ignore_label: of pixels of masks that do not count.
       parts: batches that make a step together (`--gradient_accumulation_steps`).
-      replicas: of the run.
     """
 
-    def __init__(self, num_classes: int, *, ignore_label: int, parts: int, replicas: int):
+    def __init__(self, num_classes: int, *, ignore_label: int, parts: int):
         super().__init__(name="class_areas")
         self._ignore_label = ignore_label
-        self._kept = _KEPT ** (1.0 / parts)
-        self._replicas = replicas
-        # Replicas see the same means, so each keeps its own copy; any one may be saved.
-        self.means = tf.Variable(
-            tf.zeros([2, 2, num_classes]),
-            trainable=False,
-            name="class_areas",
-            synchronization=tf.VariableSynchronization.ON_READ,
-            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-        )
+        self._kept = running.kept_by_part(_KEPT, parts)
+        self.means = running.variable(tf.zeros([2, 2, num_classes]), name="class_areas")
 
     def align(self, logits: tf.Tensor) -> tf.Tensor:
         """Returns aligned logits, float32 [N, H, W, C]."""
@@ -67,8 +59,6 @@ class ClassAreas(tf.Module):
                 distribution_alignment.area_means(area, in_predictions),
             ]
         )
-        if self._replicas > 1:
-            context = tf.distribute.get_replica_context()
-            found = context.all_reduce(tf.distribute.ReduceOp.MEAN, found)
+        found = running.over_replicas(found, tf.distribute.ReduceOp.MEAN)
         before = tf.convert_to_tensor(self.means)
         self.means.assign(self._kept * before + (1.0 - self._kept) * found)

@@ -24,6 +24,7 @@ import tensorflow as tf
 
 from tfseg.data.stream import Stream
 from tfseg.errors import UserError
+from tfseg.methods import running
 from tfseg.methods.base import Batch, Method, ParamGroup
 from tfseg.models.layers.dropout import fold_seed
 from tfseg.monitors import Monitors
@@ -47,19 +48,11 @@ class LearningPseudoLabels(Method):
     def __init__(self, *, build_model, **options):
         super().__init__(build_model=build_model, **options)
         self.pseudo_net = build_model(name="pseudo")
-        # Pixels of each true and predicted class and their agreement. Replicas add the same sums,
-        # so each keeps its own copy; any one may be saved.
+        # Pixels of each true and predicted class and their agreement.
         start = tf.concat(
             [tf.ones([1, self.spec.num_classes]), tf.zeros([2, self.spec.num_classes])], 0
         )
-        self.counts = tf.Variable(
-            start,
-            trainable=False,
-            name="pseudo_net_counts",
-            synchronization=tf.VariableSynchronization.ON_READ,
-            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-        )
-        self._replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        self.counts = running.variable(start, name="pseudo_net_counts")
         self._check()
 
     def build(self, build_model):
@@ -67,12 +60,12 @@ class LearningPseudoLabels(Method):
         return build_model(name="hybrid")
 
     def _check(self) -> None:
-        config = self.config
-        if config.jit_compile and self._replicas > 1:
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if self.config.jit_compile and replicas > 1:
             raise UserError(
                 "--jit_compile cannot be used with this method on several replicas.",
                 where="--jit_compile",
-                received=f"{self._replicas} replicas",
+                received=f"{replicas} replicas",
                 fix="leave it out, or use one replica",
             )
 
@@ -183,11 +176,10 @@ class LearningPseudoLabels(Method):
             ignore_label=self.spec.ignore_label,
             count_ignored=settings.score_counts_void,
         )
-        if self._replicas > 1:
-            context = tf.distribute.get_replica_context()
-            found = context.all_reduce(tf.distribute.ReduceOp.SUM, found)
-        # The parts of an accumulated batch make one step together.
-        kept = settings.score_momentum ** (1.0 / self.config.gradient_accumulation_steps)
+        found = running.over_replicas(found, tf.distribute.ReduceOp.SUM)
+        kept = running.kept_by_part(
+            settings.score_momentum, self.config.gradient_accumulation_steps
+        )
         counts = kept * self.counts + found
         self.counts.assign(counts)
         return cross_training.image_weights(

@@ -28,6 +28,7 @@ import tensorflow as tf
 
 from tfseg.data.stream import Stream, strong_keys
 from tfseg.errors import UserError
+from tfseg.methods import running
 from tfseg.methods.base import Batch, Method, ParamGroup, new_layers_groups
 from tfseg.methods.class_areas import ClassAreas
 from tfseg.monitors import Monitors
@@ -111,22 +112,15 @@ class WeakToStrong(Method):
         super().__init__(**options)
         self.class_confidence = None
         if self.settings.class_thresholds == "balanced":
-            # Replicas see the same sums, so each keeps its own copy; any one may be saved.
-            self.class_confidence = tf.Variable(
-                tf.ones([self.spec.num_classes]),
-                trainable=False,
-                name="class_confidence",
-                synchronization=tf.VariableSynchronization.ON_READ,
-                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            self.class_confidence = running.variable(
+                tf.ones([self.spec.num_classes]), name="class_confidence"
             )
-        self._replicas = tf.distribute.get_strategy().num_replicas_in_sync
         self.class_areas = None
         if self.settings.distribution_alignment:
             self.class_areas = ClassAreas(
                 self.spec.num_classes,
                 ignore_label=self.spec.ignore_label,
                 parts=self.config.gradient_accumulation_steps,
-                replicas=self._replicas,
             )
         self._check()
 
@@ -139,16 +133,17 @@ class WeakToStrong(Method):
                 received=settings.strong_loss,
                 accepted="plain, or class_aware with --weakly",
             )
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
         counted = {
             "--class_thresholds=balanced": self.class_confidence,
             "--distribution_alignment": self.class_areas,
         }
         for flag, kept in counted.items():
-            if self.config.jit_compile and self._replicas > 1 and kept is not None:
+            if self.config.jit_compile and replicas > 1 and kept is not None:
                 raise UserError(
                     f"{flag} cannot be compiled on several replicas.",
                     where="--jit_compile",
-                    received=f"{self._replicas} replicas",
+                    received=f"{replicas} replicas",
                     fix="leave it out, or use one replica",
                 )
 
@@ -298,12 +293,10 @@ class WeakToStrong(Method):
                 tf.reduce_sum(members, [0, 1, 2]),
             ]
         )
-        if self._replicas > 1:
-            context = tf.distribute.get_replica_context()
-            found = context.all_reduce(tf.distribute.ReduceOp.SUM, found)
-        # The parts of an accumulated batch make one step together.
-        parts = self.config.gradient_accumulation_steps
-        kept = self.settings.class_threshold_momentum ** (1.0 / parts)
+        found = running.over_replicas(found, tf.distribute.ReduceOp.SUM)
+        kept = running.kept_by_part(
+            self.settings.class_threshold_momentum, self.config.gradient_accumulation_steps
+        )
         total, count = tf.unstack(found)
         before = tf.convert_to_tensor(self.class_confidence)
         after = kept * before + (1.0 - kept) * tf.math.divide_no_nan(total, count)
