@@ -299,11 +299,8 @@ class Method(tf.Module):
             self.config,
         )
 
-    def after_step(self, step: tf.Tensor) -> None:
-        """Runs in the replica after the update; the default does nothing."""
-
     def after_update(self, step: tf.Tensor) -> None:
-        """Runs once for all replicas after `after_step`; the default does nothing."""
+        """Runs once for all replicas after a step's update; the default does nothing."""
 
     def begin(self) -> None:
         """Runs before the first step of a run, outside of any graph; the default does nothing."""

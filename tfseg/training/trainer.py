@@ -295,7 +295,6 @@ class Trainer:
         # Widened here and not before: the device does it, not the host.
         measured, gradients = self._accumulate(pipeline.unpacked(batch))
         self._apply(gradients)
-        self.method.after_step(self.global_step)
         # Of one type, so that a single exchange serves them all.
         wide = tf.nest.map_structure(
             lambda x: tf.cast(x, tf.float64), {**measured, "signals": signals}
