@@ -55,6 +55,7 @@ class IndexBuilder:
         self._labels: list[np.ndarray] = []
 
     def add(self, shard: int, offset: int, length: int, row: "Row") -> None:
+        """Adds a record: number of its shard, byte of its header, bytes of its data, the rest."""
         self._rows.append(
             (
                 shard,
@@ -73,6 +74,7 @@ class IndexBuilder:
         self._labels.append(hot)
 
     def build(self, shards: list[str], shard_bytes: list[int]) -> Index:
+        """Returns the index of shards with these file names and sizes in bytes."""
         columns = list(zip(*self._rows)) or [()] * 8
         return Index(
             shards=tuple(shards),

@@ -43,6 +43,7 @@ _ID_FORMS = {
 
 
 def index_path(dataset_dir: str, split: str) -> str:
+    """Returns where the index of a split lies."""
     return os.path.join(dataset_dir, split + _INDEX_SUFFIX)
 
 

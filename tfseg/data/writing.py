@@ -269,7 +269,7 @@ def _write_split(
                     "bytes": writer.num_bytes,
                 }
             )
-        index = builder.build(names, _sizes(shards))
+        index = builder.build(names, [shard["bytes"] for shard in shards])
         entry = {**_summary(report, spec), "shards": shards}
         with sharing.locked(_lock(output_dir, _PUBLISHING_LOCK)):
             # Again: another run may have published since.
@@ -280,10 +280,6 @@ def _write_split(
             _publish(output_dir, split, writers, index)
             _write_dataset_json(output_dir, spec, new={split: entry})
     return report
-
-
-def _sizes(shards: list[dict[str, Any]]) -> list[int]:
-    return [shard["bytes"] for shard in shards]
 
 
 def _remove_split(output_dir: str, split: str) -> None:

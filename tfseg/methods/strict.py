@@ -53,7 +53,6 @@ class Strict(SPNet):
     """Self-training with consistency constraint."""
 
     Config = StrictConfig
-    # Source: specification 1.4, 3.
 
     def __init__(self, *, build_model, **options):
         super().__init__(build_model=build_model, **options)
@@ -363,8 +362,8 @@ class Strict(SPNet):
           candidate: bool [N, h, w].
 
         Returns:
-          As `pseudo_labels`. Where the views agree on a class that does not stand out enough, the
-          label "no unseen class" counts. Where they disagree, no label counts.
+          As `labels_of_unseen`. Where the views agree on a class that does not stand out enough,
+          the label "no unseen class" counts. Where they disagree, no label counts.
         """
         unseen = [(i, c) for i, c in enumerate(self._answers) if c in self.spec.seen_unseen.unseen]
         columns, classes = (tf.constant(x, tf.int32) for x in zip(*unseen))
@@ -392,8 +391,8 @@ class Strict(SPNet):
           classes: the U unseen classes, int32.
 
         Returns:
-          As `pseudo_labels`. A pixel that stands out in all views gets the class of its image. If
-          it stands out in no view, the label "no unseen class" counts. If it stands out in some
+          As `labels_of_unseen`. A pixel that stands out in all views gets the class of its image.
+          If it stands out in no view, the label "no unseen class" counts. If it stands out in some
           views only, no label counts.
         """
         shares = [

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,17 +11,41 @@ import tensorflow as tf
 
 from tfseg.data import pipeline, sampling
 from tfseg.data.sources import make_sources
+from tfseg.data.specs import DatasetSpec
+from tfseg.data.stream import Stream
 from tfseg.inference.coloring import panel
+from tfseg.settings.data import DataConfig
+from tfseg.settings.run import TrainConfig
 
 
 class TrainingData:
-    """A run's streams: positioned, described, and able to say what went wrong in them."""
+    """The data of a training run.
+
+    Args:
+      streams: what the method asks for.
+      spec: the data set.
+      data_config: directory, augmentation, limits.
+      config: of the run; `seed` and `train_logdir` are used.
+      strategy: its replicas share every batch.
+
+    Attributes:
+      drawn_by: see `pipeline.drawn_by`.
+
+    Raises:
+      UserError: see `make_sources`.
+    """
 
     # Colour of the padding; the network says which, once it is built.
     mean_pixel: tuple[float, float, float] = (127.5, 127.5, 127.5)
 
-    def __init__(self, streams, spec, data_config, config, strategy):
-
+    def __init__(
+        self,
+        streams: Mapping[str, Stream],
+        spec: DatasetSpec,
+        data_config: DataConfig,
+        config: TrainConfig,
+        strategy: tf.distribute.Strategy,
+    ):
         self._streams, self._data, self._config = streams, data_config, config
         self._strategy = strategy
         self._sources = make_sources(streams, spec, data_config)

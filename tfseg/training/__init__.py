@@ -1,0 +1,1 @@
+"""From losses to updates: a step, the loop around it, optimisers, devices."""

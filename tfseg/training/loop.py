@@ -1,4 +1,9 @@
-"""The loop of a run: from the newest checkpoint to the last step, whatever happens between."""
+"""The loop of a run: from the newest checkpoint to the last step, whatever happens between.
+
+It is written out here and not orbit's Controller: that one prints lines of its own beside the
+progress bar, saves through a CheckpointManager that neither verifies nor falls back, and looks at
+nothing between the steps of an interval.
+"""
 
 import dataclasses
 import math
@@ -15,7 +20,7 @@ from tfseg.settings.run import TrainConfig
 from tfseg.training import memory
 from tfseg.training.interruption import Stopped
 from tfseg.training.progress import Progress
-from tfseg.training.trainer import DescribeBatch, Interval, NonFiniteLoss, Trainer
+from tfseg.training.trainer import Interval, NonFiniteLoss, Trainer
 from tfseg.weights.checkpoint.store import Store
 
 
@@ -163,7 +168,7 @@ def run(
     trainer: Trainer,
     config: TrainConfig,
     images_per_step: int,
-    describe_batch: DescribeBatch,
+    describe_batch: Callable[[int], str],
     write_panels: Callable[[int], None] | None = None,
     start_at: Callable[[int], None],
     begin: Callable[[], None] = lambda: None,

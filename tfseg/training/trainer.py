@@ -1,19 +1,13 @@
-"""The training loop: from a method's losses to updates, summaries and checkpoints.
+"""A step of training and its state: from a method's losses to updates.
 
-`Trainer` is one step and its state, `run` the whole: restore, loop, report, save. Between two
-steps the host looks for signals, so that SIGTERM saves within a step. Of several workers each takes
-the signals that it has got into its next step, and all learn of them at the end of it: they travel
-with the losses, in the one exchange that these need anyway.
-
-The loop is written out here and not orbit's Controller: that one prints lines of its own beside
-the progress bar, saves through a CheckpointManager that neither verifies nor falls back, and
-looks at nothing between the steps of an interval.
+Between two steps the host looks for signals, so that SIGTERM saves within a step. Of several
+workers each takes the signals that it has got into its next step, and all learn of them at the end
+of it: they travel with the losses, in the one exchange that these need anyway.
 
 Source: PseudoSeg specification, section 6.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,8 +23,6 @@ from tfseg.training.agreement import Agreement
 from tfseg.training.interruption import Interruption, Stopped
 from tfseg.training.optimizers import DECOUPLED, make_optimizer, rate_of_run
 from tfseg.weights.checkpoint.names import variable_name
-
-DescribeBatch = Callable[[int], str]
 
 
 class NonFiniteLoss(UserError):
@@ -107,6 +99,7 @@ class Trainer:
       iterator: distributed iterator of batches.
       interruption: looked at after every step; of several workers one may be interrupted.
       mixed_precision: 'float16' adds dynamic loss scaling.
+      ema: network of averaged weights that follows the method's model; None: there is none.
     """
 
     def __init__(
