@@ -8,6 +8,7 @@ not, and all layers before it show that. Such places are found, and the gradient
 as the file has it: with it or without.
 """
 
+import dataclasses
 import functools
 import itertools
 
@@ -17,6 +18,7 @@ import tensorflow as tf
 from tests.golden_cases.unimatch_data import load
 from tests.golden_cases.unimatch_losses import channels_last, settings_of, spec_of, stream_of
 from tfseg.methods.unimatch import UniMatch
+from tfseg.models.backbones.base import unit_names
 from tfseg.models.backbones.resnet_s import ResNetS
 from tfseg.models.heads.parts import ASPP, DecoderStage, Logits, head_settings
 from tfseg.models.layers.settings import Settings
@@ -24,7 +26,7 @@ from tfseg.settings.methods.weak_to_strong import UniMatchConfig
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.run import TrainConfig
 from tfseg.training.trainer import Trainer
-from tfseg.weights.torch_layout import backbone_slots, unimatch_head_slots
+from tfseg.weights.torch_layout import backbone_slots, slots
 
 STEPS = 2
 _LOSSES, _WEIGHTS = 2e-5, 5e-6
@@ -175,9 +177,38 @@ def trainer_of(method, config, strategy, batches):
     return Trainer(method=method, strategy=strategy, config=config, iterator=iterator)
 
 
+def _head_slots(model):
+    """Finds the places of the tensors of UniMatch's ASPP, decoder and logits.
+
+    The model has three atrous rates, one decoder stage and plain convolutions.
+
+    Source: UniMatch specification 3.2. The image pooling is the last part of the first
+    concatenation there and the first here; the low-level feature comes first in the second there
+    and last here.
+    """
+    names = {}
+    for i in range(4):
+        names |= unit_names(f"aspp{i}", f"head.b{i}.0", f"head.b{i}.1")
+    names |= unit_names("image_pooling", "head.b4.gap.1", "head.b4.gap.2")
+    names |= unit_names("concat_projection", "head.project.0", "head.project.1")
+    names |= unit_names("decoder/feature_projection0", "reduce.0", "reduce.1")
+    names |= unit_names("decoder/decoder_conv0", "fuse.0", "fuse.1")
+    names |= unit_names("decoder/decoder_conv1", "fuse.3", "fuse.4")
+    names["logits/semantic"] = "classifier"
+    result = slots(model, names)
+    projection = result["head.project.0.weight"]
+    # All parts have as many channels as the projection's result.
+    moved = {"head.project.0.weight": projection.variable.shape[3]}
+    fuse, reduce = result["fuse.0.weight"].variable, result["reduce.0.weight"].variable
+    moved["fuse.0.weight"] = fuse.shape[2] - reduce.shape[3]
+    for name, shift in moved.items():
+        result[name] = dataclasses.replace(result[name], shift=shift)
+    return result
+
+
 def _slots(model):
     backbone = {_BACKBONE + name: slot for name, slot in backbone_slots(model.backbone).items()}
-    return {**backbone, **unimatch_head_slots(model)}
+    return {**backbone, **_head_slots(model)}
 
 
 @functools.lru_cache(maxsize=2)

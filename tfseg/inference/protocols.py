@@ -15,7 +15,6 @@ from tfseg.inference.merge import Side, sides
 from tfseg.ops.resize import resize_bilinear
 from tfseg.settings.prediction import PredictionConfig
 
-BORDERS = ("cut", "shift")
 # So that the logarithm of a probability that float32 cannot hold is finite.
 _TINY = 1e-38
 

@@ -142,36 +142,6 @@ def head_slots(model: tf.Module) -> dict[str, Slot]:
     return {**aspp_slots(model, prefix="aspp."), **slots(model, names)}
 
 
-def unimatch_head_slots(model: tf.Module) -> dict[str, Slot]:
-    """Finds the places of the tensors of UniMatch's ASPP, decoder and logits.
-
-    Args:
-      model: a network with three atrous rates, one decoder stage and plain convolutions.
-
-    Source: UniMatch specification 3.2. The image pooling is the last part of the first
-    concatenation there and the first here; the low-level feature comes first in the second there
-    and last here.
-    """
-    names = {}
-    for i in range(4):
-        names |= unit_names(f"aspp{i}", f"head.b{i}.0", f"head.b{i}.1")
-    names |= unit_names("image_pooling", "head.b4.gap.1", "head.b4.gap.2")
-    names |= unit_names("concat_projection", "head.project.0", "head.project.1")
-    names |= unit_names("decoder/feature_projection0", "reduce.0", "reduce.1")
-    names |= unit_names("decoder/decoder_conv0", "fuse.0", "fuse.1")
-    names |= unit_names("decoder/decoder_conv1", "fuse.3", "fuse.4")
-    names["logits/semantic"] = "classifier"
-    result = slots(model, names)
-    projection = result["head.project.0.weight"]
-    # All parts have as many channels as the projection's result.
-    moved = {"head.project.0.weight": projection.variable.shape[3]}
-    fuse, reduce = result["fuse.0.weight"].variable, result["reduce.0.weight"].variable
-    moved["fuse.0.weight"] = fuse.shape[2] - reduce.shape[3]
-    for name, shift in moved.items():
-        result[name] = dataclasses.replace(result[name], shift=shift)
-    return result
-
-
 def summed_logits_slots(model: tf.Module) -> dict[str, Slot]:
     """Finds the places of the tensors of DeepLabv2's sum of atrous convolutions.
 
