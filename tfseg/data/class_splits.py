@@ -132,7 +132,7 @@ class ClassSplit:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "ClassSplit":
-        """Builds a split from `to_json`'s result, as `run_record.read` found it in config.json."""
+        """Builds a split from `to_json`'s result, as `runs.record.read` found it in config.json."""
         fields = {field.name for field in dataclasses.fields(cls)}
         lists = {
             k: tuple(v) if isinstance(v, list) else v for k, v in content.items() if k in fields

@@ -41,7 +41,7 @@ def evaluate_repeatedly(
       The last result; None if there was none.
 
     Raises:
-      UserError: see `Evaluator`, `watch_checkpoints` and `checkpoint.load_network`.
+      UserError: see `Evaluator`, `watch_checkpoints` and `load_network`.
       SystemExit: with code 143, on SIGTERM.
     """
     with exiting_on_sigterm():

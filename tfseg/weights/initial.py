@@ -113,10 +113,6 @@ def _stored_keys(prefix: str, model: Any) -> tuple[dict[str, str], int]:
     return names, len(all_keys) - len(names)
 
 
-def _excluded(name: str, scopes: tuple[str, ...]) -> bool:
-    return name.startswith(scopes)
-
-
 def _looks_like(names: Iterable[str]) -> str | None:
     """Names the backbone whose variables these are, if it is one of ours."""
     names = set(names)
@@ -207,7 +203,7 @@ def load_initial_weights(
         last = (LOGITS_SCOPE,) if last_layers_contain_logits_only else LAST_LAYER_SCOPES
         excluded_scopes = (*last, f"{model.backbone.scope}/{LOGITS_SCOPE}")
     present = [name for name in variables if name in stored]
-    excluded = [name for name in present if _excluded(name, excluded_scopes)]
+    excluded = [name for name in present if name.startswith(excluded_scopes)]
     wanted = [name for name in present if name not in set(excluded)]
     wrong = {
         name: (list(shapes[stored[name]]), variables[name].shape.as_list())

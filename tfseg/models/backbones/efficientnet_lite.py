@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 up to its last block.
 
 Source: Tan and Le, "EfficientNet", ICML 2019, in the Lite form of Google's model repository (no
-squeeze-and-excitation, ReLU6); ImageNet weights: `tfseg.initial_weights.load_pretrained`. The
+squeeze-and-excitation, ReLU6); ImageNet weights: `tfseg.weights.initial.load_pretrained`. The
 1280-channel head of the classifier is left out, as DeepLab leaves out MobileNetV2's.
 """
 

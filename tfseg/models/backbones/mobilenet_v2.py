@@ -4,8 +4,6 @@ Source: Sandler et al., "MobileNetV2", CVPR 2018; PseudoSeg specification 4.3. T
 program has no image-level classifier on it; here it has one, so that the methods that need one run.
 """
 
-import dataclasses
-
 import tensorflow as tf
 
 from tfseg.models.backbones.base import CENTRED, Backbone, EndPoints
@@ -86,7 +84,7 @@ class MobileNetV2(Backbone):
       divisible_by: channel counts are multiples of it; None: 8.
     """
 
-    facts = dataclasses.replace(CENTRED)
+    facts = CENTRED
     scope = "MobilenetV2"
     last = "layer_18"
 

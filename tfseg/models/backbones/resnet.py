@@ -4,7 +4,6 @@ Source: He et al., "Deep residual learning", CVPR 2016; PseudoSeg specification 
 out `_beta`, as the published checkpoints do.
 """
 
-import dataclasses
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -114,7 +113,7 @@ class ResNet(Backbone):
         super().__init__(variant)
         settings = settings.replace(decay=0.95, epsilon=1e-5, kernel_init=he_truncated_normal)
         beta = variant.endswith("_beta")
-        self.facts = dataclasses.replace(CENTRED) if beta else MEAN_SUBTRACTED
+        self.facts = CENTRED if beta else MEAN_SUBTRACTED
         self.scope = variant.removesuffix("_beta")
         self.last = "block4"
         self.root = self._root(settings, beta)

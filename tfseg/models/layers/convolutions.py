@@ -41,7 +41,7 @@ class Conv2D(Layer):
       stride: stride in both directions.
       rate: atrous rate.
       use_bias: add a bias.
-      fixed_padding: see `_padding`; False is TensorFlow's SAME throughout.
+      fixed_padding: see `_Padding`; False is TensorFlow's SAME throughout.
       init: initial values; None: the settings'.
       bias_init: of the bias, unless the settings say otherwise; None: zero.
       decayed: whether the kernel is part of the weight decay.
