@@ -5,8 +5,8 @@ from typing import Any
 import tensorflow as tf
 
 from tfseg.inference.decisions import ARG_MAX, Decision
-from tfseg.inference.merge import sides
 from tfseg.inference.predictor import Predictor
+from tfseg.ops.shapes import sides
 
 IMAGE, LABELS, PROBABILITIES = "image", "labels", "probabilities"
 

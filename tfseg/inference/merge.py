@@ -17,8 +17,7 @@ from tfseg.models.heads.parts import scaled_size
 from tfseg.ops.class_aware import present_classes
 from tfseg.ops.class_filter import filter_classes, kept_classes
 from tfseg.ops.resize import rescale_cubic, resize_bilinear, resize_cubic, resize_pillow
-
-Side = int | tf.Tensor
+from tfseg.ops.shapes import Side, sides
 
 MERGE_SCALES = ("probs", "logits", "masks")
 SCALE_KERNELS = ("bilinear", "cubic", "pillow")
@@ -170,14 +169,6 @@ def image_logits_of(model: Any, image: tf.Tensor) -> tf.Tensor:
     if "image_logits" not in outputs:
         raise _no_scores()
     return outputs["image_logits"]
-
-
-def sides(image: tf.Tensor) -> tuple[Side, Side]:
-    """Returns height and width: ints where they are known while a graph is built."""
-    dynamic = tf.shape(image)
-    return tuple(
-        dynamic[axis] if image.shape[axis] is None else image.shape[axis] for axis in (1, 2)
-    )
 
 
 def _no_scores() -> UserError:

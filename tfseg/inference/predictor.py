@@ -12,9 +12,10 @@ import tensorflow as tf
 
 from tfseg.errors import UserError
 from tfseg.inference.decisions import ARG_MAX, Decided, Decision, restriction
-from tfseg.inference.merge import ONE_VIEW, Views, image_logits_of, look, sides
+from tfseg.inference.merge import ONE_VIEW, Views, image_logits_of, look
 from tfseg.models.kernels import fusing
 from tfseg.ops.resize import resize_nearest_align_corners
+from tfseg.ops.shapes import sides
 
 
 class Prediction(NamedTuple):

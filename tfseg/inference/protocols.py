@@ -11,8 +11,8 @@ from typing import Any
 import tensorflow as tf
 
 from tfseg.errors import UserError
-from tfseg.inference.merge import Side, sides
 from tfseg.ops.resize import resize_bilinear
+from tfseg.ops.shapes import Side, sides
 from tfseg.settings.prediction import PredictionConfig
 
 # So that the logarithm of a probability that float32 cannot hold is finite.

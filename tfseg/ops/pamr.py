@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 import tensorflow as tf
 
 from tfseg.ops.resize import resize_bilinear
+from tfseg.ops.shapes import sides
 
 DILATIONS = (1, 2, 4, 8, 12, 24)
 # Share of the local standard deviation at which likeness has fallen to 1/e.
@@ -107,9 +108,7 @@ def _neighbours(x: tf.Tensor, dilations: Sequence[int]) -> Iterator[Callable[[],
     """Yields, for each neighbour, a function that cuts out its values, [N, h, w, D] as `x`."""
     margin = max(dilations)
     padded = x
-    # Sizes that are known are kept as such, for shape inference.
-    dynamic = tf.shape(x)
-    height, width = (dynamic[k] if x.shape[k] is None else x.shape[k] for k in (1, 2))
+    height, width = sides(x)
     for axis, side in ((1, height), (2, width)):
         index = tf.clip_by_value(tf.range(-margin, side + margin), 0, side - 1)
         padded = tf.gather(padded, index, axis=axis)

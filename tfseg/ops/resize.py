@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
+from tfseg.ops.shapes import Side, sides
+
 Size = Sequence[int] | tf.Tensor
 # How bilinear resizing is computed: TensorFlow's kernel, or two matrix products.
 KERNEL, MATRICES = "kernel", "matrices"
@@ -52,20 +54,14 @@ def _static_size(size: Size) -> tuple[int | None, int | None]:
     return tuple(None if value is None else int(value) for value in values)
 
 
-def _sizes(x: tf.Tensor, size: Size) -> list[tuple[int | tf.Tensor, int | tf.Tensor]]:
+def _sizes(x: tf.Tensor, size: Size) -> list[tuple[Side, Side]]:
     """Returns (input, output) sizes of axes 1 and 2: Python ints where known, else tensors."""
-    dynamic, result = None, []
-    for axis, out in enumerate(_static_size(size)):
-        side = x.shape[axis + 1]
-        if side is None:
-            dynamic = tf.shape(x) if dynamic is None else dynamic
-            side = dynamic[axis + 1]
-        result.append((side, size[axis] if out is None else out))
-    return result
+    static = enumerate(_static_size(size))
+    return [(side, size[i] if out is None else out) for side, (i, out) in zip(sides(x), static)]
 
 
-def _is_static(*sides: int | tf.Tensor) -> bool:
-    return not any(isinstance(side, tf.Tensor) for side in sides)
+def _is_static(*sizes: Side) -> bool:
+    return not any(isinstance(size, tf.Tensor) for size in sizes)
 
 
 def interpolation_matrix(
@@ -232,8 +228,7 @@ def rescale_cubic(x: tf.Tensor, scale: float) -> tf.Tensor:
     """
     if scale == 1.0:
         return tf.cast(x, tf.float32)
-    dynamic = tf.shape(x)
-    height, width = (dynamic[k] if x.shape[k] is None else x.shape[k] for k in (1, 2))
+    height, width = sides(x)
     # In float64, because GPUs multiply float32 matrices with ten bits.
     result = separable_linear(
         tf.cast(x, tf.float64), cubic_matrix(height, scale), cubic_matrix(width, scale)
@@ -281,10 +276,8 @@ def rescale_bilinear(x: tf.Tensor, scale: float | tf.Tensor) -> tf.Tensor:
 
     Source: STRICT specification 4.1.
     """
-    dynamic = tf.shape(x)
-    sides = [dynamic[k] if x.shape[k] is None else x.shape[k] for k in (1, 2)]
     # In float64, because GPUs multiply float32 matrices with ten bits.
-    matrices = [_linear_matrix(side, scale) for side in sides]
+    matrices = [_linear_matrix(side, scale) for side in sides(x)]
     return tf.cast(separable_linear(tf.cast(x, tf.float64), *matrices), tf.float32)
 
 
@@ -357,17 +350,17 @@ def resize_pillow(x: tf.Tensor, size: Size) -> tf.Tensor:
 
     # In float64, because GPUs multiply float32 matrices with ten bits.
     rows, columns = (
-        tf.cast(pillow_matrix(*sides), tf.float64)
-        for sides in ((in_height, out_height), (in_width, out_width))
+        tf.cast(pillow_matrix(*pair), tf.float64)
+        for pair in ((in_height, out_height), (in_width, out_width))
     )
     x = to_8_bits(tf.einsum("wj,nijc->niwc", columns, tf.cast(x, tf.float64)))
     return tf.cast(to_8_bits(tf.einsum("hi,niwc->nhwc", rows, x)), tf.float32)
 
 
 def _nearest(x: tf.Tensor, size: Size, *, align_corners: bool) -> tf.Tensor:
-    for axis, sides in enumerate(_sizes(x, size), start=1):
+    for axis, pair in enumerate(_sizes(x, size), start=1):
         # Products of two sides may pass int32.
-        in_size, out_size = (s if _is_static(s) else tf.cast(s, tf.int64) for s in sides)
+        in_size, out_size = (s if _is_static(s) else tf.cast(s, tf.int64) for s in pair)
         i = np.arange(out_size, dtype=np.int64) if _is_static(out_size) else tf.range(out_size)
         if not align_corners:
             index = i * in_size // out_size

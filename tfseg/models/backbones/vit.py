@@ -18,6 +18,7 @@ from tfseg.models.layers.initial_values import constant, truncated_normal, unifo
 from tfseg.models.layers.settings import Layer, Settings
 from tfseg.models.layers.tokens import Dense, LayerNorm, Parameter
 from tfseg.ops.resize import cubic_matrix, pillow_matrix, separable_linear
+from tfseg.ops.shapes import sides
 
 PATCH = 14
 # Side, in patches, of the images that the position embedding was trained with.
@@ -120,8 +121,7 @@ class Attention(Layer):
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Maps [N, T, width] to the same in the compute type."""
-        dynamic = tf.shape(x)
-        batch, count = (dynamic[i] if x.shape[i] is None else x.shape[i] for i in (0, 1))
+        batch, count = sides(x, (0, 1))
         size = self._width // self._heads
         parts = tf.reshape(self.qkv(x), [batch, count, 3, self._heads, size])
         query, key, value = tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4]))
@@ -223,8 +223,8 @@ class VisionTransformer(Backbone):
         if isinstance(height, int) and isinstance(width, int) and height == width == _GRID:
             return tf.convert_to_tensor(embedding)
         rows, columns = (
-            position_matrix(*sides, antialias=self._registers > 0)
-            for sides in ((height, width), (width, height))
+            position_matrix(*pair, antialias=self._registers > 0)
+            for pair in ((height, width), (width, height))
         )
         grid = tf.reshape(embedding[:, 1:], [1, _GRID, _GRID, self._width])
         # In float64, because GPUs multiply float32 matrices with ten bits.
@@ -235,8 +235,7 @@ class VisionTransformer(Backbone):
     def call(self, x: tf.Tensor, training: bool = False) -> EndPoints:
         """Maps a network input [N, 14 h, 14 w, 3] to end points [N, h, w, D] by name."""
         x = self.patch_embed(x)
-        dynamic = tf.shape(x)
-        batch, height, width = (dynamic[i] if x.shape[i] is None else x.shape[i] for i in (0, 1, 2))
+        batch, height, width = sides(x, (0, 1, 2))
         patches = tf.reshape(tf.cast(x, tf.float32), [batch, height * width, self._width])
         one = [batch, 1, self._width]
         tokens = tf.concat([tf.broadcast_to(self.cls_token.value, one), patches], 1)

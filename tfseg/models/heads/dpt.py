@@ -18,6 +18,7 @@ from tfseg.models.heads.parts import head_settings
 from tfseg.models.layers.convolutions import Conv2D, Conv2DTranspose
 from tfseg.models.layers.settings import Layer, Settings
 from tfseg.ops.resize import resize_bilinear
+from tfseg.ops.shapes import sides
 from tfseg.settings.network import ModelConfig
 
 # By width of the encoder: channels of the fusion, and of the four maps before it.
@@ -47,8 +48,7 @@ def _convolution(
 
 def _size(x: tf.Tensor, factor: int = 1) -> list[int | tf.Tensor]:
     """Returns height and width of a map, times a factor; ints where they are known."""
-    dynamic = tf.shape(x)
-    return [factor * (dynamic[i] if x.shape[i] is None else x.shape[i]) for i in (1, 2)]
+    return [factor * side for side in sides(x)]
 
 
 class Residual(Layer):

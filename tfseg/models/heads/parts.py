@@ -18,6 +18,7 @@ from tfseg.models.layers.initial_values import truncated_normal, uniform_fan_in,
 from tfseg.models.layers.settings import Layer, Settings
 from tfseg.models.layers.units import ConvBatchNorm, SeparableConv
 from tfseg.ops.resize import resize_bilinear, separable_linear
+from tfseg.ops.shapes import sides
 from tfseg.settings.network import ModelConfig
 
 # Channels of a low-level feature that is concatenated, after its projection.
@@ -342,9 +343,7 @@ class DecoderStage(Layer):
         """
         projected = self.projection(low_level, training=training)
         ends = {self.projection.name.removesuffix("_unit"): projected}
-        dynamic = tf.shape(low_level)
-        size = [dynamic[i] if low_level.shape[i] is None else low_level.shape[i] for i in (1, 2)]
-        x = resize_bilinear(x, size)
+        x = resize_bilinear(x, sides(low_level))
         if not self._sum:
             x = tf.concat([x, projected], axis=-1)
         for i, layer in enumerate(self.convolutions):

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tfseg.models.layers.initial_values import Initializer, constant
 from tfseg.models.layers.settings import Layer, Settings
+from tfseg.ops.shapes import sides
 
 
 class _Padding:
@@ -127,11 +128,10 @@ class Conv2DTranspose(Layer):
         size, filters = self._size, self.out_channels
         columns = tf.reshape(tf.transpose(kernel, [2, 0, 1, 3]), [1, 1, x.shape[3], -1])
         blocks = _pointwise(x, columns)
-        dynamic = tf.shape(x)
-        sides = [dynamic[i] if x.shape[i] is None else x.shape[i] for i in (0, 1, 2)]
-        blocks = tf.reshape(blocks, [sides[0] * sides[1], sides[2], size, size, filters])
+        batch, height, width = sides(x, (0, 1, 2))
+        blocks = tf.reshape(blocks, [batch * height, width, size, size, filters])
         blocks = tf.transpose(blocks, [0, 2, 1, 3, 4])
-        result = tf.reshape(blocks, [sides[0], sides[1] * size, sides[2] * size, filters])
+        result = tf.reshape(blocks, [batch, height * size, width * size, filters])
         return result + tf.cast(self.bias, self._type)
 
 

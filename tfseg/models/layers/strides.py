@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from tfseg.ops.shapes import sides
+
 
 def max_pool(x: tf.Tensor, *, ceil: bool = False) -> tf.Tensor:
     """Takes the maximum of 3x3 windows, stride 2, with a border of one pixel on every side.
@@ -14,15 +16,13 @@ def max_pool(x: tf.Tensor, *, ceil: bool = False) -> tf.Tensor:
     Returns:
       [N, h', w', C] in the type of `x`.
     """
-    sides = x.shape[1:3]
-    if all(side is not None and side % 2 == 1 for side in sides):
+    if all(side is not None and side % 2 == 1 for side in x.shape[1:3]):
         return tf.nn.max_pool2d(x, 3, 2, "SAME")
     # SAME would leave out the border above and to the left of even sides, and so sample other
     # positions. The kernel does not take explicit padding on every device.
-    dynamic = tf.shape(x)
     after = [1, 1]
     if ceil:
-        after = [2 - (dynamic[k] if x.shape[k] is None else x.shape[k]) % 2 for k in (1, 2)]
+        after = [2 - side % 2 for side in sides(x)]
     lowest = tf.constant(float("-inf"), x.dtype)
     x = tf.pad(x, [[0, 0], *([1, end] for end in after), [0, 0]], constant_values=lowest)
     return tf.nn.max_pool2d(x, 3, 2, "VALID")

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfseg.models.layers.initial_values import Initializer, constant
 from tfseg.models.layers.settings import Layer, Settings
+from tfseg.ops.shapes import sides
 
 
 class Parameter(Layer):
@@ -58,9 +59,7 @@ class Dense(Layer):
         in_channels, filters = self._shape
         rows = tf.reshape(tf.cast(x, self._type), [-1, in_channels])
         rows = tf.matmul(rows, tf.cast(self.kernel, self._type)) + tf.cast(self.bias, self._type)
-        dynamic = tf.shape(x)
-        sides = [dynamic[i] if x.shape[i] is None else x.shape[i] for i in (0, 1)]
-        return tf.reshape(rows, [*sides, filters])
+        return tf.reshape(rows, [*sides(x, (0, 1)), filters])
 
 
 class LayerNorm(Layer):
