@@ -838,8 +838,9 @@ def test_resizing_comes_before_the_resized_crop(tmp_path):
 
 def test_a_resized_crop_is_one_view(folder):
     streams = {"both": Stream("train", 4, strong_views=1)}
-    with pytest.raises(UserError, match="--augmentation=resized_crop makes one view"):
+    with pytest.raises(UserError, match="--augmentation=resized_crop makes one view") as caught:
         dataset_of(resized_crop(folder), streams)
+    assert "accepted: deeplab, long_side_crop" in str(caught.value)
 
 
 @pytest.mark.parametrize("area", [(0.9,), (0.0, 1.0), (0.8, 0.7), (0.5, 1.5)])

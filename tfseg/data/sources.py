@@ -14,6 +14,7 @@ from tfseg.data.specs import DatasetSpec, load_spec
 from tfseg.data.split_index import load_index
 from tfseg.data.stream import NEEDING_MASKS, Stream
 from tfseg.errors import UserError
+from tfseg.settings.augmentations import AUGMENTATIONS
 from tfseg.settings.data import DataConfig
 
 
@@ -261,13 +262,13 @@ def _check_views(name: str, stream: Stream, config: DataConfig) -> None:
     Raises:
       UserError: the stream wants others.
     """
-    if stream.strong_views and not augment.makes_strong_views(config):
+    if stream.strong_views and not augment.makes_strong_views(config.augmentation):
         raise UserError(
             f"The method needs a weak and a strong view of the images of stream '{name}'; "
             f"--augmentation={config.augmentation} makes one view.",
             where="--augmentation",
             received=config.augmentation,
-            accepted="deeplab, with this method",
+            accepted=", ".join(filter(augment.makes_strong_views, AUGMENTATIONS)),
             fix="leave out --augmentation, or choose a --method that takes one view of each image, "
             "such as supervised",
         )

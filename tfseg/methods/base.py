@@ -2,8 +2,8 @@
 
 A method turns batches into named scalar losses. It declares which streams of data it wants, which
 networks it owns and how their variables are grouped for the optimiser; the trainer does the rest.
-A method file reads top to bottom in its paper's order and contains no loop, no gradient, no
-distribution and no flag.
+A method file reads top to bottom in its paper's order and contains no loop, no gradient and no
+flag. What it shares between replicas goes through `ops.losses` and `methods.running`.
 """
 
 import dataclasses

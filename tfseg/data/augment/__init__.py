@@ -20,9 +20,9 @@ def _module(config: DataConfig) -> ModuleType:
     return AUGMENTATIONS[config.augmentation].load()
 
 
-def makes_strong_views(config: DataConfig) -> bool:
-    """Returns whether --augmentation can make strong views beside the weak one."""
-    return getattr(_module(config), "MAKES_STRONG_VIEWS", False)
+def makes_strong_views(name: str) -> bool:
+    """Returns whether the augmentation of that name makes strong views beside the weak one."""
+    return getattr(AUGMENTATIONS[name].load(), "MAKES_STRONG_VIEWS", False)
 
 
 def max_side(config: DataConfig, *, light: bool) -> int | None:
