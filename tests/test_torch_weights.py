@@ -13,7 +13,9 @@ from tfseg.errors import UserError
 from tfseg.models import build_model
 from tfseg.settings.network import ModelConfig
 from tfseg.weights.checkpoint.names import by_name
-from tfseg.weights.initial import load_initial_weights, load_pretrained, load_torch
+from tfseg.weights.initial import load_initial_weights
+from tfseg.weights.pretrained import load_pretrained
+from tfseg.weights.torch_initial import load_torch
 from tfseg.weights.prefix import outer_prefix
 from tfseg.weights.torch_convert import _describe, convert
 

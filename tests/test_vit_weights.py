@@ -15,9 +15,11 @@ from tfseg.models.backbones.vit import Shape
 from tfseg.models.heads import dpt
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.reading import make
-from tfseg.weights import initial, torch_file, vit_names
+from tfseg.weights import torch_file, torch_initial, vit_names
 from tfseg.weights.checkpoint.names import by_name
-from tfseg.weights.initial import load_initial_weights, load_pretrained, load_torch
+from tfseg.weights.initial import load_initial_weights
+from tfseg.weights.pretrained import load_pretrained
+from tfseg.weights.torch_initial import load_torch
 from tfseg.weights.torch_convert import convert
 
 TABLES = pathlib.Path(__file__).parent / "golden" / "unimatch"
@@ -373,4 +375,4 @@ def test_the_program_has_the_entry_as_a_flag(tmp_path, checkpoint):
 
 
 def test_every_variant_is_named_where_files_are_refused():
-    assert {"dinov2_vits14", "dinov2_vitb14", "dinov2_vitl14_reg"} <= set(initial._TORCH_VARIANTS)
+    assert {"dinov2_vits14", "dinov2_vitb14", "dinov2_vitl14_reg"} <= set(torch_initial.VARIANTS)

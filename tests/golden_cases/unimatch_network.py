@@ -18,7 +18,7 @@ from tfseg.ops.resize import resize_bilinear
 from tfseg.settings.network import ModelConfig
 from tfseg.settings.reading import make
 from tfseg.weights import torch_layout
-from tfseg.weights.initial import load_torch
+from tfseg.weights.torch_initial import load_torch
 
 # Relative to the largest value expected, about three times the difference between the published
 # code and an independent computation; that of the position embedding is absolute.

@@ -8,7 +8,8 @@ from tfseg.models.heads.projection import CLASS_VECTORS
 from tfseg.settings.run import TrainConfig
 from tfseg.weights.checkpoint import find
 from tfseg.weights.checkpoint.names import by_name
-from tfseg.weights.initial import load_initial_weights, load_pretrained
+from tfseg.weights.initial import load_initial_weights
+from tfseg.weights.pretrained import load_pretrained
 
 
 def initialise_networks(method: Any, config: TrainConfig) -> None:

@@ -15,7 +15,7 @@ from tfseg.settings.network import ModelConfig
 from tfseg.weights import torch_file
 from tfseg.weights.checkpoint import writing
 from tfseg.weights.checkpoint.names import by_name
-from tfseg.weights.initial import load_torch
+from tfseg.weights.torch_initial import load_torch
 
 # For information alone: no variable depends on it.
 _CROP_SIZE = (513, 513)

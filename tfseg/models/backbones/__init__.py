@@ -7,6 +7,7 @@ settings that not every backbone has it heeds.
 from collections.abc import Callable, Sequence
 
 from tfseg.errors import UserError
+from tfseg.models.backbones import efficientnet_lite, resnet_s, resnet_torch, wide_resnet
 from tfseg.models.backbones.base import Backbone
 from tfseg.models.backbones.efficientnet_lite import EfficientNetLite
 from tfseg.models.backbones.mobilenet_v2 import MobileNetV2
@@ -184,4 +185,11 @@ BACKBONES: dict[str, Maker] = {
     "resnet_rs50": _model_garden_resnet("resnet_rs50"),
     "efficientnet_lite0": _efficientnet_lite("efficientnet_lite0"),
     **{variant: vision_transformer(variant, shape) for variant, shape in SHAPES.items()},
+}
+# What tells PyTorch files apart. A file is of the first backbone here whose tensors it has.
+TORCH_PROBES: dict[str, Sequence[str]] = {
+    **resnet_s.TORCH_PROBES,
+    **resnet_torch.TORCH_PROBES,
+    **wide_resnet.TORCH_PROBES,
+    **efficientnet_lite.TORCH_PROBES,
 }

@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 up to its last block.
 
 Source: Tan and Le, "EfficientNet", ICML 2019, in the Lite form of Google's model repository (no
-squeeze-and-excitation, ReLU6); ImageNet weights: `tfseg.weights.initial.load_pretrained`. The
+squeeze-and-excitation, ReLU6); ImageNet weights: `tfseg.weights.pretrained.load_pretrained`. The
 1280-channel head of the classifier is left out, as DeepLab leaves out MobileNetV2's.
 """
 
@@ -32,6 +32,8 @@ _TORCH_PARTS = {
     "project_conv": "_project_conv",
     "project_bn": "_bn2",
 }
+# Tensors of the PyTorch files of each variant. They tell its files from those of other backbones.
+TORCH_PROBES = {"efficientnet_lite0": ("_blocks.0._depthwise_conv.weight",)}
 _KERNEL, _BIAS = "kernel", "bias"
 FACTS = Facts(
     mean_pixel=(127.0, 127.0, 127.0),

@@ -18,6 +18,11 @@ from tfseg.models.layers.strides import AtrousRate, max_pool
 from tfseg.models.layers.units import ConvBatchNorm
 
 _UNITS = {"resnet50s": (3, 4, 6, 3), "resnet101s": (3, 4, 23, 3)}
+# Tensors of the PyTorch files of each variant. They tell its files from those of other backbones.
+TORCH_PROBES = {
+    "resnet101s": ("conv1.0.weight", "layer3.6.conv1.weight"),
+    "resnet50s": ("conv1.0.weight", "layer3.5.conv1.weight"),
+}
 # Channels of the stem's convolutions, and of the bottlenecks of the four layers.
 _STEM, _BOTTLENECKS = (64, 64, 128), (64, 128, 256, 512)
 _STEM_NAMES = ("conv1_1", "conv1_2", "conv1_3")

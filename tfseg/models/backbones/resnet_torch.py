@@ -31,6 +31,11 @@ from tfseg.models.layers.units import ConvBatchNorm
 _MEAN = (122.675, 116.669, 104.008)
 CAFFE = Facts(mean_pixel=_MEAN, scale=(1.0, 1.0, 1.0), offset=_MEAN)
 _UNITS = (3, 4, 23, 3)
+# Tensors of the PyTorch files of each variant. They tell its files from those of other backbones.
+TORCH_PROBES = {
+    "resnet101": ("layer3.22.conv1.weight",),
+    "resnet101_msra": ("layer4.block23.reduce.conv.weight",),
+}
 # Channels of the stem and of the bottlenecks of the four layers.
 _WIDTHS = (64, 64, 128, 256, 512)
 _STEM_STRIDE = 4

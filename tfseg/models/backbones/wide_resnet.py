@@ -16,6 +16,8 @@ from tfseg.models.layers.initial_values import he_normal_fan_out
 from tfseg.models.layers.settings import Layer, Settings
 from tfseg.models.layers.strides import AtrousRate
 
+# Tensors of the PyTorch files of each variant. They tell its files from those of other backbones.
+TORCH_PROBES = {"wide_resnet38": ("b4_5.conv_branch2a.weight",)}
 # (first name, channels inside, channels, stride of the first block, blocks).
 _STAGES = (
     ("b2", 128, 128, 2, 3),
