@@ -173,6 +173,10 @@ def test_cocos_own_categories_take_its_lists(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="(?s)--splits_dir must be a folder.*data_splits/coco"):
         build(tmp_path, tmp_path / "out", path)
+    (tmp_path / "data_splits" / "coco").mkdir(parents=True)
+    (tmp_path / "data_splits" / "coco" / "val.txt").write_text("000000000139\n")
+    with pytest.raises(UserError, match="(?s)not COCO's.*a.jpg.*000000000139.*--val_fraction=0.2"):
+        build(tmp_path, tmp_path / "out", path)
     _, counts = build(tmp_path, tmp_path / "out", path, extra=["--val_fraction=0.4"])
     assert counts == {"train": 2, "val": 1}
 

@@ -132,6 +132,24 @@ def _check_outlines(tasks: Mapping[str, Sequence[ImageSource]]) -> None:
         )
 
 
+def _check_cocos_images(splits: Mapping[str, Sequence[str]], instances: Instances) -> None:
+    """Insists that COCO's lists, which nobody has named, are lists of these images.
+
+    Raises:
+      UserError: not one of the images is in them.
+    """
+    listed = {os.path.basename(i) for ids in splits.values() for i in ids}
+    if listed.isdisjoint(map(os.path.basename, instances.images)):
+        raise UserError(
+            f"The categories are COCO's own, so its lists ({_COCO_LISTS}) are taken; the images "
+            "are not COCO's.",
+            where=", ".join(FLAGS.annotations),
+            received=", ".join(image.name for image in list(instances.images.values())[:3]),
+            accepted=f"images of these lists, such as {next(iter(splits.values()))[0]}",
+            fix="give --val_fraction=0.2, which draws the splits; or give lists with --splits_dir",
+        )
+
+
 def _read() -> Instances:
     """Reads --annotations and says what was left out."""
     instances = read_instances(FLAGS.annotations)
@@ -151,7 +169,8 @@ def main(argv: list[str]) -> None:
     instances = _read()
     spec = instances.spec
     draw = split_flags.asks_to_draw()
-    if not FLAGS.splits_dir and not draw and spec is DATASETS["coco"]:
+    takes_cocos_lists = not FLAGS.splits_dir and not draw and spec is DATASETS["coco"]
+    if takes_cocos_lists:
         FLAGS.splits_dir = _COCO_LISTS
     split_flags.check()
     without_lists, bare = not FLAGS.splits_dir, []
@@ -161,6 +180,8 @@ def main(argv: list[str]) -> None:
         )
     else:
         splits = read_splits(FLAGS.splits_dir, FLAGS.splits)
+        if takes_cocos_lists:
+            _check_cocos_images(splits, instances)
     tasks = make_sources(
         FLAGS.images_dir,
         splits,
