@@ -1,6 +1,7 @@
 """Exit codes and messages of every program's frame."""
 
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -59,6 +60,16 @@ def test_a_reader_that_has_gone_ends_a_program_quietly(words, lines, capfd, monk
     # (Closing the file wrote what was left, as the end of a process does.)
     assert leaving.value.code == 141
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("encoding, shown", [("ascii", rb"k\xe4se \udce1"), ("utf-8", rb"\udce1")])
+def test_characters_that_the_terminal_lacks_are_told_otherwise(encoding, shown, monkeypatch):
+    """Names of files need not be UTF-8, and the terminal's encoding need not be UTF-8 either."""
+    output = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", output)
+    with pytest.raises(SystemExit) as leaving:
+        command_line.run(lambda argv: print("k\xe4se \udce1"), ["program"])
+    assert not leaving.value.code and shown in output.buffer.getvalue()
 
 
 def test_another_broken_pipe_is_a_defect():

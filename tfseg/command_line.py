@@ -6,6 +6,7 @@ here too, so that those which come with the package are found by their names.
 """
 
 import difflib
+import io
 import os
 import re
 import select
@@ -183,6 +184,9 @@ def run(
         (`| head`). Other exceptions are defects and keep their traceback.
     """
     argv = sys.argv if argv is None else argv
+    # What is told may hold names of files and classes that the terminal has no characters for.
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
     if about is None:
         about = sys.modules[main.__module__].__doc__ or ""
 
