@@ -157,6 +157,23 @@ def test_names_that_begin_other_names_do_not_mislead(tmp_path):
     assert mask_names.by_ending(folder, folder, everything)[0] == "_mask"
 
 
+@pytest.mark.parametrize("lists", [False, True])
+def test_masks_of_the_whole_names_of_images_of_several_kinds(tmp_path, capsys, lists):
+    """`p0.jpg.png` and `p1.JPG.png`: no one ending fits them."""
+    for k in range(6):
+        extension = ("jpg", "JPG", "png")[k % 3]
+        save(tmp_path / "photos" / f"p{k}.{extension}", picture(k))
+        save(tmp_path / "masks" / f"p{k}.{extension}.png", mask(k))
+    (tmp_path / "classes.txt").write_text("background\ncat\ndog\n")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "train.txt").write_text("p0.jpg\np1\np2\np3\np4\np5.png\n")
+    extra = [f"--splits_dir={tmp_path / 'lists'}"] if lists else []
+    found = build(tmp_path, *extra, masks="masks")
+    assert sum(pixels["cat"] for _, pixels in found.values()) == 90
+    output = capsys.readouterr().out
+    assert "whole name of their image" in output and "left out" not in output
+
+
 def test_published_lists_of_images_and_masks(tmp_path):
     make(tmp_path, "m{}.png", images="VOC/JPEGImages", masks="VOC/Segmentation")
     (tmp_path / "lists").mkdir()

@@ -262,6 +262,9 @@ def _finders(ids: Sequence[str]) -> tuple[FileFinder, FileFinder | None]:
 def _with_suffix(masks: FileFinder, ids: Sequence[str]) -> FileFinder:
     """Returns what finds masks by --mask_suffix, or by an ending that is looked for and told."""
     suffix = FLAGS.mask_suffix
+    if suffix is None and mask_names.are_whole_names(FLAGS.images_dir, FLAGS.masks_dir, ids):
+        print("masks: files of the whole name of their image (a.jpg.png)", flush=True)
+        return FileFinder(masks.folder, masks.extensions, whole_names=True)
     if suffix is None:
         suffix, count = mask_names.by_ending(FLAGS.images_dir, FLAGS.masks_dir, ids)
         if suffix:

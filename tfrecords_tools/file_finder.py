@@ -41,10 +41,19 @@ class FileFinder:
       folder: of the files.
       extensions: with the dot, in lower case.
       suffix: of the names, before the extension: `_mask` finds `a_mask.png` for id `a`.
+      whole_names: the names begin with those of images, extensions and all: `a.jpg.png` is of `a`.
     """
 
-    def __init__(self, folder: str, extensions: Iterable[str] = IMAGE_EXTENSIONS, suffix: str = ""):
+    def __init__(
+        self,
+        folder: str,
+        extensions: Iterable[str] = IMAGE_EXTENSIONS,
+        suffix: str = "",
+        *,
+        whole_names: bool = False,
+    ):
         self.folder, self.extensions, self.suffix = folder, frozenset(extensions), suffix
+        self._whole_names = whole_names
         self._stems: dict[str, dict[str, list[str]]] = {}
 
     def _in(self, folder: str) -> dict[str, list[str]]:
@@ -52,11 +61,18 @@ class FileFinder:
             stems: dict[str, list[str]] = {}
             path = self._folder_on_disk(folder)
             for name in sorted(os.listdir(path)) if os.path.isdir(path) else ():
-                stem, extension = os.path.splitext(name)
+                stem, extension = self.split(name)
                 if extension.lower() in self.extensions:
                     stems.setdefault(composed(stem), []).append(name)
             self._stems[folder] = stems
         return self._stems[folder]
+
+    def split(self, name: str) -> tuple[str, str]:
+        """Returns the last part of an id, and the extension of its file."""
+        stem, extension = os.path.splitext(name)
+        if self._whole_names and os.path.splitext(stem)[1].lower() in IMAGE_EXTENSIONS:
+            stem = os.path.splitext(stem)[0]
+        return stem, extension
 
     def _folder_on_disk(self, folder: str) -> str:
         names = [folder, *(unicodedata.normalize(form, folder) for form in ("NFC", "NFD"))]
@@ -156,7 +172,7 @@ def ids_below(
     for path, names in walk(finder.folder, without=without, onerror=_raise):
         below = os.path.relpath(path, finder.folder)
         for name in names:
-            stem, extension = os.path.splitext(name)
+            stem, extension = finder.split(name)
             if name.startswith("."):
                 continue
             if extension.lower() not in finder.extensions:

@@ -36,6 +36,20 @@ def by_kind(images_dir: str, masks_dir: str, ids: Iterable[str]) -> list[FileFin
     return []
 
 
+def are_whole_names(images_dir: str, masks_dir: str, ids: Collection[str]) -> bool:
+    """Says whether masks are named `a.jpg.png` and `b.png.png`: one ending does not fit them.
+
+    Args:
+      images_dir, masks_dir: folders of images and masks.
+      ids: of the images.
+    """
+    images, masks = FileFinder(images_dir), FileFinder(masks_dir)
+    if is_one_folder(images_dir, masks_dir) or any(masks.names_of(i) for i in ids):
+        return False
+    extensions = {i: os.path.splitext(images.find(i) or "")[1] for i in ids}
+    return len({end for i, end in extensions.items() if masks.names_of(i, end)}) > 1
+
+
 def by_ending(images_dir: str, masks_dir: str, ids: Collection[str]) -> tuple[str, int]:
     """Looks for the ending of masks that do not have the name of their image.
 
