@@ -295,3 +295,10 @@ def test_lists_that_share_images_are_told_before_they_are_converted(tmp_path, ca
         "warning: train and val share 1",
         "warning: train_aug and val share 1",
     ]
+
+
+def test_lists_that_spell_an_image_in_two_ways_share_it(tmp_path, capsys):
+    (tmp_path / "train.txt").write_text("x/a.jpg\nb.jpg\n")
+    (tmp_path / "val.txt").write_text("x\\a\nc\n")
+    read_splits(str(tmp_path))
+    assert "train and val share 1 images (x/a)" in capsys.readouterr().out

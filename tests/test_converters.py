@@ -391,7 +391,11 @@ def test_help(folder):
             lambda f: (f / "lists" / "train.txt").write_text("a\n", "utf-16"),
             "(?s)not UTF-8.*train.txt.*received: UTF-16.*accepted: .*next step: save it again",
         ),
-        (lambda f: os.remove(f / "lists" / "train.txt"), "no <split>.txt"),
+        (lambda f: os.remove(f / "lists" / "train.txt"), "(?s)no <split>.txt.*an empty folder"),
+        (
+            lambda f: (f / "lists" / "train.txt").rename(f / "lists" / "train.TXT"),
+            "(?s)no <split>.txt.*received: train.TXT.*next step: rename",
+        ),
     ],
 )
 def test_refusals(folder, tmp_path, change, message):

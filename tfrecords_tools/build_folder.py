@@ -384,7 +384,13 @@ def _classes() -> tuple[DatasetSpec, ColorMaskReader | None]:
         of_class = color_masks.read_class_colors(where)
         names, colors = tuple(of_class), list(of_class.values())
     if len(names) < 2:
-        raise UserError("--class_names needs 2 names or more.", where=where)
+        raise UserError(
+            "--class_names needs 2 names or more.",
+            where=where,
+            received=names[0],
+            accepted="one class name a line; the first is background (or --has_background=false)",
+            fix="write each name on a line of its own",
+        )
     class_files.check_ignore_label(names, FLAGS.ignore_label, where=where)
     spec = DatasetSpec(
         name=FLAGS.name,

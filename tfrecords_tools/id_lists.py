@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfrecords_tools.checks.leaks import leaks
+from tfrecords_tools.file_finder import stem_of
 from tfrecords_tools.list_lines import names_masks
 from tfrecords_tools.program import check_folder
 from tfrecords_tools.text_files import read_text
@@ -59,7 +60,13 @@ def read_splits(splits_dir: str, wanted: Sequence[str] | None = None) -> dict[st
     names = [n for n in there if n.endswith(".txt")]
     present = sorted(n[: -len(".txt")] for n in names)
     if not present:
-        raise UserError("The folder holds no <split>.txt.", where=splits_dir)
+        raise UserError(
+            "The folder holds no <split>.txt.",
+            where=splits_dir,
+            received=", ".join(there[:_NAMED]) or "an empty folder",
+            accepted="train.txt, val.txt and so on, with one id a line",
+            fix="rename the lists; or leave out --splits_dir where splits shall be drawn",
+        )
     if others := [n for n in there if n not in names]:
         print(
             f"note: left out in {splits_dir}, because a list is <split>.txt: "
@@ -84,7 +91,8 @@ def read_splits(splits_dir: str, wanted: Sequence[str] | None = None) -> dict[st
                 where=os.path.join(splits_dir, f"{name}.txt"),
             )
     for a, b in itertools.combinations(splits, 2):
-        if leaks(a, b) and (shared := sorted(set(splits[a]) & set(splits[b]))):
+        shared = sorted({stem_of(i) for i in splits[a]} & {stem_of(i) for i in splits[b]})
+        if shared and leaks(a, b):
             print(
                 f"warning: {a} and {b} share {len(shared)} images ({', '.join(shared[:3])}): "
                 "scores on them will be too good. Take them out of one of the lists",
