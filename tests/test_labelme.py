@@ -167,6 +167,17 @@ def test_other_files_are_refused(tmp_path, text, words):
     assert "a.json" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "encoding, words", [("utf-16", "received: UTF-16"), ("latin-1", "received: .*byte 0xe4")]
+)
+def test_files_in_other_encodings_are_told_so(tmp_path, encoding, words):
+    path = tmp_path / "a.json"
+    path.write_text('{"shapes": [{"label": "k\xe4se"}]}', encoding)
+    message = f"(?s)is not UTF-8.*a.json.*{words}.*next step: .*UTF-8"
+    with pytest.raises(UserError, match=message):
+        annotations.read(str(path))
+
+
 def test_another_size_is_refused(tmp_path):
     with pytest.raises(UserError, match="(?s)another size.*a.json.*8x10"):
         paint(tmp_path, size=(9, 10))

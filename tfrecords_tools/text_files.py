@@ -63,7 +63,13 @@ def read_json(
     """
     try:
         return files.read_json(
-            path, form, what=what, accepted=accepted, max_bytes=None, check_texts=check_texts
+            path,
+            form,
+            what=what,
+            accepted=accepted,
+            fix="correct the file, or export it again; its encoding is UTF-8",
+            max_bytes=None,
+            check_texts=check_texts,
         )
     except FileNotFoundError:
         raise _not_there(path) from None

@@ -181,6 +181,9 @@ def read_json(
         raise
     except RecursionError:
         raise bad("is nested too deep", f"more than {_MAX_DEPTH} levels") from None
+    except UnicodeDecodeError as error:
+        is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        raise bad("is not UTF-8", "UTF-16" if is_utf16 else str(error)) from None
     except (ValueError, MemoryError) as error:
         raise bad("is not valid JSON", str(error)[:_SHOWN] or "too much for the memory") from None
     except OSError as error:
