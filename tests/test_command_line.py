@@ -42,6 +42,20 @@ def test_exit_code(effect, code):
     assert leave_by(effect) == code
 
 
+def test_a_link_that_leads_nowhere_is_told(tmp_path, capsys):
+    """Of data that is fetched later, a folder may hold links alone."""
+    (tmp_path / "a.jpg").symlink_to("store/123.jpg")
+
+    def main(argv):
+        open(tmp_path / "a.jpg")
+
+    with pytest.raises(SystemExit) as leaving:
+        command_line.run(main, ["program"])
+    error = capsys.readouterr().err
+    assert leaving.value.code == 2
+    assert "link" in error and "a.jpg" in error and "store/123.jpg" in error
+
+
 def test_ctrl_c_is_answered_with_one_word(capsys):
     leave_by(KeyboardInterrupt())
     assert capsys.readouterr().err == "interrupted\n"

@@ -6,6 +6,7 @@ next. Everything else that escapes is a defect of tfseg and keeps its traceback.
 
 import contextlib
 import errno
+import os
 import sys
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
@@ -114,6 +115,13 @@ def from_os_error(error: OSError) -> UserError | None:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(f"Permission denied ({error.strerror}).", where=where)
     if error.errno == errno.ENOENT and where is not None:
+        if os.path.islink(where):
+            return UserError(
+                "A link leads to a file that is not there.",
+                where=where,
+                received=os.readlink(where),
+                fix="fetch the file, or remove the link",
+            )
         return UserError("No such file or directory.", where=where)
     return None
 
