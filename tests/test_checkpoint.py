@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import shutil
@@ -311,6 +312,15 @@ def test_resuming_with_other_state_is_a_user_error(tmp_path):
     store.state["optimizer/new"] = tf.Variable(0.0)
     with pytest.raises(UserError, match="another kind of run"):
         store.restore()
+
+
+def test_tensorflow_says_nothing_of_other_state(tmp_path, caplog):
+    Store(str(tmp_path), {"model": Network()}, {"old": tf.Variable(0.0)}).save(5)
+    store = Store(str(tmp_path), {"model": Network()}, {"new": tf.Variable(0.0)})
+    with pytest.raises(UserError, match="another kind of run"):
+        store.restore()
+    gc.collect()
+    assert caplog.text == ""
 
 
 def test_loading_a_named_network(tmp_path):

@@ -23,6 +23,17 @@ def _tree(networks: Mapping[str, Any], state: Mapping[str, tf.Variable]) -> tf.t
     return tf.train.Checkpoint(networks=groups, state=dict(state))
 
 
+def _check_matched(status: Any) -> None:
+    """Insists that a checkpoint held everything that was asked for.
+
+    Raises:
+      AssertionError: it did not.
+    """
+    # First, or TensorFlow also names, line by line, all that the checkpoint holds besides.
+    status.expect_partial()
+    status.assert_existing_objects_matched()
+
+
 def load_state(state: Mapping[str, tf.Variable], prefix: str) -> None:
     """Gives variables that belong to no network their values in a checkpoint.
 
@@ -35,8 +46,7 @@ def load_state(state: Mapping[str, tf.Variable], prefix: str) -> None:
     """
     try:
         with readable(prefix) as path:
-            status = _tree({}, state).read(path)
-            status.assert_existing_objects_matched().expect_partial()
+            _check_matched(_tree({}, state).read(path))
     except (tf.errors.OpError, ValueError, AssertionError) as error:
         raise UserError(
             f"The checkpoint's state cannot be read: {getattr(error, 'message', error)}",
@@ -134,8 +144,7 @@ class Store:
         state = {name: x for name, x in self.state.items() if name not in self.lacking}
         try:
             with readable(prefix) as path:
-                status = _tree(self.networks, state).read(path)
-                status.assert_existing_objects_matched().expect_partial()
+                _check_matched(_tree(self.networks, state).read(path))
         except (tf.errors.OpError, ValueError) as error:
             raise UserError(
                 f"The checkpoint cannot be read: {getattr(error, 'message', error)}",
