@@ -2,6 +2,7 @@
 
 import gc
 import os
+import resource
 import sys
 
 import tfseg  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
@@ -127,3 +128,11 @@ def records(tmp_path_factory):
         "--num_val=7",
     )
     return folder
+
+
+@pytest.fixture
+def full_disk(capsys):  # capsys, as pytest's own capture is a file too
+    _, most = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, most))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -4,7 +4,6 @@ import collections
 import io
 import json
 import os
-import resource
 import shutil
 
 import numpy as np
@@ -210,14 +209,6 @@ def test_replicas_share_the_images(prefix, photos, tmp_path, two_replicas):
 
 
 # A full disk --------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def full_disk(capsys):  # capsys, as pytest's own capture is a file too
-    _, most = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (16, most))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_picture_that_finds_no_space_is_named(tmp_path, full_disk):

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from tfseg.training.progress import Progress
 
 
@@ -18,3 +20,11 @@ def test_zero_has_no_sign(tmp_path, capsys):
     assert lines[1] == "  monitors: share 0.000"
     assert "-0.0," not in path.read_text()
     assert json.loads(path.read_text())["other"] == -1e-9
+
+
+def test_a_log_that_finds_no_space_is_named(tmp_path, full_disk):
+    path = str(tmp_path / "train_log.jsonl")
+    progress = Progress(total_steps=9, start_step=0, images_per_step=2, log_path=path)
+    with pytest.raises(OSError) as raised:
+        progress.report(1, {"segmentation": 1.5}, 0.002)
+    assert raised.value.filename == path

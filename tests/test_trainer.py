@@ -18,7 +18,7 @@ from tfseg.settings.run import TrainConfig
 from tfseg.training import loop, memory
 from tfseg.training.interruption import Interruption
 from tfseg.training.loop import run
-from tfseg.training.trainer import NonFiniteLoss, Trainer
+from tfseg.training.trainer import Interval, NonFiniteLoss, Trainer
 from tfseg.weights.checkpoint import find
 from tfseg.weights.checkpoint.store import Store
 from tfseg.weights.checkpoint.stored_networks import stored_variables
@@ -184,6 +184,12 @@ def test_a_checkpoint_without_the_loss_scale_is_resumed_and_that_is_told(
     # Now it is there, and nothing is told.
     assert train(*make_trainer(tmp_path, precision="float16", training_number_of_steps=5)) == 0
     assert "loss scale" not in capsys.readouterr().out
+
+
+def test_an_event_file_that_finds_no_space_is_a_user_error(tmp_path, full_disk):
+    interval = Interval(losses={"segmentation": 1.0}, figures={}, histograms={})
+    with pytest.raises(UserError, match="(?s)event file.*larger.*EFBIG"):
+        loop._SummaryWriter(str(tmp_path)).write(1, interval, 0.1, 2.0)
 
 
 def test_a_run_may_be_trained_outside_the_main_thread():

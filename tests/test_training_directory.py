@@ -78,3 +78,10 @@ def test_other_data_is_asked_for(capsys):
         training_directory.check_same_data(TrainConfig(), changed)
     training_directory.check_same_data(TrainConfig(allow_changed_data=True), changed)
     assert "note: goes on with other data: stream labelled: a -> b" in capsys.readouterr().out
+
+
+def test_a_record_that_finds_no_space_is_named_and_leaves_nothing(tmp_path, full_disk):
+    with pytest.raises(OSError) as raised:
+        record.write_record(str(tmp_path), {"command": ["train_sup.py"] * 9})
+    assert raised.value.filename == str(tmp_path / "config.json")
+    assert not list(tmp_path.iterdir())

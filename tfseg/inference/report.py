@@ -12,6 +12,7 @@ from tfseg.data.atomic_writing import write_atomically
 from tfseg.data.specs import DatasetSpec
 from tfseg.errors import UserError
 from tfseg.inference import zero_label
+from tfseg.weights.checkpoint.writing import writing_events
 
 METRICS_FILE = "metrics.json"
 
@@ -49,12 +50,13 @@ def write_summaries(folder: str, result: Mapping[str, Any], spec: DatasetSpec) -
     for mode, scores in zero_label.scores_by_mode(result).items():
         for group, value in scores["mean_iou"].items():
             scalars[f"eval/{mode}/miou_{group}"] = value
-    writer = tf.summary.create_file_writer(folder)
-    with writer.as_default(step=max(result["step"], 0)):
-        for name, value in scalars.items():
-            if value is not None:
-                tf.summary.scalar(name, value)
-    writer.close()
+    with writing_events(folder):
+        writer = tf.summary.create_file_writer(folder)
+        with writer.as_default(step=max(result["step"], 0)):
+            for name, value in scalars.items():
+                if value is not None:
+                    tf.summary.scalar(name, value)
+        writer.close()
 
 
 def describe(result: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from tfseg import files
 from tfseg.data import class_names
+from tfseg.data.atomic_writing import write_atomically
 from tfseg.errors import UserError
 from tfseg.settings.option import FREELY, NEVER
 from tfseg.settings.reading import flat, may_differ, names_of, options_of
@@ -150,11 +151,8 @@ def settings_in(record: Mapping[str, Any], cls: type) -> dict[str, Any]:
 
 def write_record(folder: str, record: Mapping[str, Any]) -> None:
     """Writes `<folder>/config.json` atomically."""
-    path = os.path.join(folder, NAME)
-    with open(path + ".new", "w") as file:
-        json.dump(record, file, indent=2)
-        file.write("\n")
-    os.replace(path + ".new", path)
+    text = json.dumps(record, indent=2) + "\n"
+    write_atomically(os.path.join(folder, NAME), text.encode())
 
 
 def check_continues(folder: str, sections: Mapping[str, Any], spec: Any) -> list[str]:

@@ -16,6 +16,7 @@ from tfseg.data.stream import Stream
 from tfseg.inference.coloring import panel
 from tfseg.settings.data import DataConfig
 from tfseg.settings.run import TrainConfig
+from tfseg.weights.checkpoint.writing import writing_events
 
 
 class TrainingData:
@@ -176,10 +177,12 @@ class TrainingData:
                 return
             # (An array: of a list of bytes TensorFlow makes int32, and a black picture of that.)
             rows = np.stack([panel(row, spec) for row in zip(*panels.values())])
-            writer = make_writer(self._config.train_logdir)
-            with writer.as_default(step=step):
-                tf.summary.image(", ".join(panels), rows, max_outputs=max_images)
-            writer.flush()
+            folder = self._config.train_logdir
+            with writing_events(folder):
+                writer = make_writer(folder)
+                with writer.as_default(step=step):
+                    tf.summary.image(", ".join(panels), rows, max_outputs=max_images)
+                writer.flush()
 
         return write
 

@@ -22,6 +22,7 @@ from tfseg.training.interruption import Stopped
 from tfseg.training.progress import Progress
 from tfseg.training.trainer import Interval, NonFiniteLoss, Trainer
 from tfseg.weights.checkpoint.store import Store
+from tfseg.weights.checkpoint.writing import writing_events
 
 
 class _Saver:
@@ -260,14 +261,15 @@ class _SummaryWriter:
     """Writes TensorBoard scalars and histograms; on workers other than the chief nothing."""
 
     def __init__(self, logdir: str | None):
-        self._writer = (
-            tf.summary.create_noop_writer()
-            if logdir is None
-            else tf.summary.create_file_writer(logdir)
-        )
+        self._folder = logdir or ""
+        if logdir is None:
+            self._writer = tf.summary.create_noop_writer()
+            return
+        with writing_events(logdir):
+            self._writer = tf.summary.create_file_writer(logdir)
 
     def write(self, step: int, interval: Interval, rate: float, images_per_second: float) -> None:
-        with self._writer.as_default(step=step):
+        with writing_events(self._folder), self._writer.as_default(step=step):
             for name, value in interval.losses.items():
                 tf.summary.scalar(f"losses/{name}", value)
             for name, value in interval.figures.items():
@@ -279,7 +281,7 @@ class _SummaryWriter:
                 tf.summary.histogram(f"monitors/{name}", samples, buckets=len(shares))
             tf.summary.scalar("learning_rate", rate)
             tf.summary.scalar("images_per_second", images_per_second)
-        self._writer.flush()
+            self._writer.flush()
 
 
 class Profile:

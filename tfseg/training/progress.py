@@ -9,6 +9,9 @@ from collections.abc import Mapping
 
 from tqdm import tqdm
 
+from tfseg.data.atomic_writing import write_atomically
+from tfseg.errors import naming_file
+
 
 def _duration(seconds: float) -> str:
     return str(datetime.timedelta(seconds=int(seconds)))
@@ -31,9 +34,7 @@ def _forget_after(log_path: str, step: int) -> None:
     """Drops log entries of steps that a killed run did but could not save."""
     with open(log_path, errors="surrogateescape") as file:
         kept = [line for line in file if line.endswith("\n") and not _is_after(line, step)]
-    with open(log_path + ".new", "w", errors="surrogateescape") as file:
-        file.writelines(kept)
-    os.replace(log_path + ".new", log_path)
+    write_atomically(log_path, "".join(kept).encode(errors="surrogateescape"))
 
 
 class Progress:
@@ -110,7 +111,7 @@ class Progress:
             if figures:
                 entry["monitors"] = dict(figures)
             entry["images_per_second"] = round(images, 3)
-            with open(self._log_path, "a") as file:
+            with naming_file(self._log_path), open(self._log_path, "a") as file:
                 file.write(json.dumps(entry) + "\n")
         return images
 

@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfseg import sharing
+from tfseg.data.atomic_writing import write_atomically
 from tfseg.errors import UserError
 from tfseg.weights.checkpoint.find import newest, written
 from tfseg.weights.checkpoint.manifest import MANIFEST_SUFFIX, files_of, move_into_place
@@ -118,10 +119,8 @@ class Store:
         names = [os.path.basename(p) for p in written(self.folder)]
         lines = [f'model_checkpoint_path: "{name}"']
         lines += [f'all_model_checkpoint_paths: "{n}"' for n in names]
-        path = os.path.join(self.folder, "checkpoint")
-        with open(path + ".new", "w") as file:
-            file.write("\n".join(lines) + "\n")
-        os.replace(path + ".new", path)
+        text = "\n".join(lines) + "\n"
+        write_atomically(os.path.join(self.folder, "checkpoint"), text.encode())
 
     def restore(self) -> str | None:
         """Restores the newest whole checkpoint; returns its prefix, or None where there is none.

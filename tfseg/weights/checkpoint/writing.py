@@ -1,9 +1,10 @@
-"""Exporting networks as a checkpoint, and what is said when the disk refuses one."""
+"""Exporting networks as a checkpoint, and what is said when the disk refuses TensorFlow's files."""
 
+import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -59,13 +60,16 @@ _DISK_ERRORS = (
 )
 
 
-def not_written(error: Exception, where: str, then: str) -> UserError | None:
+def not_written(
+    error: Exception, where: str, then: str, what: str = "The checkpoint"
+) -> UserError | None:
     """Returns the user's view of a failed write, or None where the error is of another kind.
 
     Args:
       error: of the operating system, or of TensorFlow.
       where: what was to be written.
       then: what to do once the cause is gone.
+      what: names it in the message.
     """
     if isinstance(error, tf.errors.OpError):
         found = [number for number in _DISK_ERRORS if f"; {os.strerror(number)}" in error.message]
@@ -78,8 +82,25 @@ def not_written(error: Exception, where: str, then: str) -> UserError | None:
     reason = known.what if known else f"{os.strerror(number)}."
     fix = known.fix if known and known.fix else "remove the cause"
     return UserError(
-        f"The checkpoint could not be written. {reason}",
+        f"{what} could not be written. {reason}",
         where=where,
         received=f"{errno.errorcode.get(number, number)}: {text}",
         fix=f"{fix}; then {then}",
     )
+
+
+@contextlib.contextmanager
+def writing_events(folder: str) -> Iterator[None]:
+    """Makes what TensorFlow says of an event file that the disk refuses the user's error.
+
+    Args:
+      folder: of the file.
+
+    Raises:
+      UserError: the disk is full or not writable.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        then, what = "run the same command again", "The event file for TensorBoard"
+        raise not_written(error, folder, then, what) or error from None
