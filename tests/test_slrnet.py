@@ -329,6 +329,8 @@ def test_the_published_layers_of_the_backbone_are_frozen():
         ({"background_factor": 0.5, "pseudo_mask_rule": "foreground"}, "--background_factor"),
         ({"require_all_classes": False, "supervision": "pixel_labels"}, "--require_all_classes"),
         ({"loss_coefficients": (1.0, 4.0)}, "--loss_coefficients"),
+        ({"pamr_dilations": (1, 0)}, "--pamr_dilations"),
+        ({"pamr_dilations": ()}, "--pamr_dilations"),
         ({"cutoff_top": 0.1}, "--cutoff_low"),
         ({"positive_weights": (1.0, 2.0)}, "--positive_weights"),
     ],

@@ -119,6 +119,7 @@ class SLRNetConfig(MethodSettings):
         None,
         "Weights of class, mask, code and segmentation loss; None: 1,4,4,1, and 0.5,2,2,0.5 with "
         "--supervision=pixel_and_image_labels. Published for COCO: 1,8,8,1.",
+        limits=(0, None),
     )
     cutoff_top: float | None = option(
         None,
@@ -183,6 +184,14 @@ class SLRNetConfig(MethodSettings):
                 where="--loss_coefficients",
                 received=", ".join(map(str, self.loss_coefficients)),
                 accepted="class scores, masks, codes, segmentation: for example 1,4,4,1",
+            )
+        if not self.pamr_dilations or min(self.pamr_dilations) < 1:
+            raise UserError(
+                "--pamr_dilations must be positive numbers.",
+                where="--pamr_dilations",
+                received=", ".join(map(str, self.pamr_dilations)) or "none",
+                accepted="published: 1,2,4,8,12,24",
+                fix="to leave out the refinement: --pamr_iterations=0",
             )
         if self.cutoff_low > self.cutoff_top:
             raise UserError(
