@@ -192,6 +192,29 @@ def test_an_event_file_that_finds_no_space_is_a_user_error(tmp_path, full_disk):
         loop._SummaryWriter(str(tmp_path)).write(1, interval, 0.1, 2.0)
 
 
+def test_ten_steps_are_profiled(tmp_path, monkeypatch):
+    """The whole of a long run would outgrow memory and disk."""
+    at = []
+    for name in ("start", "stop"):
+        monkeypatch.setattr(
+            tf.profiler.experimental, name, lambda *_, name=name: at.append((name, trainer.step))
+        )
+    options = {"profile_logdir": str(tmp_path / "profile"), "training_number_of_steps": 31}
+    trainer, config, start_at = make_trainer(tmp_path / "run", log_steps=7, **options)
+    assert train(trainer, config, start_at) == 0
+    assert at == [("start", 10), ("stop", 20)] and trainer.step == 31
+
+
+def test_a_profile_that_cannot_be_written_is_told_before_the_first_step(tmp_path):
+    (tmp_path / "file").write_text("")
+    trainer, config, start_at = make_trainer(
+        tmp_path / "run", profile_logdir=str(tmp_path / "file" / "profile")
+    )
+    with pytest.raises(NotADirectoryError):
+        train(trainer, config, start_at)
+    assert trainer.step == 0
+
+
 def test_a_run_may_be_trained_outside_the_main_thread():
     def work():
         with Interruption() as interruption:

@@ -8,6 +8,7 @@ nothing between the steps of an interval.
 import dataclasses
 import math
 import os
+import sys
 import time
 from collections.abc import Callable
 
@@ -211,9 +212,10 @@ def run(
     # The clock may be younger than any interval: it often counts from the machine's start.
     last_panels = -math.inf
     try:
-        with Profile(config.profile_logdir):
+        with Profile(config.profile_logdir, first_step) as profile:
             while trainer.step < config.training_number_of_steps:
-                reports.write(trainer.train(_steps_to_next_event(config, trainer.step)))
+                steps = min(_steps_to_next_event(config, trainer.step), profile.look(trainer.step))
+                reports.write(trainer.train(steps))
                 is_late = time.monotonic() - last_panels > config.save_summaries_secs
                 draws, saves = trainer.agreement.any(is_late, saver.is_due(trainer.step))
                 if write_panels and draws:
@@ -285,15 +287,41 @@ class _SummaryWriter:
 
 
 class Profile:
-    """Writes a TensorFlow profile of the run where asked to."""
+    """Writes a TensorFlow profile of ten steps where asked to; the ten before them compile.
 
-    def __init__(self, logdir: str | None):
-        self._logdir = logdir
+    A profile of a whole run would outgrow memory and disk.
+
+    Args:
+      logdir: folder; None: nothing is written.
+      first_step: from which the run goes on.
+    """
+
+    def __init__(self, logdir: str | None, first_step: int):
+        self._logdir, self._is_on = logdir, False
+        self._start, self._end = first_step + 10, first_step + 20
 
     def __enter__(self):
         if self._logdir:
+            os.makedirs(self._logdir, exist_ok=True)
+        return self
+
+    def look(self, step: int) -> int:
+        """Starts or stops where that is due; returns the number of steps until it is again."""
+        if not self._logdir or step >= self._end:
+            self._stop()
+            return sys.maxsize
+        if step < self._start:
+            return self._start - step
+        if not self._is_on:
             tf.profiler.experimental.start(self._logdir)
+            self._is_on = True
+        return self._end - step
+
+    def _stop(self) -> None:
+        if self._is_on:
+            self._is_on = False
+            with writing_events(self._logdir):
+                tf.profiler.experimental.stop()
 
     def __exit__(self, *exception):
-        if self._logdir:
-            tf.profiler.experimental.stop()
+        self._stop()
