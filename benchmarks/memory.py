@@ -57,7 +57,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _peak_gib() -> float:
-    with open("/proc/self/status") as file:
+    with open("/proc/self/status", encoding="utf-8") as file:
         return int(re.search(r"VmHWM:\s+(\d+) kB", file.read()).group(1)) / 2**20
 
 

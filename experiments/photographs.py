@@ -106,7 +106,7 @@ class Processes:
           Stopped: a signal came, before the command or while it ran.
         """
         self._check()
-        with open(log, "a") as file:
+        with open(log, "a", encoding="utf-8") as file:
             file.write(f"$ {step.command}\n")
             file.flush()
             self._child = subprocess.Popen(

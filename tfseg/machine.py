@@ -23,7 +23,7 @@ def memory_bytes() -> int:
 def _own_group() -> str:
     """Returns the control group of this process, '/' where it is not known."""
     try:
-        text = pathlib.Path("/proc/self/cgroup").read_text()
+        text = pathlib.Path("/proc/self/cgroup").read_text(encoding="utf-8")
     except OSError:
         return "/"
     found = re.search(r"^0::(/.*)$", text, re.MULTILINE)
@@ -40,7 +40,7 @@ def _limits(group: str, root: pathlib.Path) -> list[int]:
 def _limit_in(path: pathlib.Path) -> list[int]:
     """Returns the number in a file, or nothing where there is none: 'max' is no limit."""
     try:
-        return [int(path.read_text())]
+        return [int(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError):
         return []
 
@@ -74,7 +74,7 @@ def processor(cpuinfo: str = "/proc/cpuinfo") -> Processor:
     has_affinity = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     try:
-        text = pathlib.Path(cpuinfo).read_text()
+        text = pathlib.Path(cpuinfo).read_text(encoding="utf-8")
     except OSError:
         text = ""
     name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
@@ -123,7 +123,7 @@ def nvidia() -> Nvidia | None:
 
 def _driver_of_kernel() -> str | None:
     try:
-        text = pathlib.Path("/proc/driver/nvidia/version").read_text()
+        text = pathlib.Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
     except OSError:
         return None
     found = re.search(r"\b(\d{3}\.\d+(?:\.\d+)?)\b", text)

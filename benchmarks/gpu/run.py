@@ -59,7 +59,7 @@ class Step:
         # The only way to compile a program that JAX did not write; the module is JAX's own.
         from jax._src.lib import xla_client
 
-        self.manifest = json.loads(path.read_text())
+        self.manifest = json.loads(path.read_text(encoding="utf-8"))
         device = jax.devices()[0]
         started = time.perf_counter()
         self._program = device.client.compile_and_load(
@@ -156,7 +156,7 @@ def checked(path: pathlib.Path) -> tuple[dict, bool]:
     """
     with np.load(path.with_suffix(".npz")) as stored:
         kept = dict(stored)
-    count = len(json.loads(path.read_text())["parameters"])
+    count = len(json.loads(path.read_text(encoding="utf-8"))["parameters"])
     step = Step(path, [kept[f"before/{i}"] for i in range(count)])
     losses = np.array([[float(loss) for loss in step()] for _ in kept["losses"]])
     loss = float(np.max(np.abs(losses / kept["losses"] - 1)))
@@ -180,7 +180,7 @@ def checked(path: pathlib.Path) -> tuple[dict, bool]:
 
 
 def _wanted_first(path: pathlib.Path) -> tuple:
-    manifest = json.loads(path.read_text())
+    manifest = json.loads(path.read_text(encoding="utf-8"))
     method = manifest["step"].split("_")[0]
     return _ORDER.index(method) if method in _ORDER else len(_ORDER), manifest["batch"]
 
@@ -206,7 +206,7 @@ def main() -> None:
         line = json.dumps(figures)
         print(line, flush=True)
         if arguments.out:
-            with open(arguments.out, "a") as file:
+            with open(arguments.out, "a", encoding="utf-8") as file:
                 file.write(line + "\n")
     sys.exit(0 if all_agree else 1)
 

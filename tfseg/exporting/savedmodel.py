@@ -41,7 +41,7 @@ def write(task: Task, path: str) -> dict[str, Any]:
         )
     save(task.serving, path, (None, None), None)
     os.makedirs(os.path.dirname(os.path.join(path, METADATA)))
-    with open(os.path.join(path, METADATA), "w") as file:
+    with open(os.path.join(path, METADATA), "w", encoding="utf-8") as file:
         json.dump(task.metadata, file, indent=1)
     return {}
 

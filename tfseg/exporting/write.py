@@ -79,7 +79,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
             (METADATA, card.as_json(metadata)),
         ):
             target = os.path.join(folder, name)
-            with naming_file(target), open(target, "w") as file:
+            with naming_file(target), open(target, "w", encoding="utf-8") as file:
                 file.write(text)
     print(f"written to {config.output}", flush=True)
     return metadata

@@ -196,6 +196,6 @@ class TrainingData:
         lines = [line for source in self._sources.values() for line in source.bad_records()]
         if lines:
             path = os.path.join(self._config.train_logdir, "bad_records.txt")
-            with open(path, "w") as file:
+            with open(path, "w", encoding="utf-8") as file:
                 file.write("\n".join(lines) + "\n")
             print(f"{len(lines)} damaged records were replaced by others: {path}", flush=True)

@@ -78,7 +78,7 @@ def check_not_emptied(logdir: str) -> None:
 def _last_logged_step(logdir: str) -> int | None:
     """Returns the last step of train_log.jsonl, None where it tells none."""
     try:
-        with open(os.path.join(logdir, "train_log.jsonl")) as file:
+        with open(os.path.join(logdir, "train_log.jsonl"), encoding="utf-8") as file:
             last = json.loads(file.readlines()[-1])["step"]
     except (OSError, ValueError, LookupError, TypeError):
         return None

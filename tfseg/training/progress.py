@@ -32,7 +32,7 @@ def _is_after(line: str, step: int) -> bool:
 
 def _forget_after(log_path: str, step: int) -> None:
     """Drops log entries of steps that a killed run did but could not save."""
-    with open(log_path, errors="surrogateescape") as file:
+    with open(log_path, encoding="utf-8", errors="surrogateescape") as file:
         kept = [line for line in file if line.endswith("\n") and not _is_after(line, step)]
     write_atomically(log_path, "".join(kept).encode(errors="surrogateescape"))
 
@@ -111,7 +111,7 @@ class Progress:
             if figures:
                 entry["monitors"] = dict(figures)
             entry["images_per_second"] = round(images, 3)
-            with naming_file(self._log_path), open(self._log_path, "a") as file:
+            with naming_file(self._log_path), open(self._log_path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
         return images
 

@@ -112,7 +112,7 @@ def write_coco(
     ]
     temporary = sharing.temporary_path(path)
     try:
-        with naming_file(path), open(temporary, "w") as file:
+        with naming_file(path), open(temporary, "w", encoding="utf-8") as file:
             file.write(f'{{"images": {json.dumps(described)},\n')
             file.write(f'"categories": {json.dumps(categories)},\n"annotations": [')
             number = 0

@@ -104,7 +104,7 @@ def move_into_place(staging: str, name: str, folder: str, networks: Iterable[str
         "networks": list(networks),
     }
     manifest_path = os.path.join(staging, name + MANIFEST_SUFFIX)
-    with open(manifest_path, "w") as file:
+    with open(manifest_path, "w", encoding="utf-8") as file:
         json.dump(manifest, file, indent=1)
     for path in (*staged, manifest_path):
         _fsync(path)
