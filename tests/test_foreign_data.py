@@ -218,7 +218,7 @@ def test_void_that_is_a_class_is_told(pixels, words):
 def test_a_class_that_only_another_split_shows_is_told():
     pixels = {"train": np.array([5, 0, 1, 9]), "val": np.array([5, 1, 1, 0])}
     (warning,) = class_files.warnings(SPEC, pixels, np.zeros(3))
-    assert "no mask of split train has a pixel of class 'cat', masks of other" in warning
+    assert "the masks of split train have no pixel of class 'cat'; those of other" in warning
 
 
 def test_records_of_classes_that_are_other_lines_or_ignored_are_warned_of():

@@ -277,15 +277,15 @@ def warnings(
     if absent:
         causes = _likely_causes(spec, total, absent, num_labelled, are_pseudo)
         found.append(
-            f"no mask of split {', '.join(pixels)} has a pixel of {_listed(spec, absent)}. Likely "
-            f"cause: {'; or '.join(causes)}"
+            f"the masks of split {', '.join(pixels)} have no pixel of {_listed(spec, absent)}. "
+            f"Likely cause: {'; or '.join(causes)}"
         )
     for split, counts in pixels.items():
         only_here = np.flatnonzero((counts[:-1] == 0) & (total[:-1] > 0)).tolist()
         if only_here:
             found.append(
-                f"no mask of split {split} has a pixel of {_listed(spec, only_here)}, masks of "
-                "other splits do"
+                f"the masks of split {split} have no pixel of {_listed(spec, only_here)}; those of "
+                "other splits have"
             )
     return found
 

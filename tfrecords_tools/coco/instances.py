@@ -16,7 +16,7 @@ from tfseg.errors import UserError
 
 # What other files are, by a key that they have and an instances file lacks.
 _OTHER_FILES = {
-    "shapes": "labelme's file of one image; join such files with labelme2coco",
+    "shapes": "labelme's file of one image; build_labelme.py reads a folder of such files",
     "_via_img_metadata": "a project of VGG Image Annotator; export it as COCO",
     "features": "GeoJSON; export it as COCO",
     "completions": "Label Studio's own format; export it as COCO",

@@ -3,6 +3,9 @@
 import os
 from collections.abc import Callable, Iterator
 
+from tfseg.data.image_files import IMAGE_EXTENSIONS
+from tfseg.errors import UserError
+
 
 def walk(
     folder: str,
@@ -41,3 +44,25 @@ def walk(
             if not name.startswith(".") and enters(os.path.join(parent, name))
         ]
         yield parent, names
+
+
+def check_holds_no_images(folder: str, flag: str) -> None:
+    """Refuses to write into a folder of images: the next program would take the output for images.
+
+    Args:
+      folder: local; it need not be there. Folders in it do not count.
+      flag: that named it.
+
+    Raises:
+      UserError: it holds an image.
+    """
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    image = next((n for n in names if os.path.splitext(n)[1].lower() in IMAGE_EXTENSIONS), None)
+    if image is not None:
+        raise UserError(
+            "The output directory holds images.",
+            where=f"--{flag}={folder}",
+            received=image,
+            accepted="an empty folder, one that is not there yet, or one of an earlier run",
+            fix=f"choose another --{flag}",
+        )

@@ -34,7 +34,7 @@ def _files_by_split(dataset_dir: str) -> dict[str, list[str]]:
         raise UserError(
             "The folder of records does not exist.",
             where=dataset_dir,
-            fix="make it with one of tfrecords_tools/build_*.py",
+            fix="make it with one of tfrecords_tools/build_*.py (tfseg convert)",
         ) from None
     except NotADirectoryError:
         raise UserError("The folder of records is a file.", where=dataset_dir) from None
@@ -110,14 +110,22 @@ def shards_of(dataset_dir: str, split: str) -> list[str]:
     files = _files_by_split(dataset_dir)
     if not files and (error := images_instead(dataset_dir)):
         raise error
+    if not files:
+        raise UserError(
+            "The folder holds no records.",
+            where=dataset_dir,
+            received="no shard such as train-00000-of-00004.tfrecord",
+            accepted="a folder that one of tfrecords_tools/build_*.py (tfseg convert) has written",
+            fix="check the path. If a converter was stopped before its end, give its command again",
+        )
     if split not in files:
         raise UserError(
             f"There is no split '{split}'.",
             where=dataset_dir,
             received=split,
-            accepted=", ".join(sorted(files)) or "(the folder holds no splits at all)",
+            accepted=", ".join(sorted(files)),
             fix=_WITHOUT_UNLABELLED
-            if split == UNLABELLED_SPLIT and files
+            if split == UNLABELLED_SPLIT
             else "choose one of these with the flag of the split (--train_split, "
             "--train_split_cls, --eval_split, --vis_split and so on), or make the split with "
             "tfrecords_tools",

@@ -90,7 +90,8 @@ class RecordSource:
                     "values, not class ids.",
                     location=location,
                     key=tfexample.LABEL,
-                    fix="make the records again with one of tfrecords_tools/build_*.py",
+                    fix="make the records again with one of tfrecords_tools/build_*.py (tfseg "
+                    "convert)",
                 )
         if self._labels in NEEDING_MASKS and example.label is None:
             raise RecordError(

@@ -337,7 +337,9 @@ def load_spec(dataset_dir: str, name: str) -> DatasetSpec:
             "The folder of records does not exist.",
             where=dataset_dir,
             accepted="what tfrecords_tools/build_*.py wrote (--output_dir)",
-            fix=files.did_you_mean(dataset_dir, "make it with one of tfrecords_tools/build_*.py"),
+            fix=files.did_you_mean(
+                dataset_dir, "make it with one of tfrecords_tools/build_*.py (tfseg convert)"
+            ),
         )
     content = read_dataset_json(dataset_dir)
     if content is not None:

@@ -25,6 +25,7 @@ import tqdm
 
 from tfseg import sharing, storage
 from tfseg.data.atomic_writing import ShardWriter, write_atomically
+from tfseg.data.folders import check_holds_no_images
 from tfseg.data.index import Index, IndexBuilder, Row
 from tfseg.data.index_file import index_path, save_index
 from tfseg.data.parallel import parallel_map
@@ -139,8 +140,10 @@ def make_output_dir(output_dir: str) -> None:
     """Makes a folder for records where there is none.
 
     Raises:
-      UserError: it is a file.
+      UserError: it is a file, or a folder of images.
     """
+    if not storage.exists(os.path.join(output_dir, DATASET_FILE)):
+        check_holds_no_images(output_dir, "output_dir")
     try:
         storage.make_folder(output_dir)
     except FileExistsError:

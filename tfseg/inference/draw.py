@@ -38,6 +38,7 @@ from tfseg.models.folding import FoldedNetwork
 from tfseg.data import tfexample
 from tfseg.data.encoded_image import image_size
 from tfseg.data.evaluation_batches import EvalDataset, make_eval_dataset
+from tfseg.data.folders import check_holds_no_images
 from tfseg.data.image_input import ImageInput
 from tfseg.data.index import Index
 from tfseg.data.prediction_files import RAW_FOLDER, output_names, raw_ids
@@ -308,6 +309,7 @@ def _prepare(config: VisConfig) -> None:
       UserError: a folder cannot be made, or the directory holds files of the user's.
     """
     if not os.path.isdir(os.path.join(config.vis_logdir, _PREDICTIONS)):
+        check_holds_no_images(config.vis_logdir, "vis_logdir")
         for name in (GALLERY_FILE, _IMAGES, _TRUTH, _OVERLAYS):
             path = os.path.join(config.vis_logdir, name)
             if os.path.exists(path) and (os.path.isfile(path) or os.listdir(path)):

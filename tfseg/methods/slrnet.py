@@ -118,6 +118,8 @@ class SLRNet(Method):
                 received=f"{settings.pretrain_steps}, of "
                 f"--training_number_of_steps={self.config.training_number_of_steps}",
                 accepted="less than the number of steps; published: a fifth to a quarter of them",
+                fix=f"give --pretrain_steps={self.config.training_number_of_steps // 4}, or a "
+                "larger --training_number_of_steps",
             )
         accumulates = self.config.gradient_accumulation_steps > 1
         if accumulates and settings.sampling == "published":

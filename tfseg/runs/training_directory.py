@@ -10,6 +10,7 @@ from typing import Any
 
 from tfseg import sharing
 from tfseg.data import pipeline
+from tfseg.data.folders import check_holds_no_images
 from tfseg.data.specs import DATASET_FILE
 from tfseg.errors import UserError
 from tfseg.runs import record as run_record
@@ -24,8 +25,10 @@ def prepare(path: str) -> None:
     """Makes the directory.
 
     Raises:
-      UserError: it is a file.
+      UserError: it is a file, or a folder of images.
     """
+    if run_record.read(path) is None:
+        check_holds_no_images(path, "train_logdir")
     try:
         os.makedirs(path, exist_ok=True)
     except FileExistsError:
