@@ -93,7 +93,8 @@ def _check_stores_ids(image: Image.Image, path: str) -> None:
             where=path,
             received=f"{image.format}" + (f", compression {compression}" if compression else ""),
             accepted="PNG (or another lossless format) of class ids",
-            fix="make the mask again without lossy compression",
+            fix="make the mask again without lossy compression; if this file is a photograph, give "
+            "the folder of masks in place of its folder",
         )
     wrong = None
     if getattr(image, "n_frames", 1) > 1:
