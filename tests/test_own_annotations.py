@@ -199,5 +199,7 @@ def test_a_folder_of_images_is_told_from_records(tmp_path):
     with pytest.raises(UserError, match="build_labelme.py"):
         shards_of(str(tmp_path), "train")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="(?s)holds no records.*give its command again"):
+    with pytest.raises(
+        UserError, match="(?s)no split 'train'.*holds no records.*give its command again"
+    ):
         shards_of(str(tmp_path / "empty"), "train")

@@ -112,7 +112,7 @@ def shards_of(dataset_dir: str, split: str) -> list[str]:
         raise error
     if not files:
         raise UserError(
-            "The folder holds no records.",
+            f"There is no split '{split}': the folder holds no records.",
             where=dataset_dir,
             received="no shard such as train-00000-of-00004.tfrecord",
             accepted="a folder that one of tfrecords_tools/build_*.py (tfseg convert) has written",
