@@ -250,6 +250,17 @@ def test_a_second_draw_leaves_nothing_of_the_first(folder):
     assert lists == ["train.txt", "val.txt"]
 
 
+def test_image_labels_alone_leave_the_splits_of_a_draw(folder, tmp_path):
+    assert build(folder, "--labelled=4").returncode == 0
+    before = ids_of_splits(folder / "out")
+    save(tmp_path / "more" / "q0.jpg", picture(0))
+    (tmp_path / "labels.csv").write_text("q0,cat\n")
+    extra = (f"--images_dir={tmp_path / 'more'}", f"--image_labels={tmp_path / 'labels.csv'}")
+    result = build(folder, "--masks_dir=", *extra)
+    assert result.returncode == 0, result.stderr
+    assert ids_of_splits(folder / "out") == {**before, "unlabelled": {"q0"}}
+
+
 def test_a_draw_leaves_splits_that_were_not_drawn(folder):
     (folder / "given").mkdir()
     (folder / "given" / "unlabelled.txt").write_text("p10\np11\n")

@@ -215,6 +215,24 @@ def test_a_profile_that_cannot_be_written_is_told_before_the_first_step(tmp_path
     assert trainer.step == 0
 
 
+def test_a_profile_that_the_disk_refuses_ends_no_training(tmp_path, monkeypatch, capsys):
+    def refuse():
+        raise tf.errors.ResourceExhaustedError(None, None, "no space")
+
+    monkeypatch.setattr(tf.profiler.experimental, "start", lambda folder: None)
+    monkeypatch.setattr(tf.profiler.experimental, "stop", refuse)
+    options = {"profile_logdir": str(tmp_path / "profile"), "training_number_of_steps": 21}
+    trainer, config, start_at = make_trainer(tmp_path / "run", **options)
+    assert train(trainer, config, start_at) == 0 and trainer.step == 21
+    assert "warning: the profile is not in" in capsys.readouterr().out
+
+
+def test_a_run_too_short_for_a_profile_says_so(tmp_path, capsys):
+    options = {"profile_logdir": str(tmp_path / "profile"), "training_number_of_steps": 5}
+    assert train(*make_trainer(tmp_path / "run", **options)) == 0
+    assert "no profile in" in capsys.readouterr().out
+
+
 def test_a_run_may_be_trained_outside_the_main_thread():
     def work():
         with Interruption() as interruption:

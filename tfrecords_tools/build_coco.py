@@ -181,7 +181,7 @@ def main(argv: list[str]) -> None:
     else:
         splits = read_splits(FLAGS.splits_dir, FLAGS.splits)
         if takes_cocos_lists:
-            _check_cocos_images(splits, instances)
+            _check_cocos_images(read_splits(FLAGS.splits_dir), instances)
     tasks = make_sources(
         FLAGS.images_dir,
         splits,

@@ -468,13 +468,13 @@ def main(argv: list[str]) -> None:
         mask_reader=mask_reader,
     )
     image_labels = _told_image_labels(spec) if FLAGS.image_labels else None
-    drawn, bare = not FLAGS.splits_dir, []
-    if drawn and FLAGS.masks_dir:
+    drawn, bare = bool(FLAGS.masks_dir) and not FLAGS.splits_dir, []
+    if drawn:
         splits, bare, images, masks = _drawn_lists(encoder)
-    elif drawn:
-        (splits, images), masks = _image_labels_alone(), None
-    else:
+    elif FLAGS.splits_dir:
         splits, images, masks = _given_lists()
+    else:
+        (splits, images), masks = _image_labels_alone(), None
     tasks = make_sources(
         splits,
         images,

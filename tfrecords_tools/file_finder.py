@@ -276,7 +276,8 @@ def _advice(missing: Sequence[str], finder: Any, listed_in: str, what: str) -> s
         if what == "mask":
             return (
                 f"the folder has '{name}': a mask lies in the same folder below --masks_dir as its "
-                f"image below --images_dir. Give as --images_dir the folder '{folder}' in it"
+                f"image below --images_dir. Give as --images_dir the folder '{folder}' in it; or "
+                "move the masks into folders of the same names"
             )
         return f"the folder has '{name}': write ids as paths below it"
     if what == "image" and class_files.is_header(re.split(r"\s*[,;|\t]", i)[0]):

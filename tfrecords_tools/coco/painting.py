@@ -88,7 +88,7 @@ def _check_unit(annotations: ImageAnnotations) -> None:
         for region in annotations.regions
         if isinstance(region.segmentation, list)
         for polygon in _polygons(region.segmentation)
-        if isinstance(polygon, list)
+        if isinstance(polygon, list) and polygon
     ]
     if are_shares(x for polygon in polygons for x in polygon if isinstance(x, int | float)):
         raise UserError(

@@ -271,7 +271,7 @@ class TrainConfig(Section):
     )
     profile_logdir: str | None = option(
         None,
-        "Write a TensorFlow profile of steps 10 to 20 there; None: off.",
+        "Write a TensorFlow profile of ten steps there, after the first ten; None: off.",
         group="precision and devices",
     )
 

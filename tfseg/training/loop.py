@@ -297,7 +297,7 @@ class Profile:
     """
 
     def __init__(self, logdir: str | None, first_step: int):
-        self._logdir, self._is_on = logdir, False
+        self._logdir, self._is_on, self._has_begun = logdir, False, False
         self._start, self._end = first_step + 10, first_step + 20
 
     def __enter__(self):
@@ -308,20 +308,30 @@ class Profile:
     def look(self, step: int) -> int:
         """Starts or stops where that is due; returns the number of steps until it is again."""
         if not self._logdir or step >= self._end:
-            self._stop()
+            if self._is_on:
+                self._stop()
             return sys.maxsize
         if step < self._start:
             return self._start - step
         if not self._is_on:
             tf.profiler.experimental.start(self._logdir)
-            self._is_on = True
+            self._is_on = self._has_begun = True
         return self._end - step
 
     def _stop(self) -> None:
-        if self._is_on:
-            self._is_on = False
-            with writing_events(self._logdir):
-                tf.profiler.experimental.stop()
+        """Writes the profile; a training does not end for one that cannot be written."""
+        self._is_on = False
+        try:
+            tf.profiler.experimental.stop()
+        except tf.errors.OpError as error:
+            print(f"warning: the profile is not in {self._logdir}: {error.message}", flush=True)
 
     def __exit__(self, *exception):
-        self._stop()
+        if self._is_on:
+            self._stop()
+        elif self._logdir and not self._has_begun:
+            print(
+                f"note: no profile in {self._logdir}: it is of ten steps after the first ten, and "
+                "the run ended before them",
+                flush=True,
+            )

@@ -97,7 +97,7 @@ def _in_folder(folder: str, output_dir: str) -> Found:
             fix="give the folder in which the photographs are",
         )
     kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(_MAX_NAMED))
-    note = f"files that are no images by their names are left out: {kinds}"
+    note = f"left out, by their names no images: {kinds}, {sum(others.values())} in all"
     return Found(_sorted(images), (note,) if others else ())
 
 

@@ -29,10 +29,10 @@ class ImageWatch:
     def look(self, image: ImageFile, pixels: np.ndarray) -> None:
         """Looks at an image uint8 [H, W, 3], and tells of the first of each kind."""
         several = see_through = False
-        # Counting frames may fail where the first can be read.
+        # Both may fail where the pixels can be read.
         with contextlib.suppress(Exception), Image.open(image.path) as file:
-            see_through = is_see_through(file)
             several = is_first_of_several(file)
+            see_through = is_see_through(file)
         if several:
             self._several += 1
             if self._several == 1:
