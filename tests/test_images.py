@@ -299,7 +299,9 @@ def test_a_folder_is_looked_through_without_the_output(tmp_path):
     found = find_images(str(tmp_path), str(tmp_path / "out"))
     assert [image.key for image in found.images] == ["b.png", "sub/a.png", "sub/deep/c.JPG"]
     assert all(os.path.isfile(image.path) for image in found.images)
-    assert found.notes == ("left out, by their names no images: 1 .txt, 1 in all",)
+    assert found.notes == (
+        "files that are no images by their names are left out: 1 .txt (1 in all)",
+    )
 
 
 def test_a_pattern_finds_nothing_that_was_written(tmp_path):

@@ -1,14 +1,10 @@
 """Reading a user's text and JSON files."""
 
-import codecs
 import os
 from typing import Any
 
 from tfseg import files
 from tfseg.errors import UserError
-
-
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def _not_there(path: str) -> UserError:
@@ -46,10 +42,9 @@ def read_text(path: str) -> str:
         raise UserError(
             "A text file is not UTF-8.",
             where=path,
-            received="UTF-16" if error.object.startswith(_UTF16) else str(error),
+            received="UTF-16" if files.is_utf16(error.object) else str(error),
             accepted="text in UTF-8",
-            fix="save it again and choose the encoding UTF-8 (PowerShell: | Out-File -Encoding "
-            "utf8; Excel: CSV UTF-8)",
+            fix=files.SAVE_AS_UTF8,
         ) from None
 
 

@@ -26,6 +26,11 @@ from tfseg.errors import UserError
 # and as much again as any small file may take.
 MEMORY_PER_FILE_BYTE = 4
 MEMORY_BESIDES = 64 << 20
+# The next step where a user's text has another encoding.
+SAVE_AS_UTF8 = (
+    "save it again and choose the encoding UTF-8 (PowerShell: | Out-File -Encoding utf8; Excel: "
+    "CSV UTF-8)"
+)
 # A description is nested six deep. JSON takes some twenty times its size in memory.
 _MAX_DEPTH = 64
 _MAX_JSON_BYTES = 64 << 20
@@ -34,6 +39,11 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 # Opening ------------------------------------------------------------------------------------------
+
+
+def is_utf16(data: bytes) -> bool:
+    """Says whether a text begins as UTF-16, which PowerShell writes."""
+    return data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
 
 
 def did_you_mean(path: str, otherwise: str | None = None) -> str | None:
@@ -182,8 +192,7 @@ def read_json(
     except RecursionError:
         raise bad("is nested too deep", f"more than {_MAX_DEPTH} levels") from None
     except UnicodeDecodeError as error:
-        is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        raise bad("is not UTF-8", "UTF-16" if is_utf16 else str(error)) from None
+        raise bad("is not UTF-8", "UTF-16" if is_utf16(data) else str(error)) from None
     except (ValueError, MemoryError) as error:
         raise bad("is not valid JSON", str(error)[:_SHOWN] or "too much for the memory") from None
     except OSError as error:

@@ -12,7 +12,6 @@ from tfrecords_tools.labelme.annotation import Annotation, EmbeddedImage
 from tfseg.data.parallel import parallel_map
 from tfseg.errors import UserError
 
-
 _NAMED = 3
 
 

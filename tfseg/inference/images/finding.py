@@ -18,11 +18,9 @@ from tfseg.data.folders import walk
 from tfseg.data.image_files import IMAGE_EXTENSIONS
 from tfseg.data.prediction_files import safe_path
 from tfseg.errors import UserError
-from tfseg.files import did_you_mean
+from tfseg.files import SAVE_AS_UTF8, did_you_mean, is_utf16
 
 LIST_EXTENSIONS = (".txt", ".lst")
-# Its first bytes, as a list is read.
-_UTF16 = ("\udcff\udcfe", "\udcfe\udcff")
 _ACCEPTED = "files ending in " + " ".join(IMAGE_EXTENSIONS)
 # File systems allow 255 bytes; the rest is for the extension and the temporary name.
 _MAX_NAME_BYTES = 180
@@ -97,7 +95,8 @@ def _in_folder(folder: str, output_dir: str) -> Found:
             fix="give the folder in which the photographs are",
         )
     kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(_MAX_NAMED))
-    note = f"left out, by their names no images: {kinds}, {sum(others.values())} in all"
+    note = "files that are no images by their names are left out: "
+    note += f"{kinds} ({sum(others.values())} in all)"
     return Found(_sorted(images), (note,) if others else ())
 
 
@@ -113,14 +112,13 @@ def _in_list(path: str) -> Found:
         raise UserError(
             "The list is empty.", where="--images", received=path, accepted="one path a line"
         )
-    if lines[0].startswith(_UTF16):
+    if is_utf16(lines[0].encode(errors="surrogateescape")):
         raise UserError(
             "The list is not UTF-8.",
             where="--images",
             received=f"{path}, in UTF-16",
             accepted="text in UTF-8, one path a line",
-            fix="save it again and choose the encoding UTF-8 (PowerShell: | Out-File -Encoding "
-            "utf8)",
+            fix=SAVE_AS_UTF8,
         )
     folder = os.path.dirname(path)
     keys = dict.fromkeys(os.path.normpath(line).replace(os.sep, "/") for line in lines)
